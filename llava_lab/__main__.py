@@ -1,0 +1,50 @@
+"""The command line: `python -m llava_lab VERB`; a verb's modules are imported when it is named."""
+
+import importlib
+import sys
+
+HELP = """usage: python -m llava_lab VERB [options]
+
+Trains and evaluates every version of the LLaVA family from one YAML file each.
+
+  fit -c EXPERIMENT [-c OVERLAY ...] [--a.b=c ...]
+                     train the stages, evaluate, write the run; again: finish or reuse it
+  validate -c ...    held-out loss of a finished run
+  test -c ...        the benchmarks of a finished run, again
+  predict -c ...     answers of a finished run, without scores
+  table RUN ...      runs as a table: results, cost, several seeds with intervals
+
+  VERB --help        all options of a verb
+
+examples:
+  python -m llava_lab fit -c experiments/llava15.yaml
+  python -m llava_lab fit -c experiments/llava15.yaml --model.connector.depth=1
+  python -m llava_lab fit -c experiments/llava15.yaml -c configs/scale/paper.yaml
+"""
+
+LIGHTNING = ("fit", "validate", "test", "predict")
+TOOLS = {"table": "llava_lab.report.table:main"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one verb."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help"):
+        print(HELP, end="")
+    elif verb in TOOLS:
+        module, name = TOOLS[verb].split(":")
+        getattr(importlib.import_module(module), name)(arguments[1:])
+    elif verb in LIGHTNING:
+        importlib.import_module("llava_lab.cli").main(arguments)
+    else:
+        import difflib
+
+        known = [*LIGHTNING, *TOOLS]
+        near = difflib.get_close_matches(verb, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"verbs are {', '.join(known)}"
+        sys.exit(f"error: there is no verb {verb!r}: {hint}")
+
+
+if __name__ == "__main__":
+    main()

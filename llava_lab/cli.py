@@ -1,0 +1,406 @@
+"""fit, validate, test and predict: LightningCLI with stages."""
+
+import difflib
+import inspect
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from safetensors.torch import save_file
+
+from llava_lab.evaluate.benchmark import BenchmarkDataModule
+from llava_lab.evaluate.scores import Scores
+from llava_lab.model.llava import Llava
+from llava_lab.model.weights import digest, read_weights
+from llava_lab.parser import LabParser
+from llava_lab.report.table import results_tables
+from llava_lab.run import Run, fingerprint, link, peak_memory, write
+from llava_lab.train.checkpoint import StageCheckpoint
+from llava_lab.train.record import Record
+from llava_lab.train.stage import stage_file
+from llava_lab.train.steps import Step, Steps
+from llava_lab.world.generate import TinyWorld
+
+TINY = "configs/scale/tiny.yaml"
+AGAIN = 75  # exit status of an interrupted run: the same command goes on
+
+
+@dataclass
+class Paths:
+    """Files that experiments read; stages and benchmarks refer to them as `${paths...}`.
+
+    Args:
+        root: Folder of the published files, or of the tiny world that stands in for them.
+        align: LLaVA-format file of the alignment stage.
+        align_images: Folder of its images.
+        instruct: LLaVA-format file of the instruction stage.
+        instruct_images: Folder of its images.
+        questions: Question file of the benchmark.
+        questions_images: Folder of its images.
+    """
+
+    root: str = "data"
+    align: str | None = None
+    align_images: str | None = None
+    instruct: str | None = None
+    instruct_images: str | None = None
+    questions: str | None = None
+    questions_images: str | None = None
+
+
+class LabCLI(LightningCLI):
+    """Lightning's verbs; `fit` runs the stages of an experiment one after another."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The lab's own options."""
+        parser.add_argument("--experiment", type=str, help="Name of the experiment.")
+        parser.add_argument("--scale", type=str, default="", help="Name of the scale.")
+        parser.add_argument(
+            "--resolution", type=int, default=336, help="Side of a view at paper scale, in pixels."
+        )
+        parser.add_class_arguments(Paths, "paths")
+        parser.add_argument(
+            "--world", type=TinyWorld | None, default=None, help="Tiny world to make, or null."
+        )
+        parser.add_class_arguments(Steps, "stages", sub_configs=True)
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--fresh", type=bool, default=False, help="Train every stage anew, reuse nothing."
+        )
+        parser.add_argument(
+            "--stage", type=str | None, default=None, help="Stop after the stage of this name."
+        )
+        parser.add_argument(
+            "--checkpoint_seconds", type=float, default=60.0, help="Time between checkpoints."
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Make the tiny world, so that the classes that read it find it."""
+        if (world := self.options.world) is not None:
+            TinyWorld(**dict(world)).generate()
+
+    @property
+    def options(self) -> Namespace:
+        """The verb's parsed configuration."""
+        return self.config[self.subcommand]
+
+    @property
+    def init(self) -> Namespace:
+        """The same, with its classes instantiated."""
+        return self.config_init[self.subcommand]
+
+    def open_run(self) -> Run:
+        """The run that this configuration and seed name."""
+        kept = self.options.clone()
+        for key in ("config", "fresh", "stage", "runs", "checkpoint_seconds", "ckpt_path"):
+            kept.pop(key, None)
+        for key in ("verbose", "weights_only", "return_predictions", "dataloaders"):
+            kept.pop(key, None)
+        text = self._parser(self.subcommand).dump(kept, skip_validation=True, skip_none=False)
+        options = self.options
+        return Run(
+            Path(options.runs), options.experiment, options.scale, options.seed_everything, text
+        )
+
+    def steps(self) -> dict[str, Step]:
+        """The experiment's stages, up to the one that `--stage` names."""
+        steps = self.init.stages
+        named = {name: step for name, step in vars(steps).items() if step is not None}
+        last = self.options.stage
+        if last is None:
+            return named
+        if last not in named:
+            raise ValueError(f"stage: there is no stage {last!r} among {', '.join(named)}")
+        names = list(named)
+        return {name: named[name] for name in names[: names.index(last) + 1]}
+
+    def chain(self, model: Llava, steps: dict[str, Step]) -> dict[str, str]:
+        """Fingerprint of every stage; reads and checks all data before anything is spent."""
+        options = set(inspect.signature(Trainer.__init__).parameters)
+        marks, mark = {}, digest(model.state_dict())
+        for name, step in steps.items():
+            step.data.name = name
+            if unknown := sorted(set(step.trainer) - options):
+                near = difflib.get_close_matches(unknown[0], options, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"stages.{name}.trainer: no option {unknown[0]!r}{hint}")
+            step.data.check(model)
+            config = self.options.stages[name].as_dict()
+            marks[name] = mark = fingerprint(mark, config, step.data.content())
+        return marks
+
+    def stage_trainer(self, name: str, step: Step, run: Run, callbacks: list[Callback]) -> Trainer:
+        """The trainer of one stage."""
+        logger = TensorBoardLogger(run.folder / "stages", name=name, version="")
+        base = self._get(self.config_init, "trainer", default={})
+        options = {
+            "logger": logger,
+            "enable_checkpointing": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 10,
+            **{key: value for key, value in base.items() if value is not None},
+            **step.trainer,
+            "max_epochs": 1,
+            "max_steps": -1,
+            "default_root_dir": str(run.folder),
+            "use_distributed_sampler": False,
+        }
+        options["callbacks"] = [*(options.get("callbacks") or []), *callbacks]
+        trainer = self.trainer_class(**options)
+        trainer.accumulate_grad_batches = step.data.accumulate(trainer.world_size)
+        return trainer
+
+    def fit(self, model: Llava, **_: Any) -> None:
+        """Train the stages that are not finished yet, evaluate, write and show the results."""
+        run, began = self.open_run(), time.monotonic()
+        say(f"run {run.folder}")
+        steps = self.steps()
+        for benchmark in self.datamodule.benchmarks:
+            benchmark.check()
+        marks = self.chain(model, steps)
+        run.begin()
+        records = [self._stage(model, run, name, step, marks[name]) for name, step in steps.items()]
+        if self.options.stage is not None:
+            say(f"stopped after stage {self.options.stage}: {run.folder}")
+            return
+        benchmarks = self._evaluate(model, run)
+        own = [record for record in records if not record["reused"]]
+        weights = list(model.parameters())
+        last = steps[records[-1]["name"]].recipe if records else None
+        results = {
+            "stages": [
+                {k: v for k, v in record.items() if k not in ("flops", "visual_tokens_mean")}
+                for record in records
+            ],
+            "benchmarks": benchmarks,
+            "cost": {
+                "parameters": sum(weight.numel() for weight in weights),
+                "trainable_parameters": last
+                and sum(w.numel() for n in last.rates for w in model.part(n).parameters()),
+                "visual_tokens_mean": records[-1]["visual_tokens_mean"] if records else 0,
+                "train_flops": sum(record["flops"] for record in records),
+                "seconds": round(time.monotonic() - began, 2),
+                "seconds_trained_here": sum(record["seconds"] for record in own),
+                "peak_memory_bytes": peak_memory(),
+            },
+        }
+        path = run.finish(results)
+        show(path)
+
+    def _stage(self, model: Llava, run: Run, name: str, step: Step, mark: str) -> dict[str, Any]:
+        """Find one stage finished, or train it to its end; its weights are in the model after."""
+        folder = run.stage(name)
+        found = None if self.options.fresh else run.find(mark)
+        if found is not None:
+            say(f"stage {name}: finished in {found}, reused")
+            record = json.loads((found / "stage.json").read_text())
+            if found != folder:
+                link(stage_file(found), stage_file(folder))
+                write(folder / "stage.json", (found / "stage.json").read_text())
+            load_trained(model, stage_file(folder))
+            return {**record, "reused": found != folder or record.get("reused", False)}
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = StageCheckpoint(folder, step.recipe, self.options.checkpoint_seconds)
+        recorder = Record(step.recipe)
+        if (mark_file := folder / "fingerprint").exists() and mark_file.read_text() != mark:
+            checkpoint.clear()  # another code version or data began here
+        if self.options.fresh:
+            checkpoint.clear()
+        write(mark_file, mark)
+        trainer = self.stage_trainer(
+            name, step, run, [step.recipe, recorder, checkpoint, Bar(name)]
+        )
+        newest = checkpoint.newest()
+        say(f"stage {name}: " + (f"going on from {newest.name}" if newest else "training"))
+        model.strict_loading = False
+        trainer.fit(model, datamodule=step.data, ckpt_path=newest, weights_only=True)
+        if checkpoint.interrupted:
+            say(f"interrupted and saved at step {trainer.global_step}; the same command goes on")
+            sys.exit(AGAIN)
+        record = {"name": name, "fingerprint": mark, "reused": False, **recorder.summary(trainer)}
+        if trainer.is_global_zero:
+            trained = {k: v.detach().contiguous() for k, v in step.recipe.trained(model).items()}
+            draft = folder / "weights.draft"
+            save_file(trained, draft)
+            draft.replace(stage_file(folder))
+            write(folder / "stage.json", json.dumps(record, indent=2) + "\n")
+            checkpoint.clear()
+        return record
+
+    def _evaluate(self, model: Llava, run: Run) -> dict[str, Any]:
+        """Ask all benchmarks; writes predictions."""
+        if not self.datamodule.benchmarks:
+            return {}
+        scores = Scores(run.folder / "predictions")
+        self._evaluation_trainer(run, scores).test(model, datamodule=self.datamodule, verbose=False)
+        return {
+            name: {key: asdict(score) for key, score in found.items()}
+            for name, found in scores.results.items()
+        }
+
+    def _evaluation_trainer(self, run: Run, scores: Scores) -> Trainer:
+        logger = TensorBoardLogger(run.folder / "stages", name="evaluation", version="")
+        return self.instantiate_trainer(
+            logger=logger,
+            callbacks=[scores, Bar("questions")],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            default_root_dir=str(run.folder),
+        )
+
+    def _finished(self, model: Llava) -> Run:
+        """Load what the run's stages have trained."""
+        run = self.open_run()
+        for name, step in self.steps().items():
+            step.data.name = name
+            if not (run.stage(name) / "stage.json").exists():
+                raise ValueError(
+                    f"{run.folder}: stage {name} is not finished. Run fit with the same options "
+                    f"first."
+                )
+            load_trained(model, stage_file(run.stage(name)))
+        return run
+
+    def test(self, model: Llava, **_: Any) -> None:
+        """Ask the benchmarks of a finished run again."""
+        run = self._finished(model)
+        path = run.folder / "results.json"
+        benchmarks = self._evaluate(model, run)
+        kept = json.loads(path.read_text()) if path.exists() else {"stages": [], "cost": {}}
+        show(run.finish({k: kept[k] for k in ("stages", "cost")} | {"benchmarks": benchmarks}))
+
+    def predict(self, model: Llava, **_: Any) -> None:
+        """Answer the benchmarks' questions without scoring them."""
+        run = self._finished(model)
+        scores = Scores(run.folder / "predictions")
+        trainer = self._evaluation_trainer(run, scores)
+        trainer.predict(model, datamodule=self.datamodule, return_predictions=False)
+        say(f"answers: {run.folder / 'predictions'}")
+
+    def validate(self, model: Llava, **_: Any) -> None:
+        """Loss of a finished run on the rows that its last stage held out."""
+        run = self._finished(model)
+        name, step = list(self.steps().items())[-1]
+        trainer = self.stage_trainer(name, step, run, [step.recipe])
+        trainer.validate(model, datamodule=step.data)
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's bar, with the stage's name."""
+
+    def __init__(self, name: str):
+        super().__init__(refresh_rate=10)
+        self.name = name
+
+    def init_train_tqdm(self) -> Any:
+        """A bar for the whole stage."""
+        bar = super().init_train_tqdm()
+        bar.set_description(self.name)
+        return bar
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Keep the stage's name in place of an epoch's number."""
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(self.name)
+
+    def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:
+        """Without the version number."""
+        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+
+
+def load_trained(model: Llava, path: Path) -> None:
+    """Load what a stage has trained over the model's weights."""
+    unknown = model.load_state_dict(read_weights(path), strict=False).unexpected_keys
+    if unknown:
+        raise ValueError(f"{path} does not fit the model: it does not know {unknown[:5]}")
+
+
+def say(message: str) -> None:
+    """One line to the person at the terminal."""
+    print(f"llava_lab: {message}", flush=True)
+
+
+def show(path: Path) -> None:
+    """The results as a table, and where they are."""
+    console = Console()
+    for table in results_tables(json.loads(path.read_text())):
+        console.print(table)
+    say(f"results: {path}")
+    say(f"curves and samples: tensorboard --logdir {path.parent / 'stages'}")
+
+
+def with_scale(arguments: list[str]) -> list[str]:
+    """Add the tiny scale where an experiment is named without any."""
+    files = [
+        (place, arguments[place + 1])
+        for place, argument in enumerate(arguments[:-1])
+        if argument in ("-c", "--config")
+    ]
+    known: dict[str, Any] = {}
+    for _, name in files:
+        if Path(name).is_file():
+            try:
+                known |= yaml.safe_load(Path(name).read_text()) or {}
+            except (yaml.YAMLError, TypeError):
+                return arguments  # the parser says what is wrong with it
+    if "experiment" not in known or "scale" in known:
+        return arguments
+    overlay = Path(files[0][1]).resolve().parents[1] / TINY
+    if not overlay.is_file():
+        raise ValueError(f"no -c file names a scale, and the default one is missing: {overlay}")
+    say("tiny scale (the default); for the published recipe add -c configs/scale/paper.yaml")
+    place = files[-1][0] + 2
+    return [*arguments[:place], "-c", str(overlay), *arguments[place:]]
+
+
+# What Lightning tells its developers and a researcher need not read at every start.
+QUIET = (
+    ".*args parameter is intended",
+    ".*in eval mode at the start of training",
+    ".*Skipping val loop",
+    ".*does not have many workers",
+    ".*LeafSpec",
+    ".*Total length of `list` across ranks",
+    ".*Trying to infer the `batch_size`",
+    ".*The number of training batches",
+)
+
+
+def main(arguments: list[str]) -> None:
+    """Run one verb; a mistake of the user ends in one message."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)
+    try:
+        LabCLI(
+            Llava,
+            BenchmarkDataModule,
+            args=with_scale(arguments),
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_class=LabParser,
+            parser_kwargs={"parser_mode": "omegaconf+"},
+        )
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("LLAVA_LAB_DEBUG"):
+            raise
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on")
+        sys.exit(130)

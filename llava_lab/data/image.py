@@ -1,0 +1,190 @@
+"""3. Policy: an image -> the pixels of its views [n, 3, s, s] and its Layout."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+# No photograph or scan that the benchmarks use comes near it; decoded, it is 400 MB.
+MAX_PIXELS = 100_000_000
+STRIP_PIXELS = 16_000_000
+
+
+@dataclass(frozen=True)
+class Vision:
+    """What an encoder wants to see and what it gives back.
+
+    Attributes:
+        image_size: Side of the square view in pixels.
+        grid: Rows and columns of patch features in one view.
+        cls: Whether a CLS feature stands before the patches.
+        mean: Mean of each colour channel, pixels in [0, 1].
+        std: Standard deviation of each colour channel.
+    """
+
+    image_size: int
+    grid: tuple[int, int]
+    cls: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Pure geometry of one image's visual tokens; the only place that knows their count."""
+
+    views: int
+    rows: int
+    columns: int
+    cls: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Number of visual tokens that the LM sees for this image."""
+        return self.views * (self.rows * self.columns + self.cls)
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read an image file as RGB.
+
+    As in the released code, an EXIF orientation is not applied and transparency is dropped, not
+    blended: the pixels are those that the published models were trained on.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no image, damaged, or larger than `MAX_PIXELS`.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height <= MAX_PIXELS:
+                return image.convert("RGB")
+            size = f"{image.width}x{image.height} pixels"
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: there is no such image") from error
+    except IsADirectoryError as error:
+        raise ValueError(f"{path}: a folder, not an image") from error
+    except PermissionError as error:
+        raise ValueError(f"{path}: not readable, permission denied") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: not an image, or of a format that Pillow cannot read") from error
+    except Image.DecompressionBombError:
+        size = f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
+    except Exception as error:  # a damaged file raises whatever its decoder stumbles over
+        raise ValueError(f"{path}: damaged or truncated image ({error})") from error
+    raise ValueError(f"{path}: {size}, at most {MAX_PIXELS} are read; scale the image down")
+
+
+class Policy(ABC):
+    """How an image becomes the square views that an encoder takes.
+
+    `layout` counts on integers alone, `pixels` computes, and the two agree.
+    """
+
+    @abstractmethod
+    def layout(self, size: tuple[int, int], vision: Vision) -> Layout:
+        """Geometry of an image's visual tokens.
+
+        Args:
+            size: Width and height of the image, as Pillow gives them.
+            vision: What the encoder wants and gives.
+        """
+
+    @abstractmethod
+    def pixels(self, image: Image.Image, vision: Vision) -> Tensor:
+        """Normalised views [n, 3, s, s] of an RGB image, float32."""
+
+
+class Square(Policy):
+    """One square view, as the encoder's own processor makes it.
+
+    Args:
+        resize: `crop` scales the shorter side to the view and keeps the centre (CLIP's processor;
+            what lies outside is lost). `squash` scales both sides and ignores the aspect ratio
+            (SigLIP's processor).
+    """
+
+    def __init__(self, resize: Literal["crop", "squash"] = "crop"):
+        if resize not in ("crop", "squash"):
+            raise ValueError(f"Square: resize is {resize!r}; it is crop or squash")
+        self.resize = resize
+
+    def layout(self, size: tuple[int, int], vision: Vision) -> Layout:
+        """One view, whatever the size."""
+        return Layout(1, *vision.grid, vision.cls)
+
+    def pixels(self, image: Image.Image, vision: Vision) -> Tensor:
+        """The view [1, 3, s, s]."""
+        side = vision.image_size
+        view = centre(image, side) if self.resize == "crop" else scale(image, (side, side))
+        return normalise(view, vision)
+
+
+class Pad(Policy):
+    """One square view of the whole image, centred on a canvas of the encoder's mean colour."""
+
+    def layout(self, size: tuple[int, int], vision: Vision) -> Layout:
+        """One view, whatever the size."""
+        return Layout(1, *vision.grid, vision.cls)
+
+    def pixels(self, image: Image.Image, vision: Vision) -> Tensor:
+        """The view [1, 3, s, s]."""
+        # LLaVA cuts the mean to an integer, 122 116 104 for CLIP: mm_utils.py, expand2square.
+        background = (
+            int(vision.mean[0] * 255),
+            int(vision.mean[1] * 255),
+            int(vision.mean[2] * 255),
+        )
+        return normalise(pad(image, vision.image_size, background), vision)
+
+
+def scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image at another width and height, bicubic."""
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def centre(image: Image.Image, side: int) -> Image.Image:
+    """The centre square of the image after its shorter side is scaled to `side`."""
+    short = min(image.size)
+    width, height = (int(side * length / short) for length in image.size)
+    left, top = (width - side) // 2, (height - side) // 2
+    if width * height <= MAX_PIXELS:
+        return scale(image, (width, height)).crop((left, top, left + side, top + side))
+    # A line of 1x5000 would become 336x1680000, so only what the centre needs is scaled: bicubic
+    # looks two pixels far. Pillow keeps the box in float32; a level of 255 may come out one off.
+    across, down = image.width / width, image.height / height
+    box = (left * across, top * down, (left + side) * across, (top + side) * down)
+    near = (max(0, int(box[0]) - 3), max(0, int(box[1]) - 3))
+    far = (min(image.width, int(box[2]) + 4), min(image.height, int(box[3]) + 4))
+    box = (box[0] - near[0], box[1] - near[1], box[2] - near[0], box[3] - near[1])
+    return image.crop(near + far).resize((side, side), Image.Resampling.BICUBIC, box)
+
+
+def pad(image: Image.Image, side: int, background: tuple[int, int, int]) -> Image.Image:
+    """The image, centred on a square canvas of its longer side, scaled to `side`.
+
+    Pillow scales a square's rows and then its columns. So does this, but only strips of the canvas
+    ever exist: the result is the same to the bit, and a long thin image needs no gigabytes.
+    """
+    canvas = max(image.size)
+    left, top = (canvas - image.width) // 2, (canvas - image.height) // 2
+    rows = Image.new("RGB", (side, canvas), background)
+    step = max(1, STRIP_PIXELS // canvas)
+    for start in range(0, image.height, step):
+        stop = min(start + step, image.height)
+        strip = Image.new("RGB", (canvas, stop - start), background)
+        strip.paste(image.crop((0, start, image.width, stop)), (left, 0))
+        rows.paste(scale(strip, (side, stop - start)), (0, top + start))
+    return scale(rows, (side, side))
+
+
+def normalise(view: Image.Image, vision: Vision) -> Tensor:
+    """Pixels [1, 3, s, s] of a view: levels to [0, 1], less the mean, over the deviation."""
+    # The steps and precisions of transformers' processors: pixels are equal to the bit.
+    levels = (np.asarray(view, np.float64) * (1 / 255)).astype(np.float32)
+    mean, std = np.asarray(vision.mean, np.float32), np.asarray(vision.std, np.float32)
+    return torch.from_numpy(((levels - mean) / std).transpose(2, 0, 1)[None].copy())

@@ -1,0 +1,277 @@
+"""3e. DataModules: what a stage reads, in which order, how often, and through which policy."""
+
+import hashlib
+import json
+import os
+import random
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from llava_lab.data.batch import Batch, Row, Segment
+from llava_lab.data.chat import Template, get_template, place_image
+from llava_lab.data.features import FeatureStore, image_digest
+from llava_lab.data.image import Layout, Policy, Vision, load_image
+from llava_lab.data.loader import StageLoader, stage_batches
+from llava_lab.data.sample import Sample, Source, hold_out, read_samples
+
+Position = Literal["keep", "first", "first_or_last"]
+
+
+class StageDataModule(LightningDataModule):
+    """What every stage's data has: a budget, an order, and a fingerprint.
+
+    Args:
+        batch_size: Rows an optimizer step, over all devices: the number that papers give.
+        micro_batch_size: Rows a device computes at once; null computes its whole share. The rest
+            of `batch_size` is accumulated.
+        epochs: Times that the rows are read.
+        max_steps: Stop after so many optimizer steps, or null.
+        group_by_modality: Batches of one modality and of similar lengths, as LLaVA-1.5's second
+            stage.
+        num_workers: Processes that load rows beside the main one.
+    """
+
+    name = "stage"
+
+    def __init__(
+        self,
+        batch_size: int,
+        micro_batch_size: int | None = None,
+        epochs: int = 1,
+        max_steps: int | None = None,
+        group_by_modality: bool = False,
+        num_workers: int = 0,
+    ):
+        super().__init__()
+        self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
+        self.epochs, self.max_steps = epochs, max_steps
+        self.group_by_modality, self.num_workers = group_by_modality, num_workers
+
+    @property
+    def model(self) -> Any:
+        """The model whose tokenizer and encoder the rows are made for."""
+        assert self.trainer is not None
+        return self.trainer.lightning_module
+
+    def accumulate(self, world: int) -> int:
+        """Micro-batches an optimizer step."""
+        share, rest = divmod(self.batch_size, world)
+        micro = self.micro_batch_size or share
+        if rest or share % micro:
+            raise ValueError(
+                f"stages.{self.name}.data: batch_size {self.batch_size} is not {world} devices "
+                f"x a multiple of micro_batch_size {micro}"
+            )
+        return share // micro
+
+    def check(self, model: Any) -> None:
+        """Refuse what cannot work before any stage is trained."""
+        self.accumulate(world=1)
+
+    @abstractmethod
+    def lengths(self) -> tuple[list[int], list[bool]]:
+        """Length of every training row, and whether it has an image."""
+
+    @abstractmethod
+    def train_rows(self) -> Dataset:
+        """Training rows, encoded when asked for."""
+
+    @abstractmethod
+    def content(self) -> str:
+        """Hash of what the rows say and show."""
+
+    def collate(self, rows: list[Any]) -> Any:
+        """Rows to a batch."""
+        return Batch.pack(rows)
+
+    def train_dataloader(self) -> StageLoader:
+        """The whole stage as one pass, so that its progress bar counts to the stage's end."""
+        assert self.trainer is not None
+        lengths, visual = self.lengths()
+        batches = stage_batches(
+            lengths,
+            visual,
+            batch_size=self.batch_size,
+            accumulate=self.accumulate(self.trainer.world_size),
+            epochs=self.epochs,
+            max_steps=self.max_steps,
+            group_by_modality=self.group_by_modality,
+            seed=run_seed(),
+            stage=self.name,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+        )
+        return StageLoader(self.train_rows(), batches, self.collate, self.num_workers)
+
+
+class ImageDataModule(StageDataModule):
+    """Rows of LLaVA-format files, each with images or none.
+
+    Args:
+        sources: Files, their image folders and how much of each is read.
+        policy: How an image becomes views.
+        template: Chat template of this stage; null takes the LM's.
+        masking: `correct` supervises the assistant's words and their end; `released` does as the
+            released code of that template did.
+        image_position: Where the image stands in the first turn: where the file has it, first,
+            or first or last at random as in LLaVA's paper.
+        hold_out: Share of the rows kept from training, by image, for the held-out loss.
+        feature_store: Folder in which features of a frozen encoder are kept; null computes them
+            anew for every batch.
+        batch_size: Rows an optimizer step, over all devices: the number that papers give.
+        micro_batch_size: Rows a device computes at once; null computes its whole share. The rest
+            of `batch_size` is accumulated.
+        epochs: Times that the rows are read.
+        max_steps: Stop after so many optimizer steps, or null.
+        group_by_modality: Batches of one modality and of similar lengths, as LLaVA-1.5's second
+            stage.
+        num_workers: Processes that load rows beside the main one.
+    """
+
+    def __init__(
+        self,
+        sources: list[Source],
+        policy: Policy,
+        batch_size: int,
+        template: str | None = None,
+        masking: Literal["correct", "released"] = "correct",
+        image_position: Position = "first",
+        hold_out: float = 0.0,
+        feature_store: str | None = None,
+        micro_batch_size: int | None = None,
+        epochs: int = 1,
+        max_steps: int | None = None,
+        group_by_modality: bool = False,
+        num_workers: int = 0,
+    ):
+        super().__init__(
+            batch_size, micro_batch_size, epochs, max_steps, group_by_modality, num_workers
+        )
+        self.sources, self.policy, self.template = sources, policy, template
+        self.masking, self.image_position, self.held_share = masking, image_position, hold_out
+        self.feature_store = feature_store
+        self.samples: list[Sample] = []
+        self.held: list[Sample] = []
+        self.store: FeatureStore | None = None
+
+    def read(self) -> None:
+        """Read and validate the rows, once."""
+        if not self.samples:
+            rows = [row for source in self.sources for row in read_samples(source, run_seed())]
+            self.samples, self.held = hold_out(rows, self.held_share)
+
+    def check(self, model: Any) -> None:
+        """Refuse an unknown template, too."""
+        super().check(model)
+        get_template(self.template or model.llm.template, self.masking)
+
+    def setup(self, stage: str) -> None:
+        """Read the rows and, where the encoder is frozen, store its features."""
+        self.read()
+        images = [image for sample in self.samples + self.held for image in sample.images]
+        frozen = not any(weight.requires_grad for weight in self.model.encoder.parameters())
+        if self.feature_store and frozen and images:
+            root = Path(self.feature_store)
+            self.store = FeatureStore(root, self.model.encoder, self.policy, images)
+            self.store.fill()
+
+    def content(self) -> str:
+        """Hash of turns and image bytes of all rows."""
+        self.read()
+        total = hashlib.sha256()
+        known: dict[Path, str] = {}
+        for sample in self.samples:
+            turns = [[turn.role, turn.text] for turn in sample.turns]
+            for image in sample.images:
+                known[image] = known.get(image) or image_digest(image)
+            total.update(json.dumps([turns, [known[image] for image in sample.images]]).encode())
+        return total.hexdigest()
+
+    def lengths(self) -> tuple[list[int], list[bool]]:
+        """Words of all turns, as the released sampler counts, and whether there is an image."""
+        words = [sum(len(turn.text.split()) for turn in row.turns) for row in self.samples]
+        return words, [bool(row.images) for row in self.samples]
+
+    def _encoded(self, samples: Sequence[Sample]) -> "EncodedRows":
+        llm = self.model.llm
+        views = Views(self.policy, self.model.encoder.vision, self.store)
+        template = get_template(self.template or llm.template, self.masking)
+        return EncodedRows(
+            samples, template, llm.tokenizer, views, self.image_position, llm.max_length
+        )
+
+    def train_rows(self) -> "EncodedRows":
+        """Training rows, encoded when asked for."""
+        return self._encoded(self.samples)
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Held-out rows, or nothing."""
+        if not self.held:
+            return []
+        size = self.micro_batch_size or min(self.batch_size, 32)
+        return DataLoader(self._encoded(self.held), size, collate_fn=self.collate)
+
+
+class Views:
+    """Images to views: pixels, or features where a store has them."""
+
+    def __init__(self, policy: Policy, vision: Vision, store: FeatureStore | None = None):
+        self.policy, self.vision, self.store = policy, vision, store
+
+    def __call__(self, images: Sequence[Path]) -> tuple[Tensor | None, list[Layout]]:
+        """Views of all images in order, and their layouts."""
+        views, layouts = [], []
+        for path in images:
+            if self.store is not None:
+                features, size = self.store[path]
+                views.append(features)
+            else:
+                image = load_image(path)
+                views.append(self.policy.pixels(image, self.vision))
+                size = image.size
+            layouts.append(self.policy.layout(size, self.vision))
+        return (torch.cat(views) if views else None), layouts
+
+
+class EncodedRows(Dataset):
+    """Samples, encoded when asked for."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        template: Template,
+        tokenizer: Any,
+        views: Views,
+        image_position: Position,
+        max_length: int,
+    ):
+        self.samples, self.template, self.tokenizer = samples, template, tokenizer
+        self.views, self.image_position, self.max_length = views, image_position, max_length
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Row:
+        sample = self.samples[index]
+        views, layouts = self.views(sample.images)
+        chance = random.Random(f"{run_seed()}/{sample.source}")
+        encoded = self.template.encode(
+            place_image(sample.turns, self.image_position, chance),
+            self.tokenizer,
+            [layout.tokens for layout in layouts],
+            source=sample.source,
+            max_length=self.max_length,
+        )
+        return Row([Segment(encoded.ids, encoded.labels)], views, layouts, sample.source)
+
+
+def run_seed() -> int:
+    """The run's seed, as `seed_everything` has set it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))

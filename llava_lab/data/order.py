@@ -1,0 +1,107 @@
+"""1c. Order: lengths of the samples -> the batches of one epoch, decided by seed, stage and epoch.
+
+Nothing here reads or moves a global random state, so a resumed run and a process of its own come
+to the same order.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+
+# Batches that are filled from one draw: more make lengths more alike, fewer make draws more random.
+_MEGA = 8
+
+
+def epoch_batches(
+    lengths: Sequence[int],
+    visual: Sequence[bool],
+    batch_size: int,
+    seed: int,
+    stage: str,
+    epoch: int,
+    group_by_modality: bool,
+) -> list[list[int]]:
+    """Deal all samples into batches, each sample once; the last batch may be smaller.
+
+    Grouped, a batch is all visual or all text, and its samples are of similar lengths, the
+    longest first: each modality is shuffled, drawn eight batches at a time, sorted by length and
+    cut. The batches are then shuffled. What does not fill a batch of its modality comes at the end,
+    visual samples first; only there modalities meet in one batch. LLaVA's sampler
+    (llava_trainer.py) deals the same way, but draws one step at a time, so that lengths are alike
+    across its devices only, and draws from the global random state.
+
+    Args:
+        lengths: Length of each sample, at least 1; only used when grouped.
+        visual: Whether each sample has an image or video; only used when grouped.
+        batch_size: Samples of one optimizer step, over all devices.
+        seed: Seed of the run.
+        stage: Name of the stage.
+        epoch: Number of the epoch within the stage.
+        group_by_modality: Whether to group by modality and length, or only to shuffle.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; at least 1 is needed")
+    if len(lengths) != len(visual):
+        raise ValueError(f"{len(lengths)} lengths, but {len(visual)} modalities")
+    rng = random.Random(f"{seed}/{stage}/{epoch}")
+    if not group_by_modality:
+        return _cut(_shuffled(range(len(lengths)), rng), batch_size)
+    for index, length in enumerate(lengths):
+        if length < 1:
+            raise ValueError(f"sample {index} has length {length}; at least 1 is needed")
+    batches: list[list[int]] = []
+    rest: list[int] = []
+    for modality in (True, False):
+        indices = [index for index, flag in enumerate(visual) if bool(flag) is modality]
+        drawn = _shuffled(indices, rng)
+        full = len(drawn) - len(drawn) % batch_size
+        for mega in _cut(drawn[:full], _MEGA * batch_size):
+            batches += _cut(sorted(mega, key=lambda i: -lengths[i]), batch_size)
+        rest += drawn[full:]
+    return _shuffled(batches, rng) + _cut(rest, batch_size)
+
+
+def _shuffled(items: Sequence[_Item], rng: random.Random) -> list[_Item]:
+    # Python promises the same random() from the same seed in every version, but not shuffle().
+    keys = [rng.random() for _ in items]
+    return [items[i] for i in sorted(range(len(items)), key=keys.__getitem__)]
+
+
+def _cut(items: Sequence[int], size: int) -> list[list[int]]:
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def order_hash(batches: Sequence[Sequence[int]]) -> str:
+    """Name an order in 12 hexadecimal digits, for the record of a run."""
+    return hashlib.sha256(json.dumps([list(batch) for batch in batches]).encode()).hexdigest()[:12]
+
+
+def shard(
+    batch: Sequence[int], rank: int, world: int, lengths: Sequence[int] | None = None
+) -> list[int]:
+    """Return one device's share of a batch; the shares differ by at most one sample.
+
+    Args:
+        batch: Samples of one optimizer step.
+        rank: Number of this device, from 0.
+        world: Number of devices.
+        lengths: Length of each sample of the data set. Where given, samples are dealt out from the
+            longest to the shortest, to and fro, so that all devices get about the same sum of
+            lengths; else each gets a contiguous part.
+    """
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} is not one of {world} devices")
+    if len(batch) < world:
+        way_out = "use fewer devices or larger batches"
+        raise ValueError(f"a batch of {len(batch)} can't be shared by {world} devices; {way_out}")
+    if lengths is None:
+        return list(batch[len(batch) * rank // world : len(batch) * (rank + 1) // world])
+    share = []
+    for number, dealt in enumerate(_cut(sorted(batch, key=lambda i: -lengths[i]), world)):
+        place = rank if number % 2 == 0 else world - 1 - rank
+        share += dealt[place : place + 1]
+    return share

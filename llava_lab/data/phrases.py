@@ -1,0 +1,137 @@
+"""3f. Phrases: pictures and the short phrases that are true of them, for contrastive stages."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from llava_lab.data.features import image_digest
+from llava_lab.data.image import Policy, load_image
+from llava_lab.data.modules import StageDataModule
+from llava_lab.data.rows import ImageFolder, read_rows
+
+
+@dataclass(frozen=True)
+class PhraseBatch:
+    """Pictures, every phrase that is true of one of them, and which is true of which.
+
+    Attributes:
+        pixels: [n, 3, s, s].
+        phrases: Token ids [m, w], padded with -1.
+        truth: [n, m], 1 where the phrase is true of the picture.
+        visual_tokens: Features a picture.
+    """
+
+    pixels: Tensor
+    phrases: Tensor
+    truth: Tensor
+    visual_tokens: list[int]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def tokens(self) -> int:
+        """Features and phrase tokens that are computed."""
+        return sum(self.visual_tokens) + int((self.phrases >= 0).sum())
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "PhraseBatch":
+        """The batch on another device."""
+        names = ("pixels", "phrases", "truth")
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
+        return replace(self, **moved)
+
+
+class PhraseDataModule(StageDataModule):
+    """Pictures with phrases: JSON lines of `{id, image, phrases: [...]}`.
+
+    Args:
+        path: The file.
+        images: Folder of the pictures.
+        policy: How a picture becomes one view.
+        batch_size: Pictures an optimizer step, over all devices.
+        epochs: Times that the rows are read.
+        max_steps: Stop after so many optimizer steps, or null.
+        num_workers: Processes that load pictures beside the main one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        images: Path,
+        policy: Policy,
+        batch_size: int,
+        epochs: int = 1,
+        max_steps: int | None = None,
+        num_workers: int = 0,
+    ):
+        super().__init__(batch_size, None, epochs, max_steps, False, num_workers)
+        self.path, self.images, self.policy = Path(path), Path(images), policy
+        self.rows: list[tuple[Path, tuple[str, ...]]] = []
+
+    def read(self) -> None:
+        """Read and validate the rows, once."""
+        if self.rows:
+            return
+        folder = ImageFolder(self.images)
+        for row in read_rows(self.path):
+            match row.value:
+                case {"image": str(image), "phrases": [str(), *_] as phrases}:
+                    self.rows.append((folder.find(image), tuple(phrases)))
+                case _:
+                    raise ValueError(
+                        f"{self.path}, {row}: a row needs `image` and a list of `phrases`"
+                    )
+
+    def setup(self, stage: str) -> None:
+        """Read the rows."""
+        self.read()
+
+    def content(self) -> str:
+        """Hash of phrases and image bytes."""
+        self.read()
+        total = hashlib.sha256()
+        for image, phrases in self.rows:
+            total.update(json.dumps([image_digest(image), phrases]).encode())
+        return total.hexdigest()
+
+    def lengths(self) -> tuple[list[int], list[bool]]:
+        """All alike."""
+        return [1] * len(self.rows), [True] * len(self.rows)
+
+    def train_rows(self) -> "Pictures":
+        """Pictures and phrases, loaded when asked for."""
+        return Pictures(self.rows, self.policy, self.model.encoder.vision)
+
+    def collate(self, rows: list[Any]) -> PhraseBatch:
+        """A phrase that several pictures share stands once and is true of all of them."""
+        every = sorted({phrase for _, phrases in rows for phrase in phrases})
+        index = {phrase: place for place, phrase in enumerate(every)}
+        truth = torch.zeros(len(rows), len(every))
+        for number, (_, phrases) in enumerate(rows):
+            truth[number, [index[phrase] for phrase in phrases]] = 1.0
+        ids = self.model.llm.tokenizer(every, add_special_tokens=False)["input_ids"]
+        width = max(map(len, ids))
+        padded = torch.tensor([each + [-1] * (width - len(each)) for each in ids])
+        rows_, columns = self.model.encoder.vision.grid
+        counts = [rows_ * columns] * len(rows)
+        return PhraseBatch(torch.cat([pixels for pixels, _ in rows]), padded, truth, counts)
+
+
+class Pictures(Dataset):
+    """Pictures and phrases, loaded when asked for; pixels are kept once they were made."""
+
+    def __init__(self, rows: list[tuple[Path, tuple[str, ...]]], policy: Policy, vision: Any):
+        self.rows, self.policy, self.vision = rows, policy, vision
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, tuple[str, ...]]:
+        path, phrases = self.rows[index]
+        return self.policy.pixels(load_image(path), self.vision), phrases

@@ -1,0 +1,134 @@
+"""2a. Styles: the conversation templates of the LLaVA family, as data.
+
+Strings and rules as in `llava/conversation.py` and `llava/train/train.py` of haotian-liu/LLaVA
+c121f04 and LLaVA-VL/LLaVA-NeXT df17966.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Part = Literal["system", "user", "question", "header", "answer", "after"]
+
+
+@dataclass(frozen=True)
+class Style:
+    r"""How a conversation is written: strings, laid down in the order of the first attributes.
+
+    In a pattern, `{text}` is the turn's text, `{eos}` the tokenizer's end-of-sequence token (Vicuna
+    and Mistral: `</s>`), `{bos}` its beginning-of-sequence token if it puts one before a text.
+
+    Attributes:
+        system: What opens a conversation.
+        question: Pattern of a user's turn; up to the text it is the part `user`.
+        header: What opens an answer; a prompt for generation ends with it.
+        answer: Pattern of what is trained on: the text, its end, and the space before, which is in
+            the same token as the first word.
+        after: What follows an answer and is not trained on.
+        first_question: Pattern of the first user's turn, where it differs.
+        strip: Whether a turn's text loses the white space around it.
+        images_only: Whether a user's turn is reduced to its images, and there is only one.
+        bos: Whether the tokenizer's beginning-of-sequence token, if it puts one, opens the text.
+        special: The strings' marks that have to be single tokens.
+        reserved: Their other marks, ordinary text to the tokenizer.
+        stop_string: Text that ends an answer, where no single token does.
+        released: The parts that the released code trains on.
+        released_tokens: Tokens that it trains on wherever they stand.
+    """
+
+    system: str = ""
+    question: str = "{text}"
+    header: str = ""
+    answer: str = "{text}"
+    after: str = ""
+    first_question: str | None = None
+    strip: bool = False
+    images_only: bool = False
+    bos: bool = True
+    special: tuple[str, ...] = ()
+    reserved: tuple[str, ...] = ()
+    stop_string: str | None = None
+    released: frozenset[Part] = frozenset({"answer"})
+    released_tokens: tuple[str, ...] = ()
+
+
+_CHAT = (
+    "A chat between a curious {0} and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the {0}'s questions."
+)
+_VISUAL = (
+    "You are a helpful language and vision assistant. You are able to understand the visual "
+    "content that the user provides, and assist the user with a variety of tasks using natural "
+    "language."
+)
+_INSTRUCT = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
+_CHATML = ("<|im_start|>", "<|im_end|>")
+_LLAMA_3 = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
+# One style for both names: the example round that the released v0 puts into its prompts was never
+# in its training text. That text also set its marks otherwise ("### Human: Q\n### Assistant: A\n",
+# after a blank line) than the prompts do; here both are as in the prompts. Released masking trains
+# on the role names too.
+_V0 = Style(
+    system=_CHAT.format("human") + "###",
+    question="Human: {text}###",
+    header="Assistant:",
+    answer=" {text}###",
+    reserved=("###",),
+    stop_string="###",
+    released=frozenset({"user", "header", "answer"}),
+)
+_V1 = Style(
+    system=_CHAT.format("user") + " ",
+    question="USER: {text} ",
+    header="ASSISTANT:",
+    answer=" {text}{eos}",
+)
+
+STYLES: dict[str, Style] = {
+    # The projectors were made so: caption and newline are trained on, and no end token.
+    "plain": Style(answer="{text}\n", images_only=True, stop_string="\n"),
+    "v0": _V0,
+    "llava_v0": _V0,
+    "v1": _V1,
+    "llava_v1": Style(_CHAT.format("human") + " ", _V1.question, _V1.header, _V1.answer),
+    "llava_llama_2": Style(
+        first_question=f"[INST] <<SYS>>\n{_VISUAL}\n<</SYS>>\n\n{{text}} [/INST]",
+        question="{bos}[INST] {text} [/INST]",
+        answer=" {text} {eos}",
+        reserved=_INSTRUCT,
+    ),
+    "mistral_instruct": Style(
+        question="[INST] {text} [/INST]",
+        answer=" {text} {eos}",
+        reserved=_INSTRUCT,
+    ),
+    "chatml_direct": Style(
+        system="<|im_start|>system\nAnswer the questions.<|im_end|>",
+        question="<|im_start|>user\n{text}<|im_end|>",
+        header="<|im_start|>assistant\n",
+        answer="{text}<|im_end|>",
+        special=_CHATML,
+    ),
+    "qwen_1_5": Style(
+        system="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
+        question="<|im_start|>user\n{text}<|im_end|>\n",
+        header="<|im_start|>assistant\n",
+        answer="{text}<|im_end|>",
+        after="\n",
+        special=_CHATML,
+        released=frozenset({"header", "answer", "after"}),
+        released_tokens=("\n", *_CHATML),
+    ),
+    # The released code also looks "\n\n" up to train on it everywhere, but the vocabulary spells
+    # that token "ĊĊ" and the look-up finds nothing.
+    "llava_llama_3": Style(
+        system=f"<|start_header_id|>system<|end_header_id|>\n\n{_VISUAL}<|eot_id|>",
+        question="<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>",
+        header="<|start_header_id|>assistant<|end_header_id|>\n\n",
+        answer="{text}<|eot_id|>",
+        strip=True,
+        special=_LLAMA_3,
+        released=frozenset({"header", "answer"}),
+        released_tokens=_LLAMA_3,
+    ),
+}

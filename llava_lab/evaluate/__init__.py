@@ -1,0 +1,1 @@
+"""Leg 11: from generated text to scores."""

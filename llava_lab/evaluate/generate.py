@@ -1,0 +1,129 @@
+"""11a. Generate: questions about images -> greedy answers, each image's prefix computed once."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from llava_lab.data.batch import Batch
+from llava_lab.model.forest import Forest, Plan, Store
+
+if TYPE_CHECKING:
+    from llava_lab.model.llava import Llava
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A batch of questions: a tree an image, a leaf a question.
+
+    Attributes:
+        batch: The packed prompts.
+        ids: Question ids, in the order of the forest's leaves.
+        max_new_tokens: Longest answer.
+        stop_ids: Token ids that end an answer.
+        stop_string: Text that ends an answer where no single token does.
+    """
+
+    batch: Batch
+    ids: list[str]
+    max_new_tokens: int
+    stop_ids: frozenset[int]
+    stop_string: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Questions":
+        """The batch on another device."""
+        moved = self.batch.to(device, non_blocking)
+        return Questions(moved, self.ids, self.max_new_tokens, self.stop_ids, self.stop_string)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Greedy answers.
+
+    Attributes:
+        ids: Question ids.
+        texts: What the model said, special tokens and white space at the ends removed.
+        tokens: Token ids of each answer, the stop token included.
+    """
+
+    ids: list[str]
+    texts: list[str]
+    tokens: list[list[int]]
+
+
+@torch.no_grad()
+def answer(model: "Llava", questions: Questions) -> Answers:
+    """Greedy answers to all questions of a batch, one forward pass a new token for all of them."""
+    batch, forest = questions.batch, questions.batch.forest
+    if model.llm.attention == "padded":
+        said = _without_store(model, questions)
+    else:
+        store = Store(forest, questions.max_new_tokens)
+        plan = Plan.whole(forest, batch.ids.device, store)
+        hidden = model.llm(model.embed(batch), forest, plan)
+        last = torch.tensor([forest.end(leaf) - 1 for leaf in forest.leaves])
+        said = _decode(model, questions, store, hidden[last])
+    texts = [_text(model, tokens, questions) for tokens in said]
+    return Answers(questions.ids, texts, said)
+
+
+def _decode(model: "Llava", questions: Questions, store: Store, hidden: Tensor) -> list[list[int]]:
+    """Token by token; leaves that have ended drop out."""
+    leaves = questions.batch.forest.leaves
+    said: list[list[int]] = [[] for _ in leaves]
+    open_ = list(range(len(leaves)))
+    for count in range(questions.max_new_tokens):
+        chosen = model.llm.head()(hidden).argmax(-1).tolist()
+        for index, token in zip(open_, chosen, strict=True):
+            said[index].append(token)
+        kept = [i for i, index in enumerate(open_) if not _ended(model, said[index], questions)]
+        open_ = [open_[i] for i in kept]
+        if not open_ or count + 1 == questions.max_new_tokens:
+            break
+        ids = torch.tensor([said[index][-1] for index in open_], device=hidden.device)
+        plan = store.step([leaves[index] for index in open_], count, hidden.device)
+        hidden = model.llm(model.llm.embed(ids), questions.batch.forest, plan)
+    return said
+
+
+def _without_store(model: "Llava", questions: Questions) -> list[list[int]]:
+    """The plain way, for LMs that the forest does not reach: every token recomputes all."""
+    batch, forest = questions.batch, questions.batch.forest
+    embeddings = model.embed(batch)
+    paths = [
+        torch.cat([torch.arange(forest.starts[s], forest.end(s)) for s in forest.path(leaf)])
+        for leaf in forest.leaves
+    ]
+    said: list[list[int]] = []
+    for path in paths:
+        tokens: list[int] = []
+        row = embeddings[path]
+        while len(tokens) < questions.max_new_tokens and not _ended(model, tokens, questions):
+            hidden = model.llm(row, Forest((len(row),), (None,)))
+            tokens.append(int(model.llm.head()(hidden[-1]).argmax()))
+            new = torch.tensor(tokens[-1:], device=row.device)
+            row = torch.cat([row, model.llm.embed(new)])
+        said.append(tokens)
+    return said
+
+
+def _ended(model: "Llava", tokens: list[int], questions: Questions) -> bool:
+    if not tokens:
+        return False
+    if tokens[-1] in questions.stop_ids:
+        return True
+    text = questions.stop_string
+    return text is not None and text in model.llm.tokenizer.decode(tokens)
+
+
+def _text(model: "Llava", tokens: list[int], questions: Questions) -> str:
+    text = model.llm.tokenizer.decode(
+        [token for token in tokens if token not in questions.stop_ids], skip_special_tokens=True
+    )
+    if questions.stop_string is not None:
+        text = text.split(questions.stop_string)[0]
+    return text.strip()

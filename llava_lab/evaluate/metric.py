@@ -1,0 +1,246 @@
+"""11d. Metric: predictions and answers -> scores with intervals, overall and per category."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from llava_lab.evaluate.answer import exact_answer, says_yes, vqa_answer
+from llava_lab.evaluate.interval import Array, bootstrap, wilson
+
+
+@dataclass
+class Score:
+    """One number of a benchmark, as a fraction.
+
+    Attributes:
+        value: The score.
+        ci95: Low and high end of the 95% interval over questions.
+        n: How many questions it was computed from.
+    """
+
+    value: float
+    ci95: list[float]
+    n: int
+
+
+class QuestionMetric(Metric):
+    """Mean score of questions: `accuracy`, and `accuracy/<category>` for each category.
+
+    The interval is Wilson's where every question scored 0 or 1, else a bootstrap over questions.
+    Questions of the category "" count in the overall scores only.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    is_differentiable = False
+
+    # All states are float: a rank that saw no question takes part in the gathering with an empty
+    # float tensor, and ranks whose dtypes differ cannot be gathered.
+    scores: list[Tensor] | Tensor
+    names: list[Tensor] | Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("scores", default=[], dist_reduce_fx="cat")
+        # UTF-8 bytes of each question's category and a line end, so that names need neither be
+        # known beforehand nor be agreed upon by the ranks.
+        self.add_state("names", default=[], dist_reduce_fx="cat")
+
+    @abstractmethod
+    def score(self, prediction: str, answers: Sequence[str]) -> float:
+        """Score one question in [0, 1]."""
+
+    def update(
+        self,
+        predictions: Sequence[str],
+        answers: Sequence[Sequence[str]],
+        categories: Sequence[str],
+    ) -> None:
+        """Add questions: what was generated, all accepted answers, the question's category."""
+        if not len(predictions) == len(answers) == len(categories):
+            raise ValueError(
+                f"{len(predictions)} predictions, {len(answers)} lists of answers and"
+                f" {len(categories)} categories: give one of each for every question"
+            )
+        if not predictions:
+            return
+        for prediction, accepted in zip(predictions, answers, strict=True):
+            if isinstance(accepted, str) or not accepted:
+                raise ValueError(
+                    f"the answers to the question that was answered with {prediction!r} are"
+                    f" {accepted!r}; give a list with at least one answer"
+                )
+        for category in categories:
+            if "\n" in category:
+                raise ValueError(f"the category {category!r} contains a line break; remove it")
+        pairs = zip(predictions, answers, strict=True)
+        self._append("scores", [self.score(*pair) for pair in pairs])
+        self._append("names", list("".join(f"{name}\n" for name in categories).encode()))
+
+    def compute(self) -> dict[str, Score]:
+        """Score all questions of all ranks."""
+        scores, categories = self._gathered()
+        found = {"accuracy": mean_score(scores)}
+        for name in named(categories):
+            found[f"accuracy/{name}"] = mean_score(scores[categories == name])
+        return found
+
+    def _append(self, state: str, values: list[float] | list[int]) -> None:
+        getattr(self, state).append(torch.tensor(values, dtype=torch.float, device=self.device))
+
+    def _gathered(self) -> tuple[Array, Array]:
+        """Scores [q] and category names [q] of all questions."""
+        scores = as_array(self.scores)
+        if scores.size == 0:
+            raise ValueError(f"{type(self).__name__} has seen no question; update it first")
+        text = as_array(self.names).astype(np.uint8).tobytes().decode()
+        return scores, np.array(text.split("\n")[:-1])
+
+
+class ExactMatch(QuestionMetric):
+    """GQA's accuracy: the prediction is one of the answers, but for case and a final period."""
+
+    def score(self, prediction: str, answers: Sequence[str]) -> float:
+        """Score 1 for a match, else 0."""
+        return float(exact_answer(prediction) in {exact_answer(answer) for answer in answers})
+
+
+class VQAAccuracy(QuestionMetric):
+    """VQA's soft accuracy, for questions that ten people answered.
+
+    Leave one person out: the prediction scores min(1, m / 3) where m of the nine others gave it.
+    The question's score is the mean over the ten people who can be left out. So 1, 2, 3 and 4
+    people of ten that agree with the prediction are worth 0.3, 0.6, 0.9 and 1.
+
+    The official rule is defined for ten answers only. With n others than ten the same mean is
+    taken over n people, and where fewer than 3 others remain, all of them must agree for a 1
+    (min(3, n - 1) in place of 3). A single answer is compared as it is: 1 for a match, else 0.
+    """
+
+    def score(self, prediction: str, answers: Sequence[str]) -> float:
+        """Score one question by the share of people who agree."""
+        given = vqa_answer(prediction)
+        agree = sum(vqa_answer(answer) == given for answer in answers)
+        people = len(answers)
+        if people == 1:
+            return float(agree)
+        enough = min(3, people - 1)
+        without_one_of_them = min(1.0, (agree - 1) / enough)
+        without_another = min(1.0, agree / enough)
+        return (agree * without_one_of_them + (people - agree) * without_another) / people
+
+
+class YesNo(QuestionMetric):
+    """POPE's scores of yes-or-no questions; yes is the positive class.
+
+    Gives `accuracy`, `precision`, `recall`, `f1` and `yes_ratio`, overall and for each category
+    (`f1/random`), and `mean_f1`, the mean over categories that the papers' tables print.
+    Intervals are Wilson's, with n the questions in the denominator; those of F1 are a bootstrap
+    over questions, within categories for the mean. Where a denominator is 0 (nothing was answered
+    with yes) the value is 0 and n is 0; the official script stops with a division by zero.
+    """
+
+    said_yes: list[Tensor] | Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("said_yes", default=[], dist_reduce_fx="cat")
+
+    def score(self, prediction: str, answers: Sequence[str]) -> float:
+        """Score 1 where the prediction's yes or no is the answer's, else 0."""
+        answer = exact_answer(answers[0])
+        if len(answers) != 1 or answer not in {"yes", "no"}:
+            raise ValueError(
+                f"a yes-or-no question has the answers {list(answers)!r};"
+                " give exactly one, yes or no"
+            )
+        return float(says_yes(prediction) == (answer == "yes"))
+
+    def update(
+        self,
+        predictions: Sequence[str],
+        answers: Sequence[Sequence[str]],
+        categories: Sequence[str],
+    ) -> None:
+        """Add questions: what was generated, the answer yes or no, the question's category."""
+        super().update(predictions, answers, categories)
+        if predictions:
+            self._append("said_yes", [float(says_yes(prediction)) for prediction in predictions])
+
+    def compute(self) -> dict[str, Score]:
+        """Score all questions of all ranks."""
+        scores, categories = self._gathered()
+        right, yes = scores == 1, as_array(self.said_yes) == 1
+        found = yes_no_scores(outcomes(right, yes), "")
+        names = named(categories)
+        groups = [outcomes(right[categories == name], yes[categories == name]) for name in names]
+        for name, counts in zip(names, groups, strict=True):
+            found |= yes_no_scores(counts, f"/{name}")
+        if groups:
+            values = [float(f1(counts)) for counts in groups]
+            interval = bootstrap(
+                groups, lambda draws: np.mean([f1(draw) for draw in draws], axis=0)
+            )
+            asked = sum(int(counts.sum()) for counts in groups)
+            found["mean_f1"] = Score(float(np.mean(values)), interval, asked)
+        return found
+
+
+def as_array(state: list[Tensor] | Tensor) -> Array:
+    """One array of a state's values; the state is a tensor once ranks were gathered."""
+    if isinstance(state, list) and not state:
+        return np.zeros(0)
+    return dim_zero_cat(state).cpu().double().numpy()
+
+
+def named(categories: Array) -> list[str]:
+    """Names of all categories, sorted."""
+    return [str(name) for name in np.unique(categories) if name]
+
+
+def mean_score(scores: Array) -> Score:
+    """Mean of scores [q] with the interval that suits them."""
+    values, counts = np.unique(scores, return_counts=True)
+    mean, n = float(scores.mean()), len(scores)
+    if set(values) <= {0.0, 1.0}:
+        return Score(mean, wilson(float(scores.sum()), n), n)
+    return Score(mean, bootstrap([counts], lambda draws: draws[0] @ values / n), n)
+
+
+def share(part: float, whole: float) -> Score:
+    """A proportion with Wilson's interval."""
+    return Score(float(part / whole) if whole else 0.0, wilson(part, int(whole)), int(whole))
+
+
+def outcomes(right: Array, yes: Array) -> Array:
+    """Numbers of true positives, false positives, true negatives and false negatives [4]."""
+    cells = [right & yes, ~right & yes, right & ~yes, ~right & ~yes]
+    return np.array([cell.sum() for cell in cells])
+
+
+def f1(counts: Array) -> Array:
+    """F1 of outcomes [..., 4]; 0 where nothing is or was called positive."""
+    true_positive, false_positive, _, false_negative = np.moveaxis(counts, -1, 0)
+    whole = 2 * true_positive + false_positive + false_negative
+    return 2 * true_positive / np.maximum(whole, 1)
+
+
+def yes_no_scores(counts: Array, suffix: str) -> dict[str, Score]:
+    """POPE's five scores of outcomes [4]."""
+    true_positive, false_positive, true_negative, false_negative = counts
+    n = int(counts.sum())
+    said_yes = true_positive + false_positive
+    interval = bootstrap([counts], lambda draws: f1(draws[0]))
+    return {
+        f"accuracy{suffix}": share(true_positive + true_negative, n),
+        f"precision{suffix}": share(true_positive, said_yes),
+        f"recall{suffix}": share(true_positive, true_positive + false_negative),
+        f"f1{suffix}": Score(float(f1(counts)), interval, n),
+        f"yes_ratio{suffix}": share(said_yes, n),
+    }

@@ -1,0 +1,151 @@
+"""11e. Scores: the callback that keeps answers, scores them and shows a sheet of samples."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
+from llava_lab.evaluate.generate import Answers, Questions
+from llava_lab.evaluate.metric import Score
+from llava_lab.evaluate.sheet import SheetItem, sheet
+
+SHOWN = 12
+
+
+class Scores(Callback):
+    """Scores `test`, writes one prediction file a benchmark, and logs a sheet of samples.
+
+    Args:
+        folder: Where the prediction files go.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.answers: dict[int, dict[str, str]] = {}
+        self.results: dict[str, dict[str, Score]] = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Questions,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the answers."""
+        self._keep(dataloader_idx, outputs)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Questions,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the answers."""
+        self._keep(dataloader_idx, outputs)
+
+    def _keep(self, loader: int, answers: Answers) -> None:
+        self.answers.setdefault(loader, {}).update(zip(answers.ids, answers.texts, strict=True))
+
+    def _gathered(self, loader: int) -> dict[str, str]:
+        """Answers of all ranks; a sampler that pads repeats a question, an id keeps it once."""
+        mine = self.answers.get(loader, {})
+        if not (dist.is_available() and dist.is_initialized()):
+            return mine
+        every: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(every, mine)
+        return {name: text for part in every for name, text in part.items()}
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score every benchmark, seeing and blind."""
+        data: BenchmarkDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        for loader, (benchmark, blind) in enumerate(data.passes):
+            answers = self._gathered(loader)
+            correct = [
+                benchmark.metric.score(answers[question.id], question.answers)
+                for question in benchmark.questions
+            ]
+            scores = self._score(benchmark, answers)
+            kept = self.results.setdefault(benchmark.name, {})
+            kept.update({f"blind_{key}" if blind else key: s for key, s in scores.items()})
+            if not blind and trainer.is_global_zero:
+                self._write(benchmark, answers, correct)
+                self._show(trainer, benchmark, answers, correct)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the answers, without scores."""
+        data: BenchmarkDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        for loader, benchmark in enumerate(data.benchmarks):
+            answers = self._gathered(loader)
+            if trainer.is_global_zero:
+                self._write(benchmark, answers, None)
+
+    @staticmethod
+    def _score(benchmark: Benchmark, answers: dict[str, str]) -> dict[str, Score]:
+        metric, questions = benchmark.metric, benchmark.questions
+        metric.reset()
+        metric.update(
+            [answers[question.id] for question in questions],
+            [question.answers for question in questions],
+            [question.category or "" for question in questions],
+        )
+        # Every rank has gathered all answers already, so the metric is not to gather again.
+        metric.sync_on_compute = False
+        return metric.compute()
+
+    def _write(
+        self, benchmark: Benchmark, answers: dict[str, str], correct: list[float] | None
+    ) -> None:
+        """One JSON line a question, in the order of the file; whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        target = self.folder / f"{benchmark.name}.jsonl"
+        lines = []
+        for index, question in enumerate(benchmark.questions):
+            line = {
+                "id": question.id,
+                "question": question.prompt,
+                "category": question.category,
+                "answer": question.answers[0] if question.answers else None,
+                "prediction": answers[question.id],
+            }
+            if correct is not None:
+                line["correct"] = correct[index]
+            lines.append(json.dumps(line, ensure_ascii=False))
+        draft = target.with_suffix(".draft")
+        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        os.replace(draft, target)
+
+    @staticmethod
+    def _show(
+        trainer: Trainer, benchmark: Benchmark, answers: dict[str, str], correct: list[float]
+    ) -> None:
+        """A sheet of questions spread over the file, to the loggers that take pictures."""
+        pairs = [
+            (question, right)
+            for question, right in zip(benchmark.questions, correct, strict=True)
+            if question.images
+        ]
+        items = [
+            SheetItem(
+                image=question.images[0],
+                question=question.prompt,
+                answer=question.answers[0],
+                prediction=answers[question.id],
+                correct=right >= 0.5,
+            )
+            for question, right in pairs[:: max(1, len(pairs) // SHOWN)][:SHOWN]
+        ]
+        for logger in trainer.loggers:
+            writer = getattr(logger, "experiment", None)
+            if items and hasattr(writer, "add_image"):
+                picture = np.asarray(sheet(items))
+                writer.add_image(f"samples/{benchmark.name}", picture, dataformats="HWC")

@@ -1,0 +1,97 @@
+"""The LightningModule: legs 4 to 9 in `forward`; a stage brings the loss, rates and data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from llava_lab.data.batch import Batch
+from llava_lab.evaluate.generate import Answers, Questions, answer
+from llava_lab.model.connector import Connector
+from llava_lab.model.encoder import Encoder
+from llava_lab.model.layout import arrange
+from llava_lab.model.llm import CausalLM
+from llava_lab.model.splice import splice
+from llava_lab.model.weights import load_part, seeded
+
+PARTS = ("encoder", "connector", "llm")
+
+
+class Llava(LightningModule):
+    """A LLaVA model: an encoder, a connector and a causal LM.
+
+    Args:
+        encoder: Images to patch features.
+        connector: Encoder's width to the LM's width; both are injected, so they never stand in
+            a configuration.
+        llm: The causal LM with its tokenizer and template.
+        connector_weights: A file with the connector's weights, such as a released
+            `mm_projector` file; null starts from random weights.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        connector: Callable[[int, int], Connector],
+        llm: CausalLM,
+        connector_weights: str | None = None,
+    ):
+        super().__init__()
+        self.encoder, self.llm = encoder, llm
+        with seeded("connector"):
+            self.connector = connector(encoder.width, llm.width)
+        if connector_weights is not None:
+            load_part(self.connector, connector_weights, "model.mm_projector.")
+        self.loss: nn.Module | None = None
+        self.optimizers_of_stage: Callable[[], Any] | None = None
+
+    def part(self, name: str) -> nn.Module:
+        """The part of that name: encoder, connector, llm or the stage's loss."""
+        return getattr(self, name)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Patch features [n, p, d] of views [n, 3, s, s]; a frozen encoder keeps no graph."""
+        trains = any(weight.requires_grad for weight in self.encoder.parameters())
+        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+            return self.encoder(pixels)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Embeddings [t, d] of a batch, visual features at their placeholders."""
+        embeddings = self.llm.embed(batch.ids)
+        if batch.views is None:
+            return embeddings
+        features = batch.views if batch.views.ndim == 3 else self.encode(batch.views)
+        return splice(embeddings, arrange(self.connector(features), batch.layouts), batch)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Last hidden states [t, d] of a packed batch."""
+        return self.llm(self.embed(batch), batch.forest)
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        """The stage's loss of one batch."""
+        assert self.loss is not None, "a stage sets the loss"
+        loss, numbers = self.loss(self, batch)
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch))
+        self.log_dict(numbers, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        """The stage's loss on held-out rows."""
+        assert self.loss is not None, "a stage sets the loss"
+        loss, _ = self.loss(self, batch)
+        self.log("held_out_loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """The stage's optimizer and schedule."""
+        assert self.optimizers_of_stage is not None, "a stage sets the optimizer"
+        return self.optimizers_of_stage()
+
+    def predict_step(self, batch: Questions, index: int, dataloader_idx: int = 0) -> Answers:
+        """Greedy answers to a batch of questions."""
+        return answer(self, batch)
+
+    def test_step(self, batch: Questions, index: int, dataloader_idx: int = 0) -> Answers:
+        """The same; the scores are kept by the callback `Scores`."""
+        return answer(self, batch)

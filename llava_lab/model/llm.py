@@ -1,0 +1,180 @@
+"""9b. LM: embeddings of a packed row [t, d] -> hidden states [t, d] -> logits where needed."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from llava_lab.model.forest import ATTENTION, Forest, Plan
+from llava_lab.model.weights import load_part, locate, seeded
+
+
+class CausalLM(nn.Module):
+    """Any causal LM of transformers, with its tokenizer and chat template.
+
+    Args:
+        name: Hub id or local folder of the LM; and of its tokenizer, unless `tokenizer` is given.
+        template: Chat template of the LM's conversations: a name of `llava_lab.data.chat`, or
+            `tokenizer` for the template that the tokenizer brings.
+        max_length: Longest sequence in tokens, visual tokens included; rows are cut there as the
+            recipes do.
+        pretrained: Load the weights of `name`; false builds the architecture with random weights.
+        weights: A .safetensors file to load in place of the weights of `name`.
+        config: Values of the LM's configuration to change. With `pretrained: false` and no `name`,
+            the whole configuration, `model_type` included.
+        tokenizer: Hub id or local folder of the tokenizer.
+        attention: `forest` computes a packed row; `padded` computes every path of it in a row of
+            its own with transformers' own attention: slower, for any LM, and the reference that
+            the forest must equal.
+        dtype: Type of the weights. Mixed precision keeps float32 and casts in the trainer.
+    """
+
+    def __init__(
+        self,
+        name: str | None,
+        template: str,
+        max_length: int = 2048,
+        pretrained: bool = True,
+        weights: str | None = None,
+        config: dict[str, Any] | None = None,
+        tokenizer: str | None = None,
+        attention: Literal["forest", "padded"] = "forest",
+        dtype: Literal["float32", "bfloat16"] = "float32",
+    ):
+        super().__init__()
+        self.name, self.template, self.max_length = name, template, max_length
+        self.attention = attention
+        if name is None and tokenizer is None:
+            raise ValueError("model.llm: give `name`, or `config` and `tokenizer`")
+        self.tokenizer_source = locate(tokenizer or name or "")
+        settings = _config(name, dict(config or {}))
+        kind = getattr(torch, dtype)
+        if pretrained and weights is None:
+            assert name is not None
+            self.model = _download(
+                AutoModelForCausalLM, locate(name), "model.llm.name", config=settings, dtype=kind
+            )
+        else:
+            with seeded("llm"):
+                self.model = AutoModelForCausalLM.from_config(settings, dtype=kind)
+            if weights is not None:
+                load_part(self.model, weights, "llm.model.")
+        self._check()
+        self.model.set_attn_implementation(ATTENTION if attention == "forest" else "sdpa")
+
+    def _check(self) -> None:
+        """Refuse what the packed forest would get wrong."""
+        kind, config = type(self.model).__name__, self.model.config
+        for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+            if getattr(config, key, None) not in (None, 1, 1.0):
+                raise ValueError(f"{kind} scales its logits ({key}), which losses here do not do")
+        if self.attention == "forest" and not getattr(
+            self.model, "_supports_attention_backend", False
+        ):
+            raise ValueError(
+                f"{kind} does not use transformers' attention interface, so the packed forest "
+                "cannot reach it. Set model.llm.attention to padded."
+            )
+
+    @property
+    def width(self) -> int:
+        """Width of the embeddings."""
+        return self.model.get_input_embeddings().weight.shape[1]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The LM's tokenizer, loaded when first asked for."""
+        if "_tokenizer" not in self.__dict__:
+            loaded = _download(AutoTokenizer, self.tokenizer_source, "model.llm.tokenizer")
+            size = self.model.get_input_embeddings().weight.shape[0]
+            if len(loaded) > size:
+                raise ValueError(
+                    f"the tokenizer {self.tokenizer_source} has {len(loaded)} tokens and the LM "
+                    f"{self.name} embeds {size}: they do not belong together"
+                )
+            self.__dict__["_tokenizer"] = loaded
+        return self.__dict__["_tokenizer"]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embeddings [t, d] of token ids [t]; visual placeholders get those of token 0."""
+        return self.model.get_input_embeddings()(ids.clamp(min=0))
+
+    def forward(self, embeddings: Tensor, forest: Forest, plan: Plan | None = None) -> Tensor:
+        """Last hidden states [t, d] of the packed row.
+
+        Args:
+            embeddings: [t, d].
+            forest: Segments of the row.
+            plan: How its tokens attend, where a store is in play; else the whole forest at once.
+        """
+        if self.attention == "padded":
+            return self._padded(embeddings, forest)
+        plan = plan or Plan.whole(forest, embeddings.device)
+        output = self.model.get_decoder()(
+            inputs_embeds=embeddings[None],
+            position_ids=plan.query_positions[None],
+            use_cache=False,
+            forest=plan,
+        )
+        return output.last_hidden_state[0]
+
+    def _padded(self, embeddings: Tensor, forest: Forest) -> Tensor:
+        """The same hidden states, every path from root to leaf in a padded row of its own."""
+        spans = [torch.arange(s, s + n) for s, n in zip(forest.starts, forest.lengths, strict=True)]
+        paths = [torch.cat([spans[segment] for segment in forest.path(i)]) for i in forest.leaves]
+        rows = pad_sequence([embeddings[path] for path in paths], batch_first=True)
+        lengths = torch.tensor([len(path) for path in paths], device=embeddings.device)
+        steps = torch.arange(rows.shape[1], device=embeddings.device)
+        output = self.model.get_decoder()(
+            inputs_embeds=rows,
+            attention_mask=(steps[None] < lengths[:, None]).long(),
+            position_ids=steps[None].expand(len(paths), -1),
+            use_cache=False,
+        ).last_hidden_state
+        # A token that stands in several paths has the same hidden state in all: take the first.
+        where = torch.full((forest.tokens, 2), -1)
+        for row, path in reversed(list(enumerate(paths))):
+            where[path] = torch.stack([torch.full_like(path, row), torch.arange(len(path))], 1)
+        return output[where[:, 0], where[:, 1]]
+
+    def head(self) -> nn.Linear:
+        """The output layer: hidden states [n, d] -> logits [n, vocabulary]."""
+        return self.model.get_output_embeddings()
+
+
+def _config(name: str | None, changes: dict[str, Any]) -> Any:
+    """The LM's configuration with the changed values, each of which it must know."""
+    if name is None:
+        if "model_type" not in changes:
+            raise ValueError("model.llm.config: without a `name` it needs `model_type`")
+        kind = changes.pop("model_type")
+        _known(changes, AutoConfig.for_model(kind), kind)
+        return AutoConfig.for_model(kind, **changes)
+    config = _download(AutoConfig, locate(name), "model.llm.name")
+    _known(changes, config, name)
+    for key, value in changes.items():
+        setattr(config, key, value)
+    return config
+
+
+def _known(changes: dict[str, Any], config: Any, owner: str) -> None:
+    unknown = [key for key in changes if not hasattr(config, key)]
+    if unknown:
+        raise ValueError(f"model.llm.config: {owner} has no {', '.join(map(repr, unknown))}")
+
+
+def _download(kind: Any, name: str, key: str, **options: Any) -> Any:
+    """`from_pretrained` with one message where it fails."""
+    try:
+        return kind.from_pretrained(name, **options)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        hint = "the folder is there but not complete" if Path(name).exists() else "no such folder"
+        raise ValueError(
+            f"{key}: cannot load {name!r} as {kind.__name__} ({hint}, and the hub gave nothing: "
+            f"{str(error).splitlines()[0]}). Give a hub id that this machine can reach, or a "
+            "local folder."
+        ) from error

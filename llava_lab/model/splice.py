@@ -1,0 +1,29 @@
+"""8. Splice: visual features [v, d] into the embeddings [t, d] at their placeholders."""
+
+from torch import Tensor
+
+from llava_lab.data.batch import Batch
+from llava_lab.data.chat import VISUAL
+
+
+def splice(embeddings: Tensor, visual: Tensor, batch: Batch) -> Tensor:
+    """Put each visual feature where its placeholder stands.
+
+    Args:
+        embeddings: [t, d].
+        visual: [v, d], in the order of the placeholders.
+        batch: Whose `ids` hold the placeholders.
+
+    Raises:
+        ValueError: If the features are not as many as the placeholders; names the samples.
+    """
+    places = batch.ids == VISUAL
+    count = int(places.sum())
+    if count != len(visual):
+        promised = zip(batch.sources, batch.visual_tokens, strict=True)
+        rows = ", ".join(f"{source} ({tokens})" for source, tokens in promised if tokens)
+        raise ValueError(
+            f"{count} visual placeholders, but the images gave {len(visual)} features. "
+            f"Tokens that their layouts promise: {rows}"
+        )
+    return embeddings.masked_scatter(places[:, None], visual.to(embeddings.dtype))

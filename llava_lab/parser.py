@@ -1,0 +1,59 @@
+"""The parser: one message for a mistake, with the nearest right word; no carried-over arguments."""
+
+import difflib
+import importlib
+import inspect
+import re
+from typing import Any, NoReturn
+
+import jsonargparse._typehints as typehints
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser
+from omegaconf import OmegaConf
+
+# `${resolution}` in a file means the root of the whole configuration, whatever the verb.
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+# The tiny scale shrinks views by two sevenths: 336 px to 96, 224 px to 64.
+OmegaConf.register_resolver("sevenths", lambda pixels: int(pixels) * 2 // 7, replace=True)
+
+
+def _forget(_: Any, before: Any, after: Any) -> None:
+    """Drop the arguments of a class that another one replaces.
+
+    jsonargparse would hand those that both accept to the new class, its predecessor's defaults
+    included (mauvilsa/jsonargparse#460).
+    """
+    if before and "init_args" in before and before["class_path"] != after["class_path"]:
+        before.init_args = Namespace()
+
+
+typehints.discard_init_args_on_class_path_change = _forget
+
+
+class LabParser(LightningArgumentParser):
+    """Fails with the message alone and, where a name is unknown, the nearest one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one message and exit with 2; a nested parser lets the outer one report."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        self.exit(2, f"error: {message.strip()}{self._hint(message)}\n")
+        raise AssertionError("exit returned")
+
+    def _hint(self, message: str) -> str:
+        patterns = r"option '([\w.]+)' is not accepted|accept option '([\w.]+)'"
+        found = re.search(patterns + r"|arguments: --([\w.]+)", message, re.IGNORECASE)
+        if not found:
+            return ""
+        wrong = next(group for group in found.groups() if group).split(".")[-1]
+        near = difflib.get_close_matches(wrong, self._known(message), n=1)
+        return f"\n  did you mean '{near[0]}'?" if near else ""
+
+    def _known(self, message: str) -> set[str]:
+        """Names that could have been meant: a class's arguments, or all options."""
+        if paths := re.findall(r"class_path '([\w.]+)'", message):
+            module, name = paths[-1].rsplit(".", 1)
+            return set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+        inner = getattr(self, "_subcommands_action", None)
+        parsers = [self, *(inner.choices.values() if inner else [])]
+        return {part for p in parsers for a in p._actions for part in a.dest.split(".")}

@@ -1,0 +1,1 @@
+"""Leg 12: from run files to tables."""

@@ -1,0 +1,76 @@
+"""12a. Runs: folders and files -> the checked contents of their results.json."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NAME = "results.json"
+KEYS = ("experiment", "scale", "seed", "stages", "benchmarks", "cost")
+SCORE = ("value", "ci95", "n")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: the file and what it says."""
+
+    path: Path
+    results: dict[str, Any]
+
+    def recipe(self) -> object:
+        """What two runs share if only their seed differs.
+
+        That is the configuration beside the file, less the seed. Where the file stands alone,
+        sizes and steps must do.
+        """
+        config = self.path.with_name("config.yaml")
+        if config.is_file():
+            lines = config.read_text(encoding="utf-8").splitlines()
+            return [line for line in lines if not line.startswith("seed_everything:")]
+        sizes = ("parameters", "trainable_parameters", "visual_tokens_mean")
+        steps = [(stage["name"], stage.get("steps")) for stage in self.results["stages"]]
+        return [*(self.results["cost"].get(key) for key in sizes), *steps]
+
+
+def find(paths: Sequence[Path]) -> list[Path]:
+    """List the results files that are named by, or lie in or below, the paths; each one once."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_file():
+            files = [path]
+        elif not path.is_dir():
+            raise FileNotFoundError(f"{path} does not exist; give a run's folder or its {NAME}")
+        else:
+            here = path / NAME
+            files = [here] if here.is_file() else sorted(path.rglob(NAME))
+        if not files:
+            raise FileNotFoundError(
+                f"no {NAME} in or below {path}; a run writes it when all of its stages are done"
+            )
+        found |= {file.resolve(): file for file in files}
+    return list(found.values())
+
+
+def read(path: Path) -> Run:
+    """Read one results file; what scores need is there, or the message names what is not."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON, line {error.lineno}: {error.msg}") from error
+    _need(results, KEYS, f"{path}")
+    for stage in results["stages"]:
+        _need(stage, ("name",), f"{path}: a stage")
+    _need(results["cost"], (), f"{path}: cost")
+    for benchmark, scores in results["benchmarks"].items():
+        for metric, score in scores.items():
+            _need(score, SCORE, f"{path}: benchmarks, {benchmark}, {metric}")
+    return Run(path, results)
+
+
+def _need(mapping: object, keys: Sequence[str], where: str) -> None:
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"{where}: {mapping!r} where a mapping belongs")
+    missing = [key for key in keys if key not in mapping]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}; `fit` the run again to rewrite it")

@@ -1,0 +1,256 @@
+"""12e. Table: runs -> tables of scores, stages and cost, and the published rows apart from them."""
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from llava_lab.report.grid import Grid, to_markdown, to_rich
+from llava_lab.report.published import published
+from llava_lab.report.rows import Estimate, Row, run_rows, seed_rows
+from llava_lab.report.runs import Run, find, read
+
+COST = {
+    "parameters": "parameters",
+    "trainable parameters": "trainable_parameters",
+    "visual tokens a sample, mean": "visual_tokens_mean",
+    "training FLOPs": "train_flops",
+    "seconds": "seconds",
+    "seconds of stages trained here": "seconds_trained_here",
+    "peak memory, bytes": "peak_memory_bytes",
+}
+HEADERS = ["benchmark", "score", "questions", "value", "blind", "margin"]
+PAPER = Path(__file__).parents[2] / "configs" / "paper"
+NONE = "–"  # what was not measured
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `table` from the command line; a mistake is one message and exit status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m llava_lab table",
+        description="Print runs as tables: one run by itself, several seeds as their mean.",
+    )
+    what = "run folder, results.json, or folder of runs"
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=what)
+    parser.add_argument("--format", choices=("rich", "md", "csv"), default="rich")
+    parser.add_argument("--paper", type=Path, default=PAPER, help="folder of published numbers")
+    options = parser.parse_args(arguments)
+    try:
+        table(options.runs, options.format, options.paper)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def table(
+    runs: Sequence[Path], format: Literal["rich", "md", "csv"] = "rich", paper: Path = PAPER
+) -> None:
+    """Print runs as tables: one run by itself, several seeds of one experiment as their mean.
+
+    Args:
+        runs: Run folders, results.json files, or folders with runs below them.
+        format: For the terminal, as Markdown, or as comma-separated fractions, one line a score.
+        paper: Folder with the published numbers, which are printed under their own heading.
+    """
+    groups = grouped([read(path) for path in find(runs)])
+    if format == "csv":
+        write_csv(groups)
+        return
+    grids = list(all_grids(groups, paper))
+    if format == "md":
+        print("\n\n".join(to_markdown(grid) for grid in grids))
+        return
+    # A pipe or a file has no width of its own, and rich would take 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for grid in grids:
+        console.print(to_rich(grid), "")
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """Draw one run's scores: a row for each metric and question type."""
+    return to_rich(score_grid(results))
+
+
+def results_tables(results: dict[str, Any]) -> list[Table]:
+    """Draw one run's scores, its stages and its cost."""
+    return [results_table(results), to_rich(stages_grid(results)), to_rich(cost_grid(results))]
+
+
+def seeds_table(runs: Sequence[Run]) -> Table:
+    """Draw the mean scores of several seeds of one experiment."""
+    return to_rich(seeds_grid(runs))
+
+
+def grouped(runs: Sequence[Run]) -> list[list[Run]]:
+    """Put runs together that differ in nothing but the seed; every other run stays alone.
+
+    Points of a sweep share experiment and scale, but are not seeds of one thing: the recipe must
+    agree as well, and no seed may occur twice.
+    """
+    alike: list[list[Run]] = []
+    for run in runs:
+        for group in alike:
+            if _name(run) == _name(group[0]) and run.recipe() == group[0].recipe():
+                group.append(run)
+                break
+        else:
+            alike.append([run])
+    groups: list[list[Run]] = []
+    for group in alike:
+        seeds = {run.results["seed"] for run in group}
+        groups += [group] if len(seeds) == len(group) else [[run] for run in group]
+    return groups
+
+
+def _name(run: Run) -> tuple[str, str]:
+    return run.results["experiment"], run.results["scale"]
+
+
+def all_grids(groups: Sequence[Sequence[Run]], paper: Path) -> Iterator[Grid]:
+    """Tables of every group, then the published ones of every experiment among them."""
+    names = [_name(group[0]) for group in groups]
+    for group, name in zip(groups, names, strict=True):
+        if len(group) > 1:
+            yield seeds_grid(group)
+            continue
+        results = group[0].results
+        scores = score_grid(results, group[0].path)
+        if names.count(name) > 1:
+            scores.notes.append(
+                f"Not averaged with the other runs of {name[0]}: their recipe or seeds do not fit."
+            )
+        yield from (scores, stages_grid(results), cost_grid(results))
+    for experiment in dict.fromkeys(name for name, _ in names):
+        yield from published_grids(experiment, paper)
+
+
+def score_grid(results: dict[str, Any], path: Path | None = None) -> Grid:
+    """Scores of one run, with intervals over questions."""
+    rows = [
+        [row.benchmark, row.score, str(row.n), *map(bracketed, (row.value, row.blind, row.margin))]
+        for row in run_rows(results)
+    ]
+    notes = [
+        "In %, with 95% intervals over questions (Wilson, or a bootstrap where scores are partial)."
+        " Blind: images shuffled between questions. Margin: value less blind, in points."
+    ]
+    title = f"{_scaled(results)}, seed {results['seed']}"
+    return Grid(title + (f" ({path})" if path else ""), HEADERS, rows, notes, names=2)
+
+
+def seeds_grid(runs: Sequence[Run]) -> Grid:
+    """Mean scores of several seeds, with intervals over seeds."""
+    rows = [
+        [row.benchmark, row.score, str(row.n), *map(plus_minus, (row.value, row.blind, row.margin))]
+        for row in seed_rows(runs)
+    ]
+    seeds = ", ".join(str(run.results["seed"]) for run in runs)
+    title = f"{_scaled(runs[0].results)}, {len(runs)} seeds ({seeds})"
+    notes = [
+        f"In %, mean ± half of a 95% t-interval over {len(runs)} seeds. Blind: images shuffled"
+        " between questions. Margin: value less blind of each seed, in points."
+    ]
+    return Grid(title, HEADERS, rows, notes, names=2)
+
+
+def _scaled(results: dict[str, Any]) -> str:
+    return f"{results['experiment']}, {results['scale'] or 'own'} scale"
+
+
+def stages_grid(results: dict[str, Any]) -> Grid:
+    """What each stage of a run did."""
+    rows = [
+        [
+            *(stage["name"], "yes" if stage.get("reused") else "no"),
+            *(count(stage.get(key)) for key in ("steps", "samples", "tokens", "seconds")),
+            f"{loss(stage.get('loss_first'))} → {loss(stage.get('loss_last'))}",
+        ]
+        for stage in results["stages"]
+    ]
+    headers = ["stage", "reused", "steps", "samples", "tokens", "seconds", "loss, first → last"]
+    return Grid("Stages", headers, rows, names=2)
+
+
+def cost_grid(results: dict[str, Any]) -> Grid:
+    """What a run cost."""
+    cost = results["cost"]
+    return Grid(
+        "Cost", ["cost", "value"], [[name, count(cost.get(key))] for name, key in COST.items()]
+    )
+
+
+def published_grids(experiment: str, paper: Path) -> list[Grid]:
+    """The published rows of an experiment, one table for each of theirs, models as columns."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for row in published(experiment, paper):
+        tables.setdefault(row["title"], []).append(row)
+    grids = []
+    for title, rows in tables.items():
+        benchmarks = list(dict.fromkeys(name for row in rows for name in row["values"]))
+        body = [
+            [name, *(str(row["values"].get(name, NONE)) for row in rows)] for name in benchmarks
+        ]
+        first = rows[0]
+        known = ", ".join(each for each in (first["source_kind"], first["provenance"]) if each)
+        source = f"Source: {first['source']} ({known.replace('_', ' ')})."
+        headers = ["benchmark", *(row["model"] for row in rows)]
+        heading = f"{experiment}, published (paper scale): {title}"
+        grids.append(Grid(heading, headers, body, [source, *first["notes"]]))
+    return grids
+
+
+def write_csv(groups: Sequence[Sequence[Run]]) -> None:
+    """Print every group's scores as fractions; empty where nothing was measured."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    ends = [
+        f"{name}{end}" for name in ("value", "blind", "margin") for end in ("", "_low", "_high")
+    ]
+    head = ["experiment", "scale", "seeds", "benchmark", "score", "questions", "interval"]
+    writer.writerow([*head, *ends])
+    for group in groups:
+        first = group[0].results
+        seeds = " ".join(str(run.results["seed"]) for run in group)
+        over = "questions" if len(group) == 1 else "seeds"
+        for row in run_rows(first) if len(group) == 1 else seed_rows(group):
+            names = [first["experiment"], first["scale"], seeds, row.benchmark, row.score, row.n]
+            writer.writerow([*names, over, *numbers(row)])
+
+
+def numbers(row: Row) -> list[float | str]:
+    """Value, low and high of a row's three estimates."""
+    found: list[float | str] = []
+    for estimate in (row.value, row.blind, row.margin):
+        found += [estimate.value, estimate.low, estimate.high] if estimate else ["", "", ""]
+    return found
+
+
+def bracketed(estimate: Estimate | None) -> str:
+    """An estimate with the ends of its interval, in per cent: 62.0 [58.1, 65.7]."""
+    if estimate is None:
+        return NONE
+    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def plus_minus(estimate: Estimate | None) -> str:
+    """An estimate with half of its symmetric interval, in per cent: 62.0 ± 1.3."""
+    if estimate is None:
+        return NONE
+    return f"{100 * estimate.value:.1f} ± {50 * (estimate.high - estimate.low):.1f}"
+
+
+def count(number: float | None) -> str:
+    """A number with its thousands set apart; one decimal if not whole, powers of ten if huge."""
+    if number is None:
+        return NONE
+    if number >= 1e11:
+        return f"{number:.3g}"
+    return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
+
+
+def loss(number: float | None) -> str:
+    """A loss to three decimals."""
+    return NONE if number is None else f"{number:.3f}"

@@ -1,0 +1,146 @@
+"""A run on disk: its folder, its record, and finished stages found again by their fingerprint."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_lab import __version__
+
+PACKAGES = ("lightning", "pillow", "timm", "tokenizers", "torch", "torchmetrics", "transformers")
+# Options of a stage that change how it is computed or shown, not what comes out.
+IDLE = {
+    "num_workers",
+    "feature_store",
+    "path",
+    "images",
+    "enable_progress_bar",
+    "log_every_n_steps",
+}
+
+
+class Run:
+    """`runs/<experiment>/<run id>`: the same configuration and seed are the same run.
+
+    Args:
+        root: Folder of all runs.
+        experiment: Name of the experiment.
+        scale: Name of the scale.
+        seed: The seed.
+        config: The resolved configuration, as text.
+    """
+
+    def __init__(self, root: Path, experiment: str, scale: str, seed: int, config: str):
+        self.root, self.experiment, self.scale, self.seed = root, experiment, scale, seed
+        self.config, self.config_sha256 = config, hashlib.sha256(config.encode()).hexdigest()
+        identity = f"{scale or 'own'}-seed{seed}-{self.config_sha256[:8]}"
+        self.folder = root / experiment / identity
+
+    def stage(self, name: str) -> Path:
+        """Folder of a stage."""
+        return self.folder / "stages" / name
+
+    def begin(self) -> None:
+        """Make the folder and write the configuration."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write(self.folder / "config.yaml", self.config)
+
+    def find(self, fingerprint: str) -> Path | None:
+        """Folder of a finished stage with this fingerprint, in this run or any other."""
+        for record in sorted(self.root.glob("*/*/stages/*/stage.json")):
+            if _read(record).get("fingerprint") == fingerprint:
+                return record.parent
+        return None
+
+    def finish(self, results: dict[str, Any]) -> Path:
+        """Write results.json."""
+        head = {
+            "experiment": self.experiment,
+            "scale": self.scale,
+            "seed": self.seed,
+            "git": git_commit(),
+            "versions": versions(),
+            "config_sha256": self.config_sha256,
+        }
+        path = self.folder / "results.json"
+        write(path, json.dumps({**head, **results}, indent=2) + "\n")
+        return path
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
+
+
+def link(source: Path, target: Path) -> None:
+    """Let a file stand in a second place, without a copy where the disk allows it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(target.name + ".draft")
+    draft.unlink(missing_ok=True)
+    try:
+        os.link(source, draft)
+    except OSError:
+        draft.write_bytes(source.read_bytes())
+    os.replace(draft, target)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error}). Delete the stage's folder.") from error
+
+
+def fingerprint(parent: str, config: dict[str, Any], content: str) -> str:
+    """What decides a stage's outcome: the weights before it, its options, its data's content."""
+    text = json.dumps([__version__, parent, dict(_telling(config)), content], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _telling(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Options without those that do not change the outcome."""
+    for key, value in config.items():
+        if key not in IDLE:
+            yield key, _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return dict(_telling(value))
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (int, float, str, type(None))) else str(value)
+
+
+def git_commit() -> str | None:
+    """Commit of the code, with a plus where files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and what the numbers depend on."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": sys.version.split()[0], "llava_lab": __version__, **found}
+
+
+def peak_memory() -> int:
+    """Peak memory in bytes: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

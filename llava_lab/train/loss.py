@@ -1,0 +1,41 @@
+"""10. Loss: hidden states of a batch [t, d] -> one number, logits only where a label asks."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear_cross_entropy
+
+from llava_lab.data.batch import Batch
+from llava_lab.model.llava import Llava
+
+
+class Loss(nn.Module, ABC):
+    """What a stage minimises."""
+
+    @abstractmethod
+    def forward(self, model: Llava, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and the numbers to log beside it."""
+
+
+def token_losses(model: Llava, batch: Batch) -> Tensor:
+    """Cross-entropy of every target [m]: the forest's hidden states, the head at targets only."""
+    hidden = model(batch)[batch.predictors]
+    head = model.llm.head()
+    # Chunks keep memory from growing with vocabulary x targets; on CPU plain is faster.
+    options = nn.LinearCrossEntropyOptions() if hidden.is_cuda else None
+    return linear_cross_entropy(
+        hidden, head.weight, batch.targets, linear_bias=head.bias, reduction="none", options=options
+    )
+
+
+class NextToken(Loss):
+    """Mean cross-entropy over the supervised tokens of the batch (SFT)."""
+
+    def forward(self, model: Llava, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch; refuses one without any target."""
+        if not len(batch.targets):
+            raise ValueError(f"no token to learn from in {', '.join(batch.sources)}")
+        loss = token_losses(model, batch).mean()
+        share = torch.tensor(len(batch.targets) / len(batch.ids))
+        return loss, {"supervised_share": share}

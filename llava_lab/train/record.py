@@ -1,0 +1,109 @@
+"""Record: what a stage did - steps, samples, tokens, seconds, FLOPs - and what its bar shows."""
+
+import time
+from collections import deque
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from llava_lab.train.stage import Stage
+
+EDGE = 10  # steps that the first and the last loss are a mean of
+
+
+class Record(Callback):
+    """Counts a stage's work, over interruptions too, and logs its speed.
+
+    Args:
+        recipe: The stage.
+    """
+
+    def __init__(self, recipe: Stage):
+        self.recipe = recipe
+        self.counts = {"samples": 0, "tokens": 0, "visual_tokens": 0, "visual_samples": 0}
+        self.seconds = 0.0
+        self.first: list[float] = []
+        self.last: deque[float] = deque(maxlen=EDGE)
+        self.clock = 0.0
+        self.bar = (0.0, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {
+            "counts": self.counts,
+            "seconds": self.seconds,
+            "first": self.first,
+            "last": list(self.last),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.counts = dict(state_dict["counts"])
+        self.seconds = state_dict["seconds"]
+        self.first = list(state_dict["first"])
+        self.last = deque(state_dict["last"], maxlen=EDGE)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self.clock = time.monotonic()
+        self.bar = (self.clock, self.counts["tokens"])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch; log tokens a second over the last second or more."""
+        now = time.monotonic()
+        self.seconds += now - self.clock
+        self.clock = now
+        self.counts["samples"] += len(batch)
+        self.counts["tokens"] += batch.tokens
+        self.counts["visual_tokens"] += sum(batch.visual_tokens)
+        self.counts["visual_samples"] += sum(count > 0 for count in batch.visual_tokens)
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+        if len(self.first) < EDGE:
+            self.first.append(loss)
+        self.last.append(loss)
+        since, tokens = self.bar
+        if now - since >= 1.0:
+            speed = (self.counts["tokens"] - tokens) / (now - since)
+            self.bar = (now, self.counts["tokens"])
+            pl_module.log("tokens_per_second", speed, prog_bar=True, batch_size=1)
+        for name, rate in self._rates(trainer).items():
+            pl_module.log(f"rate/{name}", rate, batch_size=1)
+
+    @staticmethod
+    def _rates(trainer: Trainer) -> dict[str, float]:
+        return {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
+
+    def summary(self, trainer: Trainer) -> dict[str, Any]:
+        """The stage's entry in results.json."""
+        return {
+            "steps": trainer.global_step,
+            "samples": self.counts["samples"],
+            "tokens": self.counts["tokens"],
+            "seconds": round(self.seconds, 2),
+            "loss_first": sum(self.first) / max(1, len(self.first)),
+            "loss_last": sum(self.last) / max(1, len(self.last)),
+            "visual_tokens_mean": self.counts["visual_tokens"]
+            / max(1, self.counts["visual_samples"]),
+            "flops": self.flops(trainer.lightning_module),
+        }
+
+    def flops(self, model: Any) -> float:
+        """Floating-point operations of the matrix products with weights; attention scores apart.
+
+        A part of N weights costs 2 N a token forward, 2 N more for the gradient of its inputs
+        where something before it or in it trains, and 2 N for the gradient of its weights where
+        it trains itself. Embeddings are looked up and count once, as the output layer. Features
+        that come from a store cost nothing.
+        """
+        rates, tokens = self.recipe.rates, self.counts["tokens"]
+        visual = self.counts["visual_tokens"]
+        total, before = 0.0, False
+        for name, seen in (("encoder", visual), ("connector", visual), ("llm", tokens)):
+            size = sum(weight.numel() for weight in model.part(name).parameters())
+            trains = name in rates
+            before = before or trains
+            stored = name == "encoder" and not trains
+            total += 0 if stored else 2.0 * size * seen * (1 + before + trains)
+        return total

@@ -1,0 +1,128 @@
+"""Stage: the callback that says which parts train, at which rates, with which loss."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from llava_lab.model.llava import PARTS
+from llava_lab.train.loss import Loss
+
+
+class Stage(Callback):
+    """Trains some parts of the model with one loss; all other parts are frozen.
+
+    AdamW with betas (0.9, 0.999) and eps 1e-8, the defaults of the trainers that made the
+    published models. Biases and norm weights are never decayed.
+
+    Args:
+        loss: What is minimised.
+        rates: Peak learning rate of each part that trains: encoder, connector, llm, and loss
+            where the loss has weights of its own. A part that is not named is frozen.
+        schedule: How the rate falls after warm-up: to zero along a cosine or a line, or not.
+        warmup_ratio: Share of the steps in which the rate rises from zero, as transformers counts.
+        weight_decay: Of all weight matrices.
+        gradient_checkpointing: Recompute the LM's activations in the backward pass.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        rates: dict[str, float],
+        schedule: Literal["cosine", "linear", "constant"] = "cosine",
+        warmup_ratio: float = 0.03,
+        weight_decay: float = 0.0,
+        gradient_checkpointing: bool = False,
+    ):
+        known = (*PARTS, "loss")
+        if not rates or (unknown := sorted(rates.keys() - set(known))):
+            what = f"unknown part {unknown[0]!r}" if rates else "no part trains"
+            raise ValueError(f"rates: {what}. Parts are {', '.join(known)}")
+        self.loss, self.rates, self.schedule = loss, rates, schedule
+        self.warmup_ratio, self.weight_decay = warmup_ratio, weight_decay
+        self.gradient_checkpointing = gradient_checkpointing
+        self.model: Any = None
+        self.trainer: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Freeze and free parts, hand the model its loss and optimizer."""
+        self.prepare(pl_module)
+        self.trainer = trainer
+
+    def prepare(self, model: Any) -> None:
+        """What `setup` does without a trainer."""
+        self.model = model
+        model.loss = self.loss
+        model.optimizers_of_stage = self.optimizers
+        for name in (*PARTS, "loss"):
+            part = model.part(name)
+            part.requires_grad_(name in self.rates)
+            part.train(name in self.rates)
+        if self.gradient_checkpointing:
+            model.llm.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep frozen parts in evaluation mode: Lightning has just set all to training."""
+        for name in (*PARTS, "loss"):
+            pl_module.part(name).train(name in self.rates)
+
+    def groups(self) -> Iterator[dict[str, Any]]:
+        """Parameter groups: each part's decayed and undecayed weights at the part's rate."""
+        for name, rate in self.rates.items():
+            part = self.model.part(name)
+            weights = [weight for weight in part.parameters() if weight.requires_grad]
+            decayed = [weight for weight in weights if weight.ndim > 1]
+            plain = [weight for weight in weights if weight.ndim <= 1]
+            for chosen, decay in ((decayed, self.weight_decay), (plain, 0.0)):
+                if chosen:
+                    yield {"params": chosen, "lr": rate, "weight_decay": decay, "name": name}
+
+    def optimizers(self) -> dict[str, Any]:
+        """AdamW and the schedule, in the form that Lightning asks for."""
+        optimizer = torch.optim.AdamW(list(self.groups()), lr=0.0)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = LambdaLR(optimizer, lambda step: self.factor(step, steps))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def factor(self, step: int, steps: int) -> float:
+        """Share of the peak rate at a step, as transformers' schedules of the same names."""
+        warmup = math.ceil(steps * self.warmup_ratio)
+        if step < warmup:
+            return step / max(1, warmup)
+        done = (step - warmup) / max(1, steps - warmup)
+        if self.schedule == "cosine":
+            return max(0.0, 0.5 * (1.0 + math.cos(math.pi * done)))
+        return max(0.0, 1.0 - done) if self.schedule == "linear" else 1.0
+
+    def trained(self, model: Any) -> dict[str, Tensor]:
+        """The weights of the parts that this stage trains, under the model's names."""
+        return {
+            f"{name}.{key}": tensor
+            for name in self.rates
+            if name in PARTS
+            for key, tensor in _state(model.part(name)).items()
+        }
+
+
+def _state(part: nn.Module) -> dict[str, Tensor]:
+    """A part's tensors, those that share memory (tied embeddings) once."""
+    seen: set[int] = set()
+    state = {}
+    for key, tensor in part.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            state[key] = tensor
+            seen.add(tensor.data_ptr())
+    return state
+
+
+def stage_file(folder: Path) -> Path:
+    """Where a finished stage keeps the weights that it trained."""
+    return folder / "weights.safetensors"

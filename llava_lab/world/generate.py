@@ -1,0 +1,236 @@
+"""0e. Generate: a seed -> pictures, rows and questions on disk."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_lab.world import text
+from llava_lab.world.draw import render
+from llava_lab.world.question import QUESTION_TYPES, Question
+from llava_lab.world.scene import Scene, sample_scene
+
+# Raise it with every change that alters a byte of any file: an old world is then refused.
+GENERATOR_VERSION = 2
+MANIFEST = "manifest.json"
+# Names of the published files that the world's own stand in for, so that an experiment finds
+# them under the same paths at every scale.
+ALIGN_10 = "LLaVA-CC3M-Pretrain-595K/chat.json"
+ALIGN_15 = "LLaVA-Pretrain/blip_laion_cc_sbu_558k.json"
+INSTRUCT_10 = "llava_instruct_150k.json"
+INSTRUCT_15 = "llava_v1_5_mix665k.json"
+TEXT, PHRASES, QUESTIONS = "text.json", "phrases.jsonl", "questions.jsonl"
+LEFTOVER_SECONDS = 24 * 3600
+# Share of the evaluation pictures asked about per question type; signs are on fewer than this.
+QUESTION_SHARE = 0.74
+# How many candidate questions a picture may choose from, to keep the answers balanced.
+CANDIDATES = 8
+
+
+@dataclass
+class TinyWorld:
+    """The tiny scale's data: pictures, LLaVA-format rows and questions, the same for a seed.
+
+    Args:
+        root: Folder to create. A finished world with the same settings is left as it is.
+        seed: Seed of every scene and sentence.
+        train_images: Number of pictures to train on.
+        eval_images: Number of pictures to ask evaluation questions about.
+        text_rows: Number of text-only rows, on scenes that are never drawn.
+    """
+
+    root: Path
+    seed: int = 0
+    train_images: int = 5000
+    eval_images: int = 300
+    text_rows: int = 30000
+
+    def __post_init__(self) -> None:
+        self.root = Path(self.root)
+        for name in ("train_images", "eval_images", "text_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TinyWorld needs {name} >= 1, got {getattr(self, name)}.")
+
+    def generate(self) -> None:
+        """Write the world unless it is there already; a killed run leaves no half-world."""
+        if self._finished():
+            return
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{self.root.name}-partial-"
+        _remove_leftovers(self.root.parent, prefix)
+        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=self.root.parent))
+        try:
+            partial.chmod(0o755)
+            self._write(partial)
+            self._publish(partial)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def scene(self, split: str, index: int, taken: frozenset[str] = frozenset()) -> Scene:
+        """Sample scene `index` of a split; the first one whose signature is not taken."""
+        rng = self._rng(split, index)
+        while True:
+            scene = sample_scene(rng)
+            if scene.signature not in taken:
+                return scene
+
+    def eval_scenes(self) -> list[Scene]:
+        """Sample the evaluation scenes, which no other split may show or describe."""
+        return [self.scene("eval", index) for index in range(self.eval_images)]
+
+    def _rng(self, *key: object) -> random.Random:
+        return random.Random("/".join(map(str, (self.seed, *key))))
+
+    def _settings(self) -> dict[str, int]:
+        settings = {name: value for name, value in asdict(self).items() if name != "root"}
+        return {"generator_version": GENERATOR_VERSION, **settings}
+
+    def _finished(self) -> bool:
+        """Tell whether `root` holds this very world; refuse if it holds anything else."""
+        if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
+            return False
+        way_out = "Delete the folder or choose another root."
+        manifest = self.root / MANIFEST
+        if not manifest.is_file():
+            raise ValueError(f"{self.root} exists but is no tiny world (no {MANIFEST}). {way_out}")
+        found, wanted = json.loads(manifest.read_text()).get("settings", {}), self._settings()
+        names = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
+        if names:
+            there = ", ".join(f"{name}={found.get(name)}" for name in names)
+            asked = ", ".join(f"{name}={wanted.get(name)}" for name in names)
+            raise ValueError(f"{self.root} holds a world of {there}, not {asked}. {way_out}")
+        return True
+
+    def _publish(self, partial: Path) -> None:
+        """Move the finished folder into place, unless another process was faster."""
+        try:
+            os.replace(partial, self.root)
+        except OSError:
+            if not self._finished():
+                raise
+
+    def _write(self, folder: Path) -> None:
+        eval_scenes = self.eval_scenes()
+        taken = frozenset(scene.signature for scene in eval_scenes)
+        train_scenes = [self.scene("train", index, taken) for index in range(self.train_images)]
+        for split, scenes in (("train", train_scenes), ("eval", eval_scenes)):
+            (folder / "images" / split).mkdir(parents=True)
+            for index, scene in enumerate(scenes):
+                path = folder / "images" / _image_name(split, index)
+                # Half of the time of the default level, files a seventh larger.
+                render(scene).save(path, format="PNG", optimize=False, compress_level=1)
+        files = {
+            ALIGN_10: (captions := _json_list(self._align_rows(train_scenes))),
+            ALIGN_15: captions,
+            INSTRUCT_10: _json_list(self._conversation_rows(train_scenes)),
+            INSTRUCT_15: _json_list(self._mix_rows(train_scenes, taken)),
+            TEXT: _json_list(self._text_rows("text", self.text_rows, taken)),
+            PHRASES: _json_lines(_phrase_rows(train_scenes)),
+            QUESTIONS: _json_lines(self._question_rows(eval_scenes)),
+        }
+        digests = {}
+        for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+            digests[name] = hashlib.sha256(content).hexdigest()
+        manifest = {"settings": self._settings(), "sha256": digests}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+    def _align_rows(self, scenes: list[Scene]) -> Iterable[text.Row]:
+        for index, scene in enumerate(scenes):
+            rng = self._rng("align", index)
+            yield text.caption_row(f"{index:06d}", _image_name("train", index), scene, rng)
+
+    def _conversation_rows(self, scenes: list[Scene]) -> Iterable[text.Row]:
+        for index, scene in enumerate(scenes):
+            rng = self._rng("conversation", index)
+            # LLaVA-Instruct has 58K conversations and 23K long descriptions: about 2 in 7.
+            write = text.detail_row if rng.random() < 0.28 else text.conversation_row
+            yield write(f"{index:06d}", _image_name("train", index), scene, rng)
+
+    def _mix_rows(self, scenes: list[Scene], taken: frozenset[str]) -> Iterable[text.Row]:
+        for index, scene in enumerate(scenes):
+            rng = self._rng("mix", index)
+            name, image = f"{index:06d}", _image_name("train", index)
+            number = rng.randint(3, 5)
+            yield text.short_answer_row(f"{name}-short", image, scene, rng, number)
+            if rng.random() < 0.4:
+                yield text.conversation_row(f"{name}-conversation", image, scene, rng)
+            if scene.sign and rng.random() < 0.5:
+                yield text.short_answer_row(f"{name}-reading", image, scene, rng, 1, "reading")
+            if rng.random() < 0.3:
+                yield text.short_answer_row(f"{name}-count", image, scene, rng, 3, "count")
+        yield from self._text_rows("mix-text", len(scenes) // 8, taken)
+
+    def _text_rows(self, split: str, count: int, taken: frozenset[str]) -> Iterable[text.Row]:
+        for index in range(count):
+            rng = self._rng(split, index, "text")
+            yield text.text_row(f"{split}-{index:06d}", self.scene(split, index, taken), rng)
+
+    def _question_rows(self, scenes: list[Scene]) -> Iterable[dict[str, Any]]:
+        number = 0
+        for kind in QUESTION_TYPES:
+            used: Counter[object] = Counter()
+            asked = 0
+            for index, scene in enumerate(scenes):
+                question = _rarest(kind, scene, self._rng("question", index, kind), used)
+                if question and asked < QUESTION_SHARE * len(scenes):
+                    asked += 1
+                    yield {
+                        "question_id": number,
+                        "image": _image_name("eval", index),
+                        "text": text.with_format_prompt(question),
+                        "category": kind,
+                        "answer": question.answer,
+                        **question.detail,
+                    }
+                    number += 1
+
+
+def _remove_leftovers(parent: Path, prefix: str) -> None:
+    """Remove what killed runs left; younger folders may belong to a run that is still writing."""
+    for left in parent.glob(f"{prefix}*"):
+        if time.time() - left.stat().st_mtime > LEFTOVER_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _rarest(kind: str, scene: Scene, rng: random.Random, used: Counter[object]) -> Question | None:
+    """Choose the candidate with the answer, then the detail, that was used least so far."""
+    drawn = [QUESTION_TYPES[kind](scene, rng) for _ in range(CANDIDATES)]
+    candidates = [question for question in drawn if question]
+    if not candidates:
+        return None
+
+    def keys(question: Question) -> tuple[object, object]:
+        return question.answer, (question.answer, *question.detail.values())
+
+    best = min(candidates, key=lambda question: [used[key] for key in keys(question)])
+    used.update(keys(best))
+    return best
+
+
+def _phrase_rows(scenes: list[Scene]) -> Iterable[dict[str, Any]]:
+    for index, scene in enumerate(scenes):
+        image = _image_name("train", index)
+        yield {"id": f"{index:06d}", "image": image, "phrases": text.phrases(scene)}
+
+
+def _image_name(split: str, index: int) -> str:
+    return f"{split}/{index:06d}.png"
+
+
+def _json_list(rows: Iterable[dict[str, Any]]) -> bytes:
+    """Write a JSON list with a row on each line, so that line numbers and diffs mean something."""
+    return ("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n").encode()
+
+
+def _json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()

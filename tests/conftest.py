@@ -1,0 +1,128 @@
+"""What several tests share, made in memory: small tokenizers of the two common kinds."""
+
+import json
+import string
+from pathlib import Path
+
+import pytest
+import yaml
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from llava_lab.world.generate import TinyWorld
+
+CORPUS = [
+    "A chat between a curious user and an artificial intelligence assistant.",
+    "The assistant gives helpful, detailed, and polite answers to the human's questions.",
+    "USER: What is in the picture? ASSISTANT: A red car and two dogs, next to a tree.",
+    "[INST] How many dogs are there? [/INST] There are two of them.",
+    "Human: Describe it. Assistant: It is a street. Answer the questions. user system",
+    "You are a helpful language and vision assistant. You are able to understand it.",
+]
+MARKS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+
+
+def train(pre_tokenizer: pre_tokenizers.PreTokenizer, alphabet: list[str]) -> dict[str, list]:
+    """Learn words from the corpus, and return the model as tokenizers writes it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, initial_alphabet=alphabet, show_progress=False, special_tokens=[]
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return json.loads(tokenizer.to_str())["model"]
+
+
+def make_llama_tokenizer(prepend_scheme: str) -> PreTrainedTokenizerBase:
+    """Build a tokenizer that writes "▁" for a space, falls back to bytes, and puts BOS in front."""
+    special = ["<unk>", "<s>", "</s>"]
+    model = train(pre_tokenizers.Metaspace(prepend_scheme="first"), [*string.punctuation])
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *model["vocab"]]
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: number for number, token in enumerate(tokens)},
+            merges=[tuple(pair) for pair in model["merges"]],
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend_scheme, split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", tokens.index("<s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+@pytest.fixture(scope="session")
+def llama_tokenizer() -> PreTrainedTokenizerBase:
+    """A tokenizer like Llama's and Mistral's: only a text's first word gets a "▁" of its own."""
+    return make_llama_tokenizer("first")
+
+
+@pytest.fixture(scope="session")
+def legacy_llama_tokenizer() -> PreTrainedTokenizerBase:
+    """The same, as Vicuna's was loaded: a word after `</s>` gets a "▁" as well."""
+    return make_llama_tokenizer("always")
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> PreTrainedTokenizerBase:
+    """A tokenizer like GPT-2's and Qwen's: bytes, no BOS; with ChatML's and Llama-3's marks."""
+    pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model = train(pre_tokenizer, pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(
+        models.BPE(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [AddedToken(mark, special=True) for mark in ["<|endoftext|>", *MARKS]]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world of 48 pictures to train on and 12 to ask about."""
+    root = tmp_path_factory.mktemp("world") / "small"
+    TinyWorld(root, train_images=48, eval_images=12, text_rows=40).generate()
+    return root
+
+
+@pytest.fixture
+def shortened(small_world: Path, tmp_path: Path) -> list[str]:
+    """Options that make any experiment run two steps a stage in a folder of its own."""
+    options = {
+        "world": "null",
+        "paths.root": small_world,
+        "runs": tmp_path / "runs",
+        "data.images_per_batch": 6,
+        "data.max_new_tokens": 3,
+        "trainer.accelerator": "cpu",
+    }
+    return [f"--{key}={value}" for key, value in options.items()]
+
+
+def stage_options(experiment: Path, folder: Path) -> list[str]:
+    """Two steps of four rows for every stage of an experiment."""
+    stages = yaml.safe_load(experiment.read_text())["stages"]
+    options = []
+    for stage in stages:
+        options += [f"--stages.{stage}.data.max_steps=2", f"--stages.{stage}.data.batch_size=4"]
+        if stage in ("align", "instruct"):
+            options.append(f"--stages.{stage}.data.feature_store={folder / 'features'}")
+    return options

@@ -1,0 +1,131 @@
+"""Mistakes on the command line end in one message that names what is wrong and the way out."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from llava_lab import cli
+from llava_lab.__main__ import main
+
+LLAVA15 = str(REPOSITORY / "experiments" / "llava15.yaml")
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", *arguments])
+    said = capsys.readouterr().err if isinstance(stop.value.code, int) else str(stop.value.code)
+    assert stop.value.code not in (0, None)
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("argument", "messages"),
+    [
+        ("--trainer.max_step=1", ["max_step", "did you mean 'max_steps'?"]),
+        ("--modell.connector=Linear", ["modell", "did you mean 'model'?"]),
+        ("--model.connector.dept=3", ["dept", "did you mean 'depth'?"]),
+        ("--model.encoder.layr=-1", ["layr"]),
+        ("--model.encoder=NoSuchEncoder", ["NoSuchEncoder"]),
+        ("--stages.align.data.batch_size=many", ["batch_size", "many"]),
+        ("--stages.align.recipe.schedule=cosin", ["schedule", "cosin"]),
+        ("--stages.align.recipe.rates.vision=1e-3", ["unknown part 'vision'", "connector"]),
+        ("--stages.align.data.template=v7", ["v7"]),
+        ("--stages.align.data.micro_batch_size=5", ["batch_size 32", "micro_batch_size 5"]),
+        ("--stages.align.trainer.max_stepz=1", ["stages.align.trainer", "max_stepz"]),
+        ("--paths.align=/nowhere/chat.json", ["/nowhere/chat.json"]),
+        ("--stage=algin", ["algin", "align"]),
+        ("--model.encoder.weights=/nowhere/x.safetensors", ["/nowhere/x.safetensors"]),
+    ],
+)
+def test_one_message(
+    argument: str, messages: list[str], shortened: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    said = refused(capsys, "-c", LLAVA15, *shortened, argument)
+    for message in messages:
+        assert message in said
+    assert said.count("\n") < 15
+
+
+def test_a_missing_file_is_named(capsys: pytest.CaptureFixture) -> None:
+    assert "nope.yaml" in refused(capsys, "-c", "nope.yaml")
+
+
+def test_a_broken_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("model: {encoder: [")
+    assert "broken.yaml" in refused(capsys, "-c", str(broken))
+
+
+def test_an_unknown_verb_is_refused() -> None:
+    with pytest.raises(SystemExit, match="did you mean 'fit'"):
+        main(["fitt"])
+
+
+def test_help_comes_without_torch() -> None:
+    code = (
+        "import sys; from llava_lab.__main__ import main; main(['--help']); "
+        "print('torch' in sys.modules)"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n"), f"torch was imported, {time.monotonic() - began:.1f} s"
+    assert "fit -c EXPERIMENT" in done.stdout
+
+
+def printed(capsys: pytest.CaptureFixture, *arguments: str) -> dict:
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "-c", LLAVA15, *arguments, "--print_config"])
+    out = capsys.readouterr().out
+    return yaml.safe_load("\n".join(x for x in out.splitlines() if not x.startswith("llava_lab:")))
+
+
+def test_a_swapped_class_takes_nothing_of_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    overlay = tmp_path / "clip.yaml"
+    overlay.write_text(
+        "scale: own\nmodel: {encoder: {class_path: llava_lab.model.encoder.TimmEncoder, "
+        "init_args: {name: vit_tiny_patch16_224}}}\n"
+    )
+    for swap in (["-c", str(overlay)], ["--model.encoder=TimmEncoder", "--model.encoder.name=x"]):
+        encoder = printed(capsys, *swap)["model"]["encoder"]
+        assert encoder["class_path"].endswith("TimmEncoder")
+        assert "clip" not in encoder["init_args"]["name"]
+        assert encoder["init_args"]["pretrained"] is True  # TimmEncoder's own default
+
+
+def test_interpolation_is_resolved_after_all_files_and_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = printed(capsys, "--resolution=224", "--paths.root=elsewhere")
+    assert config["model"]["encoder"]["init_args"]["image_size"] == 56
+    assert config["paths"]["align"].startswith("elsewhere/")
+    source = config["stages"]["align"]["data"]["init_args"]["sources"][0]
+    assert source["images"] == "elsewhere/images"
+
+
+def test_an_experiment_without_a_scale_gets_the_tiny_one(capsys: pytest.CaptureFixture) -> None:
+    assert printed(capsys)["scale"] == "tiny"
+    paper = str(REPOSITORY / "configs" / "scale" / "paper.yaml")
+    assert printed(capsys, "-c", paper)["scale"] == "paper"
+
+
+def test_files_in_configs_spell_out_every_argument() -> None:
+    """So that a swap by file leaves nothing to defaults that a reader cannot see."""
+    import importlib
+    import inspect
+
+    folders = ("encoder", "lm")
+    files = [path for name in folders for path in (REPOSITORY / "configs" / name).glob("*.yaml")]
+    assert files
+    for path in files:
+        config = yaml.safe_load(path.read_text())
+        module, name = config["class_path"].rsplit(".", 1)
+        wanted = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+        assert set(config["init_args"]) == set(wanted), path

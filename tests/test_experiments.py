@@ -1,0 +1,135 @@
+"""Every experiment is parsed at every scale and fitted for two steps at the tiny one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY, stage_options
+from safetensors.torch import load_file
+
+from llava_lab import cli
+
+EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
+VERSIONS = [path for path in EXPERIMENTS if path.stem != "tiny_parts"]
+SCALES = sorted((REPOSITORY / "configs" / "scale").glob("*.yaml"))
+
+
+def results(folder: Path) -> dict:
+    (path,) = folder.glob("runs/*/*/results.json")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("scale", SCALES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("experiment", VERSIONS, ids=lambda path: path.stem)
+def test_is_parsed(experiment: Path, scale: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", "-c", str(experiment), "-c", str(scale), "--print_config"])
+    assert stop.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["scale"] == scale.stem
+    assert list(config["stages"]) == ["contrast", "language", "align", "instruct"]
+
+
+@pytest.mark.parametrize("experiment", VERSIONS, ids=lambda path: path.stem)
+def test_is_fitted(experiment: Path, shortened: list[str], tmp_path: Path) -> None:
+    cli.main(["fit", "-c", str(experiment), *shortened, *stage_options(experiment, tmp_path)])
+    found = results(tmp_path)
+    assert found["experiment"] == experiment.stem
+    assert found["scale"] == "tiny"
+    assert [stage["steps"] for stage in found["stages"]] == [2, 2]
+    scores = found["benchmarks"]["questions"]
+    for name in ("accuracy", "blind_accuracy", "accuracy/count", "accuracy/relation"):
+        assert 0 <= scores[name]["value"] <= 1
+        assert scores[name]["n"] > 0
+    assert found["cost"]["trainable_parameters"] < found["cost"]["parameters"]
+    (predictions,) = tmp_path.glob("runs/*/*/predictions/questions.jsonl")
+    lines = [json.loads(line) for line in predictions.read_text().splitlines()]
+    assert len(lines) == scores["accuracy"]["n"]
+    assert sum(line["correct"] for line in lines) / len(lines) == scores["accuracy"]["value"]
+
+
+def test_stages_change_only_what_they_train(shortened: list[str], tmp_path: Path) -> None:
+    experiment = REPOSITORY / "experiments" / "llava15.yaml"
+    cli.main(["fit", "-c", str(experiment), *shortened, *stage_options(experiment, tmp_path)])
+    align, instruct = (
+        load_file(next(tmp_path.glob(f"runs/*/*/stages/{stage}/weights.safetensors")))
+        for stage in ("align", "instruct")
+    )
+    assert {name.split(".")[0] for name in align} == {"connector"}
+    assert {name.split(".")[0] for name in instruct} == {"connector", "llm"}
+    assert not torch.equal(align["connector.0.weight"], instruct["connector.0.weight"])
+
+
+def test_a_second_experiment_reuses_what_it_shares(
+    shortened: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    experiment = REPOSITORY / "experiments" / "llava15.yaml"
+    command = ["fit", "-c", str(experiment), *shortened, *stage_options(experiment, tmp_path)]
+    cli.main(command)
+    capsys.readouterr()
+    cli.main([*command, "--stages.instruct.recipe.rates.llm=5e-4"])
+    said = capsys.readouterr().out
+    assert "stage align: finished in" in said
+    assert "stage instruct: training" in said
+    found = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/results.json")]
+    reused = sorted(tuple(stage["reused"] for stage in each["stages"]) for each in found)
+    assert reused == [(False, False), (True, False)]
+
+
+def test_the_parts_of_the_tiny_scale_are_fitted(
+    shortened: list[str], small_world: Path, tmp_path: Path
+) -> None:
+    experiment = REPOSITORY / "experiments" / "tiny_parts.yaml"
+    options = [
+        *("fit", "-c", str(experiment), *shortened, *stage_options(experiment, tmp_path)),
+        "--model.llm.tokenizer=asset:tokenizer",
+    ]
+    cli.main(options)
+    found = results(tmp_path)
+    assert [stage["name"] for stage in found["stages"]] == ["contrast", "language"]
+    assert all(stage["loss_last"] > 0 for stage in found["stages"])
+
+
+def test_the_versions_differ_only_in_what_the_papers_changed() -> None:
+    """LLaVA-1.5 changed resolution, connector, LM, data, policy, prompts, batches and one rate."""
+    ours = [
+        yaml.safe_load((REPOSITORY / "experiments" / f"{name}.yaml").read_text())
+        for name in ("llava10", "llava15")
+    ]
+    flat = [dict(leaves(config)) for config in ours]
+    differing = {key for key in flat[0] | flat[1] if flat[0].get(key) != flat[1].get(key)}
+    data = "stages.{}.data.init_args."
+    assert differing == {
+        "experiment",
+        "resolution",
+        "paths.align",
+        "paths.align_images",
+        "paths.instruct",
+        "paths.instruct_images",
+        "model.encoder",
+        "model.connector.class_path",
+        "model.connector.init_args.depth",
+        "model.llm",
+        "stages.align.recipe.rates.connector",
+        data.format("align") + "template",
+        data.format("align") + "image_position",
+        data.format("align") + "batch_size",
+        data.format("align") + "micro_batch_size",
+        data.format("instruct") + "policy.class_path",
+        data.format("instruct") + "image_position",
+        data.format("instruct") + "batch_size",
+        data.format("instruct") + "micro_batch_size",
+        data.format("instruct") + "epochs",
+        data.format("instruct") + "group_by_modality",
+        "data.policy.class_path",
+    }
+
+
+def leaves(value: object, path: str = ""):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}.{key}".strip("."))
+    else:
+        yield path, value

@@ -1,0 +1,107 @@
+"""Greedy answers of the forest equal those of transformers' generate; blind images are dealt."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from llava_lab.data.batch import Batch, Row, Segment
+from llava_lab.data.sample import Question
+from llava_lab.evaluate.benchmark import Benchmark, Trees, other_images
+from llava_lab.evaluate.generate import Questions, answer
+from llava_lab.evaluate.metric import ExactMatch
+from llava_lab.model.connector import Linear
+from llava_lab.model.encoder import TimmEncoder
+from llava_lab.model.llava import Llava
+from llava_lab.model.llm import CausalLM
+from llava_lab.world.generate import QUESTIONS
+
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 1024,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "eos_token_id": 2,
+}
+
+
+@pytest.fixture
+def model() -> Llava:
+    torch.manual_seed(0)
+    options = {"embed_dim": 48, "depth": 1, "num_heads": 4, "mlp_ratio": 2}
+    encoder = TimmEncoder("xcit_nano_12_p16_224", -1, False, False, 64, None, options)
+    llm = CausalLM(None, "v1", pretrained=False, config=CONFIG, tokenizer="asset:tokenizer")
+    for weight in llm.parameters():  # far from zero, so that the arg max is never a tie
+        torch.nn.init.normal_(weight, std=0.3)
+    return Llava(encoder, Linear, llm).eval()
+
+
+def prompts() -> Batch:
+    segments = [
+        Segment([1, 20, 30, 40], [-100] * 4),
+        Segment([50, 60], [-100] * 2, 0),
+        Segment([70, 80, 90], [-100] * 3, 0),
+    ]
+    other = [Segment([1, 25], [-100] * 2), Segment([35], [-100], 0)]
+    return Batch.pack([Row(segments, None, [], "one"), Row(other, None, [], "two")])
+
+
+@pytest.mark.parametrize("attention", ["forest", "padded"])
+def test_greedy_tokens_equal_transformers(model: Llava, attention: str) -> None:
+    stop = frozenset({2})
+    questions = Questions(prompts(), ["a", "b", "c"], 6, stop)
+    if attention == "padded":
+        model.llm.attention = "padded"
+        model.llm.model.set_attn_implementation("sdpa")
+    got = answer(model, questions)
+    assert got.ids == ["a", "b", "c"]
+    model.llm.model.set_attn_implementation("sdpa")
+    paths = [[1, 20, 30, 40, 50, 60], [1, 20, 30, 40, 70, 80, 90], [1, 25, 35]]
+    for path, tokens in zip(paths, got.tokens, strict=True):
+        ids = torch.tensor([path])
+        mask = torch.ones_like(ids)
+        wanted = model.llm.model.generate(
+            ids, attention_mask=mask, do_sample=False, max_new_tokens=6, pad_token_id=3
+        )[0, len(path) :].tolist()
+        assert tokens == wanted
+
+
+def test_an_answer_ends_at_a_stop_token(model: Llava) -> None:
+    free = answer(model, Questions(prompts(), ["a", "b", "c"], 6, frozenset())).tokens[0]
+    stopped = answer(model, Questions(prompts(), ["a", "b", "c"], 6, frozenset({free[2]})))
+    cut = free.index(free[2]) + 1
+    assert stopped.tokens[0] == free[:cut]
+
+
+def test_questions_of_one_image_share_its_prefix(model: Llava, small_world: Path) -> None:
+    benchmark = Benchmark(
+        "q", str(small_world / QUESTIONS), str(small_world / "images"), ExactMatch()
+    )
+    groups = benchmark.groups()
+    from llava_lab.data.chat import get_template
+    from llava_lab.data.image import Pad
+    from llava_lab.data.modules import Views
+
+    views = Views(Pad(), model.encoder.vision)
+    images = [group[0].images for group in groups]
+    trees = Trees(groups, images, get_template("v1"), model.llm.tokenizer, views, "first", None)
+    row, ids = trees[0]
+    assert len(row.segments) == 1 + len(groups[0]) == 1 + len(ids)
+    assert row.segments[0].ids.count(-200) == row.layouts[0].tokens
+    assert all(segment.ids.count(-200) == 0 for segment in row.segments[1:])
+    assert all(segment.parent == 0 for segment in row.segments[1:])
+
+
+def test_blind_deals_every_image_to_another_question() -> None:
+    def group(name: str) -> list[Question]:
+        return [Question(name, (Path(name),), "?", None, ("x",), name)]
+
+    groups = [group(f"{number}.png") for number in range(20)]
+    dealt = other_images(groups)
+    own = [each[0].images for each in groups]
+    assert sorted(dealt) == sorted(own)
+    assert all(mine != theirs for mine, theirs in zip(own, dealt, strict=True))
+    assert dealt == other_images(groups)
