@@ -133,3 +133,40 @@ def leaves(value: object, path: str = ""):
             yield from leaves(inner, f"{path}.{key}".strip("."))
     else:
         yield path, value
+
+
+def test_a_finished_run_is_tested_validated_and_predicted_again(
+    shortened: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    experiment = REPOSITORY / "experiments" / "llava15.yaml"
+    options = ["-c", str(experiment), *shortened, *stage_options(experiment, tmp_path)]
+    with pytest.raises(SystemExit, match="stage align is not finished. Run fit"):
+        cli.main(["test", *options])
+    cli.main(["fit", *options])
+    before = results(tmp_path)
+    cli.main(["test", *options])
+    after = results(tmp_path)
+    assert after["benchmarks"] == before["benchmarks"]
+    (run,) = tmp_path.glob("runs/*/*")
+    scored = (run / "predictions" / "questions.jsonl").read_text()
+    cli.main(["predict", *options])
+    lines = (run / "predictions" / "questions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prediction"] for line in lines] == [
+        json.loads(line)["prediction"] for line in scored.splitlines()
+    ]
+    cli.main(["validate", *options])
+    assert "held_out_loss" in capsys.readouterr().out
+
+
+def test_a_runs_own_configuration_is_the_same_run(
+    shortened: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    experiment = REPOSITORY / "experiments" / "llava15.yaml"
+    cli.main(["fit", "-c", str(experiment), *shortened, *stage_options(experiment, tmp_path)])
+    (config,) = tmp_path.glob("runs/*/*/config.yaml")
+    capsys.readouterr()
+    cli.main(["fit", "-c", str(config), f"--runs={tmp_path / 'runs'}"])
+    said = capsys.readouterr().out
+    assert said.count("finished in") == 2
+    assert "training" not in said
+    assert len(list(tmp_path.glob("runs/*/*"))) == 1

@@ -99,8 +99,19 @@ class Batch:
 
     @property
     def tokens(self) -> int:
+        """Tokens that are computed."""
+        return len(self.ids)
+
+    @property
+    def lm_tokens(self) -> int:
         """Tokens that the LM computes."""
         return len(self.ids)
+
+    @property
+    def encoded_tokens(self) -> int:
+        """Visual tokens that the encoder computes: none where the views are stored features."""
+        pixels = self.views is not None and self.views.ndim == 4
+        return sum(self.visual_tokens) if pixels else 0
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The batch on another device; the forest is plain integers and stays."""

@@ -40,6 +40,16 @@ class PhraseBatch:
         """Features and phrase tokens that are computed."""
         return sum(self.visual_tokens) + int((self.phrases >= 0).sum())
 
+    @property
+    def encoded_tokens(self) -> int:
+        """Visual tokens that the encoder computes."""
+        return sum(self.visual_tokens)
+
+    @property
+    def lm_tokens(self) -> int:
+        """None: the LM takes no part."""
+        return 0
+
     def to(self, device: torch.device, non_blocking: bool = False) -> "PhraseBatch":
         """The batch on another device."""
         names = ("pixels", "phrases", "truth")

@@ -31,6 +31,7 @@ class StageCheckpoint(Callback):
         self.folder, self.recipe, self.seconds = folder, recipe, seconds
         self.interrupted = False
         self.saved = time.monotonic()
+        self.handlers: dict[int, Any] = {}
 
     def newest(self) -> Path | None:
         """The checkpoint to go on from, after a check of its bytes."""
@@ -50,7 +51,12 @@ class StageCheckpoint(Callback):
         self.saved = time.monotonic()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._interrupt)
+                self.handlers[number] = signal.signal(number, self._interrupt)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back."""
+        while self.handlers:
+            signal.signal(*self.handlers.popitem())
 
     def _interrupt(self, number: int, frame: Any) -> None:
         self.interrupted = True

@@ -20,7 +20,8 @@ class Record(Callback):
 
     def __init__(self, recipe: Stage):
         self.recipe = recipe
-        self.counts = {"samples": 0, "tokens": 0, "visual_tokens": 0, "visual_samples": 0}
+        names = ("samples", "tokens", "visual_tokens", "visual_samples")
+        self.counts = dict.fromkeys((*names, "encoded_tokens", "lm_tokens"), 0)
         self.seconds = 0.0
         self.first: list[float] = []
         self.last: deque[float] = deque(maxlen=EDGE)
@@ -58,6 +59,8 @@ class Record(Callback):
         self.counts["samples"] += len(batch)
         self.counts["tokens"] += batch.tokens
         self.counts["visual_tokens"] += sum(batch.visual_tokens)
+        self.counts["encoded_tokens"] += batch.encoded_tokens
+        self.counts["lm_tokens"] += batch.lm_tokens
         self.counts["visual_samples"] += sum(count > 0 for count in batch.visual_tokens)
         loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
         if len(self.first) < EDGE:
@@ -97,13 +100,16 @@ class Record(Callback):
         it trains itself. Embeddings are looked up and count once, as the output layer. Features
         that come from a store cost nothing.
         """
-        rates, tokens = self.recipe.rates, self.counts["tokens"]
-        visual = self.counts["visual_tokens"]
+        counts = self.counts
+        seen = {
+            "encoder": counts["encoded_tokens"],
+            "connector": counts["visual_tokens"],
+            "llm": counts["lm_tokens"],
+        }
         total, before = 0.0, False
-        for name, seen in (("encoder", visual), ("connector", visual), ("llm", tokens)):
+        for name, tokens in seen.items():
             size = sum(weight.numel() for weight in model.part(name).parameters())
-            trains = name in rates
+            trains = name in self.recipe.rates
             before = before or trains
-            stored = name == "encoder" and not trains
-            total += 0 if stored else 2.0 * size * seen * (1 + before + trains)
+            total += 2.0 * size * tokens * (1 + before + trains)
         return total
