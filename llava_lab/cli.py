@@ -15,26 +15,29 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
-from safetensors.torch import save_file
 
 from llava_lab.evaluate.benchmark import BenchmarkDataModule
 from llava_lab.evaluate.scores import Scores
-from llava_lab.model.llava import Llava
-from llava_lab.model.weights import digest, read_weights
+from llava_lab.model.llava import PARTS, Llava
+from llava_lab.model.weights import digest
 from llava_lab.parser import LabParser
 from llava_lab.report.table import results_tables
 from llava_lab.run import Run, fingerprint, link, peak_memory, write
 from llava_lab.train.checkpoint import StageCheckpoint
-from llava_lab.train.record import Record
-from llava_lab.train.stage import stage_file
+from llava_lab.train.record import Bar, Record
+from llava_lab.train.stage import load_trained, save_trained, stage_file
 from llava_lab.train.steps import Step, Steps
 from llava_lab.world.generate import TinyWorld
 
 TINY = "configs/scale/tiny.yaml"
+STAGE_KEYS = (
+    *("name", "fingerprint", "reused", "steps", "samples", "tokens", "seconds"),
+    *("loss_first", "loss_last"),
+)
 AGAIN = 75  # exit status of an interrupted run: the same command goes on
 
 
@@ -78,7 +81,7 @@ class LabCLI(LightningCLI):
         parser.add_class_arguments(Steps, "stages", sub_configs=True)
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument(
-            "--fresh", type=bool, default=False, help="Train every stage anew, reuse nothing."
+            "--fresh", action="store_true", help="Train every stage anew, reuse nothing."
         )
         parser.add_argument(
             "--stage", type=str | None, default=None, help="Stop after the stage of this name."
@@ -95,12 +98,14 @@ class LabCLI(LightningCLI):
     @property
     def options(self) -> Namespace:
         """The verb's parsed configuration."""
-        return self.config[self.subcommand]
+        config: Any = self.config
+        return config[self.subcommand]
 
     @property
     def init(self) -> Namespace:
         """The same, with its classes instantiated."""
-        return self.config_init[self.subcommand]
+        config: Any = self.config_init
+        return config[self.subcommand]
 
     def open_run(self) -> Run:
         """The run that this configuration and seed name."""
@@ -109,7 +114,7 @@ class LabCLI(LightningCLI):
             kept.pop(key, None)
         for key in ("verbose", "weights_only", "return_predictions", "dataloaders"):
             kept.pop(key, None)
-        text = self._parser(self.subcommand).dump(kept, skip_validation=True, skip_none=False)
+        text = self._parser(self.subcommand).dump(kept, skip_validation=True, skip_unset=False)
         options = self.options
         return Run(
             Path(options.runs), options.experiment, options.scale, options.seed_everything, text
@@ -117,9 +122,7 @@ class LabCLI(LightningCLI):
 
     def steps(self) -> dict[str, Step]:
         """The experiment's stages, up to the one that `--stage` names."""
-        steps = self.init.stages
-        named = {name: step for name, step in vars(steps).items() if step is not None}
-        last = self.options.stage
+        named, last = self.init.stages.named(), self.options.stage
         if last is None:
             return named
         if last not in named:
@@ -145,8 +148,8 @@ class LabCLI(LightningCLI):
     def stage_trainer(self, name: str, step: Step, run: Run, callbacks: list[Callback]) -> Trainer:
         """The trainer of one stage."""
         logger = TensorBoardLogger(run.folder / "stages", name=name, version="")
-        base = self._get(self.config_init, "trainer", default={})
-        options = {
+        base = dict(self.init.trainer)
+        options: dict[str, Any] = {
             "logger": logger,
             "enable_checkpointing": False,
             "enable_model_summary": False,
@@ -159,7 +162,7 @@ class LabCLI(LightningCLI):
             "default_root_dir": str(run.folder),
             "use_distributed_sampler": False,
         }
-        options["callbacks"] = [*(options.get("callbacks") or []), *callbacks]
+        options["callbacks"] = [*options.get("callbacks", []), *callbacks]
         trainer = self.trainer_class(**options)
         trainer.accumulate_grad_batches = step.data.accumulate(trainer.world_size)
         return trainer
@@ -178,23 +181,17 @@ class LabCLI(LightningCLI):
             say(f"stopped after stage {self.options.stage}: {run.folder}")
             return
         benchmarks = self._evaluate(model, run)
-        own = [record for record in records if not record["reused"]]
-        weights = list(model.parameters())
-        last = steps[records[-1]["name"]].recipe if records else None
+        last = steps[records[-1]["name"]].recipe.rates if records else {}
         results = {
-            "stages": [
-                {k: v for k, v in record.items() if k not in ("flops", "visual_tokens_mean")}
-                for record in records
-            ],
+            "stages": [{key: record[key] for key in STAGE_KEYS} for record in records],
             "benchmarks": benchmarks,
             "cost": {
-                "parameters": sum(weight.numel() for weight in weights),
-                "trainable_parameters": last
-                and sum(w.numel() for n in last.rates for w in model.part(n).parameters()),
+                "parameters": sum(model.size(part) for part in PARTS),
+                "trainable_parameters": sum(model.size(part) for part in last if part in PARTS),
                 "visual_tokens_mean": records[-1]["visual_tokens_mean"] if records else 0,
                 "train_flops": sum(record["flops"] for record in records),
                 "seconds": round(time.monotonic() - began, 2),
-                "seconds_trained_here": sum(record["seconds"] for record in own),
+                "seconds_trained_here": sum(r["seconds"] for r in records if not r["reused"]),
                 "peak_memory_bytes": peak_memory(),
             },
         }
@@ -233,10 +230,7 @@ class LabCLI(LightningCLI):
             sys.exit(AGAIN)
         record = {"name": name, "fingerprint": mark, "reused": False, **recorder.summary(trainer)}
         if trainer.is_global_zero:
-            trained = {k: v.detach().contiguous() for k, v in step.recipe.trained(model).items()}
-            draft = folder / "weights.draft"
-            save_file(trained, draft)
-            draft.replace(stage_file(folder))
+            save_trained(step.recipe.trained(model), stage_file(folder))
             write(folder / "stage.json", json.dumps(record, indent=2) + "\n")
             checkpoint.clear()
         return record
@@ -299,36 +293,6 @@ class LabCLI(LightningCLI):
         trainer.validate(model, datamodule=step.data)
 
 
-class Bar(TQDMProgressBar):
-    """Lightning's bar, with the stage's name."""
-
-    def __init__(self, name: str):
-        super().__init__(refresh_rate=10)
-        self.name = name
-
-    def init_train_tqdm(self) -> Any:
-        """A bar for the whole stage."""
-        bar = super().init_train_tqdm()
-        bar.set_description(self.name)
-        return bar
-
-    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Keep the stage's name in place of an epoch's number."""
-        super().on_train_epoch_start(trainer)
-        self.train_progress_bar.set_description(self.name)
-
-    def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:
-        """Without the version number."""
-        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
-
-
-def load_trained(model: Llava, path: Path) -> None:
-    """Load what a stage has trained over the model's weights."""
-    unknown = model.load_state_dict(read_weights(path), strict=False).unexpected_keys
-    if unknown:
-        raise ValueError(f"{path} does not fit the model: it does not know {unknown[:5]}")
-
-
 def say(message: str) -> None:
     """One line to the person at the terminal."""
     print(f"llava_lab: {message}", flush=True)
@@ -343,6 +307,17 @@ def show(path: Path) -> None:
     say(f"curves and samples: tensorboard --logdir {path.parent / 'stages'}")
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file's top level; the parser would say what is wrong with it, but not in which file."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: holds no options, but {type(found).__name__}")
+    return found
+
+
 def with_scale(arguments: list[str]) -> list[str]:
     """Add the tiny scale where an experiment is named without any."""
     files = [
@@ -353,10 +328,7 @@ def with_scale(arguments: list[str]) -> list[str]:
     known: dict[str, Any] = {}
     for _, name in files:
         if Path(name).is_file():
-            try:
-                known |= yaml.safe_load(Path(name).read_text()) or {}
-            except (yaml.YAMLError, TypeError):
-                return arguments  # the parser says what is wrong with it
+            known |= read_yaml(Path(name))
     if "experiment" not in known or "scale" in known:
         return arguments
     overlay = Path(files[0][1]).resolve().parents[1] / TINY

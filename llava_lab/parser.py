@@ -17,14 +17,14 @@ set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 OmegaConf.register_resolver("sevenths", lambda pixels: int(pixels) * 2 // 7, replace=True)
 
 
-def _forget(_: Any, before: Any, after: Any) -> None:
+def _forget(parser_or_action: Any, prev_val: Any, value: Any) -> None:
     """Drop the arguments of a class that another one replaces.
 
     jsonargparse would hand those that both accept to the new class, its predecessor's defaults
     included (mauvilsa/jsonargparse#460).
     """
-    if before and "init_args" in before and before["class_path"] != after["class_path"]:
-        before.init_args = Namespace()
+    if prev_val and "init_args" in prev_val and prev_val["class_path"] != value["class_path"]:
+        prev_val.init_args = Namespace()
 
 
 typehints.discard_init_args_on_class_path_change = _forget
@@ -32,6 +32,10 @@ typehints.discard_init_args_on_class_path_change = _forget
 
 class LabParser(LightningArgumentParser):
     """Fails with the message alone and, where a name is unknown, the nearest one."""
+
+    def __init__(self, *args: Any, **options: Any):
+        options["allow_abbrev"] = False  # `--trainer.max_step` is a mistake, not `max_steps`
+        super().__init__(*args, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one message and exit with 2; a nested parser lets the outer one report."""
@@ -45,13 +49,15 @@ class LabParser(LightningArgumentParser):
         found = re.search(patterns + r"|arguments: --([\w.]+)", message, re.IGNORECASE)
         if not found:
             return ""
-        wrong = next(group for group in found.groups() if group).split(".")[-1]
-        near = difflib.get_close_matches(wrong, self._known(message), n=1)
+        parts = next(group for group in found.groups() if group).split(".")
+        known = self._known(message)
+        wrong = next((part for part in parts if part not in known), parts[-1])
+        near = difflib.get_close_matches(wrong, known, n=1)
         return f"\n  did you mean '{near[0]}'?" if near else ""
 
     def _known(self, message: str) -> set[str]:
         """Names that could have been meant: a class's arguments, or all options."""
-        if paths := re.findall(r"class_path '([\w.]+)'", message):
+        if paths := re.findall(r"class_path[= ]'([\w.]+)'", message):
             module, name = paths[-1].rsplit(".", 1)
             return set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
         inner = getattr(self, "_subcommands_action", None)

@@ -93,18 +93,20 @@ def test_a_swapped_class_takes_nothing_of_the_one_before(
         "scale: own\nmodel: {encoder: {class_path: llava_lab.model.encoder.TimmEncoder, "
         "init_args: {name: vit_tiny_patch16_224}}}\n"
     )
-    for swap in (["-c", str(overlay)], ["--model.encoder=TimmEncoder", "--model.encoder.name=x"]):
-        encoder = printed(capsys, *swap)["model"]["encoder"]
-        assert encoder["class_path"].endswith("TimmEncoder")
-        assert "clip" not in encoder["init_args"]["name"]
-        assert encoder["init_args"]["pretrained"] is True  # TimmEncoder's own default
+    encoder = printed(capsys, "-c", str(overlay))["model"]["encoder"]
+    assert encoder["class_path"].endswith("TimmEncoder")
+    assert encoder["init_args"]["name"] == "vit_tiny_patch16_224"  # not CLIP's
+    encoder = printed(capsys, "--model.encoder=ClipEncoder")["model"]["encoder"]
+    assert encoder["class_path"].endswith("ClipEncoder")
+    assert encoder["init_args"].get("name") is None  # not the tiny scale's
+    assert encoder["init_args"]["pretrained"] is True  # ClipEncoder's own default
 
 
 def test_interpolation_is_resolved_after_all_files_and_options(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     config = printed(capsys, "--resolution=224", "--paths.root=elsewhere")
-    assert config["model"]["encoder"]["init_args"]["image_size"] == 56
+    assert config["model"]["encoder"]["init_args"]["image_size"] == 64
     assert config["paths"]["align"].startswith("elsewhere/")
     source = config["stages"]["align"]["data"]["init_args"]["sources"][0]
     assert source["images"] == "elsewhere/images"

@@ -140,7 +140,7 @@ def test_a_finished_run_is_tested_validated_and_predicted_again(
 ) -> None:
     experiment = REPOSITORY / "experiments" / "llava15.yaml"
     options = ["-c", str(experiment), *shortened, *stage_options(experiment, tmp_path)]
-    with pytest.raises(SystemExit, match="stage align is not finished. Run fit"):
+    with pytest.raises(SystemExit, match=r"stage align is not finished\. Run fit"):
         cli.main(["test", *options])
     cli.main(["fit", *options])
     before = results(tmp_path)

@@ -14,7 +14,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Turn
-from llava_lab.data.templates import STYLES, Part, Style
+from llava_lab.data.templates import STYLES, Style
 from llava_lab.data.tokens import (
     IGNORE,
     VISUAL,
@@ -97,7 +97,7 @@ class Template(Style):
         """Write the turns down; after a user's turn stands the header that opens an answer."""
         for mark in self.special:
             token_id(mark, tokenizer)
-        parts: list[tuple[Part, str]] = [("system", self.system)]
+        parts: list[tuple[str, str]] = [("system", self.system)]
         pattern = self.question if self.first_question is None else self.first_question
         for turn in turns:
             text = turn.text.strip() if self.strip else turn.text
@@ -254,9 +254,10 @@ def _render(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> str:
         raise ValueError(f"the tokenizer has no chat template; choose one of {', '.join(STYLES)}")
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
     try:
-        return tokenizer.apply_chat_template(
+        rendered = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=turns[-1].role == "user"
         )
+        return str(rendered)
     except jinja2.TemplateError as error:
         raise ValueError(f"the tokenizer's chat template refuses the turns: {error}") from error
 

@@ -41,7 +41,7 @@ class StageLoader(DataLoader):
             persistent_workers=workers > 0,
         )
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Any:
         self.order.start = self.position
         for batch in super().__iter__():
             self.position += 1

@@ -38,8 +38,6 @@ class StageDataModule(LightningDataModule):
         num_workers: Processes that load rows beside the main one.
     """
 
-    name = "stage"
-
     def __init__(
         self,
         batch_size: int,
@@ -50,6 +48,7 @@ class StageDataModule(LightningDataModule):
         num_workers: int = 0,
     ):
         super().__init__()
+        self.name = "stage"
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.epochs, self.max_steps = epochs, max_steps
         self.group_by_modality, self.num_workers = group_by_modality, num_workers
@@ -104,7 +103,7 @@ class StageDataModule(LightningDataModule):
             max_steps=self.max_steps,
             group_by_modality=self.group_by_modality,
             seed=run_seed(),
-            stage=self.name,
+            stage=str(self.name),
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
         )

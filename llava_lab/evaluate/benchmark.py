@@ -177,12 +177,12 @@ class BenchmarkDataModule(LightningDataModule):
 
     def _loader(self, benchmark: Benchmark, blind: bool) -> DataLoader:
         assert self.trainer is not None
-        llm = self.trainer.lightning_module.llm
+        model: Any = self.trainer.lightning_module
+        llm = model.llm
         template = get_template(self.template or llm.template)
         groups = benchmark.groups()
         images = other_images(groups) if blind else [group[0].images for group in groups]
-        vision = self.trainer.lightning_module.encoder.vision
-        views = Views(self.policy, vision)
+        views = Views(self.policy, model.encoder.vision)
         trees = Trees(
             groups, images, template, llm.tokenizer, views, self.image_position, benchmark.prompt
         )

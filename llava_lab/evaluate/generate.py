@@ -121,9 +121,8 @@ def _ended(model: "Llava", tokens: list[int], questions: Questions) -> bool:
 
 
 def _text(model: "Llava", tokens: list[int], questions: Questions) -> str:
-    text = model.llm.tokenizer.decode(
-        [token for token in tokens if token not in questions.stop_ids], skip_special_tokens=True
-    )
+    kept = [token for token in tokens if token not in questions.stop_ids]
+    text = str(model.llm.tokenizer.decode(kept, skip_special_tokens=True))
     if questions.stop_string is not None:
         text = text.split(questions.stop_string)[0]
     return text.strip()

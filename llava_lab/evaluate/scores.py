@@ -110,7 +110,7 @@ class Scores(Callback):
         target = self.folder / f"{benchmark.name}.jsonl"
         lines = []
         for index, question in enumerate(benchmark.questions):
-            line = {
+            line: dict[str, Any] = {
                 "id": question.id,
                 "question": question.prompt,
                 "category": question.category,

@@ -1,6 +1,6 @@
 """6. Connector: features [n, p, d] of the encoder's width -> the same at the LM's width."""
 
-from torch import Tensor, nn
+from torch import nn
 
 
 class Connector(nn.Module):
@@ -9,10 +9,6 @@ class Connector(nn.Module):
     The two widths come from the parts on either side and never stand in a configuration. State-dict
     names of the classes below are those of the released `mm_projector` files.
     """
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features [n, p, out_width] of features [n, p, in_width]."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
 
 class Linear(nn.Linear, Connector):

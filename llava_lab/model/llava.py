@@ -51,6 +51,10 @@ class Llava(LightningModule):
         """The part of that name: encoder, connector, llm or the stage's loss."""
         return getattr(self, name)
 
+    def size(self, name: str) -> int:
+        """Weights of a part."""
+        return sum(weight.numel() for weight in self.part(name).parameters())
+
     def encode(self, pixels: Tensor) -> Tensor:
         """Patch features [n, p, d] of views [n, 3, s, s]; a frozen encoder keeps no graph."""
         trains = any(weight.requires_grad for weight in self.encoder.parameters())
@@ -92,6 +96,6 @@ class Llava(LightningModule):
         """Greedy answers to a batch of questions."""
         return answer(self, batch)
 
-    def test_step(self, batch: Questions, index: int, dataloader_idx: int = 0) -> Answers:
+    def test_step(self, batch: Any, index: int, dataloader_idx: int = 0) -> Any:
         """The same; the scores are kept by the callback `Scores`."""
         return answer(self, batch)

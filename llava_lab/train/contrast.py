@@ -1,6 +1,7 @@
 """10b. Contrast: pictures against phrases, each pair true or false (SigLIP's sigmoid loss)."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class SigmoidContrast(Loss):
         self.project = nn.Linear(encoder_width, width)
         self.bias = nn.Parameter(torch.tensor(-4.0))
 
-    def forward(self, model: nn.Module, batch: PhraseBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, model: Any, batch: PhraseBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a true or false pair, summed over the phrases, mean over the pictures."""
         patches = self.project(self.norm(model.encode(batch.pixels)))
         phrases = self.phrases(batch)

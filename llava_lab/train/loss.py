@@ -1,6 +1,7 @@
 """10. Loss: hidden states of a batch [t, d] -> one number, logits only where a label asks."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ class Loss(nn.Module, ABC):
     """What a stage minimises."""
 
     @abstractmethod
-    def forward(self, model: Llava, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, model: Llava, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and the numbers to log beside it."""
 
 

@@ -5,6 +5,7 @@ from collections import deque
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
 
 from llava_lab.train.stage import Stage
 
@@ -108,8 +109,31 @@ class Record(Callback):
         }
         total, before = 0.0, False
         for name, tokens in seen.items():
-            size = sum(weight.numel() for weight in model.part(name).parameters())
+            size = model.size(name)
             trains = name in self.recipe.rates
             before = before or trains
             total += 2.0 * size * tokens * (1 + before + trains)
         return total
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's bar, with the stage's name."""
+
+    def __init__(self, name: str):
+        super().__init__(refresh_rate=10)
+        self.name = name
+
+    def init_train_tqdm(self) -> Any:
+        """A bar for the whole stage."""
+        bar = super().init_train_tqdm()
+        bar.set_description(self.name)
+        return bar
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Keep the stage's name in place of an epoch's number."""
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(self.name)
+
+    def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:
+        """Without the version number."""
+        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}

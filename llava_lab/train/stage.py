@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from llava_lab.model.llava import PARTS
+from llava_lab.model.weights import read_weights
 from llava_lab.train.loss import Loss
 
 
@@ -66,7 +68,7 @@ class Stage(Callback):
         if self.gradient_checkpointing:
             model.llm.model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Keep frozen parts in evaluation mode: Lightning has just set all to training."""
         for name in (*PARTS, "loss"):
             pl_module.part(name).train(name in self.rates)
@@ -126,3 +128,17 @@ def _state(part: nn.Module) -> dict[str, Tensor]:
 def stage_file(folder: Path) -> Path:
     """Where a finished stage keeps the weights that it trained."""
     return folder / "weights.safetensors"
+
+
+def save_trained(weights: dict[str, Tensor], path: Path) -> None:
+    """Write a finished stage's weights, whole or not at all."""
+    draft = path.with_suffix(".draft")
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}, draft)
+    draft.replace(path)
+
+
+def load_trained(model: nn.Module, path: Path) -> None:
+    """Load what a stage has trained over the model's weights."""
+    unknown = model.load_state_dict(read_weights(path), strict=False).unexpected_keys
+    if unknown:
+        raise ValueError(f"{path} does not fit the model: it does not know {unknown[:5]}")

@@ -17,7 +17,8 @@ from llava_lab.world.tokenizer import train_tokenizer, world_texts
 
 EXPERIMENT = Path("experiments/tiny_parts.yaml")
 WORLD = TinyWorld(Path("world/parts"), seed=1, train_images=16000, text_rows=40000)
-PARTS = {"encoder": "contrast", "llm": "language"}
+# File, stage that makes it, and what its names lose to be those of timm and transformers.
+PARTS = (("encoder", "contrast", "encoder.tower."), ("llm", "language", "llm.model."))
 
 
 def main() -> None:
@@ -36,11 +37,10 @@ def main() -> None:
 def pack(run: Path, tokenizer: Path) -> None:
     """Copy the trained parts in half precision, and the tokenizer, into the package."""
     shutil.copytree(tokenizer, ASSETS / "tokenizer", dirs_exist_ok=True)
-    for part, stage in PARTS.items():
+    for part, stage, prefix in PARTS:
         weights = load_file(run / "stages" / stage / "weights.safetensors")
         half = {
-            key.removeprefix(f"{part}."): tensor.to(torch.float16)
-            for key, tensor in weights.items()
+            key.removeprefix(prefix): tensor.to(torch.float16) for key, tensor in weights.items()
         }
         save_file(half, ASSETS / f"{part}.safetensors")
     write(ASSETS / "README.md", NOTE)

@@ -1,0 +1,121 @@
+"""A stage frees what it names, at the rate it names, on the schedule of the published trainers."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from safetensors.torch import save_file
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+
+from llava_lab.model.connector import MLP
+from llava_lab.model.encoder import TimmEncoder
+from llava_lab.model.llava import Llava
+from llava_lab.model.llm import CausalLM
+from llava_lab.model.weights import digest, load_part, read_weights, seeded
+from llava_lab.train.loss import NextToken
+from llava_lab.train.stage import Stage
+
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 768,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.fixture
+def model() -> Llava:
+    options = {"embed_dim": 32, "depth": 1, "num_heads": 4, "mlp_ratio": 2}
+    encoder = TimmEncoder("xcit_nano_12_p16_224", -1, False, False, 64, None, options)
+    llm = CausalLM(None, "v1", pretrained=False, config=CONFIG, tokenizer="asset:tokenizer")
+    return Llava(encoder, MLP, llm)
+
+
+def test_parts_train_at_their_own_rates_and_the_rest_is_frozen(model: Llava) -> None:
+    stage = Stage(NextToken(), {"connector": 1e-3, "encoder": 2e-6}, weight_decay=0.1)
+    stage.prepare(model)
+    assert not any(weight.requires_grad for weight in model.llm.parameters())
+    groups = list(stage.groups())
+    assert {(group["name"], group["lr"]) for group in groups} == {
+        ("connector", 1e-3),
+        ("encoder", 2e-6),
+    }
+    for group in groups:
+        plain = all(weight.ndim <= 1 for weight in group["params"])
+        assert group["weight_decay"] == (0.0 if plain else 0.1)
+    freed = sum(weight.numel() for group in groups for weight in group["params"])
+    assert freed == model.size("connector") + model.size("encoder")
+    assert set(name.split(".")[0] for name in stage.trained(model)) == {"connector", "encoder"}
+
+
+def test_a_frozen_encoder_keeps_its_running_statistics(model: Llava) -> None:
+    stage = Stage(NextToken(), {"connector": 1e-3})
+    stage.prepare(model)
+    before = digest(model.encoder.state_dict())
+    model.train()
+    stage.on_train_epoch_start(SimpleNamespace(), model)
+    model.encode(torch.randn(2, 3, 64, 64))
+    assert digest(model.encoder.state_dict()) == before
+
+
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [("cosine", get_cosine_schedule_with_warmup), ("linear", get_linear_schedule_with_warmup)],
+)
+def test_schedules_equal_those_of_transformers(schedule: str, theirs) -> None:
+    stage = Stage(NextToken(), {"llm": 1.0}, schedule=schedule, warmup_ratio=0.03)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    steps = 5198  # LLaVA-1.5's second stage; ceil(0.03 x 5198) = 156 of warm-up
+    wanted = theirs(optimizer, 156, steps).lr_lambdas[0]
+    for step in range(0, steps + 1, 7):
+        assert stage.factor(step, steps) == pytest.approx(wanted(step), abs=1e-12)
+
+
+def test_an_unknown_part_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown part 'vision'"):
+        Stage(NextToken(), {"vision": 1e-3})
+    with pytest.raises(ValueError, match="no part trains"):
+        Stage(NextToken(), {})
+
+
+def test_random_weights_depend_on_the_seed_and_the_name_alone() -> None:
+    def draw(name: str) -> torch.Tensor:
+        with seeded(name):
+            return torch.randn(3)
+
+    torch.manual_seed(1)
+    first = draw("connector")
+    torch.randn(100)
+    assert torch.equal(draw("connector"), first)
+    assert not torch.equal(draw("llm"), first)
+    torch.manual_seed(2)
+    assert not torch.equal(draw("connector"), first)
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path, model: Llava) -> None:
+    path = tmp_path / "connector.safetensors"
+    weights = {key: value.clone() for key, value in model.connector.state_dict().items()}
+    save_file({f"model.mm_projector.{key}": value for key, value in weights.items()}, path)
+    load_part(model.connector, path, "model.mm_projector.")
+    del weights["2.bias"]
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=r"1 missing: 2\.bias"):
+        load_part(model.connector, path)
+    save_file({**weights, "2.bias": torch.zeros(3), "4.bias": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"1 unknown: 4\.bias"):
+        load_part(model.connector, path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        read_weights(path)
+    with pytest.raises(FileNotFoundError, match=r"nope\.safetensors"):
+        read_weights("nope.safetensors")
+
+
+def test_shipped_parts_are_within_eight_megabytes() -> None:
+    folder = REPOSITORY / "llava_lab" / "assets"
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert 1e6 < size <= 8e6
