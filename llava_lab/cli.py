@@ -290,7 +290,10 @@ class LabCLI(LightningCLI):
         run = self._finished(model)
         name, step = list(self.steps().items())[-1]
         trainer = self.stage_trainer(name, step, run, [step.recipe])
-        trainer.validate(model, datamodule=step.data)
+        found = trainer.validate(model, datamodule=step.data, verbose=False)
+        if not found:
+            raise ValueError(f"stages.{name}.data.hold_out is 0: there are no rows to validate on")
+        say(f"held-out loss of stage {name}: {found[0]['held_out_loss']:.4f}")
 
 
 def say(message: str) -> None:

@@ -10,6 +10,7 @@ from conftest import REPOSITORY, stage_options
 from safetensors.torch import load_file
 
 from llava_lab import cli
+from llava_lab.world import photos
 
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
 VERSIONS = [path for path in EXPERIMENTS if path.stem != "tiny_parts"]
@@ -155,7 +156,7 @@ def test_a_finished_run_is_tested_validated_and_predicted_again(
         json.loads(line)["prediction"] for line in scored.splitlines()
     ]
     cli.main(["validate", *options])
-    assert "held_out_loss" in capsys.readouterr().out
+    assert "held-out loss of stage instruct: " in capsys.readouterr().out
 
 
 def test_a_runs_own_configuration_is_the_same_run(
@@ -168,5 +169,24 @@ def test_a_runs_own_configuration_is_the_same_run(
     cli.main(["fit", "-c", str(config), f"--runs={tmp_path / 'runs'}"])
     said = capsys.readouterr().out
     assert said.count("finished in") == 2
-    assert "training" not in said
+    assert ": training\n" not in said
     assert len(list(tmp_path.glob("runs/*/*"))) == 1
+
+
+def test_photographs_of_others_train_and_are_asked_about_by_two_paths(
+    shortened: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("skimage", reason="scikit-image brings the photographs")
+    photos.main(tmp_path / "photos")
+    experiment = REPOSITORY / "experiments" / "llava15.yaml"
+    options = [
+        f"--paths.instruct={tmp_path / 'photos' / 'rows.json'}",
+        f"--paths.instruct_images={tmp_path / 'photos' / 'images'}",
+    ]
+    command = ["fit", "-c", str(experiment), *shortened, *stage_options(experiment, tmp_path)]
+    cli.main([*command, *options])
+    scores = results(tmp_path)["benchmarks"]["held_out"]
+    assert scores["accuracy"]["n"] >= 3
+    (predictions,) = tmp_path.glob("runs/*/*/predictions/held_out.jsonl")
+    asked = {json.loads(line)["question"] for line in predictions.read_text().splitlines()}
+    assert any("Describe the picture briefly." in question for question in asked)

@@ -384,6 +384,13 @@ def test_hold_out_joins_rows_through_a_shared_image() -> None:
     assert len(sides[0]) + len(sides[1]) == 100 and 30 < len(sides[1]) < 70
 
 
+def test_hold_out_keeps_at_least_one_image_from_training() -> None:
+    few = [sample(str(n), f"photos/{n}.png") for n in range(3)]
+    train, held = hold_out(few, 0.001)
+    assert (len(train), len(held)) == (2, 1)
+    assert hold_out(few[::-1], 0.001)[1] == held
+
+
 def test_hold_out_of_nothing_and_of_too_little() -> None:
     samples = [sample("1", "a/b.png")]
     assert hold_out(samples, 0) == (samples, [])

@@ -215,7 +215,7 @@ class ImageDataModule(StageDataModule):
         if not self.held:
             return []
         size = self.micro_batch_size or min(self.batch_size, 32)
-        return DataLoader(self._encoded(self.held), size, collate_fn=self.collate)
+        return DataLoader(self._encoded(self.held), batch_size=size, collate_fn=self.collate)
 
 
 class Views:

@@ -148,7 +148,8 @@ def hold_out(samples: Sequence[Sample], fraction: float) -> tuple[list[Sample], 
     The side of a sample depends on the names of its images (of its id if it has none), not on
     the other samples' order or on a seed. Samples that share an image, also through a third one,
     stay together. An image's name is that of its file and folder, so that the split survives a
-    move of the data and `clip1/0.jpg` is not taken for `clip2/0.jpg`.
+    move of the data and `clip1/0.jpg` is not taken for `clip2/0.jpg`. At least one group is held
+    out, however few there are.
 
     Args:
         samples: What to split.
@@ -160,7 +161,10 @@ def hold_out(samples: Sequence[Sample], fraction: float) -> tuple[list[Sample], 
         return list(samples), []
     keys = [_names(sample) for sample in samples]
     group = _join(keys)
-    held_keys = {key for key in set(group.values()) if _unit_hash(key) < fraction}
+    keys_of_groups = sorted(set(group.values()), key=_unit_hash)
+    held_keys = {key for key in keys_of_groups if _unit_hash(key) < fraction}
+    if not held_keys:
+        held_keys = set(keys_of_groups[:1])
     train: list[Sample] = []
     held: list[Sample] = []
     for sample, names in zip(samples, keys, strict=True):

@@ -198,7 +198,10 @@ class BenchmarkDataModule(LightningDataModule):
             )
 
         return DataLoader(
-            trees, self.images_per_batch, collate_fn=collate, num_workers=self.num_workers
+            trees,
+            batch_size=self.images_per_batch,
+            collate_fn=collate,
+            num_workers=self.num_workers,
         )
 
     def test_dataloader(self) -> list[DataLoader]:
