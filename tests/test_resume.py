@@ -14,7 +14,7 @@ from conftest import REPOSITORY
 from safetensors.torch import load_file
 
 EXPERIMENT = REPOSITORY / "experiments" / "llava15.yaml"
-STEPS = 12
+STEPS = 30
 
 
 def command(world: Path, folder: Path) -> list[str]:
@@ -57,14 +57,11 @@ def assert_equal(one: tuple[dict, dict], other: tuple[dict, dict]) -> None:
 @pytest.fixture(scope="module")
 def uninterrupted(small_world: Path, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("whole")
-    began = time.monotonic()
     subprocess.run(command(small_world, folder), check=True, capture_output=True, timeout=200)
-    return outcome(folder), time.monotonic() - began
+    return outcome(folder)
 
 
 def test_sigkill_at_five_random_moments(uninterrupted, small_world: Path, tmp_path: Path) -> None:
-    """Moments between the first file on disk and the end, so that every kill hits some work."""
-    expected, seconds = uninterrupted
     chance = random.Random(5)
     killed = 0
     for _ in range(5):
@@ -78,15 +75,15 @@ def test_sigkill_at_five_random_moments(uninterrupted, small_world: Path, tmp_pa
         for line in process.stdout:
             if b"run " in line:
                 break
-        time.sleep(chance.uniform(0.0, 0.35 * seconds))
+        time.sleep(chance.uniform(0.2, 2.0))
         if process.poll() is None:
             killed += 1
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
-    assert killed >= 2
+    assert killed >= 3  # the others came after the end
     subprocess.run(command(small_world, tmp_path), check=True, capture_output=True, timeout=200)
-    assert_equal(expected, outcome(tmp_path))
+    assert_equal(uninterrupted, outcome(tmp_path))
     assert not list(tmp_path.rglob("*.draft")), "a half-written file was left"
 
 
@@ -112,7 +109,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
         command(small_world, tmp_path), check=True, capture_output=True, text=True, timeout=200
     )
     assert "going on from step-" in done.stdout
-    assert_equal(uninterrupted[0], outcome(tmp_path))
+    assert_equal(uninterrupted, outcome(tmp_path))
 
 
 def test_a_damaged_checkpoint_is_found_out(small_world: Path, tmp_path: Path) -> None:

@@ -90,11 +90,11 @@ class StageDataModule(LightningDataModule):
         """Rows to a batch."""
         return Batch.pack(rows)
 
-    def train_dataloader(self) -> StageLoader:
-        """The whole stage as one pass, so that its progress bar counts to the stage's end."""
+    def batches(self) -> list[list[int]]:
+        """This rank's micro-batches of the whole stage."""
         assert self.trainer is not None
         lengths, visual = self.lengths()
-        batches = stage_batches(
+        return stage_batches(
             lengths,
             visual,
             batch_size=self.batch_size,
@@ -107,7 +107,15 @@ class StageDataModule(LightningDataModule):
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
         )
-        return StageLoader(self.train_rows(), batches, self.collate, self.num_workers)
+
+    def steps(self) -> int:
+        """Optimizer steps of the whole stage."""
+        assert self.trainer is not None
+        return len(self.batches()) // self.accumulate(self.trainer.world_size)
+
+    def train_dataloader(self) -> StageLoader:
+        """The whole stage as one pass, so that its progress bar counts to the stage's end."""
+        return StageLoader(self.train_rows(), self.batches(), self.collate, self.num_workers)
 
 
 class ImageDataModule(StageDataModule):

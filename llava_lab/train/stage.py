@@ -19,8 +19,7 @@ from llava_lab.train.loss import Loss
 class Stage(Callback):
     """Trains some parts of the model with one loss; all other parts are frozen.
 
-    AdamW with betas (0.9, 0.999) and eps 1e-8, the defaults of the trainers that made the
-    published models. Biases and norm weights are never decayed.
+    AdamW with eps 1e-8; biases and norm weights are never decayed.
 
     Args:
         loss: What is minimised.
@@ -29,6 +28,7 @@ class Stage(Callback):
         schedule: How the rate falls after warm-up: to zero along a cosine or a line, or not.
         warmup_ratio: Share of the steps in which the rate rises from zero, as transformers counts.
         weight_decay: Of all weight matrices.
+        betas: AdamW's; the default is that of the trainers that made the published models.
         gradient_checkpointing: Recompute the LM's activations in the backward pass.
     """
 
@@ -39,6 +39,7 @@ class Stage(Callback):
         schedule: Literal["cosine", "linear", "constant"] = "cosine",
         warmup_ratio: float = 0.03,
         weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
         gradient_checkpointing: bool = False,
     ):
         known = (*PARTS, "loss")
@@ -47,7 +48,7 @@ class Stage(Callback):
             raise ValueError(f"rates: {what}. Parts are {', '.join(known)}")
         self.loss, self.rates, self.schedule = loss, rates, schedule
         self.warmup_ratio, self.weight_decay = warmup_ratio, weight_decay
-        self.gradient_checkpointing = gradient_checkpointing
+        self.betas, self.gradient_checkpointing = betas, gradient_checkpointing
         self.model: Any = None
         self.trainer: Any = None
 
@@ -86,8 +87,10 @@ class Stage(Callback):
 
     def optimizers(self) -> dict[str, Any]:
         """AdamW and the schedule, in the form that Lightning asks for."""
-        optimizer = torch.optim.AdamW(list(self.groups()), lr=0.0)
-        steps = int(self.trainer.estimated_stepping_batches)
+        optimizer = torch.optim.AdamW(list(self.groups()), lr=0.0, betas=self.betas)
+        # Not Lightning's own estimate: it sets the loader up too early, and a checkpoint's position
+        # would never reach it.
+        steps = self.trainer.datamodule.steps()
         scheduler = LambdaLR(optimizer, lambda step: self.factor(step, steps))
         return {
             "optimizer": optimizer,

@@ -20,7 +20,7 @@ class Question:
     """A question about one scene.
 
     Attributes:
-        type: Question type, a key of QUESTION_TYPES.
+        type: Question type, a key of TRAINING_TYPES.
         text: The question without image placeholder and format prompt.
         answer: The answer in a word.
         sentence: The same answer as a full sentence.
@@ -162,6 +162,27 @@ def ask_reading(scene: Scene, rng: random.Random) -> Question | None:
     return Question("reading", "What does the sign say?", glyph, f"The sign says {glyph}.", detail)
 
 
+def ask_what(scene: Scene, rng: random.Random) -> Question:
+    """Ask what stands at a position."""
+    item = rng.choice(scene.items)
+    where = position(item.cell)
+    sentence = f"{article(item.name).capitalize()} is {where}."
+    return Question("what", f"What is {where}?", item.name, sentence, {"size": item.size})
+
+
+def ask_where(scene: Scene, rng: random.Random) -> Question | None:
+    """Ask where a uniquely named object stands."""
+    names = Counter(item.name for item in scene.items)
+    unique = [item for item in scene.items if names[item.name] == 1]
+    if not unique:
+        return None
+    item = rng.choice(unique)
+    sentence = f"The {item.name} is {position(item.cell)}."
+    place = POSITIONS[item.cell]
+    return Question("where", f"Where is the {item.name}?", place, sentence, {"size": item.size})
+
+
+# What evaluation asks; training also asks what stands where.
 QUESTION_TYPES: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "color": ask_color,
     "count": ask_count,
@@ -169,6 +190,7 @@ QUESTION_TYPES: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "relation": ask_relation,
     "reading": ask_reading,
 }
+TRAINING_TYPES = {**QUESTION_TYPES, "what": ask_what, "where": ask_where}
 
 
 def ask_several(scene: Scene, rng: random.Random, number: int, *types: str) -> list[Question]:
@@ -180,7 +202,7 @@ def ask_several(scene: Scene, rng: random.Random, number: int, *types: str) -> l
     tries = 0
     while not asked or (len(asked) < number and tries < 4 * number):
         tries += 1
-        question = QUESTION_TYPES[rng.choice(types or tuple(QUESTION_TYPES))](scene, rng)
+        question = TRAINING_TYPES[rng.choice(types or tuple(TRAINING_TYPES))](scene, rng)
         if question:
             asked.setdefault(question.text, question)
     return list(asked.values())

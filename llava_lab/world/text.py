@@ -122,10 +122,10 @@ def short_answer_row(
 def text_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
     """Describe a scene in words and ask about it: short answers, sentences, or a rewording."""
     way = rng.random()
-    if way < 0.6:
-        turns = _short_turns(ask_several(scene, rng, rng.randint(2, 4)))
+    if way < 0.7:
+        turns = _short_turns(ask_several(scene, rng, rng.randint(7, 10)))
     elif way < 0.8:
-        turns = _sentence_turns(scene, rng, rng.randint(2, 4))
+        turns = _sentence_turns(scene, rng, rng.randint(3, 5))
     elif way < 0.9:
         turns = [(rng.choice(DETAIL_REQUESTS), detail(scene, rng))]
     else:
