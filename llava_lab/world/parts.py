@@ -1,9 +1,9 @@
 """0g. Parts: trains the tiny scale's encoder and LM from nothing and puts them into the package.
 
-Run as `python -m llava_lab.world.parts`.
+Run as `python -m llava_lab.world.parts`. The tokenizer that both read with ships beside them; it
+was made by `llava_lab.world.tokenizer` from the same world's texts.
 """
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -12,31 +12,24 @@ from safetensors.torch import load_file, save_file
 from llava_lab import cli
 from llava_lab.model.weights import ASSETS
 from llava_lab.run import write
-from llava_lab.world.generate import TinyWorld
-from llava_lab.world.tokenizer import train_tokenizer, world_texts
 
 EXPERIMENT = Path("experiments/tiny_parts.yaml")
-WORLD = TinyWorld(Path("world/parts"), seed=1, train_images=16000, text_rows=40000)
 # File, stage that makes it, and what its names lose to be those of timm and transformers.
 PARTS = (("encoder", "contrast", "encoder.tower."), ("llm", "language", "llm.model."))
+NOTE = """The encoder and the LM of the tiny scale, in half precision, and their tokenizer.
+Made by `python -m llava_lab.world.parts` from experiments/tiny_parts.yaml.
+"""
 
 
 def main() -> None:
-    """Make the world, its tokenizer, train the two stages, and pack what they trained."""
-    WORLD.generate()
-    tokenizer = WORLD.root / "tokenizer"
-    if not tokenizer.exists():
-        draft = tokenizer.with_name("tokenizer.draft")
-        train_tokenizer(world_texts(WORLD.root)).save_pretrained(draft)
-        draft.rename(tokenizer)
+    """Train the two stages and pack what they trained."""
     cli.main(["fit", "-c", str(EXPERIMENT)])
     newest = max(Path("runs/tiny_parts").glob("*/results.json"), key=lambda p: p.stat().st_mtime)
-    pack(newest.parent, tokenizer)
+    pack(newest.parent)
 
 
-def pack(run: Path, tokenizer: Path) -> None:
-    """Copy the trained parts in half precision, and the tokenizer, into the package."""
-    shutil.copytree(tokenizer, ASSETS / "tokenizer", dirs_exist_ok=True)
+def pack(run: Path) -> None:
+    """Copy a run's parts into the package, in half precision."""
     for part, stage, prefix in PARTS:
         weights = load_file(run / "stages" / stage / "weights.safetensors")
         half = {
@@ -45,10 +38,6 @@ def pack(run: Path, tokenizer: Path) -> None:
         save_file(half, ASSETS / f"{part}.safetensors")
     write(ASSETS / "README.md", NOTE)
 
-
-NOTE = """The encoder and the LM of the tiny scale, in half precision, and their tokenizer.
-Made by `python -m llava_lab.world.parts` from experiments/tiny_parts.yaml.
-"""
 
 if __name__ == "__main__":
     main()
