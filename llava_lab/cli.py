@@ -221,6 +221,8 @@ class LabCLI(LightningCLI):
         trainer = self.stage_trainer(
             name, step, run, [step.recipe, recorder, checkpoint, Bar(name)]
         )
+        # Before the data is set up, which asks whether the encoder is frozen.
+        step.recipe.prepare(model)
         newest = checkpoint.newest()
         say(f"stage {name}: " + (f"going on from {newest.name}" if newest else "training"))
         model.strict_loading = False
@@ -290,6 +292,7 @@ class LabCLI(LightningCLI):
         run = self._finished(model)
         name, step = list(self.steps().items())[-1]
         trainer = self.stage_trainer(name, step, run, [step.recipe])
+        step.recipe.prepare(model)
         found = trainer.validate(model, datamodule=step.data, verbose=False)
         if not found:
             raise ValueError(f"stages.{name}.data.hold_out is 0: there are no rows to validate on")

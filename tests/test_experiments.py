@@ -190,3 +190,14 @@ def test_photographs_of_others_train_and_are_asked_about_by_two_paths(
     (predictions,) = tmp_path.glob("runs/*/*/predictions/held_out.jsonl")
     asked = {json.loads(line)["question"] for line in predictions.read_text().splitlines()}
     assert any("Describe the picture briefly." in question for question in asked)
+
+
+def test_every_stage_with_a_frozen_encoder_reads_stored_features(
+    shortened: list[str], tmp_path: Path
+) -> None:
+    experiment = REPOSITORY / "experiments" / "llava15.yaml"
+    command = ["fit", "-c", str(experiment), *shortened, *stage_options(experiment, tmp_path)]
+    cli.main([*command, "--stage=align"])
+    assert len(list((tmp_path / "features").iterdir())) == 1
+    cli.main(command)
+    assert len(list((tmp_path / "features").iterdir())) == 2  # Square, then Pad
