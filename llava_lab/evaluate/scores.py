@@ -39,22 +39,12 @@ class Scores(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the answers."""
-        self._keep(dataloader_idx, outputs)
+        answers: Answers = outputs
+        self.answers.setdefault(dataloader_idx, {}).update(
+            zip(answers.ids, answers.texts, strict=True)
+        )
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Questions,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the answers."""
-        self._keep(dataloader_idx, outputs)
-
-    def _keep(self, loader: int, answers: Answers) -> None:
-        self.answers.setdefault(loader, {}).update(zip(answers.ids, answers.texts, strict=True))
+    on_predict_batch_end = on_test_batch_end
 
     def _gathered(self, loader: int) -> dict[str, str]:
         """Answers of all ranks; a sampler that pads repeats a question, an id keeps it once."""

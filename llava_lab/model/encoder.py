@@ -16,14 +16,12 @@ from llava_lab.data.image import Vision
 from llava_lab.model.tower import (
     depth_of,
     features_of,
-    few,
     first_line,
-    misfit,
     nearest,
     tensors_of,
     unreachable,
 )
-from llava_lab.model.weights import locate, read_weights, seeded
+from llava_lab.model.weights import few, locate, misfit, read_weights, seeded
 
 # transformers and timm take seconds to import: each is imported by the encoders that need it.
 

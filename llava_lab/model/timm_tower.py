@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from llava_lab.model.tower import features_of, first_line, misfit, nearest, tensors_of, unreachable
-from llava_lab.model.weights import read_weights
+from llava_lab.model.tower import features_of, first_line, nearest, tensors_of, unreachable
+from llava_lab.model.weights import misfit, read_weights
 
 
 def create(name: str, arguments: Mapping[str, Any], **more: Any) -> Any:

@@ -53,36 +53,6 @@ def tensors_of(file: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[
     return dict(file)
 
 
-def misfit(
-    found: Mapping[str, Tensor], needed: Mapping[str, Tensor], known: Mapping[str, Tensor]
-) -> str:
-    """In what a file's tensors do not fit; empty if they do.
-
-    Args:
-        found: Tensors of the file.
-        needed: Tensors of the blocks that are kept; all must be there, in their shapes.
-        known: Tensors of the whole tower; nothing else may be there.
-    """
-    shapes = [
-        f"{key} {list(found[key].shape)} for {list(needed[key].shape)}"
-        for key in needed
-        if key in found and found[key].shape != needed[key].shape
-    ]
-    problems = (
-        few("missing", [key for key in needed if key not in found]),
-        few("unknown", [key for key in found if key not in known]),
-        few("of another shape", shapes),
-    )
-    return "; ".join(problem for problem in problems if problem)
-
-
-def few(what: str, names: list[str]) -> str:
-    """Their count and the first few of them; empty if there are none."""
-    if not names:
-        return ""
-    return f"{len(names)} {what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-
-
 def nearest(word: str, words: list[str]) -> str:
     """The words that are most like it, or the first few."""
     return ", ".join(get_close_matches(word, words, 3, 0.5) or sorted(words)[:5])

@@ -1,7 +1,7 @@
 """Weights of parts: where they are found, how they are read and checked, what they hash to."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,6 +41,36 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         ) from error
 
 
+def misfit(
+    found: Mapping[str, Tensor], needed: Mapping[str, Tensor], known: Mapping[str, Tensor]
+) -> str:
+    """In what a file's tensors do not fit; empty if they do.
+
+    Args:
+        found: Tensors of the file.
+        needed: Tensors of the blocks that are kept; all must be there, in their shapes.
+        known: Tensors of the whole tower; nothing else may be there.
+    """
+    shapes = [
+        f"{key} {list(found[key].shape)} for {list(needed[key].shape)}"
+        for key in needed
+        if key in found and found[key].shape != needed[key].shape
+    ]
+    problems = (
+        few("missing", [key for key in needed if key not in found]),
+        few("unknown", [key for key in found if key not in known]),
+        few("of another shape", shapes),
+    )
+    return "; ".join(problem for problem in problems if problem)
+
+
+def few(what: str, names: list[str]) -> str:
+    """Their count and the first few of them; empty if there are none."""
+    if not names:
+        return ""
+    return f"{len(names)} {what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+
+
 def load_part(part: nn.Module, path: str | Path, prefix: str = "") -> None:
     """Load one part from a file of its own or from a file in which its names have a prefix.
 
@@ -52,19 +82,9 @@ def load_part(part: nn.Module, path: str | Path, prefix: str = "") -> None:
         found = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
     own = part.state_dict()
     tied = {key for key in own if key not in found and _is_tied(key, own, found)}
-    missing = sorted(own.keys() - found.keys() - tied)
-    unknown = sorted(found.keys() - own.keys())
-    shapes = [
-        f"{key} {tuple(found[key].shape)} for {tuple(own[key].shape)}"
-        for key in own.keys() & found.keys()
-        if own[key].shape != found[key].shape
-    ]
-    for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)):
-        if names:
-            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-            raise ValueError(
-                f"{path} does not fit {type(part).__name__}: {len(names)} {what}: {shown}"
-            )
+    needed = {key: own[key] for key in sorted(own) if key not in tied}
+    if problem := misfit(found, needed, own):
+        raise ValueError(f"{path} does not fit {type(part).__name__}: {problem}")
     part.load_state_dict(found, strict=not tied)
 
 
