@@ -8,6 +8,7 @@ its leg of that way.
     train/    10 loss, and the stages that minimise it
     evaluate/ 11 questions, answers, metrics
     report/   12 the row
+    exchange/ 13 released checkpoints in, ours out; answers and captions from any of them
     world/    the tiny world: pictures and texts in the official formats, made in seconds
 """
 

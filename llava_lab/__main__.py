@@ -13,6 +13,11 @@ Trains and evaluates every version of the LLaVA family from one YAML file each.
   test -c ...        the benchmarks of a finished run, again
   predict -c ...     answers of a finished run, without scores
   table RUN ...      runs as a table: results, cost, several seeds with intervals
+  import CHECKPOINT  a released checkpoint as parts that an experiment names
+  export MODEL       a model for transformers, vLLM and SGLang
+  answer MODEL FILE  answers to a question file in LLaVA's format
+  caption INPUTS     captions of pictures as LLaVA-format rows, by a model or an engine
+  chat MODEL         a conversation about pictures
 
   VERB --help        all options of a verb
 
@@ -23,7 +28,14 @@ examples:
 """
 
 LIGHTNING = ("fit", "validate", "test", "predict")
-TOOLS = {"table": "llava_lab.report.table:main"}
+TOOLS = {
+    "table": "llava_lab.report.table:main",
+    "import": "llava_lab.exchange.commands:import_main",
+    "export": "llava_lab.exchange.commands:export_main",
+    "answer": "llava_lab.exchange.commands:answer_main",
+    "caption": "llava_lab.exchange.caption:main",
+    "chat": "llava_lab.exchange.commands:chat_main",
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

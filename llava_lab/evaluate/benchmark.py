@@ -68,10 +68,15 @@ class Benchmark:
 
     def groups(self) -> list[list[Question]]:
         """Questions that share their images, in the order of the file."""
-        groups: dict[tuple[Path, ...], list[Question]] = {}
-        for question in self.questions:
-            groups.setdefault(question.images, []).append(question)
-        return list(groups.values())
+        return by_images(self.questions)
+
+
+def by_images(questions: Sequence[Question]) -> list[list[Question]]:
+    """Questions that share their images, in the order in which each image is first asked about."""
+    groups: dict[tuple[Path, ...], list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.images, []).append(question)
+    return list(groups.values())
 
 
 def other_images(groups: Sequence[Sequence[Question]]) -> list[tuple[Path, ...]]:
@@ -138,6 +143,53 @@ def _common(prompts: Sequence[Sequence[int]]) -> int:
     return min(map(len, prompts))
 
 
+def question_loader(
+    model: Any,
+    groups: Sequence[Sequence[Question]],
+    images: Sequence[tuple[Path, ...]],
+    policy: Policy,
+    *,
+    position: Position = "first",
+    prompt: str | None = None,
+    template: str | None = None,
+    max_new_tokens: int = 128,
+    images_per_batch: int = 1,
+    num_workers: int = 0,
+) -> DataLoader:
+    """Batches of questions for `answer`, in the order of the groups.
+
+    Args:
+        model: Whose tokenizer, encoder and template the prompts are made for.
+        groups: Questions that are asked about the same images.
+        images: Images that each group is shown.
+        policy: How an image becomes views.
+        position: Where the image stands in the question.
+        prompt: Line that is added to every question.
+        template: Chat template; null takes the LM's.
+        max_new_tokens: Longest answer.
+        images_per_batch: Groups that are answered at once.
+        num_workers: Processes that load images beside the main one.
+    """
+    tokenizer = model.llm.tokenizer
+    style = get_template(template or model.llm.template)
+    views = Views(policy, model.encoder.vision)
+    trees = Trees(groups, images, style, tokenizer, views, position, prompt)
+    stop_ids = frozenset(style.stop_ids(tokenizer))
+
+    def collate(items: list[tuple[Row, list[str]]]) -> Questions:
+        return Questions(
+            Batch.pack([row for row, _ in items]),
+            [name for _, names in items for name in names],
+            max_new_tokens,
+            stop_ids,
+            style.stop_string,
+        )
+
+    return DataLoader(
+        trees, batch_size=images_per_batch, collate_fn=collate, num_workers=num_workers
+    )
+
+
 class BenchmarkDataModule(LightningDataModule):
     """What `test` and `predict` ask.
 
@@ -177,30 +229,18 @@ class BenchmarkDataModule(LightningDataModule):
 
     def _loader(self, benchmark: Benchmark, blind: bool) -> DataLoader:
         assert self.trainer is not None
-        model: Any = self.trainer.lightning_module
-        llm = model.llm
-        template = get_template(self.template or llm.template)
         groups = benchmark.groups()
         images = other_images(groups) if blind else [group[0].images for group in groups]
-        views = Views(self.policy, model.encoder.vision)
-        trees = Trees(
-            groups, images, template, llm.tokenizer, views, self.image_position, benchmark.prompt
-        )
-        stop_ids = frozenset(template.stop_ids(llm.tokenizer))
-
-        def collate(items: list[tuple[Row, list[str]]]) -> Questions:
-            return Questions(
-                Batch.pack([row for row, _ in items]),
-                [name for _, names in items for name in names],
-                self.max_new_tokens,
-                stop_ids,
-                template.stop_string,
-            )
-
-        return DataLoader(
-            trees,
-            batch_size=self.images_per_batch,
-            collate_fn=collate,
+        return question_loader(
+            self.trainer.lightning_module,
+            groups,
+            images,
+            self.policy,
+            position=self.image_position,
+            prompt=benchmark.prompt,
+            template=self.template,
+            max_new_tokens=self.max_new_tokens,
+            images_per_batch=self.images_per_batch,
             num_workers=self.num_workers,
         )
 

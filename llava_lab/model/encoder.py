@@ -76,9 +76,9 @@ class TransformersEncoder(Encoder):
         label = name or f"a {self.family} tower"
         if cls and not self.has_cls:
             raise ValueError(f"{label} has no CLS feature: set cls to false")
-        self.cls = cls
+        self.cls, self.layer = cls, layer
         download = pretrained and weights is None
-        whole = self._settings(name, config, download)
+        whole = self.whole = self._settings(name, config, download)
         kept = deepcopy(whole)
         kept.num_hidden_layers = depth_of(layer, whole.num_hidden_layers, 0, label)
         kept.vision_use_head = False  # SigLIP's pooling head; CLIP's configuration ignores it

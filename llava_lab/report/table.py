@@ -1,6 +1,5 @@
 """12e. Table: runs -> tables of scores, stages and cost, and the published rows apart from them."""
 
-import argparse
 import csv
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from llava_lab.report.grid import Grid, to_markdown, to_rich
 from llava_lab.report.published import published
 from llava_lab.report.rows import Estimate, Row, run_rows, seed_rows
 from llava_lab.report.runs import Run, find, read
+from llava_lab.verbs import one_message, verb_parser
 
 COST = {
     "parameters": "parameters",
@@ -31,19 +31,16 @@ NONE = "–"  # what was not measured
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `table` from the command line; a mistake is one message and exit status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m llava_lab table",
-        description="Print runs as tables: one run by itself, several seeds as their mean.",
+    parser = verb_parser(
+        "table", "Print runs as tables: one run by itself, several seeds as their mean."
     )
     what = "run folder, results.json, or folder of runs"
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=what)
     parser.add_argument("--format", choices=("rich", "md", "csv"), default="rich")
     parser.add_argument("--paper", type=Path, default=PAPER, help="folder of published numbers")
     options = parser.parse_args(arguments)
-    try:
+    with one_message(parser):
         table(options.runs, options.format, options.paper)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"error: {error}\n")
 
 
 def table(

@@ -1,0 +1,172 @@
+"""The verbs import, export, answer and chat."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_lab.data.batch import Batch, Row, Segment
+from llava_lab.data.chat import IGNORE, get_template
+from llava_lab.data.image import Policy
+from llava_lab.data.modules import Views
+from llava_lab.data.rows import read_rows
+from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question, Turn, read_questions
+from llava_lab.evaluate.benchmark import by_images, question_loader
+from llava_lab.evaluate.generate import Questions, answer
+from llava_lab.exchange.load import is_ours, load_model
+from llava_lab.exchange.released import import_checkpoint
+from llava_lab.exchange.save import export_model
+from llava_lab.model.llava import Llava
+from llava_lab.verbs import MODEL_HELP, one_message, verb_parser
+
+
+def import_main(arguments: Sequence[str]) -> None:
+    """`import`: a released checkpoint becomes a folder of parts."""
+    parser = verb_parser(
+        "import", "Turn a released checkpoint into parts that an experiment names."
+    )
+    parser.add_argument(
+        "checkpoint", help="folder or hub id, in the layout of transformers or the original"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument(
+        "--template", help="chat template; by default what the checkpoint's resembles"
+    )
+    options = parser.parse_args(arguments)
+    with one_message(parser):
+        made = import_checkpoint(options.checkpoint, options.out, options.template)
+        print(f"llava_lab: {made}")
+        print(
+            "llava_lab: evaluate it: python -m llava_lab fit -c experiments/llava15.yaml -c "
+            f"{made} --stages.align=null --stages.instruct=null"
+        )
+
+
+def export_main(arguments: Sequence[str]) -> None:
+    """`export`: a model of ours becomes a folder for transformers."""
+    parser = verb_parser("export", "Write a model for transformers, vLLM and SGLang.")
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument(
+        "--no-verify", action="store_true", help="do not load it again and compare its logits"
+    )
+    options = parser.parse_args(arguments)
+    with one_message(parser):
+        model, policy = open_model(options.model)
+        print(f"llava_lab: {export_model(model, policy, options.out, not options.no_verify)}")
+
+
+def answer_main(arguments: Sequence[str]) -> None:
+    """`answer`: a question file becomes an answer file."""
+    parser = verb_parser("answer", "Answer a question file in LLaVA's format, greedily.")
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("questions", type=Path, help="JSONL of {question_id, image, text}")
+    parser.add_argument("--images", type=Path, help="folder of the images")
+    parser.add_argument("--out", type=Path, required=True, help="JSONL to write")
+    parser.add_argument("--prompt", help="line that is added to every question")
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--images-per-batch", type=int, default=8)
+    options = parser.parse_args(arguments)
+    with one_message(parser):
+        questions = read_questions(options.questions, options.images)
+        # As the file has them: the released scorers tell 4 from "4".
+        keys = [row.value.get("question_id") for row in read_rows(options.questions)]
+        keys = [question.id for question in questions] if None in keys else keys
+        model, policy = open_model(options.model)
+        said = answer_questions(
+            model,
+            policy,
+            questions,
+            prompt=options.prompt,
+            max_new_tokens=options.max_new_tokens,
+            images_per_batch=options.images_per_batch,
+        )
+        rows = [
+            {
+                "question_id": key,
+                "prompt": question.prompt,
+                "text": said[question.id],
+                "model_id": Path(options.model).name,
+                "metadata": {},
+            }
+            for key, question in zip(keys, questions, strict=True)
+        ]
+        draft = options.out.with_name(options.out.name + ".draft")
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        os.replace(draft, options.out)
+        print(f"llava_lab: {len(rows)} answers: {options.out}")
+
+
+def answer_questions(
+    model: Llava, policy: Policy, questions: Sequence[Question], **options: Any
+) -> dict[str, str]:
+    """Greedy answers by question id; options are those of `question_loader`."""
+    groups = by_images(questions)
+    images = [group[0].images for group in groups]
+    said: dict[str, str] = {}
+    for batch in question_loader(model, groups, images, policy, **options):
+        answers = answer(model, batch.to(_device(model)))
+        said.update(zip(answers.ids, answers.texts, strict=True))
+    return said
+
+
+def chat_main(arguments: Sequence[str]) -> None:
+    """`chat`: a conversation about pictures, line by line."""
+    parser = verb_parser("chat", "Talk with a model about pictures; an empty line ends it.")
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("--image", type=Path, action="append", default=[], help="may be repeated")
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    options = parser.parse_args(arguments)
+    with one_message(parser):
+        model, policy = open_model(options.model)
+        talk(model, policy, options.image, options.max_new_tokens, input)
+
+
+def talk(
+    model: Llava,
+    policy: Policy,
+    images: Sequence[Path],
+    max_new_tokens: int,
+    ask: Callable[[str], str],
+) -> list[Turn]:
+    """Take turns until an empty line or the end of input; returns the conversation."""
+    views, layouts = Views(policy, model.encoder.vision)(images)
+    template, tokenizer = get_template(model.llm.template), model.llm.tokenizer
+    turns: list[Turn] = []
+    while True:
+        try:
+            text = ask("user: ").strip()
+        except EOFError:
+            text = ""
+        if not text:
+            return turns
+        shown = f"{IMAGE_PLACEHOLDER}\n" * len(images) if not turns else ""
+        turns.append(Turn("user", shown + text))
+        ids = template.prompt(turns, tokenizer, [each.tokens for each in layouts], "the chat")
+        row = Row([Segment(ids, [IGNORE] * len(ids))], views, layouts, "the chat")
+        stops = frozenset(template.stop_ids(tokenizer))
+        batch = Batch.pack([row])
+        asked = Questions(batch, ["chat"], max_new_tokens, stops, template.stop_string)
+        turns.append(Turn("assistant", answer(model, asked.to(_device(model))).texts[0]))
+        print(f"assistant: {turns[-1].text}")
+
+
+def open_model(source: str) -> tuple[Llava, Policy]:
+    """The model of a run, an imported folder, a checkpoint or a hub id, on the device there is."""
+    if is_ours(Path(source)):
+        model, policy = load_model(Path(source))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            import_checkpoint(source, Path(folder) / "imported")
+            model, policy = load_model(Path(folder) / "imported")
+            assert model.llm.tokenizer  # read while the folder is there
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), policy
+
+
+def _device(model: Llava) -> torch.device:
+    return next(model.parameters()).device

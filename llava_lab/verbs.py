@@ -1,0 +1,27 @@
+"""What the verbs outside of Lightning share: their parser, and one message for a mistake."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MODEL_HELP = "run folder, imported folder, checkpoint folder or hub id"
+
+
+def verb_parser(verb: str, description: str) -> argparse.ArgumentParser:
+    """The parser of one verb."""
+    return argparse.ArgumentParser(prog=f"python -m llava_lab {verb}", description=description)
+
+
+@contextmanager
+def one_message(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """End a mistake in one message and exit status 2, unless the traceback is asked for."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if os.environ.get("LLAVA_LAB_DEBUG"):
+            raise
+        parser.exit(2, f"error: {error}\n")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,378 @@
+"""Checkpoints in and out; transformers' own LLaVA is the oracle of pixels, logits and answers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    SiglipImageProcessor,
+)
+from transformers.models.llava.image_processing_llava import LlavaImageProcessor
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+from llava_lab.__main__ import main
+from llava_lab.data.batch import Batch, Row, Segment
+from llava_lab.data.chat import IGNORE, get_template
+from llava_lab.data.image import Pad, Square
+from llava_lab.data.sample import Turn
+from llava_lab.evaluate.generate import Questions, answer
+from llava_lab.exchange.commands import talk
+from llava_lab.exchange.load import load_model
+from llava_lab.exchange.names import our_name, our_names
+from llava_lab.exchange.released import import_checkpoint
+from llava_lab.exchange.save import export_model
+from llava_lab.model.connector import MLP, Linear
+from llava_lab.model.encoder import ClipEncoder, TimmEncoder
+from llava_lab.model.llava import Llava
+from llava_lab.model.llm import CausalLM
+from llava_lab.model.weights import locate
+
+TOWER = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 56,
+    "patch_size": 14,
+}
+LM = {
+    "vocab_size": 832,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 3,
+    # Large, so that answers differ from picture to picture.
+    "initializer_range": 0.3,
+}
+SIZES = [
+    *((56, 56), (100, 60), (60, 100), (300, 31), (31, 300), (57, 55)),
+    *((13, 9), (640, 480), (480, 641), (5, 200), (224, 224)),
+]
+TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}USER: {% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
+    " ASSISTANT:{% endif %}{% endfor %}"
+)
+
+
+def pictures() -> list[Image.Image]:
+    draw = np.random.default_rng(0)
+    return [
+        Image.fromarray(draw.integers(0, 255, (5, 4, 3), dtype=np.uint8)).resize(
+            size, Image.Resampling.BICUBIC
+        )
+        for size in SIZES
+    ]
+
+
+def make_theirs(folder: Path, tower: str, lm: str, tied: bool = False) -> None:
+    """A random checkpoint of transformers, as the hub has them."""
+    torch.manual_seed(0)
+    clip = tower == "clip"
+    tokenizer = AutoTokenizer.from_pretrained(locate("asset:tokenizer"))
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    config = LlavaConfig(
+        vision_config={**TOWER, "model_type": f"{tower}_vision_model", "initializer_range": 0.2},
+        text_config={**LM, "model_type": lm, "tie_word_embeddings": tied},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default" if clip else "full",
+        tie_word_embeddings=tied,
+    )
+    model = LlavaForConditionalGeneration(config)
+    for weight in model.model.multi_modal_projector.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(folder)
+    images = (
+        LlavaImageProcessor(
+            size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, do_pad=True
+        )
+        if clip
+        else SiglipImageProcessor(size={"height": 56, "width": 56})
+    )
+    LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default" if clip else "full",
+        num_additional_image_tokens=int(clip),
+        chat_template=TEMPLATE,
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("released") / "llava-hf"
+    make_theirs(folder, "clip", "llama")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def imported(released: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("imported") / "ours"
+    import_checkpoint(str(released), out)
+    return out
+
+
+def ask(model: Llava, policy, picture: Image.Image, question: str) -> Questions:
+    vision, tokenizer = model.encoder.vision, model.llm.tokenizer
+    layout, views = policy.layout(picture.size, vision), policy.pixels(picture, vision)
+    template = get_template(model.llm.template)
+    turn = Turn("user", f"<image>\n{question}")
+    ids = template.prompt([turn], tokenizer, [layout.tokens], "row")
+    row = Row([Segment(ids, [IGNORE] * len(ids))], views, [layout], "row")
+    return Questions(Batch.pack([row]), ["0"], 8, frozenset(template.stop_ids(tokenizer)))
+
+
+@pytest.mark.parametrize("lm", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+@torch.no_grad()
+def test_an_imported_model_equals_transformers(tower: str, lm: str, tmp_path: Path) -> None:
+    make_theirs(tmp_path / "theirs", tower, lm)
+    theirs = LlavaForConditionalGeneration.from_pretrained(tmp_path / "theirs").eval()
+    processor = LlavaProcessor.from_pretrained(tmp_path / "theirs")
+    import_checkpoint(str(tmp_path / "theirs"), tmp_path / "ours", template="v1")
+    model, policy = load_model(tmp_path / "ours")
+    assert isinstance(policy, Pad if tower == "clip" else Square)
+    answers = set()
+    for picture in pictures():
+        asked = ask(model, policy, picture, "What is in the picture?")
+        ids = asked.batch.ids.clone()
+        ids[ids < 0] = theirs.config.image_token_index
+        style = get_template("v1")
+        said = style.question.format(text="<image>\nWhat is in the picture?")
+        text = f"{style.system}{said}{style.header}"
+        prompt = processor(images=picture, text=text, return_tensors="pt")
+        assert prompt["input_ids"][0].tolist() == ids.tolist()
+        views = asked.batch.views
+        logits = theirs(input_ids=ids[None], pixel_values=views).logits[0]
+        ours = model.llm.head()(model(asked.batch))
+        assert (ours - logits).abs().max() <= 1e-4 * logits.abs().max()
+        generated = theirs.generate(
+            input_ids=ids[None],
+            attention_mask=torch.ones_like(ids)[None],
+            pixel_values=views,
+            max_new_tokens=8,
+            do_sample=False,
+            eos_token_id=sorted(asked.stop_ids),
+        )[0, len(ids) :].tolist()
+        said = answer(model, asked).tokens[0]
+        assert said == generated
+        answers.add(tuple(said))
+    assert len(answers) > 3, "the pictures must matter"
+
+
+@pytest.mark.parametrize(("policy", "pads"), [(Pad(), True), (Square(), False)])
+def test_pixels_equal_those_of_transformers(policy, pads: bool) -> None:
+    theirs = LlavaImageProcessorPil(
+        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, do_pad=pads
+    )
+    vision = ClipEncoder(None, -2, False, False, TOWER).vision
+    for picture in pictures():
+        wanted = torch.from_numpy(np.stack(theirs(picture)["pixel_values"]))
+        assert torch.equal(policy.pixels(picture, vision), wanted), picture.size
+
+
+def test_out_and_in_again_is_the_identity(imported: Path, tmp_path: Path) -> None:
+    model, policy = load_model(imported)
+    export_model(model, policy, tmp_path / "out")
+    import_checkpoint(str(tmp_path / "out"), tmp_path / "again")
+    again, same = load_model(tmp_path / "again")
+    assert type(same) is type(policy)
+    ours, theirs = model.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    theirs = (tmp_path / "again" / "model.yaml").read_text().split("\n")
+    for line, other in zip((imported / "model.yaml").read_text().split("\n"), theirs, strict=True):
+        assert line == other or str(tmp_path) in other
+
+
+@pytest.mark.parametrize("template", ["v0", "v1", "llava_llama_2", "chatml_direct", "plain"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_of_ours_goes_out_verified(template: str, tied: bool, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    config = {**LM, "vocab_size": 768, "model_type": "qwen3", "tie_word_embeddings": tied}
+    llm = CausalLM(None, template, pretrained=False, config=config, tokenizer="asset:tokenizer")
+    model = Llava(ClipEncoder(None, -2, True, False, TOWER), MLP, llm).eval()
+    if template == "plain":
+        with pytest.raises(ValueError, match="writes another prompt"):
+            export_model(model, Pad(), tmp_path / "out")
+        assert not any(tmp_path.iterdir())
+        return
+    export_model(model, Pad(), tmp_path / "out")
+    theirs = LlavaForConditionalGeneration.from_pretrained(tmp_path / "out")
+    rows = theirs.lm_head.weight[768:]
+    assert theirs.config.text_config.vocab_size == 832 == len(theirs.lm_head.weight)
+    assert torch.allclose(rows, llm.head().weight.mean(0).expand_as(rows))
+    assert theirs.generation_config.eos_token_id == sorted(
+        get_template(template).stop_ids(llm.tokenizer)
+    )
+
+
+def test_what_transformers_cannot_express_is_refused(tmp_path: Path) -> None:
+    options = {"embed_dim": 32, "depth": 1, "num_heads": 4, "mlp_ratio": 2}
+    encoder = TimmEncoder("xcit_nano_12_p16_224", -1, False, False, 64, None, options)
+    config = {**LM, "model_type": "llama"}
+    llm = CausalLM(None, "tokenizer", pretrained=False, config=config, tokenizer="asset:tokenizer")
+    with pytest.raises(ValueError, match=r"TimmEncoder.*MLP of depth 2.*template 'tokenizer'"):
+        export_model(Llava(encoder, Linear, llm), Pad(), tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_faulty_export_is_found_and_leaves_nothing(imported: Path, tmp_path: Path) -> None:
+    model, policy = load_model(imported)
+    norm = model.llm.model.model.norm
+    norm.register_forward_hook(lambda module, inputs, output: output * 1.01)
+    with pytest.raises(ValueError, match="logits differ from ours"):
+        export_model(model, policy, tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+    export_model(model, policy, tmp_path / "out", verify=False)
+    with pytest.raises(ValueError, match="exists already"):
+        export_model(model, policy, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("vision_tower.vision_model.pre_layrnorm.bias", "encoder.tower.pre_layrnorm.bias"),
+        ("vision_tower.pre_layrnorm.bias", "encoder.tower.pre_layrnorm.bias"),
+        ("model.vision_tower.pre_layrnorm.bias", "encoder.tower.pre_layrnorm.bias"),
+        (
+            "model.vision_tower.vision_tower.vision_model.pre_layrnorm.bias",
+            "encoder.tower.pre_layrnorm.bias",
+        ),
+        ("multi_modal_projector.linear_2.weight", "connector.2.weight"),
+        ("model.multi_modal_projector.linear_1.bias", "connector.0.bias"),
+        ("model.mm_projector.0.weight", "connector.0.weight"),
+        ("model.mm_projector.weight", "connector.weight"),
+        ("language_model.model.layers.1.up.weight", "llm.model.model.layers.1.up.weight"),
+        ("model.language_model.layers.1.up.weight", "llm.model.model.layers.1.up.weight"),
+        ("model.layers.1.up.weight", "llm.model.model.layers.1.up.weight"),
+        ("model.norm.weight", "llm.model.model.norm.weight"),
+        ("language_model.lm_head.weight", "llm.model.lm_head.weight"),
+        ("lm_head.weight", "llm.model.lm_head.weight"),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", None),
+        ("vision_tower.vision_model.embeddings.position_ids", None),
+    ],
+)
+def test_names_of_all_layouts(theirs: str, ours: str | None) -> None:
+    assert our_name(theirs) == ours
+
+
+def test_names_that_belong_nowhere_are_all_listed() -> None:
+    with pytest.raises(ValueError, match=r"box: 2 tensors belong to no part of ours:\n  a\.b\n  c"):
+        our_names(["lm_head.weight", "c", "a.b"], "box")
+
+
+def copy(released: Path, out: Path) -> dict[str, torch.Tensor]:
+    out.mkdir()
+    for path in released.iterdir():
+        (out / path.name).write_bytes(path.read_bytes())
+    return load_file(out / "model.safetensors")
+
+
+def test_missing_left_over_and_misshapen_tensors_are_named(released: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    tensors = copy(released, folder)
+    changes = {
+        "multi_modal_projector.linear_2.bias": None,
+        "language_model.model.layers.1.mlp.up_proj.weight": torch.zeros(3, 3),
+        "vision_tower.encoder.layers.7.mlp.fc1.bias": torch.zeros(32),
+    }
+    messages = ["1 missing: 2.bias", "up_proj.weight [3, 3]", "1 unknown: encoder.layers.7.mlp"]
+    for (name, value), message in zip(changes.items(), messages, strict=True):
+        changed = {k: v for k, v in {**tensors, name: value}.items() if v is not None}
+        save_file(changed, folder / "model.safetensors")
+        with pytest.raises(ValueError) as error:
+            import_checkpoint(str(folder), tmp_path / "out")
+        assert message in str(error.value)
+        assert {path.name for path in tmp_path.iterdir()} == {"theirs"}
+
+
+def test_shards_are_read_and_missing_ones_named(released: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    tensors = copy(released, folder)
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
+    for shard in set(shards.values()):
+        save_file({n: tensors[n] for n in names if shards[n] == shard}, folder / shard)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": shards}))
+    import_checkpoint(str(folder), tmp_path / "out")
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 shards missing: model-00002-of-00002"):
+        import_checkpoint(str(folder), tmp_path / "other")
+    index.unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds none of"):
+        import_checkpoint(str(folder), tmp_path / "other")
+
+
+def test_the_original_layout(imported: Path, tmp_path: Path) -> None:
+    model, _ = load_model(imported)
+    folder = tmp_path / "liuhaotian"
+    folder.mkdir()
+    model.llm.tokenizer.save_pretrained(folder)
+    config = model.llm.model.config.to_dict() | {
+        "model_type": "llava_llama",
+        "mm_vision_tower": str(tmp_path / "clip"),
+        "mm_vision_select_layer": -2,
+        "mm_vision_select_feature": "patch",
+        "mm_projector_type": "mlp2x_gelu",
+        "image_aspect_ratio": "pad",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    state = {f"model.mm_projector.{k}": v for k, v in model.connector.state_dict().items()}
+    state |= model.llm.model.state_dict()
+    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(4)
+    torch.save(state, folder / "pytorch_model.bin")
+    tower = ClipEncoder._classes()[1](model.encoder.whole)
+    tower.load_state_dict(model.encoder.tower.state_dict(), strict=False)
+    tower.save_pretrained(tmp_path / "clip")
+    import_checkpoint(str(folder), tmp_path / "ours", template="v1")
+    again, policy = load_model(tmp_path / "ours")
+    assert isinstance(policy, Pad)
+    ours, theirs = model.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    (folder / "config.json").write_text(json.dumps(config | {"image_aspect_ratio": "anyres"}))
+    with pytest.raises(ValueError, match="image_aspect_ratio 'anyres' is not read yet"):
+        import_checkpoint(str(folder), tmp_path / "other", template="v1")
+
+
+def test_answer_and_chat(imported: Path, released: Path, tmp_path: Path, capsys) -> None:
+    for number, picture in enumerate(pictures()[:3]):
+        picture.save(tmp_path / f"{number}.png")
+    questions = [
+        {"question_id": f"q{n}", "image": f"{n % 3}.png", "text": f"What is {n}?"} for n in range(5)
+    ]
+    path, out = tmp_path / "questions.jsonl", tmp_path / "answers" / "a.jsonl"
+    path.write_text("".join(json.dumps(question) + "\n" for question in questions))
+    arguments = ["--images", str(tmp_path), "--out", str(out), "--max-new-tokens", "6"]
+    main(["answer", str(imported), str(path), *arguments])
+    said = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["question_id"] for row in said] == [f"q{n}" for n in range(5)]
+    # The checkpoint itself, without an import, gives the same answers.
+    before = out.read_text().replace('"ours"', '"llava-hf"')
+    main(["answer", str(released), str(path), *arguments])
+    assert out.read_text() == before
+    model, policy = load_model(imported)
+    lines = iter(["What is 0?", "And then?", ""])
+    turns = talk(model, policy, [tmp_path / "0.png"], 6, lambda _: next(lines))
+    assert [turn.role for turn in turns] == ["user", "assistant"] * 2
+    assert turns[1].text == said[0]["text"]
+    with pytest.raises(SystemExit):
+        main(["answer", str(tmp_path), str(path), *arguments])
+    assert "config.json" in capsys.readouterr().err
