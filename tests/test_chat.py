@@ -346,6 +346,19 @@ def test_labels_as_released_by_messages(name, opening, role, end, everywhere, by
         assert encoded == Encoded(ids, labels)
 
 
+@pytest.mark.parametrize("name", [*WRITTEN])
+def test_masking_all_trains_on_everything_but_what_is_seen(name, tokenizer_of):
+    tokenizer = tokenizer_of(name)
+    for turns, visual_tokens in conversations():
+        encoded = get_template(name, "all").encode(turns, tokenizer, visual_tokens, "row")
+        correct = get_template(name).encode(turns, tokenizer, visual_tokens, "row")
+        assert encoded.ids == correct.ids
+        labelled = zip(encoded.ids, encoded.labels, strict=True)
+        silent = [token for token, label in labelled if label == IGNORE]
+        assert set(silent) <= {VISUAL, tokenizer.bos_token_id}
+        assert silent.count(VISUAL) == sum(visual_tokens)
+
+
 @pytest.mark.parametrize("masking", ["correct", "released"])
 def test_plain_is_images_caption_and_newline(masking, llama_tokenizer):
     template = get_template("plain", masking)
@@ -524,8 +537,8 @@ def test_names():
     assert all(template.name == name for name, template in TEMPLATES.items())
     with pytest.raises(ValueError, match=r"'llava_lama_2'; nearest: llava_llama_2"):
         get_template("llava_lama_2")
-    with pytest.raises(ValueError, match="no masking 'all'"):
-        get_template("v1", "all")
+    with pytest.raises(ValueError, match="no masking 'none'; choose correct, released, all"):
+        get_template("v1", "none")
     with pytest.raises(ValueError, match="never released"):
         get_template("tokenizer", "released")
 

@@ -1,5 +1,6 @@
 """Mistakes on the command line end in one message that names what is wrong and the way out."""
 
+import json
 import subprocess
 import sys
 import time
@@ -50,6 +51,19 @@ def test_one_message(
     for message in messages:
         assert message in said
     assert said.count("\n") < 15
+
+
+def test_all_rows_that_a_template_cannot_write_are_refused_before_training(
+    shortened: list[str], small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = json.loads((small_world / "llava_v1_5_mix665k.json").read_text())
+    for index in (3, 8):
+        rows[index]["conversations"][1]["value"] += "</s>"
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    said = refused(capsys, "-c", LLAVA15, *shortened, f"--paths.instruct={tmp_path / 'rows.json'}")
+    assert f"2 of {len(rows)} rows cannot be trained on" in said
+    assert "row 4" in said and "row 9" in said and "'</s>'" in said
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture) -> None:

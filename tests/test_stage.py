@@ -1,5 +1,6 @@
 """A stage frees what it names, at the rate it names, on the schedule of the published trainers."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
 from llava_lab.model.weights import digest, load_part, read_weights, seeded
 from llava_lab.train.loss import NextToken
+from llava_lab.train.muon import Muon
 from llava_lab.train.stage import Stage
 
 CONFIG = {
@@ -50,6 +52,65 @@ def test_parts_train_at_their_own_rates_and_the_rest_is_frozen(model: Llava) -> 
     freed = sum(weight.numel() for group in groups for weight in group["params"])
     assert freed == model.size("connector") + model.size("encoder")
     assert set(name.split(".")[0] for name in stage.trained(model)) == {"connector", "encoder"}
+
+
+def test_muon_moves_hidden_matrices_and_adamw_the_rest(model: Llava) -> None:
+    stage = Stage(NextToken(), {"llm": 1e-2}, optimizer="muon", weight_decay=0.1)
+    stage.prepare(model)
+    groups = list(stage.groups())
+    hidden = [w for group in groups if group["hidden"] for w in group["params"]]
+    layer = model.llm.model.model.layers[0]
+    children = [*layer.self_attn.children(), *layer.mlp.children()]
+    linear = [child.weight for child in children if isinstance(child, torch.nn.Linear)]
+    assert len(linear) == 7
+    assert {id(weight) for weight in hidden} == {id(weight) for weight in linear}
+    freed = [w for group in groups for w in group["params"]]
+    assert len({id(w) for w in freed}) == len(freed) == len(list(model.llm.parameters()))
+    before = {id(w): w.detach().clone() for w in freed}
+    optimizer = Muon(groups)
+    for weight in freed:
+        weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    for weight in hidden:
+        # Orthogonal, so that all singular values of the update are near one another.
+        values = torch.linalg.svdvals(weight - before[id(weight)] * (1 - 1e-2 * 0.1))
+        assert values.min() > 0.3 * values.max()
+    assert all(not torch.equal(w, before[id(w)]) for w in freed)
+
+
+def test_muon_goes_on_from_its_state() -> None:
+    def make() -> tuple[torch.nn.Linear, Muon]:
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(8, 8)
+        groups = [
+            {"params": [layer.weight], "lr": 0.1, "hidden": True},
+            {"params": [layer.bias], "lr": 0.1, "hidden": False},
+        ]
+        return layer, Muon(groups)
+
+    def step(layer: torch.nn.Linear, optimizer: Muon, seed: int) -> None:
+        torch.manual_seed(seed)
+        optimizer.zero_grad()
+        layer(torch.randn(4, 8)).square().sum().backward()
+        optimizer.step()
+
+    whole, steady = make()
+    for seed in range(4):
+        step(whole, steady, seed)
+    part, first = make()
+    for seed in range(2):
+        step(part, first, seed)
+    again, second = make()
+    again.load_state_dict(part.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for seed in range(2, 4):
+        step(again, second, seed)
+    assert torch.equal(again.weight, whole.weight) and torch.equal(again.bias, whole.bias)
+    # A schedule writes the rate into the groups; it must be the one that is used.
+    for group in second.param_groups:
+        group["lr"] = 0.0
+    step(again, second, 9)
+    assert torch.equal(again.weight, whole.weight) and torch.equal(again.bias, whole.bias)
 
 
 def test_a_frozen_encoder_keeps_its_running_statistics(model: Llava) -> None:

@@ -30,12 +30,14 @@ from llava_lab.world.scene import (
     COLORS,
     GLYPHS,
     PICTURE_SIZES,
+    POPULAR_SHAPES,
     POSITIONS,
     SHAPES,
     Item,
     Scene,
     Sign,
     sample_scene,
+    simplified,
 )
 from llava_lab.world.tokenizer import PROMPTS, train_tokenizer, world_texts
 
@@ -65,6 +67,11 @@ def position_words(cell: int) -> str:
     return f"at the {words}" if words else "in the middle"
 
 
+def means(color_and_shape: tuple[str, str], name: str) -> bool:
+    """Whether a name, "star" or "red star", is one of this object."""
+    return name in (color_and_shape[1], " ".join(color_and_shape))
+
+
 def true_answer(scene: Scene, question: str) -> str:
     """Answer from the scene record by reading the question, independently of the asking code."""
     objects = [(item.color, item.shape, item.cell % 3, item.cell // 3) for item in scene.items]
@@ -81,14 +88,14 @@ def true_answer(scene: Scene, question: str) -> str:
         shape = None if found[2] == "objects" else re.sub("(?<=ss)es$|s$", "", found[2])
         assert shape is None or shape in SHAPES
         return str(sum(found[1] in (None, o[0]) and shape in (None, o[1]) for o in objects))
-    if found := re.fullmatch(r"Is there an? (\w+) (\w+) in the picture\?", question):
-        return "yes" if any(o[:2] == (found[1], found[2]) for o in objects) else "no"
+    if found := re.fullmatch(r"Is there an? ([\w ]+) in the picture\?", question):
+        return "yes" if any(means(o[:2], found[1]) for o in objects) else "no"
     found = re.fullmatch(
-        r"Is the (\w+) (\w+) left of, right of, above or below the (\w+) (\w+)\?", question
+        r"Is the ([\w ]+) left of, right of, above or below the ([\w ]+)\?", question
     )
     assert found, question
-    ((_, _, x, y),) = [o for o in objects if o[:2] == (found[1], found[2])]
-    ((_, _, other_x, other_y),) = [o for o in objects if o[:2] == (found[3], found[4])]
+    ((_, _, x, y),) = [o for o in objects if means(o[:2], found[1])]
+    ((_, _, other_x, other_y),) = [o for o in objects if means(o[:2], found[2])]
     assert (x == other_x) != (y == other_y)
     if y == other_y:
         return "left" if x < other_x else "right"
@@ -120,6 +127,10 @@ def test_adversarial_negatives_mix_what_is_there() -> None:
             _, _, _, color, shape, *_ = question.text.split()
             assert any(item.color == color for item in scene.items)
             assert any(item.shape == shape for item in scene.items)
+        elif kind in ("random", "popular"):
+            shape = question.text.split()[3]
+            assert shape in (POPULAR_SHAPES if kind == "popular" else SHAPES)
+            assert all(item.shape != shape for item in scene.items)
     assert set(kinds) == {"positive", "random", "popular", "adversarial"}
     assert 75 <= kinds["positive"] <= 125
 
@@ -143,6 +154,26 @@ def test_caption_and_detail_name_everything_once() -> None:
             where = position_words(scene.sign.cell)
             assert f"a sign that reads {scene.sign.glyph} {where}" in written
             assert f"The sign {where} reads {scene.sign.glyph}." in described or "middle" in where
+
+
+def test_descriptions_with_the_place_first_say_what_captions_say() -> None:
+    for scene in SCENES:
+        first = text.placed_first(scene, random.Random(0))
+        pattern = r"((?:at|in) the [\w ]+?) an? ((?:large|small) \w+ \w+|sign that reads \w)"
+        found = {f"{thing} {place}" for place, thing in re.findall(pattern, first)}
+        other = re.sub(r", | and |\.$", "|", text.caption(scene, random.Random(0)))
+        assert found == {thing.removeprefix("a ") for thing in other.split("|") if thing}, first
+
+
+def test_simple_text_rows_speak_of_two_objects() -> None:
+    for index, scene in enumerate(SCENES):
+        simple = simplified(scene, random.Random(index))
+        assert simple.items == scene.items[:2]
+        assert simple.sign in (None, scene.sign)
+    world = TinyWorld(Path("unused"), text_rows=100)
+    said = [row["conversations"][0]["value"] for row in world._text_rows("text", 100, frozenset())]
+    objects = Counter(len(re.findall("large|small", first)) for first in said)
+    assert objects[2] >= 30 and max(objects) == 5
 
 
 def test_relations_in_texts_are_true() -> None:
@@ -276,7 +307,7 @@ def test_what_and_where_agree_with_the_scene(world: TinyWorld) -> None:
         assert what.answer == f"{item.color} {item.shape}"
         if where is not None:
             name = re.fullmatch(r"Where is the (.+)\?", where.text)[1]
-            (item,) = [item for item in scene.items if f"{item.color} {item.shape}" == name]
+            (item,) = [item for item in scene.items if means((item.color, item.shape), name)]
             assert where.answer == POSITIONS[item.cell]
 
 

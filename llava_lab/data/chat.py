@@ -8,7 +8,7 @@ import difflib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -30,6 +30,9 @@ from llava_lab.data.tokens import (
 __all__ = ["IGNORE", "TEMPLATES", "VISUAL", "Encoded", "Template", "get_template", "place_image"]
 
 
+Masking = Literal["correct", "released", "all"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Template(Style):
     """A style at work: what the LM reads, and what it is trained on.
@@ -40,11 +43,11 @@ class Template(Style):
     Attributes:
         name: What YAML calls it.
         masking: "correct" trains on answers and their ends, "released" on what the released code
-            does, faults included.
+            does, faults included, "all" on everything but visual tokens, as pretraining does.
     """
 
     name: str
-    masking: Literal["correct", "released"] = "correct"
+    masking: Masking = "correct"
 
     def encode(
         self,
@@ -93,6 +96,10 @@ class Template(Style):
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
 
+    def check(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse what `encode` would refuse at any length: order of turns, marks in a text."""
+        self._check(turns, "assistant", tokenizer)
+
     def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
         """Write the turns down; after a user's turn stands the header that opens an answer."""
         for mark in self.special:
@@ -127,6 +134,8 @@ class Template(Style):
     ) -> Encoded:
         self._check(turns, last, tokenizer)
         pieces = self.pieces(turns, tokenizer)
+        if self.masking == "all":
+            pieces = [Piece(piece.text, True) for piece in pieces]
         released = self.released_tokens if self.masking == "released" else ()
         always = {token_id(token, tokenizer) for token in released}
         bos = self.bos and adds_bos(tokenizer)
@@ -192,20 +201,21 @@ TEMPLATES: dict[str, Template] = {
 }
 
 
-def get_template(name: str, masking: Literal["correct", "released"] = "correct") -> Template:
+def get_template(name: str, masking: Masking = "correct") -> Template:
     """Find a template by its name.
 
     Args:
         name: plain, v0, llava_v0, v1, llava_v1, llava_llama_2, mistral_instruct, chatml_direct,
             qwen_1_5, llava_llama_3, or tokenizer for the LM's own chat template.
         masking: "correct" trains on answers and their ends; "released" also on role names (v0), or
-            headers and marks (qwen_1_5, llava_llama_3), as the released code does.
+            headers and marks (qwen_1_5, llava_llama_3), as the released code does; "all" on
+            everything.
     """
     if name not in TEMPLATES:
         near = difflib.get_close_matches(name, TEMPLATES, n=3, cutoff=0.4)
         raise ValueError(f"no template {name!r}; nearest: {', '.join(near or TEMPLATES)}")
-    if masking not in ("correct", "released"):
-        raise ValueError(f"no masking {masking!r}; choose correct or released")
+    if masking not in get_args(Masking):
+        raise ValueError(f"no masking {masking!r}; choose {', '.join(get_args(Masking))}")
     if name == "tokenizer" and masking == "released":
         raise ValueError("template 'tokenizer' was never released; choose masking correct")
     return replace(TEMPLATES[name], masking=masking)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from llava_lab.data.batch import Batch, Row, Segment
-from llava_lab.data.chat import Template, get_template, place_image
+from llava_lab.data.chat import Masking, Template, get_template, place_image
 from llava_lab.data.features import FeatureStore, image_digest
 from llava_lab.data.image import Layout, Policy, Vision, load_image
 from llava_lab.data.loader import StageLoader, stage_batches
@@ -126,7 +126,7 @@ class ImageDataModule(StageDataModule):
         policy: How an image becomes views.
         template: Chat template of this stage; null takes the LM's.
         masking: `correct` supervises the assistant's words and their end; `released` does as the
-            released code of that template did.
+            released code of that template did; `all` supervises everything, as pretraining.
         image_position: Where the image stands in the first turn: where the file has it, first,
             or first or last at random as in LLaVA's paper.
         hold_out: Share of the rows kept from training, by image, for the held-out loss.
@@ -148,7 +148,7 @@ class ImageDataModule(StageDataModule):
         policy: Policy,
         batch_size: int,
         template: str | None = None,
-        masking: Literal["correct", "released"] = "correct",
+        masking: Masking = "correct",
         image_position: Position = "first",
         hold_out: float = 0.0,
         feature_store: str | None = None,
@@ -175,9 +175,20 @@ class ImageDataModule(StageDataModule):
             self.samples, self.held = hold_out(rows, self.held_share)
 
     def check(self, model: Any) -> None:
-        """Refuse an unknown template, too."""
+        """Refuse an unknown template, and rows that it cannot write, too."""
         super().check(model)
-        get_template(self.template or model.llm.template, self.masking)
+        template = get_template(self.template or model.llm.template, self.masking)
+        self.read()
+        faults = []
+        for sample in self.samples + self.held:
+            try:
+                template.check(sample.turns, model.llm.tokenizer)
+            except ValueError as error:
+                faults.append(f"{sample.source}: {error}")
+        if faults:
+            shown = "\n  ".join([*faults[:5], *(["..."] if len(faults) > 5 else [])])
+            rows = len(self.samples) + len(self.held)
+            raise ValueError(f"{len(faults)} of {rows} rows cannot be trained on:\n  {shown}")
 
     def setup(self, stage: str) -> None:
         """Read the rows and, where the encoder is frozen, store its features."""

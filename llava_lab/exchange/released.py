@@ -218,7 +218,8 @@ def _write_parts(released: Released, folder: Path, draft: Path) -> None:
         if own:
             save_file(own, draft / f"{part}.safetensors")
     if (draft / "llm.safetensors").is_file():
-        AutoTokenizer.from_pretrained(folder).save_pretrained(draft / "tokenizer")
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        tokenizer.save_pretrained(draft / "tokenizer")
 
 
 def _write_yaml(released: Released, draft: Path, place: Path, source: str) -> None:

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from llava_lab.model.llava import PARTS
+from llava_lab.model.llm import CausalLM
 from llava_lab.model.weights import read_weights
 from llava_lab.train.loss import Loss
+from llava_lab.train.muon import Muon
 
 
 class Stage(Callback):
     """Trains some parts of the model with one loss; all other parts are frozen.
 
-    AdamW with eps 1e-8; biases and norm weights are never decayed.
+    Biases and norm weights are never decayed.
 
     Args:
         loss: What is minimised.
@@ -28,6 +30,8 @@ class Stage(Callback):
         schedule: How the rate falls after warm-up: to zero along a cosine or a line, or not.
         warmup_ratio: Share of the steps in which the rate rises from zero, as transformers counts.
         weight_decay: Of all weight matrices.
+        optimizer: `adamw` with eps 1e-8, as every published recipe; or `muon` for the matrices
+            inside a part, with AdamW for its embeddings, output layer, norms and biases.
         betas: AdamW's; the default is that of the trainers that made the published models.
         gradient_checkpointing: Recompute the LM's activations in the backward pass.
     """
@@ -39,6 +43,7 @@ class Stage(Callback):
         schedule: Literal["cosine", "linear", "constant"] = "cosine",
         warmup_ratio: float = 0.03,
         weight_decay: float = 0.0,
+        optimizer: Literal["adamw", "muon"] = "adamw",
         betas: tuple[float, float] = (0.9, 0.999),
         gradient_checkpointing: bool = False,
     ):
@@ -48,7 +53,8 @@ class Stage(Callback):
             raise ValueError(f"rates: {what}. Parts are {', '.join(known)}")
         self.loss, self.rates, self.schedule = loss, rates, schedule
         self.warmup_ratio, self.weight_decay = warmup_ratio, weight_decay
-        self.betas, self.gradient_checkpointing = betas, gradient_checkpointing
+        self.optimizer, self.betas = optimizer, betas
+        self.gradient_checkpointing = gradient_checkpointing
         self.model: Any = None
         self.trainer: Any = None
 
@@ -75,19 +81,28 @@ class Stage(Callback):
             pl_module.part(name).train(name in self.rates)
 
     def groups(self) -> Iterator[dict[str, Any]]:
-        """Parameter groups: each part's decayed and undecayed weights at the part's rate."""
+        """Parameter groups: each part's hidden, other decayed and undecayed weights at its rate."""
         for name, rate in self.rates.items():
             part = self.model.part(name)
             weights = [weight for weight in part.parameters() if weight.requires_grad]
-            decayed = [weight for weight in weights if weight.ndim > 1]
-            plain = [weight for weight in weights if weight.ndim <= 1]
-            for chosen, decay in ((decayed, self.weight_decay), (plain, 0.0)):
+            hidden = _hidden(part) if self.optimizer == "muon" else set()
+            kinds = [
+                ([w for w in weights if w in hidden], self.weight_decay, True),
+                ([w for w in weights if w.ndim > 1 and w not in hidden], self.weight_decay, False),
+                ([w for w in weights if w.ndim <= 1], 0.0, False),
+            ]
+            for chosen, decay, muon in kinds:
                 if chosen:
-                    yield {"params": chosen, "lr": rate, "weight_decay": decay, "name": name}
+                    group = {"params": chosen, "lr": rate, "weight_decay": decay, "name": name}
+                    yield group | {"hidden": muon}
 
     def optimizers(self) -> dict[str, Any]:
-        """AdamW and the schedule, in the form that Lightning asks for."""
-        optimizer = torch.optim.AdamW(list(self.groups()), lr=0.0, betas=self.betas)
+        """The optimizer and the schedule, in the form that Lightning asks for."""
+        groups = list(self.groups())
+        if self.optimizer == "muon":
+            optimizer: torch.optim.Optimizer = Muon(groups, betas=self.betas)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.betas)
         # Not Lightning's own estimate: it sets the loader up too early, and a checkpoint's position
         # would never reach it.
         steps = self.trainer.datamodule.steps()
@@ -115,6 +130,12 @@ class Stage(Callback):
             if name in PARTS
             for key, tensor in _state(model.part(name)).items()
         }
+
+
+def _hidden(part: nn.Module) -> set[Tensor]:
+    """The matrices of a part's linear layers, without an LM's output layer."""
+    outer: set[Tensor] = set(part.head().parameters()) if isinstance(part, CausalLM) else set()
+    return {m.weight for m in part.modules() if isinstance(m, nn.Linear)} - outer
 
 
 def _state(part: nn.Module) -> dict[str, Tensor]:

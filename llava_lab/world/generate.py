@@ -16,10 +16,10 @@ from typing import Any
 from llava_lab.world import text
 from llava_lab.world.draw import render
 from llava_lab.world.question import QUESTION_TYPES, Question
-from llava_lab.world.scene import Scene, sample_scene
+from llava_lab.world.scene import Scene, sample_scene, simplified
 
 # Raise it with every change that alters a byte of any file: an old world is then refused.
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 MANIFEST = "manifest.json"
 # Names of the published files that the world's own stand in for, so that an experiment finds
 # them under the same paths at every scale.
@@ -31,6 +31,8 @@ TEXT, PHRASES, QUESTIONS = "text.json", "phrases.jsonl", "questions.jsonl"
 LEFTOVER_SECONDS = 24 * 3600
 # Share of the evaluation pictures asked about per question type; signs are on fewer than this.
 QUESTION_SHARE = 0.74
+# Share of the text rows that speak of two objects only: from them an LM learns to look things up.
+SIMPLE_SHARE = 0.3
 # How many candidate questions a picture may choose from, to keep the answers balanced.
 CANDIDATES = 8
 
@@ -169,7 +171,11 @@ class TinyWorld:
     def _text_rows(self, split: str, count: int, taken: frozenset[str]) -> Iterable[text.Row]:
         for index in range(count):
             rng = self._rng(split, index, "text")
-            yield text.text_row(f"{split}-{index:06d}", self.scene(split, index, taken), rng)
+            scene = self.scene(split, index, taken)
+            if rng.random() < SIMPLE_SHARE:
+                simple = simplified(scene, rng)
+                scene = scene if simple.signature in taken else simple
+            yield text.text_row(f"{split}-{index:06d}", scene, rng)
 
     def _question_rows(self, scenes: list[Scene]) -> Iterable[dict[str, Any]]:
         number = 0

@@ -1,9 +1,9 @@
-"""0g. Parts: trains the tiny scale's encoder and LM from nothing and puts them into the package.
+"""0g. Parts: makes the tiny scale's tokenizer, encoder and LM from nothing, for the package.
 
-Run as `python -m llava_lab.world.parts`. The tokenizer that both read with ships beside them; it
-was made by `llava_lab.world.tokenizer` from the same world's texts.
+Run as `python -m llava_lab.world.parts` from the repository's root.
 """
 
+import tempfile
 from pathlib import Path
 
 import torch
@@ -12,20 +12,33 @@ from safetensors.torch import load_file, save_file
 from llava_lab import cli
 from llava_lab.model.weights import ASSETS
 from llava_lab.run import write
+from llava_lab.world.generate import TinyWorld
+from llava_lab.world.tokenizer import train_tokenizer, world_texts
 
 EXPERIMENT = Path("experiments/tiny_parts.yaml")
 # File, stage that makes it, and what its names lose to be those of timm and transformers.
 PARTS = (("encoder", "contrast", "encoder.tower."), ("llm", "language", "llm.model."))
+TEXTS = {"seed": 1, "train_images": 1500, "eval_images": 10, "text_rows": 6000}
+VOCABULARY = 768
 NOTE = """The encoder and the LM of the tiny scale, in half precision, and their tokenizer.
 Made by `python -m llava_lab.world.parts` from experiments/tiny_parts.yaml.
 """
 
 
 def main() -> None:
-    """Train the two stages and pack what they trained."""
+    """Make the tokenizer, train the two stages, and pack what they trained."""
+    tokenizer(ASSETS / "tokenizer")
     cli.main(["fit", "-c", str(EXPERIMENT)])
     newest = max(Path("runs/tiny_parts").glob("*/results.json"), key=lambda p: p.stat().st_mtime)
     pack(newest.parent)
+
+
+def tokenizer(folder: Path) -> None:
+    """Train the tokenizer on the texts of a world of its own, and save it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        world = TinyWorld(Path(temporary) / "world", **TEXTS)
+        world.generate()
+        train_tokenizer(world_texts(world.root), VOCABULARY).save_pretrained(folder)
 
 
 def pack(run: Path) -> None:

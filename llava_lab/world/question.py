@@ -7,7 +7,7 @@ often: color 0.13, count 0.17 (0.31 with the best guess per kind of thing counte
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llava_lab.world.scene import COLORS, POPULAR_SHAPES, POSITIONS, SHAPES, Item, Scene
@@ -97,16 +97,17 @@ def ask_count(scene: Scene, rng: random.Random) -> Question:
 
 
 def ask_existence(scene: Scene, rng: random.Random) -> Question:
-    """Ask whether an object is there; half are not, of POPE's three kinds."""
-    names = sorted({item.name for item in scene.items})
+    """Ask whether an object is there; half are not, of POPE's three kinds.
+
+    A random or a popular shape that is missing; or, adversarial, a shape that is there in a color
+    that is there, but not together. Objects that are there are named in the same two ways.
+    """
+    name, kind = _absent_object(scene, rng)
+    answer, sentence = "no", f"No, there is no {name} in the picture."
     if rng.random() < 0.5:
-        name, kind = rng.choice(names), "positive"
-        cells = [item.cell for item in scene.items if item.name == name]
-        sentence = f"Yes, there is {article(name)} {position(rng.choice(cells))}."
-        answer = "yes"
-    else:
-        name, kind = _absent_object(scene, rng)
-        sentence, answer = f"No, there is no {name} in the picture.", "no"
+        item = rng.choice(scene.items)
+        name, kind = item.name if kind == "adversarial" else item.shape, "positive"
+        answer, sentence = "yes", f"Yes, there is {article(name)} {position(item.cell)}."
     text = f"Is there {article(name)} in the picture?"
     return Question("existence", text, answer, sentence, {"kind": kind})
 
@@ -115,40 +116,41 @@ def _absent_object(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """Name an object that is not there, and the kind of temptation it is."""
     names = {item.name for item in scene.items}
     shapes, colors = {item.shape for item in scene.items}, {item.color for item in scene.items}
-    pools: dict[str, tuple[Sequence[str], Sequence[str]]] = {
-        "random": (SHAPES, COLORS),
-        "popular": (POPULAR_SHAPES, COLORS),
-        "adversarial": (sorted(shapes), sorted(colors)),
+    absent = {
+        "random": [shape for shape in SHAPES if shape not in shapes],
+        "popular": [shape for shape in POPULAR_SHAPES if shape not in shapes],
+        "adversarial": sorted({f"{c} {s}" for c in colors for s in shapes} - names),
     }
-    kind = rng.choice(sorted(pools))
-    absent = _pairs(*pools[kind], names)
-    if not absent:
-        # All objects share a shape or a color: no pair of them is missing.
-        kind, absent = "random", _pairs(SHAPES, COLORS, names)
-    return rng.choice(absent), kind
+    kind = rng.choice([kind for kind in sorted(absent) if absent[kind]])
+    return rng.choice(absent[kind]), kind
 
 
-def _pairs(shapes: Sequence[str], colors: Sequence[str], names: set[str]) -> list[str]:
-    pairs = [f"{color} {shape}" for shape in shapes for color in colors]
-    return [pair for pair in pairs if pair not in names]
+def distinct_names(scene: Scene) -> dict[Item, str]:
+    """Name every object that a shape, or else a color and a shape, tells from the others."""
+    shapes = Counter(item.shape for item in scene.items)
+    names = Counter(item.name for item in scene.items)
+    return {
+        item: item.shape if shapes[item.shape] == 1 else item.name
+        for item in scene.items
+        if names[item.name] == 1
+    }
 
 
 def ask_relation(scene: Scene, rng: random.Random) -> Question | None:
-    """Ask how two uniquely named objects in one row or column stand to each other."""
-    names = Counter(item.name for item in scene.items)
-    unique = [item for item in scene.items if names[item.name] == 1]
+    """Ask how two objects in one row or column, each named for itself, stand to each other."""
+    names = distinct_names(scene)
     pairs: dict[str, list[tuple[Item, Item]]] = {}
-    for first in unique:
-        for second in unique:
+    for first in names:
+        for second in names:
             relation = relation_of(first, second) if first is not second else None
             if relation:
                 pairs.setdefault(relation, []).append((first, second))
     if not pairs:
         return None
     relation = rng.choice(sorted(pairs))
-    first, second = rng.choice(pairs[relation])
-    text = f"Is the {first.name} left of, right of, above or below the {second.name}?"
-    sentence = f"The {first.name} is {relation_phrase(relation)} the {second.name}."
+    first, second = (names[item] for item in rng.choice(pairs[relation]))
+    text = f"Is the {first} left of, right of, above or below the {second}?"
+    sentence = f"The {first} is {relation_phrase(relation)} the {second}."
     axis = "horizontal" if relation in ("left", "right") else "vertical"
     return Question("relation", text, relation, sentence, {"axis": axis})
 
@@ -171,15 +173,14 @@ def ask_what(scene: Scene, rng: random.Random) -> Question:
 
 
 def ask_where(scene: Scene, rng: random.Random) -> Question | None:
-    """Ask where a uniquely named object stands."""
-    names = Counter(item.name for item in scene.items)
-    unique = [item for item in scene.items if names[item.name] == 1]
-    if not unique:
+    """Ask where an object stands that can be named for itself."""
+    names = distinct_names(scene)
+    if not names:
         return None
-    item = rng.choice(unique)
-    sentence = f"The {item.name} is {position(item.cell)}."
+    item, name = rng.choice(list(names.items()))
+    sentence = f"The {name} is {position(item.cell)}."
     place = POSITIONS[item.cell]
-    return Question("where", f"Where is the {item.name}?", place, sentence, {"size": item.size})
+    return Question("where", f"Where is the {name}?", place, sentence, {"size": item.size})
 
 
 # What evaluation asks; training also asks what stands where.

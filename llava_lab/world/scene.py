@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross", "ring", "heart")
 # The popular shapes are twice as frequent, so that POPE's "popular" negatives mean something.
@@ -146,6 +146,12 @@ def sample_scene(rng: random.Random) -> Scene:
         center = _place(rng, cell, width, height, pixels)
         items.append(Item(shape, color, large, cell, center, pixels))
     return Scene(width, height, background, grain, tuple(items), sign)
+
+
+def simplified(scene: Scene, rng: random.Random) -> Scene:
+    """Keep two of the scene's objects, and half of the time its sign."""
+    sign = scene.sign if rng.random() < 0.5 else None
+    return replace(scene, items=scene.items[:2], sign=sign)
 
 
 def _sample_sign(rng: random.Random, cell: int, width: int, height: int) -> Sign:

@@ -10,6 +10,7 @@ from llava_lab.world.question import (
     Question,
     article,
     ask_several,
+    ask_where,
     plural,
     position,
     relation_of,
@@ -31,6 +32,7 @@ DETAIL_REQUESTS = (
     "Tell me everything that you see in the picture.",
     "Write a thorough description of the picture.",
 )
+FACTS_REQUEST = "Say what is true of the picture."
 TEXT_INTRODUCTIONS = (
     "A picture shows",
     "Imagine a picture of",
@@ -50,6 +52,17 @@ def caption(scene: Scene, rng: random.Random) -> str:
     if scene.sign:
         place = rng.randint(0, len(things))
         things.insert(place, f"a sign that reads {scene.sign.glyph} {position(scene.sign.cell)}")
+    return f"{', '.join(things[:-1])} and {things[-1]}."
+
+
+def placed_first(scene: Scene, rng: random.Random) -> str:
+    """Write the caption's fragment with every place before what stands there."""
+    things = [
+        f"{position(item.cell)} {article(f'{item.size} {item.name}')}" for item in scene.items
+    ]
+    if scene.sign:
+        things.append(f"{position(scene.sign.cell)} a sign that reads {scene.sign.glyph}")
+    rng.shuffle(things)
     return f"{', '.join(things[:-1])} and {things[-1]}."
 
 
@@ -120,17 +133,25 @@ def short_answer_row(
 
 
 def text_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
-    """Describe a scene in words and ask about it: short answers, sentences, or a rewording."""
+    """Describe a scene in words and talk about it: questions, what is true of it, or a rewording.
+
+    The same things are said in two orders, so that a word's place tells nothing and its neighbors
+    have to be read.
+    """
+    things = placed_first(scene, rng) if rng.random() < 0.5 else caption(scene, rng)
     way = rng.random()
-    if way < 0.7:
+    if way < 0.6:
         turns = _short_turns(ask_several(scene, rng, rng.randint(7, 10)))
-    elif way < 0.8:
+    elif way < 0.65:
         turns = _sentence_turns(scene, rng, rng.randint(3, 5))
-    elif way < 0.9:
+    elif way < 0.85:
+        facts = [question.sentence for question in ask_several(scene, rng, 14)]
+        turns = [(FACTS_REQUEST, " ".join(facts))]
+    elif way < 0.95:
         turns = [(rng.choice(DETAIL_REQUESTS), detail(scene, rng))]
     else:
         turns = [(rng.choice(CAPTION_REQUESTS), caption(scene, rng))]
-    described = f"{rng.choice(TEXT_INTRODUCTIONS)} {caption(scene, rng)}"
+    described = f"{rng.choice(TEXT_INTRODUCTIONS)} {things}"
     turns[0] = (f"{described}\n{turns[0][0]}", turns[0][1])
     return _row(row_id, turns)
 
@@ -149,11 +170,9 @@ def _short_turns(questions: list[Question]) -> list[tuple[str, str]]:
 def _sentence_turns(scene: Scene, rng: random.Random, number: int) -> list[tuple[str, str]]:
     questions = ask_several(scene, rng, number)
     turns = [(question.text, question.sentence) for question in questions]
-    names = [item.name for item in scene.items]
-    item = rng.choice(scene.items)
-    if names.count(item.name) == 1 and rng.random() < 0.5:
-        where = (f"Where is the {item.name}?", f"The {item.name} is {position(item.cell)}.")
-        turns[rng.randrange(len(turns))] = where
+    where = ask_where(scene, rng)
+    if where and rng.random() < 0.5:
+        turns[rng.randrange(len(turns))] = (where.text, where.sentence)
     return turns
 
 

@@ -28,11 +28,24 @@ PROMPT_REPEATS = 500
 
 
 def world_texts(root: Path) -> Iterator[str]:
-    """Yield every text that a tiny world trains on; evaluation questions stay unseen."""
+    """Yield every conversation that a tiny world trains on; evaluation questions stay unseen.
+
+    Each is written in the template v1, where words stand behind spaces as an LM meets them, and
+    as plain lines.
+    """
+    style = STYLES["v1"]
     for name in (ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT):
         for row in json.loads((root / name).read_text()):
-            for turn in row["conversations"]:
-                yield turn["value"].replace(IMAGE_PLACEHOLDER, "")
+            said = [
+                turn["value"].replace(IMAGE_PLACEHOLDER, "").strip()
+                for turn in row["conversations"]
+            ]
+            pairs = zip(said[::2], said[1::2], strict=True)
+            yield "".join(
+                style.question.format(text=question) + style.header + f" {answer}"
+                for question, answer in pairs
+            )
+            yield "\n".join(said)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:

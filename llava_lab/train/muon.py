@@ -1,0 +1,64 @@
+"""Muon: orthogonalised momentum for hidden matrices, AdamW for every other weight."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import AdamW, Optimizer
+
+
+class Muon(Optimizer):
+    """torch's Muon (Jordan et al. 2024) and AdamW as one optimizer, with one rate for both.
+
+    Muon's update has AdamW's size (Liu et al. 2025, arXiv:2502.16982), so that rates carry over.
+
+    Args:
+        groups: Parameter groups; `hidden` says whether Muon updates the group, whose weights must
+            then be matrices.
+        betas: AdamW's.
+        momentum: Muon's.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        betas: tuple[float, float] = (0.9, 0.999),
+        momentum: float = 0.95,
+    ):
+        self.inner: list[Optimizer] = []
+        super().__init__(groups, {})
+        hidden = [group for group in self.param_groups if group["hidden"]]
+        plain = [group for group in self.param_groups if not group["hidden"]]
+        if hidden:
+            adjust = "match_rms_adamw"
+            self.inner.append(
+                torch.optim.Muon(hidden, lr=0.0, momentum=momentum, adjust_lr_fn=adjust)
+            )
+        if plain:
+            self.inner.append(AdamW(plain, lr=0.0, betas=betas))
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        """Make the groups those of the two, so that a schedule reaches both."""
+        self.param_groups = [group for each in self.inner for group in each.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of all weights."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for each in self.inner:
+            each.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of both."""
+        return {"inner": [each.state_dict() for each in self.inner]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both."""
+        for each, state in zip(self.inner, state_dict["inner"], strict=True):
+            each.load_state_dict(state)
+        self._share_groups()
