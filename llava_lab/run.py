@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from llava_lab import __version__
+from llava_lab.disk import write
 
 PACKAGES = ("lightning", "pillow", "timm", "tokenizers", "torch", "torchmetrics", "transformers")
 # Options of a stage that change how it is computed or shown, not what comes out.
@@ -50,7 +50,6 @@ class Run:
 
     def begin(self) -> None:
         """Make the folder and write the configuration."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         write(self.folder / "config.yaml", self.config)
 
     def find(self, fingerprint: str) -> Path | None:
@@ -59,6 +58,19 @@ class Run:
             if _read(record).get("fingerprint") == fingerprint:
                 return record.parent
         return None
+
+    def finished(self, marks: dict[str, str], asked: dict[str, str]) -> Path | None:
+        """Its results.json, if they are those of these stages, benchmarks and package versions."""
+        path = self.folder / "results.json"
+        if not path.is_file():
+            return None
+        found = _read(path)
+        same = (
+            {stage["name"]: stage["fingerprint"] for stage in found["stages"]} == marks
+            and found.get("asked") == asked
+            and found["versions"] == versions()
+        )
+        return path if same else None
 
     def finish(self, results: dict[str, Any]) -> Path:
         """Write results.json."""
@@ -73,25 +85,6 @@ class Run:
         path = self.folder / "results.json"
         write(path, json.dumps({**head, **results}, indent=2) + "\n")
         return path
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
-
-
-def link(source: Path, target: Path) -> None:
-    """Let a file stand in a second place, without a copy where the disk allows it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(target.name + ".draft")
-    draft.unlink(missing_ok=True)
-    try:
-        os.link(source, draft)
-    except OSError:
-        draft.write_bytes(source.read_bytes())
-    os.replace(draft, target)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """11e. Scores: the callback that keeps answers, scores them and shows a sheet of samples."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from llava_lab.disk import write
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
 from llava_lab.evaluate.generate import Answers, Questions
 from llava_lab.evaluate.metric import Score
@@ -95,9 +95,7 @@ class Scores(Callback):
     def _write(
         self, benchmark: Benchmark, answers: dict[str, str], correct: list[float] | None
     ) -> None:
-        """One JSON line a question, in the order of the file; whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        target = self.folder / f"{benchmark.name}.jsonl"
+        """One JSON line a question, in the order of the file."""
         lines = []
         for index, question in enumerate(benchmark.questions):
             line: dict[str, Any] = {
@@ -110,9 +108,7 @@ class Scores(Callback):
             if correct is not None:
                 line["correct"] = correct[index]
             lines.append(json.dumps(line, ensure_ascii=False))
-        draft = target.with_suffix(".draft")
-        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(draft, target)
+        write(self.folder / f"{benchmark.name}.jsonl", "\n".join(lines) + "\n")
 
     @staticmethod
     def _show(

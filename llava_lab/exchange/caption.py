@@ -23,6 +23,7 @@ from urllib3.util import Retry
 
 from llava_lab.data.rows import ImageFolder, Refused, read_rows
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question
+from llava_lab.disk import write
 from llava_lab.verbs import MODEL_HELP, one_message, verb_parser
 
 PROMPT = "Describe this image in detail."
@@ -64,7 +65,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--images", type=Path, help="folder that the rows' images start from")
     parser.add_argument("--out", type=Path, required=True, help=".json or .jsonl to write")
-    parser.add_argument("--model", help=f"{MODEL_HELP}; or the engine's name of its model")
+    parser.add_argument(
+        "--model", required=True, help=f"{MODEL_HELP}; or the engine's name of its model"
+    )
     parser.add_argument(
         "--engine-url", help="any OpenAI-compatible engine: http://127.0.0.1:8000/v1"
     )
@@ -84,27 +87,16 @@ def main(arguments: Sequence[str]) -> None:
         items = read_items(options.inputs, options.images)
         index, number = options.shard
         items = items[index::number]
-        if options.model is None:
-            raise ValueError("give --model")
-        asked = [options.model, options.engine_url, options.prompt, options.max_new_tokens]
+        model, prompt, length = options.model, options.prompt, options.max_new_tokens
         if options.engine_url:
-            engine: Engine = RemoteEngine(*_remote(options))
-        else:
-            engine = LocalEngine(
-                options.model, options.prompt, options.max_new_tokens, options.images_per_batch
+            engine: Engine = RemoteEngine(
+                options.engine_url, model, prompt, length, options.in_flight
             )
-        caption(items, engine, options.prompt, options.out, json.dumps(asked))
+        else:
+            engine = LocalEngine(model, prompt, length, options.images_per_batch)
+        asked = json.dumps([model, options.engine_url, prompt, length])
+        caption(items, engine, prompt, options.out, asked)
         print(f"llava_lab: {len(items)} captions: {options.out}")
-
-
-def _remote(options: Any) -> tuple[str, str, str, int, int]:
-    return (
-        options.engine_url,
-        options.model,
-        options.prompt,
-        options.max_new_tokens,
-        options.in_flight,
-    )
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -188,9 +180,7 @@ def caption(items: Sequence[Item], engine: Engine, prompt: str, out: Path, asked
     ]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     text = "\n".join(lines) if out.suffix == ".jsonl" else "[\n" + ",\n".join(lines) + "\n]"
-    draft = out.with_name(out.name + ".draft")
-    draft.write_text(text + "\n", encoding="utf-8")
-    os.replace(draft, out)
+    write(out, text + "\n")
     journal.path.unlink()
 
 

@@ -1,7 +1,6 @@
 """The verbs import, export, answer and chat."""
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from llava_lab.data.image import Policy
 from llava_lab.data.modules import Views
 from llava_lab.data.rows import read_rows
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question, Turn, read_questions
+from llava_lab.disk import write
 from llava_lab.evaluate.benchmark import by_images, question_loader
 from llava_lab.evaluate.generate import Questions, answer
 from llava_lab.exchange.load import is_ours, load_model
@@ -95,10 +95,7 @@ def answer_main(arguments: Sequence[str]) -> None:
             }
             for key, question in zip(keys, questions, strict=True)
         ]
-        draft = options.out.with_name(options.out.name + ".draft")
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        os.replace(draft, options.out)
+        write(options.out, "".join(json.dumps(row) + "\n" for row in rows))
         print(f"llava_lab: {len(rows)} answers: {options.out}")
 
 
