@@ -25,8 +25,11 @@ class Stage(Callback):
 
     Args:
         loss: What is minimised.
-        rates: Peak learning rate of each part that trains: encoder, connector, llm, and loss
-            where the loss has weights of its own. A part that is not named is frozen.
+        rates: Peak learning rate of each part that trains: encoder, connector, llm, newline, and
+            loss where the loss has weights of its own. A part that is not named is frozen.
+        rate_scale: All rates times this: a scale's models may learn at other rates than the
+            published ones, but at the same ratios between parts.
+        frozen: Parts that stay frozen although they have a rate: what a scale has no budget for.
         schedule: How the rate falls after warm-up: to zero along a cosine or a line, or not.
         warmup_ratio: Share of the steps in which the rate rises from zero, as transformers counts.
         weight_decay: Of all weight matrices.
@@ -40,6 +43,8 @@ class Stage(Callback):
         self,
         loss: Loss,
         rates: dict[str, float],
+        rate_scale: float = 1.0,
+        frozen: tuple[str, ...] = (),
         schedule: Literal["cosine", "linear", "constant"] = "cosine",
         warmup_ratio: float = 0.03,
         weight_decay: float = 0.0,
@@ -48,10 +53,12 @@ class Stage(Callback):
         gradient_checkpointing: bool = False,
     ):
         known = (*PARTS, "loss")
-        if not rates or (unknown := sorted(rates.keys() - set(known))):
-            what = f"unknown part {unknown[0]!r}" if rates else "no part trains"
-            raise ValueError(f"rates: {what}. Parts are {', '.join(known)}")
-        self.loss, self.rates, self.schedule = loss, rates, schedule
+        if unknown := sorted({*rates, *frozen} - set(known)):
+            raise ValueError(f"unknown part {unknown[0]!r}. Parts are {', '.join(known)}")
+        self.rates = {n: rate_scale * rate for n, rate in rates.items() if n not in frozen}
+        if not self.rates:
+            raise ValueError(f"rates: no part trains. Parts are {', '.join(known)}")
+        self.loss, self.schedule = loss, schedule
         self.warmup_ratio, self.weight_decay = warmup_ratio, weight_decay
         self.optimizer, self.betas = optimizer, betas
         self.gradient_checkpointing = gradient_checkpointing
@@ -70,6 +77,8 @@ class Stage(Callback):
         model.optimizers_of_stage = self.optimizers
         for name in (*PARTS, "loss"):
             part = model.part(name)
+            if name in self.rates and not any(True for _ in part.parameters()):
+                raise ValueError(f"rates: the model has no {name} to train")
             part.requires_grad_(name in self.rates)
             part.train(name in self.rates)
         if self.gradient_checkpointing:

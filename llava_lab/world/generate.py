@@ -2,24 +2,21 @@
 
 import hashlib
 import json
-import os
 import random
-import shutil
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_lab.disk import new_folder
 from llava_lab.world import text
 from llava_lab.world.draw import render
 from llava_lab.world.question import QUESTION_TYPES, Question
 from llava_lab.world.scene import Scene, sample_scene, simplified
 
 # Raise it with every change that alters a byte of any file: an old world is then refused.
-GENERATOR_VERSION = 4
+GENERATOR_VERSION = 5
 MANIFEST = "manifest.json"
 # Names of the published files that the world's own stand in for, so that an experiment finds
 # them under the same paths at every scale.
@@ -27,12 +24,12 @@ ALIGN_10 = "LLaVA-CC3M-Pretrain-595K/chat.json"
 ALIGN_15 = "LLaVA-Pretrain/blip_laion_cc_sbu_558k.json"
 INSTRUCT_10 = "llava_instruct_150k.json"
 INSTRUCT_15 = "llava_v1_5_mix665k.json"
+INSTRUCT_NEXT = "LLaVA-NeXT-Data/llava_next_raw_format_processed.json"
 TEXT, PHRASES, QUESTIONS = "text.json", "phrases.jsonl", "questions.jsonl"
-LEFTOVER_SECONDS = 24 * 3600
 # Share of the evaluation pictures asked about per question type; signs are on fewer than this.
 QUESTION_SHARE = 0.74
 # Share of the text rows that speak of two objects only: from them an LM learns to look things up.
-SIMPLE_SHARE = 0.3
+SIMPLE_SHARE = 0.5
 # How many candidate questions a picture may choose from, to keep the answers balanced.
 CANDIDATES = 8
 
@@ -65,16 +62,13 @@ class TinyWorld:
         """Write the world unless it is there already; a killed run leaves no half-world."""
         if self._finished():
             return
-        self.root.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{self.root.name}-partial-"
-        _remove_leftovers(self.root.parent, prefix)
-        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=self.root.parent))
         try:
-            partial.chmod(0o755)
-            self._write(partial)
-            self._publish(partial)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            with new_folder(self.root) as draft:
+                self._write(draft)
+        except OSError:
+            # Another process may have been faster.
+            if not self._finished():
+                raise
 
     def scene(self, split: str, index: int, taken: frozenset[str] = frozenset()) -> Scene:
         """Sample scene `index` of a split; the first one whose signature is not taken."""
@@ -111,14 +105,6 @@ class TinyWorld:
             raise ValueError(f"{self.root} holds a world of {there}, not {asked}. {way_out}")
         return True
 
-    def _publish(self, partial: Path) -> None:
-        """Move the finished folder into place, unless another process was faster."""
-        try:
-            os.replace(partial, self.root)
-        except OSError:
-            if not self._finished():
-                raise
-
     def _write(self, folder: Path) -> None:
         eval_scenes = self.eval_scenes()
         taken = frozenset(scene.signature for scene in eval_scenes)
@@ -133,7 +119,8 @@ class TinyWorld:
             ALIGN_10: (captions := _json_list(self._align_rows(train_scenes))),
             ALIGN_15: captions,
             INSTRUCT_10: _json_list(self._conversation_rows(train_scenes)),
-            INSTRUCT_15: _json_list(self._mix_rows(train_scenes, taken)),
+            INSTRUCT_15: (mix := _json_list(self._mix_rows(train_scenes, taken))),
+            INSTRUCT_NEXT: mix,
             TEXT: _json_list(self._text_rows("text", self.text_rows, taken)),
             PHRASES: _json_lines(_phrase_rows(train_scenes)),
             QUESTIONS: _json_lines(self._question_rows(eval_scenes)),
@@ -195,13 +182,6 @@ class TinyWorld:
                         **question.detail,
                     }
                     number += 1
-
-
-def _remove_leftovers(parent: Path, prefix: str) -> None:
-    """Remove what killed runs left; younger folders may belong to a run that is still writing."""
-    for left in parent.glob(f"{prefix}*"):
-        if time.time() - left.stat().st_mtime > LEFTOVER_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _rarest(kind: str, scene: Scene, rng: random.Random, used: Counter[object]) -> Question | None:

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llava_lab import cli
+from llava_lab.disk import write
 from llava_lab.model.weights import ASSETS
-from llava_lab.run import write
 from llava_lab.world.generate import TinyWorld
 from llava_lab.world.tokenizer import train_tokenizer, world_texts
 

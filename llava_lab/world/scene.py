@@ -8,12 +8,12 @@ SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross", "ring", "h
 # The popular shapes are twice as frequent, so that POPE's "popular" negatives mean something.
 POPULAR_SHAPES = ("circle", "square", "star")
 COLORS = ("red", "green", "blue", "yellow", "orange", "purple", "white", "black")
-# Left out because they look like one of these when small: D, G, I, O, Q, S, V, Z, 0, 1, 5, 8.
-GLYPHS = "ABCEFHJKLMNPRTUWXY234679"
+# The dozen whose drawings differ most from each other.
+GLYPHS = "AFJLNUXY2469"
 POSITIONS = (
-    *("top left", "top", "top right"),
+    *("top-left", "top", "top-right"),
     *("left", "middle", "right"),
-    *("bottom left", "bottom", "bottom right"),
+    *("bottom-left", "bottom", "bottom-right"),
 )
 # Width and height. A third of the shortest side holds the largest object.
 PICTURE_SIZES = ((160, 128), (128, 160), (168, 168), (192, 128), (128, 192), (224, 128))
@@ -30,8 +30,8 @@ SMALL_PIXELS = (14, 20)
 LARGE_GLYPH_PIXELS = (26, 32)
 SMALL_GLYPH_PIXELS = (7, 9)
 
-SIGN_SHARE = 0.65
-LARGE_SIGN_SHARE = 0.6
+SIGN_SHARE = 0.75
+LARGE_SIGN_SHARE = 0.7
 # How often an object repeats the shape, or the color, of one before it: gives counting its twos.
 REPEAT_SHARE = 0.35
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from llava_lab.data.sample import IMAGE_PLACEHOLDER
@@ -25,6 +25,9 @@ PROMPTS = tuple(
     )
 )
 PROMPT_REPEATS = 500
+# What no token reaches across: a word or its compound ("top-left"), a digit, or signs, each with
+# the space before it; line breaks.
+WORDS = r" ?\p{L}+(?:-\p{L}+)*| ?\d| ?[^\s\p{L}\d]+|\s+"
 
 
 def world_texts(root: Path) -> Iterator[str]:
@@ -65,8 +68,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedT
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
