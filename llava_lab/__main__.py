@@ -12,7 +12,9 @@ Trains and evaluates every version of the LLaVA family from one YAML file each.
   validate -c ...    held-out loss of a finished run
   test -c ...        the benchmarks of a finished run, again
   predict -c ...     answers of a finished run, without scores
-  table RUN ...      runs as a table: results, cost, several seeds with intervals
+  plan -c ...        parts, tokens, FLOPs and memory of an experiment, without running it
+  sweep FILE         fit every point of a sweep that has no results yet
+  table RUN ...      runs, or a sweep, as tables: results, cost, seeds with intervals, a plot
   import CHECKPOINT  a released checkpoint as parts that an experiment names
   export MODEL       a model for transformers, vLLM and SGLang
   answer MODEL FILE  answers to a question file in LLaVA's format
@@ -29,6 +31,8 @@ examples:
 
 LIGHTNING = ("fit", "validate", "test", "predict")
 TOOLS = {
+    "plan": "llava_lab.plan:main",
+    "sweep": "llava_lab.sweep:main",
     "table": "llava_lab.report.table:main",
     "import": "llava_lab.exchange.commands:import_main",
     "export": "llava_lab.exchange.commands:export_main",

@@ -20,13 +20,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
+from llava_lab.disk import link, write
 from llava_lab.evaluate.benchmark import BenchmarkDataModule
 from llava_lab.evaluate.scores import Scores
 from llava_lab.model.llava import PARTS, Llava
 from llava_lab.model.weights import digest
 from llava_lab.parser import LabParser
 from llava_lab.report.table import results_tables
-from llava_lab.run import Run, fingerprint, link, peak_memory, write
+from llava_lab.run import Run, fingerprint, peak_memory
 from llava_lab.train.checkpoint import StageCheckpoint
 from llava_lab.train.record import Bar, Record
 from llava_lab.train.stage import load_trained, save_trained, stage_file
@@ -84,6 +85,9 @@ class LabCLI(LightningCLI):
             "--fresh", action="store_true", help="Train every stage anew, reuse nothing."
         )
         parser.add_argument(
+            "--dry_run", action="store_true", help="Say what would be trained and what reused."
+        )
+        parser.add_argument(
             "--stage", type=str | None, default=None, help="Stop after the stage of this name."
         )
         parser.add_argument(
@@ -110,9 +114,9 @@ class LabCLI(LightningCLI):
     def open_run(self) -> Run:
         """The run that this configuration and seed name."""
         kept = self.options.clone()
-        for key in ("config", "fresh", "stage", "runs", "checkpoint_seconds", "ckpt_path"):
+        for key in ("config", "fresh", "dry_run", "stage", "runs", "checkpoint_seconds"):
             kept.pop(key, None)
-        for key in ("verbose", "weights_only", "return_predictions", "dataloaders"):
+        for key in ("ckpt_path", "verbose", "weights_only", "return_predictions", "dataloaders"):
             kept.pop(key, None)
         text = self._parser(self.subcommand).dump(kept, skip_validation=True, skip_unset=False)
         options = self.options
@@ -133,7 +137,10 @@ class LabCLI(LightningCLI):
     def chain(self, model: Llava, steps: dict[str, Step]) -> dict[str, str]:
         """Fingerprint of every stage; reads and checks all data before anything is spent."""
         options = set(inspect.signature(Trainer.__init__).parameters)
-        marks, mark = {}, digest(model.state_dict())
+        weights = model.state_dict()
+        # Stages whose policy has no newlines are the same with a newline and without.
+        newline = {key: weights.pop(key) for key in list(weights) if key.startswith("newline.")}
+        marks, mark = {}, fingerprint(digest(weights), model.settings(), "")
         for name, step in steps.items():
             step.data.name = name
             if unknown := sorted(set(step.trainer) - options):
@@ -142,6 +149,8 @@ class LabCLI(LightningCLI):
                 raise ValueError(f"stages.{name}.trainer: no option {unknown[0]!r}{hint}")
             step.data.check(model)
             config = self.options.stages[name].as_dict()
+            if step.data.policy.newline:
+                mark += digest(newline)
             marks[name] = mark = fingerprint(mark, config, step.data.content())
         return marks
 
@@ -174,7 +183,20 @@ class LabCLI(LightningCLI):
         steps = self.steps()
         for benchmark in self.datamodule.benchmarks:
             benchmark.check()
+        model.check_policy(self.datamodule.policy)
         marks = self.chain(model, steps)
+        asked = {each.name: each.content() for each in self.datamodule.benchmarks}
+        finished = None if self.options.fresh or self.options.stage else run.finished(marks, asked)
+        if self.options.dry_run:
+            for name, mark in marks.items():
+                found = run.find(mark)
+                say(f"stage {name}: " + (f"would be reused from {found}" if found else "to train"))
+            say(f"results: {finished}" if finished else "benchmarks: to ask")
+            return
+        if finished:
+            show(finished)
+            say("finished before; `test` asks the benchmarks again, `--fresh` trains anew")
+            return
         run.begin()
         records = [self._stage(model, run, name, step, marks[name]) for name, step in steps.items()]
         if self.options.stage is not None:
@@ -185,6 +207,7 @@ class LabCLI(LightningCLI):
         results = {
             "stages": [{key: record[key] for key in STAGE_KEYS} for record in records],
             "benchmarks": benchmarks,
+            "asked": asked,
             "cost": {
                 "parameters": sum(model.size(part) for part in PARTS),
                 "trainable_parameters": sum(model.size(part) for part in last if part in PARTS),
@@ -277,7 +300,9 @@ class LabCLI(LightningCLI):
         path = run.folder / "results.json"
         benchmarks = self._evaluate(model, run)
         kept = json.loads(path.read_text()) if path.exists() else {"stages": [], "cost": {}}
-        show(run.finish({k: kept[k] for k in ("stages", "cost")} | {"benchmarks": benchmarks}))
+        kept["asked"] = {each.name: each.content() for each in self.datamodule.benchmarks}
+        kept = {key: kept[key] for key in ("stages", "cost", "asked")}
+        show(run.finish({**kept, "benchmarks": benchmarks}))
 
     def predict(self, model: Llava, **_: Any) -> None:
         """Answer the benchmarks' questions without scoring them."""
@@ -325,23 +350,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def with_scale(arguments: list[str]) -> list[str]:
-    """Add the tiny scale where an experiment is named without any."""
-    files = [
-        (place, arguments[place + 1])
-        for place, argument in enumerate(arguments[:-1])
-        if argument in ("-c", "--config")
-    ]
-    known: dict[str, Any] = {}
-    for _, name in files:
-        if Path(name).is_file():
-            known |= read_yaml(Path(name))
-    if "experiment" not in known or "scale" in known:
+    """Add the tiny scale behind the experiment where no file names a scale."""
+    experiment: tuple[int, Path] | None = None
+    for place, name in enumerate(arguments[1:], 1):
+        path = Path(name)
+        if arguments[place - 1] not in ("-c", "--config") or not path.is_file():
+            continue
+        known = read_yaml(path)
+        if "scale" in known:
+            return arguments
+        if "experiment" in known:
+            experiment = (place + 1, path)
+    if experiment is None:
         return arguments
-    overlay = Path(files[0][1]).resolve().parents[1] / TINY
+    place, path = experiment
+    overlay = path.resolve().parents[1] / TINY
     if not overlay.is_file():
         raise ValueError(f"no -c file names a scale, and the default one is missing: {overlay}")
     say("tiny scale (the default); for the published recipe add -c configs/scale/paper.yaml")
-    place = files[-1][0] + 2
     return [*arguments[:place], "-c", str(overlay), *arguments[place:]]
 
 
@@ -359,12 +385,17 @@ QUIET = (
 
 
 def main(arguments: list[str]) -> None:
-    """Run one verb; a mistake of the user ends in one message."""
+    """Run one verb."""
+    run_cli(LabCLI, arguments)
+
+
+def run_cli(kind: type[LabCLI], arguments: list[str]) -> None:
+    """Run one verb of a command line; a mistake of the user ends in one message."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
     try:
-        LabCLI(
+        kind(
             Llava,
             BenchmarkDataModule,
             args=with_scale(arguments),

@@ -37,11 +37,10 @@ def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
         ("--stages.align.recipe.schedule=cosin", ["schedule", "cosin"]),
         ("--stages.align.recipe.rates.vision=1e-3", ["unknown part 'vision'", "connector"]),
         ("--stages.align.data.template=v7", ["v7"]),
-        ("--stages.align.data.micro_batch_size=5", ["batch_size 32", "micro_batch_size 5"]),
+        ("--stages.align.data.micro_batch_size=5", ["batch_size 8", "micro_batch_size 5"]),
         ("--stages.align.trainer.max_stepz=1", ["stages.align.trainer", "max_stepz"]),
         ("--paths.align=/nowhere/chat.json", ["/nowhere/chat.json"]),
         ("--stage=algin", ["algin", "align"]),
-        ("--model.encoder.weights=/nowhere/x.safetensors", ["/nowhere/x.safetensors"]),
     ],
 )
 def test_one_message(
@@ -51,6 +50,24 @@ def test_one_message(
     for message in messages:
         assert message in said
     assert said.count("\n") < 15
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--model.newline=false", "policy AnyRes ends rows with a newline; set model.newline=true"),
+        (
+            "--stages.instruct.data.policy=llava_lab.data.image.Pad",
+            "stages.instruct.data: policy is a Pad; AnyResDataModule takes",
+        ),
+        ("--stages.instruct.data.policy.grids=2by2", "grids '2by2': expected such as"),
+    ],
+)
+def test_tiles_that_cannot_be_are_refused(
+    argument: str, message: str, shortened: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    experiment = str(REPOSITORY / "experiments" / "llava_next.yaml")
+    assert message in refused(capsys, "-c", experiment, *shortened, argument)
 
 
 def test_all_rows_that_a_template_cannot_write_are_refused_before_training(
@@ -130,6 +147,14 @@ def test_an_experiment_without_a_scale_gets_the_tiny_one(capsys: pytest.CaptureF
     assert printed(capsys)["scale"] == "tiny"
     paper = str(REPOSITORY / "configs" / "scale" / "paper.yaml")
     assert printed(capsys, "-c", paper)["scale"] == "paper"
+
+
+def test_a_users_file_stands_above_the_scale(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("stages: {instruct: {recipe: {rate_scale: 7}}}\n")
+    config = printed(capsys, "-c", str(path))
+    assert config["scale"] == "tiny"
+    assert config["stages"]["instruct"]["recipe"]["init_args"]["rate_scale"] == 7
 
 
 def test_files_in_configs_spell_out_every_argument() -> None:

@@ -12,13 +12,20 @@ from transformers import (
     AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
     LlavaProcessor,
     SiglipImageProcessor,
 )
 from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
 
 from llava_lab.__main__ import main
+from llava_lab.data.anyres import AnyRes
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import IGNORE, get_template
 from llava_lab.data.image import Pad, Square
@@ -174,6 +181,114 @@ def test_an_imported_model_equals_transformers(tower: str, lm: str, tmp_path: Pa
     assert len(answers) > 3, "the pictures must matter"
 
 
+def make_next(folder: Path, tower: str, lm: str) -> None:
+    """A random LLaVA-NeXT of transformers."""
+    torch.manual_seed(0)
+    clip = tower == "clip"
+    tokenizer = AutoTokenizer.from_pretrained(locate("asset:tokenizer"))
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    strategy = "default" if clip else "full"
+    config = LlavaNextConfig(
+        vision_config={**TOWER, "model_type": f"{tower}_vision_model", "initializer_range": 0.2},
+        text_config={**LM, "model_type": lm},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=PINPOINTS,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy=strategy,
+    )
+    model = LlavaNextForConditionalGeneration(config)
+    for weight in model.model.multi_modal_projector.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(folder)
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 56},
+        crop_size={"height": 56, "width": 56},
+        image_grid_pinpoints=PINPOINTS,
+        **({} if clip else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
+    )
+    LlavaNextProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy=strategy,
+        num_additional_image_tokens=int(clip),
+        chat_template=TEMPLATE,
+    ).save_pretrained(folder)
+
+
+PINPOINTS = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
+MORE_SIZES = [
+    *((56, 112), (112, 112), (168, 56), (1000, 40), (40, 1000), (300, 200), (200, 300), (333, 500)),
+    *((500, 375), (1024, 683), (7, 5), (61, 59), (123, 77), (77, 123), (400, 399), (399, 400)),
+    *((250, 100), (100, 250), (90, 30), (30, 90)),
+]
+
+
+@pytest.mark.parametrize(
+    ("tower", "lm", "sizes"),
+    [
+        ("clip", "llama", [*SIZES, *MORE_SIZES]),
+        ("clip", "mistral", SIZES),
+        ("siglip", "qwen2", SIZES),
+    ],
+)
+@torch.no_grad()
+def test_an_imported_next_equals_transformers(tower: str, lm: str, sizes, tmp_path: Path) -> None:
+    make_next(tmp_path / "theirs", tower, lm)
+    theirs = LlavaNextForConditionalGeneration.from_pretrained(tmp_path / "theirs").eval()
+    processor = LlavaNextProcessor.from_pretrained(tmp_path / "theirs")
+    import_checkpoint(str(tmp_path / "theirs"), tmp_path / "ours", template="v1")
+    model, policy = load_model(tmp_path / "ours")
+    assert isinstance(policy, AnyRes) and model.newline.weight is not None
+    draw, answers = np.random.default_rng(1), set()
+    for size in sizes:
+        colours = draw.integers(0, 255, (5, 4, 3), dtype=np.uint8)
+        picture = Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)
+        asked = ask(model, policy, picture, "What is in the picture?")
+        ids = asked.batch.ids.clone()
+        ids[ids < 0] = theirs.config.image_token_index
+        style = get_template("v1")
+        said = style.question.format(text="<image>\nWhat is in the picture?")
+        text = f"{style.system}{said}{style.header}"
+        prompt = processor(images=picture, text=text, return_tensors="pt")
+        assert prompt["input_ids"][0].tolist() == ids.tolist(), size
+        inputs = {
+            "input_ids": ids[None],
+            "attention_mask": torch.ones_like(ids)[None],
+            "pixel_values": asked.batch.views[None],
+            "image_sizes": prompt["image_sizes"],
+        }
+        logits = theirs(**inputs).logits[0]
+        ours = model.llm.head()(model(asked.batch))
+        assert (ours - logits).abs().max() <= 1e-4 * logits.abs().max(), size
+        stops = sorted(asked.stop_ids)
+        generated = theirs.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=stops)
+        said = answer(model, asked).tokens[0]
+        assert said == generated[0, len(ids) :].tolist(), size
+        answers.add(tuple(said))
+    assert len(answers) > 3, "the pictures must matter"
+
+
+@pytest.mark.parametrize("ties", ["released", "transformers"])
+def test_a_next_of_ours_goes_out_and_in_again(ties: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    config = {**LM, "vocab_size": 768, "model_type": "qwen3"}
+    llm = CausalLM(None, "v1", pretrained=False, config=config, tokenizer="asset:tokenizer")
+    model = Llava(ClipEncoder(None, -2, False, False, TOWER), MLP, llm, newline=True).eval()
+    policy = AnyRes("1x2, 2x1, 2x2", ties=ties)
+    export_model(model, policy, tmp_path / "out")
+    import_checkpoint(str(tmp_path / "out"), tmp_path / "again")
+    again, same = load_model(tmp_path / "again")
+    for size in [*SIZES, *MORE_SIZES]:
+        vision = model.encoder.vision
+        assert same.layout(size, vision) == policy.layout(size, vision), size
+    ours, theirs = model.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[k], theirs[k][: len(ours[k])]) for k in ours)
+    with pytest.raises(ValueError, match="spatial_unpad with a base view"):
+        export_model(model, AnyRes("2x2", base=False), tmp_path / "other")
+
+
 @pytest.mark.parametrize(("policy", "pads"), [(Pad(), True), (Square(), False)])
 def test_pixels_equal_those_of_transformers(policy, pads: bool) -> None:
     theirs = LlavaImageProcessorPil(
@@ -239,7 +354,7 @@ def test_a_faulty_export_is_found_and_leaves_nothing(imported: Path, tmp_path: P
         export_model(model, policy, tmp_path / "out")
     assert not any(tmp_path.iterdir())
     export_model(model, policy, tmp_path / "out", verify=False)
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(FileExistsError, match="exists already"):
         export_model(model, policy, tmp_path / "out")
 
 
@@ -347,9 +462,25 @@ def test_the_original_layout(imported: Path, tmp_path: Path) -> None:
     ours, theirs = model.state_dict(), again.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    (folder / "config.json").write_text(json.dumps(config | {"image_aspect_ratio": "anyres"}))
-    with pytest.raises(ValueError, match="image_aspect_ratio 'anyres' is not read yet"):
-        import_checkpoint(str(folder), tmp_path / "other", template="v1")
+    for aspect, message in [
+        ("highres", "image_aspect_ratio 'highres' is not read yet"),
+        ("anyres", "without image_grid_pinpoints"),
+    ]:
+        (folder / "config.json").write_text(json.dumps(config | {"image_aspect_ratio": aspect}))
+        with pytest.raises(ValueError, match=message):
+            import_checkpoint(str(folder), tmp_path / "other", template="v1")
+    state["model.image_newline"] = torch.randn(32)
+    torch.save(state, folder / "pytorch_model.bin")
+    config |= {
+        "image_aspect_ratio": "anyres_max_9",
+        "image_grid_pinpoints": "[(56, 112), (112, 56)]",
+        "mm_patch_merge_type": "spatial_unpad",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    import_checkpoint(str(folder), tmp_path / "next", template="v1")
+    again, policy = load_model(tmp_path / "next")
+    assert torch.equal(again.newline.weight, state["model.image_newline"])
+    assert vars(policy) == vars(AnyRes([[56, 112], [112, 56]], max_tiles=9))
 
 
 def test_answer_and_chat(imported: Path, released: Path, tmp_path: Path, capsys) -> None:

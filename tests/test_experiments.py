@@ -79,6 +79,42 @@ def test_a_second_experiment_reuses_what_it_shares(
     assert reused == [(False, False), (True, False)]
 
 
+def test_what_decides_a_stages_outcome_decides_whether_it_is_reused(
+    shortened: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    first = REPOSITORY / "experiments" / "llava15.yaml"
+    options = [*shortened, *stage_options(first, tmp_path)]
+    cli.main(["fit", "-c", str(first), *options])
+
+    def said(experiment: str, *more: str) -> list[bool]:
+        capsys.readouterr()
+        path = REPOSITORY / "experiments" / f"{experiment}.yaml"
+        cli.main(["fit", "-c", str(path), *options, *more, "--dry_run"])
+        lines = [line for line in capsys.readouterr().out.splitlines() if ": stage" in line]
+        return ["reused" in line for line in lines]
+
+    assert said("llava15") == [True, True]
+    assert said("llava_next") == [True, False]
+    for change in (
+        "model.llm.template=v0",
+        "model.llm.max_length=1000",
+        "model.encoder.layer=-1",
+        "seed_everything=1",
+    ):
+        assert said("llava15", f"--{change}") == [False, False], change
+    assert said("llava15", "--stages.instruct.data.num_workers=2") == [True, True]
+
+
+def test_an_encoder_that_trains_is_not_stored(shortened: list[str], tmp_path: Path) -> None:
+    experiment = REPOSITORY / "experiments" / "llava_next.yaml"
+    options = [*shortened, *stage_options(experiment, tmp_path)]
+    cli.main(["fit", "-c", str(experiment), *options, "--stages.instruct.recipe.frozen=[]"])
+    assert len(list((tmp_path / "features").iterdir())) == 1  # the first stage's
+    (path,) = tmp_path.glob("runs/*/*/stages/instruct/weights.safetensors")
+    parts = {name.split(".")[0] for name in load_file(path)}
+    assert parts == {"encoder", "connector", "llm", "newline"}
+
+
 def test_the_parts_of_the_tiny_scale_are_fitted(
     shortened: list[str], small_world: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from llava_lab.data import image as images
-from llava_lab.data.image import Layout, Pad, Policy, Square, Vision, load_image
+from llava_lab.data.image import Pad, Policy, Square, Vision, load_image
+from llava_lab.data.layout import Block, Layout
 
 CLIP = Vision(
     56, (4, 4), False, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -86,7 +87,7 @@ def test_one_view_of_every_size(policy: Policy, cls: bool) -> None:
     vision = Vision(54, (3, 5), cls, SIGLIP.mean, SIGLIP.std)
     for size in SIZES:
         layout = policy.layout(size, vision)
-        assert layout == Layout(1, 3, 5, cls) and layout.tokens == 15 + cls
+        assert layout == Layout((Block((3, 5), cls=cls),)) and layout.tokens == 15 + cls
         assert policy.pixels(picture(size), vision).shape == (layout.views, 3, 54, 54)
 
 

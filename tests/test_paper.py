@@ -8,6 +8,7 @@ import yaml
 from conftest import REPOSITORY
 
 from llava_lab import cli
+from llava_lab.data.anyres import parse_grids
 from llava_lab.model.connector import MLP, Linear
 from llava_lab.model.encoder import ClipEncoder
 from llava_lab.model.llava import Llava
@@ -113,6 +114,46 @@ def test_llava10_is_the_published_recipe(capsys: pytest.CaptureFixture) -> None:
     assert instruct["data"]["init_args"]["epochs"] == 3
     assert Path(config["paths"]["align"]).name == "chat.json"
     assert Path(config["paths"]["instruct"]).name == "llava_instruct_150k.json"
+
+
+NEXT = {
+    "llava_next": ("vicuna-7b-v1.5", "v1", 4096, 2e-5),
+    "llava_next_llama3_8b": ("Meta-Llama-3-8B-Instruct", "llava_llama_3", 6144, 2e-5),
+    "llava_next_qwen15_72b": ("Qwen1.5-72B-Chat", "qwen_1_5", 32768, 1e-5),
+    "llava_next_qwen15_110b": ("Qwen1.5-110B-Chat", "qwen_1_5", 32768, 1e-5),
+}
+
+
+@pytest.mark.parametrize("name", NEXT)
+def test_llava_next_is_the_published_recipe(name: str, capsys: pytest.CaptureFixture) -> None:
+    lm, template, length, rate = NEXT[name]
+    config = paper(name, capsys)
+    llm, align, instruct = (
+        config["model"]["llm"]["init_args"],
+        *(config["stages"][stage] for stage in ("align", "instruct")),
+    )
+    assert llm["name"].endswith(lm) and llm["template"] == template
+    assert config["model"]["newline"] is True
+    assert align == paper("llava15", capsys)["stages"]["align"]
+    recipe, data = instruct["recipe"]["init_args"], instruct["data"]["init_args"]
+    rates = {"encoder": 2e-6, "connector": rate, "llm": rate, "newline": rate}
+    assert recipe["rates"] == rates and recipe["rate_scale"] == 1 and recipe["frozen"] == []
+    assert (data["batch_size"], data["max_length"], data["epochs"]) == (128, length, 1)
+    policy = data["policy"]["init_args"]
+    assert policy["grids"] == "1x2, 2x1, 2x2, 3x1, 1x3"
+    assert (policy["merge"], policy["base"], policy["max_tiles"]) == ("spatial_unpad", True, None)
+    assert config["data"]["policy"] == data["policy"]
+
+
+def test_llava15_hd_is_llava15_on_tiles(capsys: pytest.CaptureFixture) -> None:
+    config, base = paper("llava15_hd", capsys), paper("llava15", capsys)
+    assert config["model"]["encoder"]["init_args"]["name"] == "openai/clip-vit-large-patch14"
+    instruct = config["stages"]["instruct"]
+    rates = {"connector": 2e-5, "llm": 2e-5, "newline": 2e-5}
+    assert instruct["recipe"]["init_args"]["rates"] == rates
+    grids = set(parse_grids(instruct["data"]["init_args"]["policy"]["init_args"]["grids"]))
+    assert grids == {(w, h) for w in range(1, 7) for h in range(1, 7) if w * h <= 6}
+    assert config["stages"]["align"] == base["stages"]["align"]
 
 
 @pytest.mark.parametrize(

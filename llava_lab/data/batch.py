@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llava_lab.data.chat import IGNORE
-from llava_lab.data.image import Layout
+from llava_lab.data.layout import Layout
 from llava_lab.model.forest import Forest
 
 

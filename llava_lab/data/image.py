@@ -10,6 +10,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from llava_lab.data.layout import Block, Layout
+
 # No photograph or scan that the benchmarks use comes near it; decoded, it is 400 MB.
 MAX_PIXELS = 100_000_000
 STRIP_PIXELS = 16_000_000
@@ -32,21 +34,6 @@ class Vision:
     cls: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Pure geometry of one image's visual tokens; the only place that knows their count."""
-
-    views: int
-    rows: int
-    columns: int
-    cls: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """Number of visual tokens that the LM sees for this image."""
-        return self.views * (self.rows * self.columns + self.cls)
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -85,6 +72,11 @@ class Policy(ABC):
     `layout` counts on integers alone, `pixels` computes, and the two agree.
     """
 
+    @property
+    def newline(self) -> bool:
+        """Whether layouts have newlines, which the model must then have."""
+        return False
+
     @abstractmethod
     def layout(self, size: tuple[int, int], vision: Vision) -> Layout:
         """Geometry of an image's visual tokens.
@@ -115,7 +107,7 @@ class Square(Policy):
 
     def layout(self, size: tuple[int, int], vision: Vision) -> Layout:
         """One view, whatever the size."""
-        return Layout(1, *vision.grid, vision.cls)
+        return Layout((Block(vision.grid, cls=vision.cls),))
 
     def pixels(self, image: Image.Image, vision: Vision) -> Tensor:
         """The view [1, 3, s, s]."""
@@ -129,7 +121,7 @@ class Pad(Policy):
 
     def layout(self, size: tuple[int, int], vision: Vision) -> Layout:
         """One view, whatever the size."""
-        return Layout(1, *vision.grid, vision.cls)
+        return Layout((Block(vision.grid, cls=vision.cls),))
 
     def pixels(self, image: Image.Image, vision: Vision) -> Tensor:
         """The view [1, 3, s, s]."""

@@ -14,10 +14,12 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from llava_lab.data.anyres import AnyRes
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import Masking, Template, get_template, place_image
 from llava_lab.data.features import FeatureStore, image_digest
-from llava_lab.data.image import Layout, Policy, Vision, load_image
+from llava_lab.data.image import Policy, Vision, load_image
+from llava_lab.data.layout import Layout
 from llava_lab.data.loader import StageLoader, stage_batches
 from llava_lab.data.sample import Sample, Source, hold_out, read_samples
 
@@ -25,7 +27,7 @@ Position = Literal["keep", "first", "first_or_last"]
 
 
 class StageDataModule(LightningDataModule):
-    """What every stage's data has: a budget, an order, and a fingerprint.
+    """What every stage's data has: a policy, a budget, an order, and a fingerprint.
 
     Args:
         batch_size: Rows an optimizer step, over all devices: the number that papers give.
@@ -37,6 +39,8 @@ class StageDataModule(LightningDataModule):
             stage.
         num_workers: Processes that load rows beside the main one.
     """
+
+    policy: Policy
 
     def __init__(
         self,
@@ -125,6 +129,7 @@ class ImageDataModule(StageDataModule):
         sources: Files, their image folders and how much of each is read.
         policy: How an image becomes views.
         template: Chat template of this stage; null takes the LM's.
+        max_length: Longest row in tokens, visual tokens included; null takes the LM's.
         masking: `correct` supervises the assistant's words and their end; `released` does as the
             released code of that template did; `all` supervises everything, as pretraining.
         image_position: Where the image stands in the first turn: where the file has it, first,
@@ -148,6 +153,7 @@ class ImageDataModule(StageDataModule):
         policy: Policy,
         batch_size: int,
         template: str | None = None,
+        max_length: int | None = None,
         masking: Masking = "correct",
         image_position: Position = "first",
         hold_out: float = 0.0,
@@ -162,6 +168,7 @@ class ImageDataModule(StageDataModule):
             batch_size, micro_batch_size, epochs, max_steps, group_by_modality, num_workers
         )
         self.sources, self.policy, self.template = sources, policy, template
+        self.max_length = max_length
         self.masking, self.image_position, self.held_share = masking, image_position, hold_out
         self.feature_store = feature_store
         self.samples: list[Sample] = []
@@ -177,6 +184,7 @@ class ImageDataModule(StageDataModule):
     def check(self, model: Any) -> None:
         """Refuse an unknown template, and rows that it cannot write, too."""
         super().check(model)
+        model.check_policy(self.policy)
         template = get_template(self.template or model.llm.template, self.masking)
         self.read()
         faults = []
@@ -221,9 +229,8 @@ class ImageDataModule(StageDataModule):
         llm = self.model.llm
         views = Views(self.policy, self.model.encoder.vision, self.store)
         template = get_template(self.template or llm.template, self.masking)
-        return EncodedRows(
-            samples, template, llm.tokenizer, views, self.image_position, llm.max_length
-        )
+        length = self.max_length or llm.max_length
+        return EncodedRows(samples, template, llm.tokenizer, views, self.image_position, length)
 
     def train_rows(self) -> "EncodedRows":
         """Training rows, encoded when asked for."""
@@ -235,6 +242,23 @@ class ImageDataModule(StageDataModule):
             return []
         size = self.micro_batch_size or min(self.batch_size, 32)
         return DataLoader(self._encoded(self.held), batch_size=size, collate_fn=self.collate)
+
+
+class AnyResDataModule(ImageDataModule):
+    """Rows whose images become a base view and tiles; `policy` is an AnyRes.
+
+    The tiles of a whole batch are encoded at once, however many an image has.
+    """
+
+    def check(self, model: Any) -> None:
+        """Refuse another policy, too."""
+        if not isinstance(self.policy, AnyRes):
+            name = type(self.policy).__name__
+            raise ValueError(
+                f"stages.{self.name}.data: policy is a {name}; AnyResDataModule "
+                "takes llava_lab.data.anyres.AnyRes"
+            )
+        super().check(model)
 
 
 class Views:

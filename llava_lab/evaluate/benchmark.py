@@ -1,5 +1,7 @@
 """11b. Benchmark: a question file -> batches of questions, a tree an image; a blind twin beside."""
 
+import hashlib
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +58,11 @@ class Benchmark:
             read = read_questions(Path(self.path), images, self.held_out)
             self._questions = read[: self.limit]
         return self._questions
+
+    def content(self) -> str:
+        """Hash of what is asked; pictures by their place."""
+        rows = [[q.id, q.text, q.answers, [i.name for i in q.images]] for q in self.questions]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def check(self) -> None:
         """Refuse questions that could not be scored before anything is spent."""

@@ -10,6 +10,7 @@ RULES = (
     (r"(?:model\.)?multi_modal_projector\.linear_1\.(.+)", r"connector.0.\1"),
     (r"(?:model\.)?multi_modal_projector\.linear_2\.(.+)", r"connector.2.\1"),
     (r"(?:model\.)?mm_projector\.(.+)", r"connector.\1"),
+    (r"(?:model\.)?image_newline", r"newline.weight"),
     (r"language_model\.(lm_head\..+)", r"llm.model.\1"),
     (r"language_model\.model\.(.+)", r"llm.model.model.\1"),
     (r"model\.language_model\.(.+)", r"llm.model.model.\1"),

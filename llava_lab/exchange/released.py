@@ -4,10 +4,9 @@ Layouts: transformers' `Llava` classes, and the original of haotian-liu/LLaVA wi
 files. The folder holds `model.yaml`, one .safetensors file a part, and the tokenizer.
 """
 
+import ast
 import copy
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
+from llava_lab.data.anyres import AnyRes
+from llava_lab.data.image import Pad, Square
 from llava_lab.data.templates import STYLES
+from llava_lab.disk import new_folder
 from llava_lab.exchange.files import find, read_json, read_tensors
 from llava_lab.exchange.load import MODEL, load_model
 from llava_lab.exchange.names import our_names
@@ -45,7 +47,12 @@ TEMPLATE_MARKS = {
     "qwen_1_5": "<|im_start|>",
 }
 # Parts, and how the names of their tensors begin in our model.
-PREFIXES = {"encoder": "encoder.", "connector": "connector.", "llm": "llm.model."}
+PREFIXES = {
+    "encoder": "encoder.",
+    "connector": "connector.",
+    "llm": "llm.model.",
+    "newline": "newline.",
+}
 IDLE_CONFIG = ("transformers_version", "architectures", "_name_or_path", "dtype", "torch_dtype")
 
 
@@ -55,7 +62,7 @@ class Released:
 
     Attributes:
         tensors: Tensors under the names of our model.
-        parts: `class_path` and `init_args` of encoder, connector, llm and policy.
+        parts: `class_path` and `init_args` of encoder, connector, llm and policy; `newline`.
     """
 
     tensors: dict[str, Tensor]
@@ -67,29 +74,21 @@ def import_checkpoint(source: str, out: Path, template: str | None = None) -> Pa
 
     Args:
         source: Folder or hub id.
-        out: Folder to make; it must not exist.
+        out: Folder to make.
         template: Chat template; null takes the one that the checkpoint's own resembles.
 
     Raises:
         ValueError: If a tensor is missing, left over or of another shape, or the model is one
             that our parts cannot be; nothing is written then.
     """
-    if out.exists():
-        raise ValueError(f"{out} exists already; choose another --out or remove it")
-    folder = find(source)
-    released = read_released(folder, template)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        draft.chmod(0o755)
+    with new_folder(out) as draft:
+        folder = find(source)
+        released = read_released(folder, template)
         _write_parts(released, folder, draft)
         released.tensors.clear()
         _write_yaml(released, draft, draft, source)
         load_model(draft)  # what is missing, left over or of another shape is refused here
         _write_yaml(released, draft, out.absolute(), source)
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return out / MODEL
 
 
@@ -111,9 +110,10 @@ def read_released(folder: Path, template: str | None = None) -> Released:
 
 def _hub_parts(folder: Path, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Parts of a checkpoint in the layout of transformers."""
-    if config.get("model_type") != "llava":
+    if config.get("model_type") not in ("llava", "llava_next"):
         raise ValueError(
-            f"{folder}: model_type {config.get('model_type')!r} is not read yet; `llava` is"
+            f"{folder}: model_type {config.get('model_type')!r} is not read yet; "
+            "`llava` and `llava_next` are"
         )
     whole = AutoConfig.from_pretrained(folder)
     if whole.projector_hidden_act != "gelu" or not whole.multimodal_projector_bias:
@@ -142,7 +142,11 @@ def _hub_parts(folder: Path, config: dict[str, Any]) -> dict[str, dict[str, Any]
         ),
         "connector": _class(MLP, depth=2),
         "llm": _class(CausalLM, name=None, pretrained=False, config=llm),
-        "policy": _policy(folder),
+        "newline": config["model_type"] == "llava_next",
+        "policy": _policy(folder)
+        if config["model_type"] == "llava"
+        # transformers reads the pairs as height and width.
+        else _class(AnyRes, grids=whole.image_grid_pinpoints, ties="transformers"),
     }
 
 
@@ -158,9 +162,12 @@ def _original_parts(
     cls = config.get("mm_vision_select_feature", "patch") == "cls_patch"
     layer = -2 if encoder is SiglipEncoder else config.get("mm_vision_select_layer", -2)
     aspect = config.get("image_aspect_ratio") or "square"
-    if aspect not in ("pad", "square"):
+    if found := re.fullmatch(r"anyres(?:_max_(\d+))?", aspect):
+        policy = _released_anyres(config, found[1])
+    elif aspect in ("pad", "square"):
+        policy = _class(Pad if aspect == "pad" else Square)
+    else:
         raise ValueError(f"{folder}: image_aspect_ratio {aspect!r} is not read yet")
-    policy = "Pad" if aspect == "pad" else "Square"
     llm: dict[str, Any] = {"name": config.get("_name_or_path")}
     if any(name.startswith("llm.") for name in tensors):
         known = AutoConfig.for_model(ORIGINAL[kind])
@@ -171,8 +178,25 @@ def _original_parts(
         "encoder": _class(encoder, name=tower, layer=layer, cls=cls),
         "connector": _class(MLP, depth=int(max(layers)) // 2 + 1) if layers else _class(Linear),
         "llm": _class(CausalLM, **llm),
-        "policy": {"class_path": f"llava_lab.data.image.{policy}"},
+        "newline": "newline.weight" in tensors,
+        "policy": policy,
     }
+
+
+def _released_anyres(config: dict[str, Any], most: str | None) -> dict[str, Any]:
+    """The policy of an original checkpoint with AnyRes."""
+    if not (grids := config.get("image_grid_pinpoints")):
+        raise ValueError("config.json: image_aspect_ratio is anyres, without image_grid_pinpoints")
+    merge = config.get("mm_patch_merge_type", "flat")
+    if isinstance(grids, str) and grids.lstrip().startswith("["):
+        grids = [list(pair) for pair in ast.literal_eval(grids)]
+    return _class(
+        AnyRes,
+        grids=grids,
+        merge=merge.removesuffix("_nobase"),
+        base="nobase" not in merge,
+        max_tiles=None if most is None else int(most),
+    )
 
 
 def _class(kind: type, **arguments: Any) -> dict[str, Any]:
@@ -186,10 +210,9 @@ def _policy(folder: Path) -> dict[str, Any]:
     if not found and (folder / "processor_config.json").is_file():
         found = read_json(folder / "processor_config.json").get("image_processor", {})
     if found.get("do_pad"):
-        return {"class_path": "llava_lab.data.image.Pad"}
+        return _class(Pad)
     squash = "height" in (found.get("size") or {})
-    arguments = {"resize": "squash" if squash else "crop"}
-    return {"class_path": "llava_lab.data.image.Square", "init_args": arguments}
+    return _class(Square, resize="squash" if squash else "crop")
 
 
 def _template(folder: Path) -> str:
@@ -227,8 +250,8 @@ def _write_yaml(released: Released, draft: Path, place: Path, source: str) -> No
     model: dict[str, Any] = {name: copy.deepcopy(released.parts[name]) for name in PREFIXES}
     for part in PREFIXES:
         if (draft / f"{part}.safetensors").is_file():
-            keys = model if part == "connector" else model[part]["init_args"]
-            name = "connector_weights" if part == "connector" else "weights"
+            keys = model[part]["init_args"] if part in ("encoder", "llm") else model
+            name = {"connector": "connector_weights", "newline": "newline"}.get(part, "weights")
             keys[name] = str(place / f"{part}.safetensors")
     if (draft / "tokenizer").is_dir():
         model["llm"]["init_args"]["tokenizer"] = str(place / "tokenizer")

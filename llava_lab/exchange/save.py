@@ -1,8 +1,6 @@
 """13e. Save: our model -> a folder that transformers, vLLM and SGLang load without any glue."""
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +9,29 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedTokenizerBase,
     SiglipImageProcessor,
 )
 from transformers.models.llava.image_processing_llava import LlavaImageProcessor
+from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
 
+from llava_lab.data.anyres import AnyRes, canvases
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import get_template
 from llava_lab.data.image import Pad, Policy, Square
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Turn
 from llava_lab.data.templates import STYLES
 from llava_lab.data.tokens import token_id
+from llava_lab.disk import new_folder
 from llava_lab.model.connector import MLP
 from llava_lab.model.encoder import SiglipEncoder, TransformersEncoder
 from llava_lab.model.llava import Llava
@@ -35,31 +41,26 @@ LEVELS = 3  # of 255
 
 
 def export_model(model: Llava, policy: Policy, out: Path, verify: bool = True) -> Path:
-    """Write a model as `LlavaForConditionalGeneration` with its processor; returns the folder.
+    """Write a model for transformers, with its processor; returns the folder.
+
+    It becomes a `LlavaNextForConditionalGeneration` where the policy is AnyRes, else a
+    `LlavaForConditionalGeneration`.
 
     Args:
         model: The model.
         policy: How its images become views.
-        out: Folder to make; it must not exist.
+        out: Folder to make.
         verify: Load what was written and compare its logits with ours.
 
     Raises:
         ValueError: If transformers has no class for a part, or its logits differ; nothing is
             written then.
     """
-    if out.exists():
-        raise ValueError(f"{out} exists already; choose another --out or remove it")
     refuse(model, policy)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        draft.chmod(0o755)
+    with new_folder(out) as draft:
         _write(model, policy, draft)
         if verify:
             check(model, policy, draft)
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return out
 
 
@@ -71,13 +72,16 @@ def refuse(model: Llava, policy: Policy) -> None:
         problems.append(f"the encoder is a {type(encoder).__name__}; it takes CLIP and SigLIP")
     if not (isinstance(connector, MLP) and len(connector) == 3):
         problems.append("its connector is an MLP of depth 2 and no other")
-    if not isinstance(policy, (Square, Pad)):
+    if isinstance(policy, AnyRes):
+        if (policy.merge, policy.base, policy.max_tiles) != ("spatial_unpad", True, None):
+            problems.append("its AnyRes is spatial_unpad with a base view and without max_tiles")
+    elif not isinstance(policy, (Square, Pad)):
         problems.append(f"it has no {type(policy).__name__}")
     if model.llm.template not in STYLES:
         problems.append(f"the template {model.llm.template!r} is not one that can be written down")
     if problems:
         reasons = "; ".join(problems)
-        raise ValueError(f"LlavaForConditionalGeneration cannot express this model: {reasons}")
+        raise ValueError(f"transformers' LLaVA cannot express this model: {reasons}")
 
 
 def _write(model: Llava, policy: Policy, folder: Path) -> None:
@@ -86,21 +90,29 @@ def _write(model: Llava, policy: Policy, folder: Path) -> None:
     cls = encoder.has_cls
     strategy = "default" if cls and not encoder.cls else "full"
     text = model.llm.model.config.to_dict()
-    vocabulary = -(-max(text["vocab_size"], token + 1) // 64) * 64
-    vocabulary = text["vocab_size"] if token < text["vocab_size"] else vocabulary
-    config = LlavaConfig(
-        vision_config=encoder.whole.to_dict(),
-        text_config={**text, "vocab_size": vocabulary},
-        image_token_index=token,
-        image_seq_length=policy.layout((1, 1), encoder.vision).tokens,
-        vision_feature_layer=encoder.layer,
-        vision_feature_select_strategy=strategy,
-        tie_word_embeddings=bool(text.get("tie_word_embeddings")),
-    )
+    vocabulary = text["vocab_size"]
+    if token >= vocabulary:
+        vocabulary = -(-(token + 1) // 64) * 64
+    values: dict[str, Any] = {
+        "vision_config": encoder.whole.to_dict(),
+        "text_config": {**text, "vocab_size": vocabulary},
+        "image_token_index": token,
+        "image_seq_length": Square().layout((1, 1), encoder.vision).tokens,
+        "vision_feature_layer": encoder.layer,
+        "vision_feature_select_strategy": strategy,
+        "tie_word_embeddings": bool(text.get("tie_word_embeddings")),
+    }
     with torch.device("meta"):
-        theirs = LlavaForConditionalGeneration(config)
+        if isinstance(policy, AnyRes):
+            pinpoints = _pinpoints(policy, encoder)
+            config: Any = LlavaNextConfig(image_grid_pinpoints=pinpoints, **values)
+            theirs: Any = LlavaNextForConditionalGeneration(config)
+        else:
+            theirs = LlavaForConditionalGeneration(LlavaConfig(**values))
     tensors = {**_tower(encoder, theirs.model.vision_tower), **_connector(model.connector)}
     tensors |= _llm(model, vocabulary)
+    if model.newline.weight is not None:
+        tensors["model.image_newline"] = model.newline.weight
     theirs.load_state_dict(tensors, strict=True, assign=True)
     theirs.tie_weights()
     template = get_template(model.llm.template)
@@ -113,6 +125,12 @@ def _write(model: Llava, policy: Policy, folder: Path) -> None:
     )
     theirs.save_pretrained(folder)
     _processor(model, policy, tokenizer, strategy).save_pretrained(folder)
+
+
+def _pinpoints(policy: AnyRes, encoder: Any) -> list[list[int]]:
+    """Candidates as pairs that transformers, reading height and width, chooses from as we do."""
+    pairs = canvases(policy.grids, encoder.vision.image_size)
+    return [[*pair] if policy.ties == "transformers" else [*pair[::-1]] for pair in pairs]
 
 
 def _tokenizer(model: Llava) -> tuple[PreTrainedTokenizerBase, int]:
@@ -146,14 +164,11 @@ def _llm(model: Llava, vocabulary: int) -> dict[str, Tensor]:
 
     A new row is the mean of all others: its logit is the mean logit, which never wins.
     """
-    tensors = {}
-    embeddings = model.llm.model.get_input_embeddings().weight
-    for key, value in model.llm.model.state_dict().items():
-        if (
-            value.shape[:1] == embeddings.shape[:1]
-            and len(value) < vocabulary
-            and "layers" not in key
-        ):
+    tensors, whole = {}, model.llm.model
+    ends = (whole.get_input_embeddings(), whole.get_output_embeddings())
+    outer = {name for name, module in whole.named_modules() if module in ends}
+    for key, value in whole.state_dict().items():
+        if key.rpartition(".")[0] in outer and len(value) < vocabulary:
             rows = value.mean(0, keepdim=True).expand(vocabulary - len(value), *value.shape[1:])
             value = torch.cat([value, rows])
         # Our "model.layers" is their "model.language_model.layers".
@@ -163,7 +178,7 @@ def _llm(model: Llava, vocabulary: int) -> dict[str, Tensor]:
 
 def _processor(
     model: Llava, policy: Policy, tokenizer: PreTrainedTokenizerBase, strategy: str
-) -> LlavaProcessor:
+) -> Any:
     encoder: Any = model.encoder
     vision, side = encoder.vision, encoder.vision.image_size
     colours = {"image_mean": list(vision.mean), "image_std": list(vision.std)}
@@ -172,13 +187,14 @@ def _processor(
             size={"height": side, "width": side}, resample=Image.Resampling.BICUBIC, **colours
         )
     else:
-        images = LlavaImageProcessor(
-            size={"shortest_edge": side},
-            crop_size={"height": side, "width": side},
-            do_pad=isinstance(policy, Pad),
-            **colours,
-        )
-    return LlavaProcessor(
+        views = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+        if isinstance(policy, AnyRes):
+            pinpoints = _pinpoints(policy, encoder)
+            images = LlavaNextImageProcessor(image_grid_pinpoints=pinpoints, **views, **colours)
+        else:
+            images = LlavaImageProcessor(do_pad=isinstance(policy, Pad), **views, **colours)
+    kind: Any = LlavaNextProcessor if isinstance(policy, AnyRes) else LlavaProcessor
+    return kind(
         image_processor=images,
         tokenizer=tokenizer,
         patch_size=side // vision.grid[0],
@@ -231,8 +247,8 @@ def check(model: Llava, policy: Policy, folder: Path) -> None:
     Raises:
         ValueError: If they differ; says what and by how much.
     """
-    theirs = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    processor: Any = LlavaProcessor.from_pretrained(folder)
+    theirs = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    processor: Any = AutoProcessor.from_pretrained(folder)
     colours = np.random.default_rng(0).integers(0, 255, (3, 5, 3), dtype=np.uint8)
     picture = Image.fromarray(colours).resize((200, 120), Image.Resampling.BICUBIC)
     question = "What is in the picture?"
@@ -250,7 +266,8 @@ def check(model: Llava, policy: Policy, folder: Path) -> None:
         "the export's check",
     )
     # Its processor scales with torchvision where ours scales with Pillow: levels round apart.
-    levels = float((inputs["pixel_values"] - views).abs().max()) * 255 * min(vision.std)
+    pixels = inputs["pixel_values"].reshape(views.shape)
+    levels = float((pixels - views).abs().max()) * 255 * min(vision.std)
     if levels > LEVELS:
         raise ValueError(f"the exported processor's pixels are {levels:.1f} levels from ours")
     placeholder = theirs.config.image_token_index
@@ -259,6 +276,7 @@ def check(model: Llava, policy: Policy, folder: Path) -> None:
         raise ValueError(f"the exported processor writes another prompt than ours: {prompt!r}")
     batch = Batch.pack([Row([Segment(ids, ids)], views, [layout], "check")])
     ours = model.llm.head()(model(batch)).float()
+    views = views.reshape(inputs["pixel_values"].shape)
     logits = theirs(**{**inputs, "pixel_values": views}).logits[0, :, : ours.shape[1]].float()
     apart = float((ours - logits).abs().max() / logits.abs().max())
     if apart > TOLERANCE:

@@ -8,15 +8,18 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from llava_lab.data.batch import Batch
+from llava_lab.data.image import Policy
 from llava_lab.evaluate.generate import Answers, Questions, answer
 from llava_lab.model.connector import Connector
 from llava_lab.model.encoder import Encoder
-from llava_lab.model.layout import arrange
+from llava_lab.model.layout import Newline, arrange
 from llava_lab.model.llm import CausalLM
 from llava_lab.model.splice import splice
 from llava_lab.model.weights import load_part, seeded
 
-PARTS = ("encoder", "connector", "llm")
+# Of an LM's configuration: what does not change what it computes.
+UNTELLING = ("_name_or_path", "architectures", "transformers_version")
+PARTS = ("encoder", "connector", "llm", "newline")
 
 
 class Llava(LightningModule):
@@ -29,6 +32,8 @@ class Llava(LightningModule):
         llm: The causal LM with its tokenizer and template.
         connector_weights: A file with the connector's weights, such as a released
             `mm_projector` file; null starts from random weights.
+        newline: Whether a learned vector ends the rows of tiles that are put together, as
+            policies that drop padding want it; or a .safetensors file with it.
     """
 
     def __init__(
@@ -37,6 +42,7 @@ class Llava(LightningModule):
         connector: Callable[[int, int], Connector],
         llm: CausalLM,
         connector_weights: str | None = None,
+        newline: bool | str = False,
     ):
         super().__init__()
         self.encoder, self.llm = encoder, llm
@@ -44,16 +50,44 @@ class Llava(LightningModule):
             self.connector = connector(encoder.width, llm.width)
         if connector_weights is not None:
             load_part(self.connector, connector_weights, "model.mm_projector.")
+        with seeded("newline"):
+            self.newline = Newline(llm.width, bool(newline))
+        if isinstance(newline, str):
+            load_part(self.newline, newline, "newline.")
         self.loss: nn.Module | None = None
         self.optimizers_of_stage: Callable[[], Any] | None = None
 
     def part(self, name: str) -> nn.Module:
-        """The part of that name: encoder, connector, llm or the stage's loss."""
+        """The part of that name: one of PARTS, or the stage's loss."""
         return getattr(self, name)
 
     def size(self, name: str) -> int:
         """Weights of a part."""
         return sum(weight.numel() for weight in self.part(name).parameters())
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the outcome of training beside the weights and a stage's own options."""
+        llm, tokenizer = self.llm, self.llm.tokenizer
+        config = llm.model.config.to_diff_dict()
+        return {
+            "encoder": f"{self.encoder.vision} {self.encoder}",
+            "connector": str(self.connector),
+            "llm": {key: value for key, value in config.items() if key not in UNTELLING},
+            "template": [llm.template, tokenizer.chat_template, llm.max_length],
+            "tokenizer": tokenizer.backend_tokenizer.to_str()
+            if tokenizer.is_fast
+            else tokenizer.get_vocab(),
+        }
+
+    def check_policy(self, policy: Policy) -> None:
+        """Refuse a policy that this model cannot follow.
+
+        Raises:
+            ValueError: If its layouts have newlines and the model has none.
+        """
+        if policy.newline and self.newline.weight is None:
+            name = type(policy).__name__
+            raise ValueError(f"policy {name} ends rows with a newline; set model.newline=true")
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Patch features [n, p, d] of views [n, 3, s, s]; a frozen encoder keeps no graph."""
@@ -67,7 +101,8 @@ class Llava(LightningModule):
         if batch.views is None:
             return embeddings
         features = batch.views if batch.views.ndim == 3 else self.encode(batch.views)
-        return splice(embeddings, arrange(self.connector(features), batch.layouts), batch)
+        visual = arrange(self.connector(features), batch.layouts, self.newline.weight)
+        return splice(embeddings, visual, batch)
 
     def forward(self, batch: Batch) -> Tensor:
         """Last hidden states [t, d] of a packed batch."""

@@ -24,8 +24,8 @@ class CausalLM(nn.Module):
             recipes do.
         pretrained: Load the weights of `name`; false builds the architecture with random weights.
         weights: A .safetensors file to load in place of the weights of `name`.
-        config: Values of the LM's configuration to change. With `pretrained: false` and no `name`,
-            the whole configuration, `model_type` included.
+        config: Values of the LM's configuration to change. With `pretrained: false` and a
+            `model_type` it is the whole configuration, and that of `name` is not read.
         tokenizer: Hub id or local folder of the tokenizer.
         attention: `forest` computes a packed row; `padded` computes every path of it in a row of
             its own with transformers' own attention: slower, for any LM, and the reference that
@@ -51,7 +51,7 @@ class CausalLM(nn.Module):
         if name is None and tokenizer is None:
             raise ValueError("model.llm: give `name`, or `config` and `tokenizer`")
         self.tokenizer_source = locate(tokenizer or name or "")
-        settings = _config(name, dict(config or {}))
+        settings = _config(name, dict(config or {}), pretrained)
         kind = getattr(torch, dtype)
         if pretrained and weights is None:
             assert name is not None
@@ -146,15 +146,17 @@ class CausalLM(nn.Module):
         return self.model.get_output_embeddings()
 
 
-def _config(name: str | None, changes: dict[str, Any]) -> Any:
+def _config(name: str | None, changes: dict[str, Any], pretrained: bool) -> Any:
     """The LM's configuration with the changed values, each of which it must know."""
-    if name is None:
+    if name is None or (not pretrained and "model_type" in changes):
         if "model_type" not in changes:
             raise ValueError("model.llm.config: without a `name` it needs `model_type`")
         kind = changes.pop("model_type")
         _known(changes, AutoConfig.for_model(kind), kind)
         return AutoConfig.for_model(kind, **changes)
     config = _download(AutoConfig, locate(name), "model.llm.name")
+    if (kind := changes.pop("model_type", config.model_type)) != config.model_type:
+        raise ValueError(f"model.llm.config: {name} is a {config.model_type}, not a {kind}")
     _known(changes, config, name)
     for key, value in changes.items():
         setattr(config, key, value)

@@ -12,7 +12,7 @@ def published(experiment: str, folder: Path) -> list[dict[str, Any]]:
     """Read the published rows of an experiment from a folder of YAML files.
 
     Args:
-        experiment: Name of the experiment, as in a file's `experiment` key.
+        experiment: Name of the experiment, as in a file's `experiment` key: a name or several.
         folder: Where the files lie, usually `configs/paper`.
 
     Returns:
@@ -27,7 +27,8 @@ def published(experiment: str, folder: Path) -> list[dict[str, Any]]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or not {"experiment", "tables"} <= content.keys():
             raise ValueError(f"{path}: needs the keys experiment and tables")
-        if content["experiment"] == experiment:
+        names = content["experiment"]
+        if experiment in ([names] if isinstance(names, str) else names):
             for table in content["tables"]:
                 rows += _rows(table, path)
     return rows

@@ -9,6 +9,7 @@ from typing import Any
 from llava_lab.report.runs import Run
 
 BLIND = "blind_"
+NONE = "–"  # what was not measured
 Z95 = 1.959963984540054
 # 97.5% quantiles of Student's t for 1 to 9 degrees of freedom; `t95` has a series for the rest.
 T95 = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
@@ -125,6 +126,20 @@ def _sighted(benchmark: str, scores: dict[str, Any]) -> list[str]:
 
 def _estimate(score: dict[str, Any]) -> Estimate:
     return Estimate(score["value"], *score["ci95"])
+
+
+def bracketed(estimate: Estimate | None) -> str:
+    """An estimate with the ends of its interval, in per cent: 62.0 [58.1, 65.7]."""
+    if estimate is None:
+        return NONE
+    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def plus_minus(estimate: Estimate | None) -> str:
+    """An estimate with half of its symmetric interval, in per cent: 62.0 ± 1.3."""
+    if estimate is None:
+        return NONE
+    return f"{100 * estimate.value:.1f} ± {50 * (estimate.high - estimate.low):.1f}"
 
 
 Key = tuple[str, str]

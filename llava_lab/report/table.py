@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +12,10 @@ from rich.table import Table
 
 from llava_lab.report.grid import Grid, to_markdown, to_rich
 from llava_lab.report.published import published
-from llava_lab.report.rows import Estimate, Row, run_rows, seed_rows
+from llava_lab.report.rows import NONE, Row, bracketed, plus_minus, run_rows, seed_rows
 from llava_lab.report.runs import Run, find, read
+from llava_lab.report.sweep import finished_groups, plot, sweep_grids
+from llava_lab.sweep import Sweep
 from llava_lab.verbs import one_message, verb_parser
 
 COST = {
@@ -26,21 +29,27 @@ COST = {
 }
 HEADERS = ["benchmark", "score", "questions", "value", "blind", "margin"]
 PAPER = Path(__file__).parents[2] / "configs" / "paper"
-NONE = "–"  # what was not measured
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `table` from the command line; a mistake is one message and exit status 2."""
     parser = verb_parser(
-        "table", "Print runs as tables: one run by itself, several seeds as their mean."
+        "table", "Print runs as tables: one by itself, several seeds as their mean, or a sweep."
     )
-    what = "run folder, results.json, or folder of runs"
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=what)
+    what = "run folder, results.json, folder of runs, or one sweep file"
+    parser.add_argument("runs_or_sweep", metavar="RUN", nargs="+", type=Path, help=what)
     parser.add_argument("--format", choices=("rich", "md", "csv"), default="rich")
     parser.add_argument("--paper", type=Path, default=PAPER, help="folder of published numbers")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the sweep ran")
+    parser.add_argument("--plot", type=Path, help="picture of the sweep to draw, .png or .pdf")
+    options, more = parser.parse_known_args(arguments)
     with one_message(parser):
-        table(options.runs, options.format, options.paper)
+        if options.runs_or_sweep[0].suffix == ".yaml":
+            sweep_table(options, more)
+            return
+        if more:
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
+        table(options.runs_or_sweep, options.format, options.paper)
 
 
 def table(
@@ -57,7 +66,34 @@ def table(
     if format == "csv":
         write_csv(groups)
         return
-    grids = list(all_grids(groups, paper))
+    show(list(all_grids(groups, paper)), format)
+
+
+def sweep_table(options: Namespace, more: Sequence[str]) -> None:
+    """Print a sweep's table and the published ones, and draw its plot.
+
+    Args:
+        options: Of the command line.
+        more: Options of fit that the sweep was run with.
+    """
+    sweep = Sweep.read(options.runs_or_sweep[0])
+    found = finished_groups(sweep, options.runs, more)
+    grids = list(sweep_grids(sweep, found))
+    for each in sweep.published:
+        tables = published_grids(each["experiment"], options.paper)
+        grids += [grid for grid in tables if grid.title.endswith(f": {each['title']}")]
+    show(grids, options.format)
+    if options.plot:
+        plot(sweep, found, options.plot)
+
+
+def show(grids: Sequence[Grid], format: Literal["rich", "md", "csv"]) -> None:
+    """Print tables."""
+    if format == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        for grid in grids:
+            writer.writerows([grid.headers, *grid.rows])
+        return
     if format == "md":
         print("\n\n".join(to_markdown(grid) for grid in grids))
         return
@@ -223,20 +259,6 @@ def numbers(row: Row) -> list[float | str]:
     for estimate in (row.value, row.blind, row.margin):
         found += [estimate.value, estimate.low, estimate.high] if estimate else ["", "", ""]
     return found
-
-
-def bracketed(estimate: Estimate | None) -> str:
-    """An estimate with the ends of its interval, in per cent: 62.0 [58.1, 65.7]."""
-    if estimate is None:
-        return NONE
-    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
-
-
-def plus_minus(estimate: Estimate | None) -> str:
-    """An estimate with half of its symmetric interval, in per cent: 62.0 ± 1.3."""
-    if estimate is None:
-        return NONE
-    return f"{100 * estimate.value:.1f} ± {50 * (estimate.high - estimate.low):.1f}"
 
 
 def count(number: float | None) -> str:

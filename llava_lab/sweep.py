@@ -1,0 +1,229 @@
+"""Sweep: an experiment, axes and seeds -> one ordinary `fit` a point, and what came of each.
+
+sweep: connector                       # its name; by default the file's
+experiment: ../experiments/llava15.yaml
+overlays: []                           # more -c files; without a scale the tiny one is taken
+seeds: [0, 1, 2]
+axes:
+  model.connector.init_args.depth: [1, 2, 3]       # an option with its values, or
+  rate:                                            # bundles of options, each with a name
+    half: {stages.instruct.recipe.init_args.rate_scale: 25}
+    full: {}
+"""
+
+import hashlib
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llava_lab.disk import write
+from llava_lab.verbs import one_message, verb_parser
+
+KEYS = {"sweep", "experiment", "overlays", "seeds", "axes", "published"}
+RESULTS = "llava_lab: results: "
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of values with one seed.
+
+    Attributes:
+        labels: Name of the value on each axis.
+        options: Options and their values.
+        seed: The seed.
+    """
+
+    labels: dict[str, str]
+    options: dict[str, Any]
+    seed: int
+
+    def __str__(self) -> str:
+        values = " ".join(f"{axis}={label}" for axis, label in self.labels.items())
+        return f"{values} seed={self.seed}".strip()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file, read and checked.
+
+    Attributes:
+        name: Its name.
+        files: The experiment and the overlays.
+        axes: Name of each axis, its values' names, and the options that each sets.
+        seeds: Seeds.
+        published: Tables of the papers about the same question: `experiment` and `title` each.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    axes: dict[str, dict[str, dict[str, Any]]]
+    seeds: tuple[int, ...]
+    published: tuple[dict[str, str], ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> "Sweep":
+        """Read a sweep file.
+
+        Raises:
+            ValueError: If a key is unknown or missing, or an axis has no values; names it.
+        """
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not YAML: {error}") from error
+        if not isinstance(found, dict) or not {"experiment", "axes"} <= found.keys():
+            raise ValueError(f"{path}: a sweep needs the keys experiment and axes")
+        if unknown := sorted(found.keys() - KEYS):
+            raise ValueError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(KEYS)}")
+        files = [path.parent / name for name in (found["experiment"], *found.get("overlays", []))]
+        if missing := [name for name in files if not name.is_file()]:
+            raise ValueError(f"{path}: there is no file {missing[0]}")
+        axes = {axis: _values(f"{path}: {axis}", axis, v) for axis, v in found["axes"].items()}
+        seeds = found.get("seeds", [0])
+        if not seeds or not all(isinstance(seed, int) for seed in seeds):
+            raise ValueError(f"{path}: seeds is {seeds!r}, not a list of whole numbers")
+        name = str(found.get("sweep", path.stem))
+        return cls(name, tuple(files), axes, tuple(seeds), tuple(found.get("published", [])))
+
+    def points(self) -> list[Point]:
+        """Every combination of values, with every seed."""
+        axes = [list(values.items()) for values in self.axes.values()]
+        points = []
+        for chosen in itertools.product(*axes):
+            labels = dict(zip(self.axes, (label for label, _ in chosen), strict=True))
+            options = {key: value for _, bundle in chosen for key, value in bundle.items()}
+            points += [Point(labels, options, seed) for seed in self.seeds]
+        return points
+
+    def folder(self, runs: Path) -> Path:
+        """Where the records of its points lie."""
+        return runs / "sweeps" / self.name
+
+    def record(self, runs: Path, point: Point, more: Sequence[str] = ()) -> Path:
+        """Record of a point, named by what decides it: options, and the text of all YAML files."""
+        root = self.files[0].resolve().parents[1]
+        texts = [path.read_text(encoding="utf-8") for path in self.files]
+        texts += [
+            path.read_text(encoding="utf-8") for path in sorted(root.glob("configs/**/*.yaml"))
+        ]
+        key = json.dumps([point.labels, point.options, point.seed, [*more], texts], sort_keys=True)
+        digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+        return self.folder(runs) / f"{digest}.json"
+
+    def command(self, runs: Path, point: Point, more: Sequence[str] = ()) -> list[str]:
+        """The `fit` of a point."""
+        files = [part for file in self.files for part in ("-c", str(file))]
+        options = [f"--{key}={_written(value)}" for key, value in point.options.items()]
+        seed = f"--seed_everything={point.seed}"
+        head = [sys.executable, "-m", "llava_lab", "fit", *files, *options, seed]
+        return [*head, f"--runs={runs}", *more]
+
+    def finished(self, runs: Path, more: Sequence[str] = ()) -> Iterator[tuple[Point, Path]]:
+        """Points that have results, with the results."""
+        for point in self.points():
+            path = self.record(runs, point, more)
+            known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            if (results := known.get("results")) and Path(results).is_file():
+                yield point, Path(results)
+
+
+def _values(where: str, axis: str, values: Any) -> dict[str, dict[str, Any]]:
+    """Names of an axis's values, and the options that each sets."""
+    if isinstance(values, list) and values:
+        return {_written(value): {axis: value} for value in values}
+    if isinstance(values, dict) and values:
+        bundles = {str(name): bundle or {} for name, bundle in values.items()}
+        if all(isinstance(bundle, dict) for bundle in bundles.values()):
+            return bundles
+    raise ValueError(f"{where}: an axis is a list of values, or names with options under each")
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`sweep`: run what is missing of a sweep."""
+    parser = verb_parser(
+        "sweep",
+        "Fit every point of a sweep that has no results yet. Other options, such as "
+        "--trainer.accelerator=gpu, are handed to every fit.",
+    )
+    parser.add_argument("sweep", type=Path, help="sweep file, such as sweeps/connector.yaml")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+    parser.add_argument("--jobs", type=int, default=1, help="points at once")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the points and what each would reuse"
+    )
+    options, more = parser.parse_known_args(arguments)
+    with one_message(parser):
+        sweep = Sweep.read(options.sweep)
+        if options.dry_run:
+            dry_run(sweep, options.runs, more)
+        else:
+            run(sweep, options.runs, options.jobs, more)
+
+
+def dry_run(sweep: Sweep, runs: Path, more: Sequence[str] = ()) -> None:
+    """List the points; `fit` itself says what it would reuse."""
+    finished = {str(point): results for point, results in sweep.finished(runs, more)}
+    for point in sweep.points():
+        print(f"{point}: {finished.get(str(point), 'to run')}", flush=True)
+        if str(point) not in finished:
+            command = [*sweep.command(runs, point, more), "--dry_run"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            lines = [line for line in done.stdout.splitlines() if "stage" in line]
+            for line in lines if done.returncode == 0 else done.stderr.splitlines():
+                print(f"    {line.removeprefix('llava_lab: ')}", flush=True)
+
+
+def run(sweep: Sweep, runs: Path, jobs: int = 1, more: Sequence[str] = ()) -> None:
+    """Fit the points without results; a failed one is shown and does not stop the others.
+
+    Raises:
+        ValueError: At the end, if points failed.
+    """
+    points, finished = sweep.points(), {str(point) for point, _ in sweep.finished(runs, more)}
+    missing = [point for point in points if str(point) not in finished]
+    print(f"sweep {sweep.name}: {len(points)} points, {len(missing)} to run", flush=True)
+    failed = 0
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(_fit, sweep, runs, point, more) for point in missing]
+        try:
+            for number, done in enumerate(as_completed(waiting), len(finished) + 1):
+                right, said = done.result()
+                failed += not right
+                print(f"[{number}/{len(points)}] {said}", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            print("interrupted; points save where they are, the same command goes on", flush=True)
+            raise
+    if failed:
+        raise ValueError(f"{failed} of {len(points)} points failed; repeat to try them again")
+
+
+def _fit(sweep: Sweep, runs: Path, point: Point, more: Sequence[str]) -> tuple[bool, str]:
+    """Fit one point and keep what came of it; whether it has results, and a line about it."""
+    record, began = sweep.record(runs, point, more), time.monotonic()
+    log, command = record.with_suffix(".log"), sweep.command(runs, point, more)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as out:
+        code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    known = {"labels": point.labels, "seed": point.seed, "command": command, "exit": code}
+    results = [line.removeprefix(RESULTS) for line in lines if line.startswith(RESULTS)]
+    if code == 0 and results:
+        write(record, json.dumps({**known, "results": results[-1]}, indent=2) + "\n")
+        return True, f"{point}: {time.monotonic() - began:.0f} s, {results[-1]}"
+    errors = [line for line in lines if line.startswith("error:")] or lines[-1:]
+    write(record, json.dumps({**known, "error": errors}, indent=2) + "\n")
+    return False, f"{point}: failed with exit status {code}, see {log}: {' '.join(errors)}"

@@ -1,0 +1,84 @@
+"""The plan of every version at paper scale: published sizes and the golden token counts."""
+
+import re
+
+import pytest
+from conftest import REPOSITORY
+from test_anyres import GOLDEN
+
+from llava_lab import plan
+
+# Weights of the LMs (hub), and of the whole models as the model cards print them, in billions.
+LMS = {
+    "vicuna_7b_v15": 6_738_415_616,
+    "vicuna_13b_v15": 13_015_864_320,
+    "llama_3_8b_instruct": 8_030_261_248,
+    "mistral_7b_instruct_v02": 7_241_732_096,
+    "hermes_2_yi_34b": 34_388_917_248,
+    "qwen15_72b_chat": 72_287_920_128,
+    "qwen15_110b_chat": 111_209_914_368,
+}
+CARDS = {
+    ("llava_next", "vicuna_7b_v15"): 7.06,
+    ("llava_next", "vicuna_13b_v15"): 13.35,
+    ("llava_next", "hermes_2_yi_34b"): 34.75,
+    ("llava_next_llama3_8b", "llama_3_8b_instruct"): 8.35,
+    ("llava_next_qwen15_72b", "qwen15_72b_chat"): 72.7,
+    ("llava_next_qwen15_110b", "qwen15_110b_chat"): 111.5,
+}
+
+
+def planned(capsys: pytest.CaptureFixture, name: str, *options: str) -> str:
+    files = (f"experiments/{name}.yaml", "configs/scale/paper.yaml")
+    files_options = [part for file in files for part in ("-c", str(REPOSITORY / file))]
+    plan.main([*files_options, *options])
+    return capsys.readouterr().out
+
+
+def parameters(said: str) -> dict[str, int]:
+    rows = re.findall(r"│ (encoder|connector|llm|newline|all) +│ +([\d,]+) │", said)
+    return {part: int(number.replace(",", "")) for part, number in rows}
+
+
+@pytest.mark.parametrize(("name", "lm"), CARDS)
+def test_sizes_are_the_published_ones(name: str, lm: str, capsys: pytest.CaptureFixture) -> None:
+    found = parameters(planned(capsys, name, f"--model.llm={REPOSITORY}/configs/lm/{lm}.yaml"))
+    assert found["llm"] == LMS[lm]
+    # The cards count CLIP's last block, which is neither built nor run.
+    assert abs(found["all"] / 1e9 - CARDS[name, lm]) <= 0.004 * CARDS[name, lm]
+
+
+def test_mistral_is_built(capsys: pytest.CaptureFixture) -> None:
+    llm = f"--model.llm={REPOSITORY}/configs/lm/mistral_7b_instruct_v02.yaml"
+    said = planned(capsys, "llava_next", llm)
+    assert parameters(said)["llm"] == LMS["mistral_7b_instruct_v02"]
+
+
+def test_trace_has_the_golden_counts(capsys: pytest.CaptureFixture) -> None:
+    sizes = {f"{width}x{height}": tokens for (width, height), _, _, tokens in GOLDEN}
+    said = planned(capsys, "llava_next", "--trace", *sizes)
+    for size, tokens in sizes.items():
+        assert re.search(rf"│ {size} .*│ +{tokens:,} │", said), size
+    assert "[5, 3, 336, 336]" in said and "[5, 576, 1024]" in said
+
+
+def test_costs_are_their_formulas(capsys: pytest.CaptureFixture) -> None:
+    said = planned(capsys, "llava15", "--text-tokens", "100", "--devices", "4")
+    # Connector and LM train, the encoder does not: 2 + 6 + 6 per weight and token.
+    tokens, total = 576 + 100, 290_909_184 * 2 * 576 + 20_979_712 * 6 * 576
+    total += 6_738_415_616 * 6 * tokens
+    instruct = said[said.index("Stage instruct") :]
+    assert "│ FLOPs of a row " in instruct and f"{total:.3g}" in instruct
+    memory = (16 * (20_979_712 + 6_738_415_616) + 4 * 290_909_184) / 2**30
+    assert f"{memory:,.1f} │" in instruct and f"{memory / 4:,.1f} │" in instruct
+
+
+def test_a_size_that_is_none_is_refused(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="'640' is no size; write width x height"):
+        planned(capsys, "llava_next", "--trace", "640")
+
+
+def test_tiny_scale_is_planned_without_a_world(capsys: pytest.CaptureFixture, tmp_path) -> None:
+    experiment = REPOSITORY / "experiments" / "llava_next.yaml"
+    plan.main(["-c", str(experiment), f"--world.root={tmp_path / 'none'}", "--trace"])
+    assert "│ 1,944 │" not in capsys.readouterr().out and not (tmp_path / "none").exists()

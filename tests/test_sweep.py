@@ -1,0 +1,155 @@
+"""Sweeps: read, run point by point, resumed, and shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, stage_options
+from PIL import Image
+
+from llava_lab import cli
+from llava_lab import sweep as sweeps
+from llava_lab.report import table
+from llava_lab.sweep import Sweep
+
+EXPERIMENT = REPOSITORY / "experiments" / "llava15.yaml"
+SHIPPED = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
+
+
+def sweep_file(folder: Path, text: str) -> Path:
+    path = folder / "some.yaml"
+    path.write_text(text.replace("EXPERIMENT", str(EXPERIMENT)))
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_sweeps_are_accepted_by_fit(path: Path, tmp_path: Path) -> None:
+    sweep = Sweep.read(path)
+    points = sweep.points()
+    assert len({str(point) for point in points}) == len(points) >= 6
+    first = [point for point in points if point.seed == points[0].seed]
+    for point in first:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*sweep.command(tmp_path, point)[3:], "--print_config"])
+        assert stop.value.code == 0
+
+
+def test_points_are_all_combinations(tmp_path: Path) -> None:
+    path = sweep_file(
+        tmp_path,
+        """
+        experiment: EXPERIMENT
+        seeds: [3, 4]
+        axes:
+          model.connector.init_args.depth: [1, 2]
+          rate:
+            half: {a.rate_scale: 25, b: [x, 1]}
+            full:
+        """,
+    )
+    sweep = Sweep.read(path)
+    points = sweep.points()
+    assert sweep.name == "some" and len(points) == 8
+    assert points[0].labels == {"model.connector.init_args.depth": "1", "rate": "half"}
+    assert points[0].options == {
+        "model.connector.init_args.depth": 1,
+        "a.rate_scale": 25,
+        "b": ["x", 1],
+    }
+    assert points[-1].options == {"model.connector.init_args.depth": 2}
+    assert '--b=["x", 1]' in sweep.command(tmp_path, points[0])
+    records = {sweep.record(tmp_path, point) for point in points}
+    assert len(records) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("axes: {}", "needs the keys experiment and axes"),
+        ("experiment: EXPERIMENT\naxes: {}\nseed: [1]", "unknown key 'seed'"),
+        ("experiment: none.yaml\naxes: {}", "there is no file"),
+        ("experiment: EXPERIMENT\naxes: {a.b: 3}", "a.b: an axis is a list of values"),
+        ("experiment: EXPERIMENT\naxes: {a.b: []}", "a.b: an axis is a list of values"),
+        ("experiment: EXPERIMENT\naxes: {a: {b: 3}}", "a: an axis is a list of values"),
+        ("experiment: EXPERIMENT\naxes: {}\nseeds: [a]", "not a list of whole numbers"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_what_is_no_sweep_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sweep.read(sweep_file(tmp_path, text))
+
+
+def test_a_sweep_runs_goes_on_and_is_shown(
+    shortened: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = sweep_file(
+        tmp_path,
+        """
+        experiment: EXPERIMENT
+        seeds: [0]
+        published: [{experiment: llava15, title: model zoo}]
+        axes:
+          model.connector.init_args.depth: [1, 2, 0]
+        """,
+    )
+    runs = tmp_path / "runs"
+    more = [option for option in shortened if not option.startswith("--runs")]
+    more += stage_options(EXPERIMENT, tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        sweeps.main([str(path), f"--runs={runs}", *more])
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and "1 of 3 points failed; repeat to try them again" in said.err
+    assert "3 points, 3 to run" in said.out and "[3/3] model.connector" in said.out
+    assert "depth=0 seed=0: failed with exit status" in said.out and "depth is 0" in said.out
+    results = sorted(runs.glob("llava15/*/results.json"))
+    times = [path.stat().st_mtime_ns for path in results]
+    assert len(results) == 2
+
+    with pytest.raises(SystemExit):
+        sweeps.main([str(path), f"--runs={runs}", *more])
+    assert "3 points, 1 to run" in capsys.readouterr().out
+    assert [path.stat().st_mtime_ns for path in results] == times
+
+    sweeps.main([str(path), f"--runs={runs}", "--dry-run", *more])
+    said = capsys.readouterr().out
+    assert said.count("results.json") == 2 and "depth=0 seed=0: to run" in said
+
+    plot = tmp_path / "plots" / "some.png"
+    table.main([str(path), f"--runs={runs}", "--format=md", f"--plot={plot}", *more])
+    said = capsys.readouterr().out
+    assert "| 1 | 1 | 36.0 |" in said and "| 2 | 1 | 36.0 |" in said
+    assert "1 of 3 points have no results." in said
+    assert "llava15, published (paper scale): model zoo" in said and "78.5" in said
+    with Image.open(plot) as image:
+        assert image.size[0] > 600
+    table.main([str(path), f"--runs={runs}", "--format=csv", *more])
+    assert capsys.readouterr().out.startswith("model.connector.init_args.depth,seeds,")
+    with pytest.raises(SystemExit):
+        table.main([str(path), f"--runs={runs}"])
+    assert "sweep some has no finished point" in capsys.readouterr().err
+
+
+def test_a_finished_fit_is_not_done_again(
+    shortened: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["-c", str(EXPERIMENT), *shortened, *stage_options(EXPERIMENT, tmp_path)]
+
+    def fit(*more: str) -> str:
+        cli.main(["fit", *options, *more])
+        return capsys.readouterr().out
+
+    assert "stage align: to train" in fit("--dry_run") and not (tmp_path / "runs").exists()
+    first = fit()
+    (path,) = tmp_path.glob("runs/*/*/results.json")
+    before = path.read_bytes()
+    again = fit()
+    assert "finished before" in again and path.read_bytes() == before
+    assert [line for line in again.splitlines() if "│" in line] == [
+        line for line in first.splitlines() if "│" in line
+    ]
+    assert "would be reused" in fit("--dry_run")
+    results = json.loads(before)
+    path.write_text(json.dumps({**results, "asked": {"questions": "other"}}))
+    assert "finished before" not in fit()
+    assert json.loads(path.read_text())["asked"] == results["asked"]
