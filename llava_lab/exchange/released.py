@@ -66,7 +66,7 @@ class Released:
     """
 
     tensors: dict[str, Tensor]
-    parts: dict[str, dict[str, Any]]
+    parts: dict[str, Any]
 
 
 def import_checkpoint(source: str, out: Path, template: str | None = None) -> Path:
@@ -108,7 +108,7 @@ def read_released(folder: Path, template: str | None = None) -> Released:
     return Released(tensors, parts)
 
 
-def _hub_parts(folder: Path, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _hub_parts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Parts of a checkpoint in the layout of transformers."""
     if config.get("model_type") not in ("llava", "llava_next"):
         raise ValueError(
@@ -152,7 +152,7 @@ def _hub_parts(folder: Path, config: dict[str, Any]) -> dict[str, dict[str, Any]
 
 def _original_parts(
     folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Any]:
     """Parts of a checkpoint in the original layout; a frozen tower is named, not contained."""
     kind = config.get("model_type", "")
     if kind not in ORIGINAL:
