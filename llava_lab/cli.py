@@ -185,11 +185,11 @@ class LabCLI(LightningCLI):
             benchmark.check()
         model.check_policy(self.datamodule.policy)
         marks = self.chain(model, steps)
-        asked = {each.name: each.content() for each in self.datamodule.benchmarks}
+        asked = self.asked()
         finished = None if self.options.fresh or self.options.stage else run.finished(marks, asked)
         if self.options.dry_run:
             for name, mark in marks.items():
-                found = run.find(mark)
+                found = self._find(run, mark)
                 say(f"stage {name}: " + (f"would be reused from {found}" if found else "to train"))
             say(f"results: {finished}" if finished else "benchmarks: to ask")
             return
@@ -221,10 +221,18 @@ class LabCLI(LightningCLI):
         path = run.finish(results)
         show(path)
 
+    def asked(self) -> dict[str, str]:
+        """Hash of what each benchmark asks."""
+        return {each.name: each.content() for each in self.datamodule.benchmarks}
+
+    def _find(self, run: Run, mark: str) -> Path | None:
+        """Folder of a finished stage that may be reused."""
+        return None if self.options.fresh else run.find(mark)
+
     def _stage(self, model: Llava, run: Run, name: str, step: Step, mark: str) -> dict[str, Any]:
         """Find one stage finished, or train it to its end; its weights are in the model after."""
         folder = run.stage(name)
-        found = None if self.options.fresh else run.find(mark)
+        found = self._find(run, mark)
         if found is not None:
             say(f"stage {name}: finished in {found}, reused")
             record = json.loads((found / "stage.json").read_text())
@@ -300,9 +308,8 @@ class LabCLI(LightningCLI):
         path = run.folder / "results.json"
         benchmarks = self._evaluate(model, run)
         kept = json.loads(path.read_text()) if path.exists() else {"stages": [], "cost": {}}
-        kept["asked"] = {each.name: each.content() for each in self.datamodule.benchmarks}
-        kept = {key: kept[key] for key in ("stages", "cost", "asked")}
-        show(run.finish({**kept, "benchmarks": benchmarks}))
+        kept = {key: kept[key] for key in ("stages", "cost")}
+        show(run.finish({**kept, "benchmarks": benchmarks, "asked": self.asked()}))
 
     def predict(self, model: Llava, **_: Any) -> None:
         """Answer the benchmarks' questions without scoring them."""

@@ -16,6 +16,7 @@ from llava_lab.data.layout import Layout
 from llava_lab.model.llava import PARTS, Llava
 from llava_lab.report.grid import Grid
 from llava_lab.report.table import show
+from llava_lab.train.record import part_costs
 from llava_lab.verbs import verb_parser
 
 SIZES = (
@@ -90,18 +91,13 @@ def stage_rows(
     yield ["views", f"{views}", "of the policy"]
     yield ["visual tokens", f"{tokens:,}", "of the layout, newlines included"]
     yield ["tokens of a step", f"{batch * (tokens + text):,}", f"{batch} rows x (visual + text)"]
-    total, before = 0.0, False
-    for name, seen in (("encoder", patches), ("connector", patches), ("llm", tokens + text)):
-        trains = name in rates
-        before = before or trains
-        passes = 2 * (1 + before + trains)
-        flops = passes * model.size(name) * seen
+    seen = {"encoder": patches, "connector": patches, "llm": tokens + text}
+    total = 0
+    for name, cost in part_costs(seen, rates).items():
+        size, flops = model.size(name), cost * model.size(name)
         total += flops
-        yield [
-            f"FLOPs, {name}",
-            f"{flops:.3g}",
-            f"{passes} x {model.size(name):,} x {seen:,} tokens",
-        ]
+        formula = f"{cost // seen[name]} x {size:,} x {seen[name]:,} tokens"
+        yield [f"FLOPs, {name}", f"{flops:.3g}", formula]
     yield ["FLOPs of a row", f"{total:.3g}", "their sum; attention scores and recomputation apart"]
 
 

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 MODEL_HELP = "run folder, imported folder, checkpoint folder or hub id"
@@ -12,6 +12,11 @@ MODEL_HELP = "run folder, imported folder, checkpoint folder or hub id"
 def verb_parser(verb: str, description: str) -> argparse.ArgumentParser:
     """The parser of one verb."""
     return argparse.ArgumentParser(prog=f"python -m llava_lab {verb}", description=description)
+
+
+def listed(lines: Sequence[str], most: int) -> str:
+    """The first lines of a list for a message, each on a line of its own, and whether more come."""
+    return "\n  ".join([*lines[:most], *(["..."] if len(lines) > most else [])])
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from transformers.models.llava_next.modeling_llava_next import (
     unpad_image,
 )
 
-from llava_lab.data.anyres import AnyRes, best_canvas, canvases, parse_grids, unpadded
+from llava_lab.data.anyres import AnyRes, best_canvas, parse_grids, unpadded
 from llava_lab.data.image import Vision
 from llava_lab.data.layout import Block, Layout
 from llava_lab.model.layout import Newline, arrange
@@ -200,9 +200,9 @@ def test_what_is_no_grid_is_refused(written) -> None:
 
 
 def test_pinpoints_must_fit_the_encoder() -> None:
-    assert canvases(FIVE, 96)[0] == (96, 192)
+    assert AnyRes(FIVE).canvases(96)[0] == (96, 192)
     with pytest.raises(ValueError, match=r"\(336, 672\) is no multiple of the encoder's 96 px"):
-        canvases(PINPOINTS, 96)
+        AnyRes(PINPOINTS).canvases(96)
 
 
 def test_first_of_equals_wins_whatever_stands_between() -> None:

@@ -61,13 +61,19 @@ def test_one_message(
             "stages.instruct.data: policy is a Pad; AnyResDataModule takes",
         ),
         ("--stages.instruct.data.policy.grids=2by2", "grids '2by2': expected such as"),
+        ("--stages.instruct.data.policy.grids=[[336,672]]", "no multiple of the encoder's 96 px"),
     ],
 )
 def test_tiles_that_cannot_be_are_refused(
-    argument: str, message: str, shortened: list[str], capsys: pytest.CaptureFixture
+    argument: str,
+    message: str,
+    shortened: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     experiment = str(REPOSITORY / "experiments" / "llava_next.yaml")
     assert message in refused(capsys, "-c", experiment, *shortened, argument)
+    assert not (tmp_path / "runs").exists(), "refused before any stage is trained"
 
 
 def test_all_rows_that_a_template_cannot_write_are_refused_before_training(

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
     AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -28,7 +30,7 @@ from llava_lab.__main__ import main
 from llava_lab.data.anyres import AnyRes
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import IGNORE, get_template
-from llava_lab.data.image import Pad, Square
+from llava_lab.data.image import Pad, Policy, Square
 from llava_lab.data.sample import Turn
 from llava_lab.evaluate.generate import Questions, answer
 from llava_lab.exchange.commands import talk
@@ -67,6 +69,12 @@ SIZES = [
     *((56, 56), (100, 60), (60, 100), (300, 31), (31, 300), (57, 55)),
     *((13, 9), (640, 480), (480, 641), (5, 200), (224, 224)),
 ]
+PINPOINTS = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
+MORE_SIZES = [
+    *((56, 112), (112, 112), (168, 56), (1000, 40), (40, 1000), (300, 200), (200, 300), (333, 500)),
+    *((500, 375), (1024, 683), (7, 5), (61, 59), (123, 77), (77, 123), (400, 399), (399, 400)),
+    *((250, 100), (100, 250), (90, 30), (30, 90)),
+]
 TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'user' %}USER: {% for c in m['content'] %}"
     "{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
@@ -74,46 +82,52 @@ TEMPLATE = (
 )
 
 
-def pictures() -> list[Image.Image]:
+def pictures(sizes: list[tuple[int, int]] = SIZES) -> list[Image.Image]:
     draw = np.random.default_rng(0)
     return [
         Image.fromarray(draw.integers(0, 255, (5, 4, 3), dtype=np.uint8)).resize(
             size, Image.Resampling.BICUBIC
         )
-        for size in SIZES
+        for size in sizes
     ]
 
 
-def make_theirs(folder: Path, tower: str, lm: str, tied: bool = False) -> None:
-    """A random checkpoint of transformers, as the hub has them."""
+def make_theirs(folder: Path, tower: str, lm: str, tied: bool = False, tiles: bool = False) -> None:
+    """A random checkpoint of transformers, as the hub has them; LLaVA-NeXT with `tiles`."""
     torch.manual_seed(0)
     clip = tower == "clip"
     tokenizer = AutoTokenizer.from_pretrained(locate("asset:tokenizer"))
     tokenizer.add_tokens(["<image>"], special_tokens=True)
-    config = LlavaConfig(
-        vision_config={**TOWER, "model_type": f"{tower}_vision_model", "initializer_range": 0.2},
-        text_config={**LM, "model_type": lm, "tie_word_embeddings": tied},
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default" if clip else "full",
-        tie_word_embeddings=tied,
-    )
-    model = LlavaForConditionalGeneration(config)
+    strategy = "default" if clip else "full"
+    values = {
+        "vision_config": {**TOWER, "model_type": f"{tower}_vision_model", "initializer_range": 0.2},
+        "text_config": {**LM, "model_type": lm, "tie_word_embeddings": tied},
+        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": strategy,
+        "tie_word_embeddings": tied,
+    }
+    views = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
+    if tiles:
+        config = LlavaNextConfig(image_grid_pinpoints=PINPOINTS, **values)
+        model = LlavaNextForConditionalGeneration(config)
+        colours = {} if clip else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        images = LlavaNextImageProcessorPil(image_grid_pinpoints=PINPOINTS, **views, **colours)
+    else:
+        model = LlavaForConditionalGeneration(LlavaConfig(**values))
+        images = (
+            LlavaImageProcessor(do_pad=True, **views)
+            if clip
+            else SiglipImageProcessor(size={"height": 56, "width": 56})
+        )
     for weight in model.model.multi_modal_projector.parameters():
         torch.nn.init.normal_(weight, std=0.5)
     model.save_pretrained(folder)
-    images = (
-        LlavaImageProcessor(
-            size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, do_pad=True
-        )
-        if clip
-        else SiglipImageProcessor(size={"height": 56, "width": 56})
-    )
-    LlavaProcessor(
+    (LlavaNextProcessor if tiles else LlavaProcessor)(
         image_processor=images,
         tokenizer=tokenizer,
         patch_size=14,
-        vision_feature_select_strategy="default" if clip else "full",
+        vision_feature_select_strategy=strategy,
         num_additional_image_tokens=int(clip),
         chat_template=TEMPLATE,
     ).save_pretrained(folder)
@@ -143,85 +157,44 @@ def ask(model: Llava, policy, picture: Image.Image, question: str) -> Questions:
     return Questions(Batch.pack([row]), ["0"], 8, frozenset(template.stop_ids(tokenizer)))
 
 
-@pytest.mark.parametrize("lm", ["llama", "qwen2", "mistral"])
-@pytest.mark.parametrize("tower", ["clip", "siglip"])
 @torch.no_grad()
-def test_an_imported_model_equals_transformers(tower: str, lm: str, tmp_path: Path) -> None:
-    make_theirs(tmp_path / "theirs", tower, lm)
-    theirs = LlavaForConditionalGeneration.from_pretrained(tmp_path / "theirs").eval()
-    processor = LlavaProcessor.from_pretrained(tmp_path / "theirs")
-    import_checkpoint(str(tmp_path / "theirs"), tmp_path / "ours", template="v1")
-    model, policy = load_model(tmp_path / "ours")
-    assert isinstance(policy, Pad if tower == "clip" else Square)
+def assert_equal_to_transformers(source: Path, out: Path, images: list[Image.Image]) -> Policy:
+    """Import a checkpoint; prompt, logits and greedy answers must be those of transformers."""
+    theirs = AutoModelForImageTextToText.from_pretrained(source).eval()
+    processor = AutoProcessor.from_pretrained(source)
+    import_checkpoint(str(source), out, template="v1")
+    model, policy = load_model(out)
+    style = get_template("v1")
+    said = style.question.format(text="<image>\nWhat is in the picture?")
+    text = f"{style.system}{said}{style.header}"
     answers = set()
-    for picture in pictures():
+    for picture in images:
         asked = ask(model, policy, picture, "What is in the picture?")
         ids = asked.batch.ids.clone()
         ids[ids < 0] = theirs.config.image_token_index
-        style = get_template("v1")
-        said = style.question.format(text="<image>\nWhat is in the picture?")
-        text = f"{style.system}{said}{style.header}"
-        prompt = processor(images=picture, text=text, return_tensors="pt")
-        assert prompt["input_ids"][0].tolist() == ids.tolist()
-        views = asked.batch.views
-        logits = theirs(input_ids=ids[None], pixel_values=views).logits[0]
+        inputs = processor(images=picture, text=text, return_tensors="pt")
+        assert inputs["input_ids"][0].tolist() == ids.tolist(), picture.size
+        views = asked.batch.views.reshape(inputs["pixel_values"].shape)
+        inputs = {**inputs, "pixel_values": views}
+        logits = theirs(**inputs).logits[0]
         ours = model.llm.head()(model(asked.batch))
-        assert (ours - logits).abs().max() <= 1e-4 * logits.abs().max()
+        assert (ours - logits).abs().max() <= 1e-4 * logits.abs().max(), picture.size
         generated = theirs.generate(
-            input_ids=ids[None],
-            attention_mask=torch.ones_like(ids)[None],
-            pixel_values=views,
-            max_new_tokens=8,
-            do_sample=False,
-            eos_token_id=sorted(asked.stop_ids),
-        )[0, len(ids) :].tolist()
-        said = answer(model, asked).tokens[0]
-        assert said == generated
-        answers.add(tuple(said))
+            **inputs, max_new_tokens=8, do_sample=False, eos_token_id=sorted(asked.stop_ids)
+        )
+        tokens = answer(model, asked).tokens[0]
+        assert tokens == generated[0, len(ids) :].tolist(), picture.size
+        answers.add(tuple(tokens))
     assert len(answers) > 3, "the pictures must matter"
+    return policy
 
 
-def make_next(folder: Path, tower: str, lm: str) -> None:
-    """A random LLaVA-NeXT of transformers."""
-    torch.manual_seed(0)
-    clip = tower == "clip"
-    tokenizer = AutoTokenizer.from_pretrained(locate("asset:tokenizer"))
-    tokenizer.add_tokens(["<image>"], special_tokens=True)
-    strategy = "default" if clip else "full"
-    config = LlavaNextConfig(
-        vision_config={**TOWER, "model_type": f"{tower}_vision_model", "initializer_range": 0.2},
-        text_config={**LM, "model_type": lm},
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_grid_pinpoints=PINPOINTS,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy=strategy,
-    )
-    model = LlavaNextForConditionalGeneration(config)
-    for weight in model.model.multi_modal_projector.parameters():
-        torch.nn.init.normal_(weight, std=0.5)
-    model.save_pretrained(folder)
-    images = LlavaNextImageProcessorPil(
-        size={"shortest_edge": 56},
-        crop_size={"height": 56, "width": 56},
-        image_grid_pinpoints=PINPOINTS,
-        **({} if clip else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
-    )
-    LlavaNextProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy=strategy,
-        num_additional_image_tokens=int(clip),
-        chat_template=TEMPLATE,
-    ).save_pretrained(folder)
-
-
-PINPOINTS = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
-MORE_SIZES = [
-    *((56, 112), (112, 112), (168, 56), (1000, 40), (40, 1000), (300, 200), (200, 300), (333, 500)),
-    *((500, 375), (1024, 683), (7, 5), (61, 59), (123, 77), (77, 123), (400, 399), (399, 400)),
-    *((250, 100), (100, 250), (90, 30), (30, 90)),
-]
+@pytest.mark.parametrize("lm", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+def test_an_imported_model_equals_transformers(tower: str, lm: str, tmp_path: Path) -> None:
+    make_theirs(tmp_path / "theirs", tower, lm)
+    policy = assert_equal_to_transformers(tmp_path / "theirs", tmp_path / "ours", pictures())
+    assert isinstance(policy, Pad if tower == "clip" else Square)
 
 
 @pytest.mark.parametrize(
@@ -232,41 +205,13 @@ MORE_SIZES = [
         ("siglip", "qwen2", SIZES),
     ],
 )
-@torch.no_grad()
 def test_an_imported_next_equals_transformers(tower: str, lm: str, sizes, tmp_path: Path) -> None:
-    make_next(tmp_path / "theirs", tower, lm)
-    theirs = LlavaNextForConditionalGeneration.from_pretrained(tmp_path / "theirs").eval()
-    processor = LlavaNextProcessor.from_pretrained(tmp_path / "theirs")
-    import_checkpoint(str(tmp_path / "theirs"), tmp_path / "ours", template="v1")
-    model, policy = load_model(tmp_path / "ours")
-    assert isinstance(policy, AnyRes) and model.newline.weight is not None
-    draw, answers = np.random.default_rng(1), set()
-    for size in sizes:
-        colours = draw.integers(0, 255, (5, 4, 3), dtype=np.uint8)
-        picture = Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)
-        asked = ask(model, policy, picture, "What is in the picture?")
-        ids = asked.batch.ids.clone()
-        ids[ids < 0] = theirs.config.image_token_index
-        style = get_template("v1")
-        said = style.question.format(text="<image>\nWhat is in the picture?")
-        text = f"{style.system}{said}{style.header}"
-        prompt = processor(images=picture, text=text, return_tensors="pt")
-        assert prompt["input_ids"][0].tolist() == ids.tolist(), size
-        inputs = {
-            "input_ids": ids[None],
-            "attention_mask": torch.ones_like(ids)[None],
-            "pixel_values": asked.batch.views[None],
-            "image_sizes": prompt["image_sizes"],
-        }
-        logits = theirs(**inputs).logits[0]
-        ours = model.llm.head()(model(asked.batch))
-        assert (ours - logits).abs().max() <= 1e-4 * logits.abs().max(), size
-        stops = sorted(asked.stop_ids)
-        generated = theirs.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=stops)
-        said = answer(model, asked).tokens[0]
-        assert said == generated[0, len(ids) :].tolist(), size
-        answers.add(tuple(said))
-    assert len(answers) > 3, "the pictures must matter"
+    make_theirs(tmp_path / "theirs", tower, lm, tiles=True)
+    images = pictures(sizes)
+    policy = assert_equal_to_transformers(tmp_path / "theirs", tmp_path / "ours", images)
+    assert (
+        isinstance(policy, AnyRes) and load_model(tmp_path / "ours")[0].newline.weight is not None
+    )
 
 
 @pytest.mark.parametrize("ties", ["released", "transformers"])

@@ -149,6 +149,7 @@ def test_a_finished_fit_is_not_done_again(
         line for line in first.splitlines() if "│" in line
     ]
     assert "would be reused" in fit("--dry_run")
+    assert "would be reused" not in fit("--dry_run", "--fresh")
     results = json.loads(before)
     path.write_text(json.dumps({**results, "asked": {"questions": "other"}}))
     assert "finished before" not in fit()

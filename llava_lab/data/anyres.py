@@ -49,16 +49,33 @@ class AnyRes(Policy):
     ):
         self.grids, self.merge, self.base = grids, merge, base
         self.max_tiles, self.ties = max_tiles, ties
-        parse_grids(grids)
+        self._parsed = parse_grids(grids)
+        # The parts of a string are strings, too; pairs are in pixels.
+        self._in_tiles = any(isinstance(part, str) for part in grids)
 
     @property
     def newline(self) -> bool:
         """Rows end with a newline where padding is dropped."""
         return self.merge == "spatial_unpad"
 
+    def canvases(self, side: int) -> list[Size]:
+        """Candidates in pixels for an encoder of this side.
+
+        Raises:
+            ValueError: If pinpoints in pixels are no multiples of the side.
+        """
+        if self._in_tiles:
+            return [(width * side, height * side) for width, height in self._parsed]
+        if odd := [pair for pair in self._parsed if pair[0] % side or pair[1] % side]:
+            raise ValueError(
+                f"grids: {odd[0]} is no multiple of the encoder's {side} px; write tiles, such as "
+                "'1x2, 2x1, 2x2', which fit any encoder"
+            )
+        return self._parsed
+
     def canvas(self, size: Size, side: int) -> Size:
         """Width and height of the canvas that is cut into tiles, for an image of this size."""
-        candidates = canvases(self.grids, side)
+        candidates = self.canvases(side)
         if self.ties == "transformers":
             candidates = [(height, width) for width, height in candidates]
         return best_canvas(size, candidates)
@@ -136,23 +153,6 @@ def _terms(text: str) -> Iterator[Size]:
     for left, right in TERM.findall(rest):
         for width in map(int, re.findall(r"\d+", left)):
             yield from ((width, int(height)) for height in re.findall(r"\d+", right))
-
-
-def canvases(grids: str | Sequence[str] | Sequence[Sequence[int]], side: int) -> list[Size]:
-    """Candidates in pixels for an encoder of this side.
-
-    Raises:
-        ValueError: If pinpoints in pixels are no multiples of the side.
-    """
-    found = parse_grids(grids)
-    if isinstance(grids, str) or any(isinstance(part, str) for part in grids):
-        return [(width * side, height * side) for width, height in found]
-    if odd := [pair for pair in found if pair[0] % side or pair[1] % side]:
-        raise ValueError(
-            f"grids: {odd[0]} is no multiple of the encoder's {side} px; write tiles, such as "
-            "'1x2, 2x1, 2x2', which fit any encoder"
-        )
-    return found
 
 
 def best_canvas(size: Size, candidates: Sequence[Size]) -> Size:

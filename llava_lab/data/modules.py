@@ -22,6 +22,7 @@ from llava_lab.data.image import Policy, Vision, load_image
 from llava_lab.data.layout import Layout
 from llava_lab.data.loader import StageLoader, stage_batches
 from llava_lab.data.sample import Sample, Source, hold_out, read_samples
+from llava_lab.verbs import listed
 
 Position = Literal["keep", "first", "first_or_last"]
 
@@ -194,8 +195,8 @@ class ImageDataModule(StageDataModule):
             except ValueError as error:
                 faults.append(f"{sample.source}: {error}")
         if faults:
-            shown = "\n  ".join([*faults[:5], *(["..."] if len(faults) > 5 else [])])
             rows = len(self.samples) + len(self.held)
+            shown = listed(faults, 5)
             raise ValueError(f"{len(faults)} of {rows} rows cannot be trained on:\n  {shown}")
 
     def setup(self, stage: str) -> None:

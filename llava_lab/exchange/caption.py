@@ -24,7 +24,7 @@ from urllib3.util import Retry
 from llava_lab.data.rows import ImageFolder, Refused, read_rows
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question
 from llava_lab.disk import write
-from llava_lab.verbs import MODEL_HELP, one_message, verb_parser
+from llava_lab.verbs import MODEL_HELP, listed, one_message, verb_parser
 
 PROMPT = "Describe this image in detail."
 # An engine that restarts is back within a minute or so: 0.5 + 1 + 2 + ... seconds between tries.
@@ -162,10 +162,9 @@ def caption(items: Sequence[Item], engine: Engine, prompt: str, out: Path, asked
                 done[item.id] = said
                 journal.add(item.id, said)
     if failed:
-        shown = "\n  ".join([*failed[:10], *(["..."] if len(failed) > 10 else [])])
         raise ValueError(
             f"{len(failed)} of {len(items)} inputs have no caption; the same command tries them "
-            f"again and keeps the others:\n  {shown}"
+            f"again and keeps the others:\n  {listed(failed, 10)}"
         )
     rows = [
         {

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+from llava_lab.verbs import listed
+
 # Four layouts of the same model: transformers before and since version 5, the original of
 # haotian-liu/LLaVA, and its files that hold a projector alone. First match wins.
 RULES = (
@@ -53,6 +55,6 @@ def our_names(names: Iterable[str], source: str) -> dict[str, str]:
             if ours is not None:
                 known[name] = ours
     if unknown:
-        shown = "\n  ".join([*sorted(unknown)[:20], *(["..."] if len(unknown) > 20 else [])])
+        shown = listed(sorted(unknown), 20)
         raise ValueError(f"{source}: {len(unknown)} tensors belong to no part of ours:\n  {shown}")
     return known

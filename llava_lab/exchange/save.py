@@ -24,7 +24,7 @@ from transformers import (
 from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
 
-from llava_lab.data.anyres import AnyRes, canvases
+from llava_lab.data.anyres import AnyRes
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import get_template
 from llava_lab.data.image import Pad, Policy, Square
@@ -129,7 +129,7 @@ def _write(model: Llava, policy: Policy, folder: Path) -> None:
 
 def _pinpoints(policy: AnyRes, encoder: Any) -> list[list[int]]:
     """Candidates as pairs that transformers, reading height and width, chooses from as we do."""
-    pairs = canvases(policy.grids, encoder.vision.image_size)
+    pairs = policy.canvases(encoder.vision.image_size)
     return [[*pair] if policy.ties == "transformers" else [*pair[::-1]] for pair in pairs]
 
 

@@ -83,8 +83,10 @@ class Llava(LightningModule):
         """Refuse a policy that this model cannot follow.
 
         Raises:
-            ValueError: If its layouts have newlines and the model has none.
+            ValueError: If its layouts have newlines and the model has none, or its geometry does
+                not fit the encoder.
         """
+        policy.layout((1, 1), self.encoder.vision)
         if policy.newline and self.newline.weight is None:
             name = type(policy).__name__
             raise ValueError(f"policy {name} ends rows with a newline; set model.newline=true")

@@ -94,26 +94,34 @@ class Record(Callback):
         }
 
     def flops(self, model: Any) -> float:
-        """Floating-point operations of the matrix products with weights; attention scores apart.
-
-        A part of N weights costs 2 N a token forward, 2 N more for the gradient of its inputs
-        where something before it or in it trains, and 2 N for the gradient of its weights where
-        it trains itself. Embeddings are looked up and count once, as the output layer. Features
-        that come from a store cost nothing.
-        """
+        """Floating-point operations of what was computed; stored features cost nothing."""
         counts = self.counts
         seen = {
             "encoder": counts["encoded_tokens"],
             "connector": counts["visual_tokens"],
             "llm": counts["lm_tokens"],
         }
-        total, before = 0.0, False
-        for name, tokens in seen.items():
-            size = model.size(name)
-            trains = name in self.recipe.rates
-            before = before or trains
-            total += 2.0 * size * tokens * (1 + before + trains)
-        return total
+        costs = part_costs(seen, self.recipe.rates)
+        return sum(float(cost) * model.size(name) for name, cost in costs.items())
+
+
+def part_costs(seen: dict[str, int], rates: dict[str, float]) -> dict[str, int]:
+    """Operations a weight of each part, in matrix products with weights; attention scores apart.
+
+    A part of N weights costs 2 N a token forward, 2 N more for the gradient of its inputs where
+    something before it or in it trains, and 2 N for the gradient of its weights where it trains
+    itself. Embeddings are looked up and count once, as the output layer.
+
+    Args:
+        seen: Tokens that each part sees, in the order of the way.
+        rates: Parts that train.
+    """
+    costs, before = {}, False
+    for name, tokens in seen.items():
+        trains = name in rates
+        before = before or trains
+        costs[name] = 2 * (1 + before + trains) * tokens
+    return costs
 
 
 class Bar(TQDMProgressBar):

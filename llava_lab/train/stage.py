@@ -77,7 +77,7 @@ class Stage(Callback):
         model.optimizers_of_stage = self.optimizers
         for name in (*PARTS, "loss"):
             part = model.part(name)
-            if name in self.rates and not any(True for _ in part.parameters()):
+            if name in self.rates and not model.size(name):
                 raise ValueError(f"rates: the model has no {name} to train")
             part.requires_grad_(name in self.rates)
             part.train(name in self.rates)
