@@ -91,8 +91,11 @@ class Sweep:
         seeds = found.get("seeds", [0])
         if not seeds or not all(isinstance(seed, int) for seed in seeds):
             raise ValueError(f"{path}: seeds is {seeds!r}, not a list of whole numbers")
+        published = found.get("published", [])
+        if not all(isinstance(t, dict) and t.keys() == {"experiment", "title"} for t in published):
+            raise ValueError(f"{path}: published is a list of {{experiment: ..., title: ...}}")
         name = str(found.get("sweep", path.stem))
-        return cls(name, tuple(files), axes, tuple(seeds), tuple(found.get("published", [])))
+        return cls(name, tuple(files), axes, tuple(seeds), tuple(published))
 
     def points(self) -> list[Point]:
         """Every combination of values, with every seed."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import REPOSITORY, stage_options
 from PIL import Image
 
@@ -32,6 +33,25 @@ def test_shipped_sweeps_are_accepted_by_fit(path: Path, tmp_path: Path) -> None:
         with pytest.raises(SystemExit) as stop:
             cli.main([*sweep.command(tmp_path, point)[3:], "--print_config"])
         assert stop.value.code == 0
+    for each in sweep.published:
+        titles = [grid.title for grid in table.published_grids(each["experiment"], table.PAPER)]
+        assert any(title.endswith(f": {each['title']}") for title in titles)
+
+
+def test_grids_in_use_are_not_those_of_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    sweep = Sweep.read(REPOSITORY / "sweeps" / "inference_grids.yaml")
+    (point,) = (p for p in sweep.points() if str(p) == "trained=2x2 used=1x1 seed=0")
+    with pytest.raises(SystemExit):
+        cli.main([*sweep.command(tmp_path, point)[3:], "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    trained = config["stages"]["instruct"]["data"]["init_args"]["policy"]
+    assert (trained["init_args"]["grids"], config["data"]["policy"]["init_args"]["grids"]) == (
+        "2x2",
+        "1x1",
+    )
+    assert trained["class_path"] == config["data"]["policy"]["class_path"]
 
 
 def test_points_are_all_combinations(tmp_path: Path) -> None:
@@ -73,6 +93,10 @@ def test_points_are_all_combinations(tmp_path: Path) -> None:
         ("experiment: EXPERIMENT\naxes: {a: {b: 3}}", "a: an axis is a list of values"),
         ("experiment: EXPERIMENT\naxes: {}\nseeds: [a]", "not a list of whole numbers"),
         ("a: [", "not YAML"),
+        (
+            "{experiment: EXPERIMENT, axes: {a: [1]}, published: [{title: x}]}",
+            "published is a list of {experiment: ..., title: ...}",
+        ),
     ],
 )
 def test_what_is_no_sweep_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -123,6 +147,12 @@ def test_a_sweep_runs_goes_on_and_is_shown(
     assert "llava15, published (paper scale): model zoo" in said and "78.5" in said
     with Image.open(plot) as image:
         assert image.size[0] > 600
+    text = path.read_text()
+    path.write_text(text.replace("model zoo", "zoo"))
+    with pytest.raises(SystemExit):
+        table.main([str(path), f"--runs={runs}", *more])
+    assert "has no table 'zoo' of llava15; it has 'model zoo'" in capsys.readouterr().err
+    path.write_text(text)
     table.main([str(path), f"--runs={runs}", "--format=csv", *more])
     assert capsys.readouterr().out.startswith("model.connector.init_args.depth,seeds,")
     with pytest.raises(SystemExit):

@@ -303,6 +303,14 @@ def test_published_numbers_stand_apart() -> None:
     assert published_grids("unpublished", PAPER) == []
 
 
+def test_models_are_rows_where_they_are_many() -> None:
+    grids = {g.title.partition(": ")[2]: g for g in published_grids("llava_next_ablations", PAPER)}
+    few, many = grids["grids and most tokens in training"], grids["grids in training and in use"]
+    assert few.headers[1] == "2x2, (4+1) x 729" and ["DocVQA", "58.8"] == few.rows[3][:2]
+    assert many.headers[:5] == ["model", "inference hours", "AI2D", "ChartQA", "DocVQA"]
+    assert many.rows[0][::4][:2] == ["2x2, (4+1) x 729 -> 1x1, 729", "37.3"]
+
+
 def test_every_published_row_has_numbers_and_a_source() -> None:
     for file in sorted(PAPER.glob("*.yaml")):
         rows = published(file.stem, PAPER)

@@ -81,7 +81,14 @@ def sweep_table(options: Namespace, more: Sequence[str]) -> None:
     grids = list(sweep_grids(sweep, found))
     for each in sweep.published:
         tables = published_grids(each["experiment"], options.paper)
-        grids += [grid for grid in tables if grid.title.endswith(f": {each['title']}")]
+        chosen = [grid for grid in tables if grid.title.endswith(f": {each['title']}")]
+        if not chosen:
+            known = ", ".join(repr(grid.title.partition(": ")[2]) for grid in tables) or "none"
+            raise ValueError(
+                f"{options.runs_or_sweep[0]}: published: {options.paper} has no table "
+                f"{each['title']!r} of {each['experiment']}; it has {known}"
+            )
+        grids += chosen
     show(grids, options.format)
     if options.plot:
         plot(sweep, found, options.plot)
@@ -217,20 +224,27 @@ def cost_grid(results: dict[str, Any]) -> Grid:
 
 
 def published_grids(experiment: str, paper: Path) -> list[Grid]:
-    """The published rows of an experiment, one table for each of theirs, models as columns."""
+    """The published rows of an experiment, one table for each of theirs.
+
+    Models are columns; or rows, where there are more of them than of benchmarks.
+    """
     tables: dict[str, list[dict[str, Any]]] = {}
     for row in published(experiment, paper):
         tables.setdefault(row["title"], []).append(row)
     grids = []
     for title, rows in tables.items():
         benchmarks = list(dict.fromkeys(name for row in rows for name in row["values"]))
-        body = [
-            [name, *(str(row["values"].get(name, NONE)) for row in rows)] for name in benchmarks
-        ]
+        values = [[str(row["values"].get(name, NONE)) for name in benchmarks] for row in rows]
+        models = [row["model"] for row in rows]
+        if len(models) > len(benchmarks):
+            headers, names = ["model", *benchmarks], models
+        else:
+            headers, names = ["benchmark", *models], benchmarks
+            values = [list(column) for column in zip(*values, strict=True)]
+        body = [[name, *line] for name, line in zip(names, values, strict=True)]
         first = rows[0]
         known = ", ".join(each for each in (first["source_kind"], first["provenance"]) if each)
         source = f"Source: {first['source']} ({known.replace('_', ' ')})."
-        headers = ["benchmark", *(row["model"] for row in rows)]
         heading = f"{experiment}, published (paper scale): {title}"
         grids.append(Grid(heading, headers, body, [source, *first["notes"]]))
     return grids
