@@ -4,8 +4,10 @@ Parts are built on the meta device: shapes without numbers, so that a 110B model
 no weights, data or GPU are needed. Every figure stands with its formula.
 """
 
+import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +15,11 @@ import torch
 from llava_lab.cli import LabCLI, run_cli
 from llava_lab.data.image import Policy
 from llava_lab.data.layout import Layout
+from llava_lab.data.modules import ImageDataModule, StageDataModule
+from llava_lab.data.rows import choose, read_rows
 from llava_lab.model.llava import PARTS, Llava
 from llava_lab.report.grid import Grid
-from llava_lab.report.table import show
+from llava_lab.report.table import PAPER, published_grids, show
 from llava_lab.train.record import part_costs
 from llava_lab.verbs import verb_parser
 
@@ -24,6 +28,19 @@ SIZES = (
     *("1080x1920", "672x672", "2000x500", "500x2000"),
 )
 GIBI = 2**30
+TEXT_TOKENS = 256
+# Peak of dense bf16 products in FLOP/s (NVIDIA's data sheets), and the share of it that training
+# reaches: that of LLaVA-1.5-7B's published first stage.
+PEAKS = {"A100": 312e12, "H100": 989e12}
+UTILIZATION = 0.3
+# Rows of the published files, where a file itself is not at hand.
+PUBLISHED_ROWS = {
+    "LLaVA-CC3M-Pretrain-595K/chat.json": 595_375,
+    "LLaVA-Pretrain/blip_laion_cc_sbu_558k.json": 558_128,
+    "llava_instruct_150k.json": 157_712,
+    "llava_v1_5_mix665k.json": 665_298,
+    "LLaVA-NeXT-Data/llava_next_raw_format_processed.json": 779_289,
+}
 # Bytes a weight in mixed precision with AdamW: itself; its gradient and two moments if it trains.
 FROZEN_BYTES, TRAINED_BYTES = 4, 16
 
@@ -32,7 +49,8 @@ class PlanCLI(LabCLI):
     """Builds an experiment's model from its configuration and tells what it would take."""
 
     trace: Sequence[str] | None = None
-    text_tokens, devices = 256, 8
+    text_tokens: Mapping[str, int] = {}
+    devices, utilization = 8, UTILIZATION
 
     def before_instantiate_classes(self) -> None:
         """Nothing is loaded, made or looked for on devices."""
@@ -52,18 +70,24 @@ class PlanCLI(LabCLI):
     def fit(self, model: Llava, **_: Any) -> None:
         """Print the plan."""
         steps = self.steps()
+        if unknown := sorted(self.text_tokens.keys() - steps.keys() - {""}):
+            known = ", ".join(steps)
+            raise ValueError(f"--text-tokens: no stage {unknown[0]!r}; stages are {known}")
         rates = {name: step.recipe.rates for name, step in steps.items()}
         grids = [parts_grid(model, rates)]
         size = (self.trace or ["640x480"])[0]
         for name, step in steps.items():
-            policy, batch = step.data.policy, step.data.batch_size
-            layout = policy.layout(_size(size), model.encoder.vision)
+            layout = step.data.policy.layout(_size(size), model.encoder.vision)
+            text = self.text_tokens.get(name, self.text_tokens.get("", TEXT_TOKENS))
             rows = [
-                *stage_rows(model, layout, rates[name], self.text_tokens, batch),
+                *stage_rows(model, layout, rates[name], text, step.data.batch_size),
+                *hours_rows(model, layout, rates[name], text, step.data, self.utilization),
                 *memory_rows(model, rates[name], self.devices),
             ]
-            title = f"Stage {name}; a row is {size} pixels and {self.text_tokens} text tokens"
+            title = f"Stage {name}; a row is {size} pixels and {text} text tokens"
             grids.append(Grid(title, ["what", "value", "formula"], rows))
+        tables = published_grids(self.options.experiment, PAPER)
+        grids += [grid for grid in tables if grid.title.endswith(": training compute")]
         if self.trace is not None:
             grids.append(trace_grid(model, self.datamodule.policy, self.trace or SIZES))
         show(grids, "rich")
@@ -87,18 +111,70 @@ def stage_rows(
 ) -> Iterator[list[str]]:
     """Tokens and FLOPs of a row."""
     views, tokens = layout.views, layout.tokens
-    patches = model.encoder.vision.grid[0] * model.encoder.vision.grid[1] * views
     yield ["views", f"{views}", "of the policy"]
     yield ["visual tokens", f"{tokens:,}", "of the layout, newlines included"]
     yield ["tokens of a step", f"{batch * (tokens + text):,}", f"{batch} rows x (visual + text)"]
-    seen = {"encoder": patches, "connector": patches, "llm": tokens + text}
-    total = 0
+    seen = tokens_seen(model, layout, text)
     for name, cost in part_costs(seen, rates).items():
-        size, flops = model.size(name), cost * model.size(name)
-        total += flops
+        size = model.size(name)
         formula = f"{cost // seen[name]} x {size:,} x {seen[name]:,} tokens"
-        yield [f"FLOPs, {name}", f"{flops:.3g}", formula]
+        yield [f"FLOPs, {name}", f"{cost * size:.3g}", formula]
+    total = row_flops(model, layout, rates, text)
     yield ["FLOPs of a row", f"{total:.3g}", "their sum; attention scores and recomputation apart"]
+
+
+def tokens_seen(model: Llava, layout: Layout, text: int) -> dict[str, int]:
+    """Tokens of a row that each part sees."""
+    patches = model.encoder.vision.grid[0] * model.encoder.vision.grid[1] * layout.views
+    return {"encoder": patches, "connector": patches, "llm": layout.tokens + text}
+
+
+def row_flops(model: Llava, layout: Layout, rates: dict[str, float], text: int) -> int:
+    """FLOPs of training on a row, forward and backward."""
+    costs = part_costs(tokens_seen(model, layout, text), rates)
+    return sum(cost * model.size(name) for name, cost in costs.items())
+
+
+def hours_rows(
+    model: Llava,
+    layout: Layout,
+    rates: dict[str, float],
+    text: int,
+    data: StageDataModule,
+    utilization: float,
+) -> Iterator[list[str]]:
+    """Hours of one device that the whole stage takes, all its rows being like this one."""
+    rows, formula = samples(data)
+    if rows is None:
+        yield ["samples", "unknown", formula]
+        return
+    yield ["samples", f"{rows:,}", formula]
+    flops = row_flops(model, layout, rates, text) * rows
+    for device, peak in PEAKS.items():
+        formula = f"FLOPs of a row x samples / ({peak / 1e12:.0f} TFLOP/s x {utilization:g})"
+        yield [f"{device}-hours", f"{flops / (peak * utilization) / 3600:,.1f}", formula]
+
+
+def samples(data: StageDataModule) -> tuple[int | None, str]:
+    """Rows that a stage trains on, and how the number was come by; None where a file is unknown."""
+    if not isinstance(data, ImageDataModule):
+        return None, "of another kind of file"
+    rows, known = 0, []
+    for source in data.sources:
+        path = Path(source.path)
+        published = PUBLISHED_ROWS.get(f"{path.parent.name}/{path.name}")
+        published = published or PUBLISHED_ROWS.get(path.name)
+        if path.is_file():
+            rows += len(choose(read_rows(path), source.sampling, "", path))
+        elif published is None or source.sampling != "all":
+            return None, f"{path} is not here"
+        else:
+            rows += published
+            known.append(f"{path.name} as published")
+    formula = "; ".join([f"{rows:,} rows x {data.epochs} epoch{'s'[: data.epochs > 1]}", *known])
+    if data.max_steps and data.max_steps * data.batch_size < rows * data.epochs:
+        return data.max_steps * data.batch_size, f"{data.max_steps} steps x {data.batch_size}"
+    return rows * data.epochs, formula
 
 
 def memory_rows(model: Llava, rates: dict[str, float], devices: int) -> Iterator[list[str]]:
@@ -144,15 +220,29 @@ def _size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def _text_tokens(text: str) -> tuple[str, int]:
+    """A stage, or "" for all, and its text tokens."""
+    stage, _, number = text.rpartition("=")
+    if not number.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither N nor STAGE=N")
+    return stage, int(number)
+
+
 def main(arguments: Sequence[str]) -> None:
     """`plan`: parts, tokens, FLOPs and memory of an experiment, without running it."""
     parser = verb_parser(
         "plan", "Say what an experiment would build and cost. Other options are those of fit."
     )
     parser.add_argument("--trace", nargs="*", metavar="WxH", help="follow pictures of these sizes")
-    parser.add_argument("--text-tokens", type=int, default=256, help="text tokens of a row")
+    words = f"text tokens of a row, of a stage or of all; {TEXT_TOKENS} by default"
+    parser.add_argument(
+        "--text-tokens", type=_text_tokens, nargs="+", default=[], metavar="[STAGE=]N", help=words
+    )
+    reached = "share of a device's peak that training reaches"
+    parser.add_argument("--utilization", type=float, default=UTILIZATION, help=reached)
     parser.add_argument("--devices", type=int, default=8, help="devices that share the memory")
     options, more = parser.parse_known_args(arguments)
     PlanCLI.trace = options.trace
-    PlanCLI.text_tokens, PlanCLI.devices = options.text_tokens, options.devices
+    PlanCLI.text_tokens = dict(options.text_tokens)
+    PlanCLI.devices, PlanCLI.utilization = options.devices, options.utilization
     run_cli(PlanCLI, ["fit", *more])

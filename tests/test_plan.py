@@ -1,5 +1,6 @@
 """The plan of every version at paper scale: published sizes and the golden token counts."""
 
+import json
 import re
 
 import pytest
@@ -71,6 +72,43 @@ def test_costs_are_their_formulas(capsys: pytest.CaptureFixture) -> None:
     assert "│ FLOPs of a row " in instruct and f"{total:.3g}" in instruct
     memory = (16 * (20_979_712 + 6_738_415_616) + 4 * 290_909_184) / 2**30
     assert f"{memory:,.1f} │" in instruct and f"{memory / 4:,.1f} │" in instruct
+
+
+def test_hours_are_their_formula_beside_the_published_ones(
+    capsys: pytest.CaptureFixture, tmp_path
+) -> None:
+    options = ("--text-tokens", "align=24", "100", "--utilization", "0.5")
+    said = planned(capsys, "llava15", *options)
+    rows, tokens = 558_128, 576 + 24
+    flops = 290_909_184 * 2 * 576 + 20_979_712 * 6 * 576 + 6_738_415_616 * 4 * tokens
+    align, instruct = said.split("Stage instruct")
+    assert "558,128 rows x 1 epoch; blip_laion_cc_sbu_558k.json as published" in align
+    for device, peak in (("A100", 312e12), ("H100", 989e12)):
+        hours = flops * rows / (peak * 0.5) / 3600
+        assert re.search(rf"│ {device}-hours +│ +{hours:,.1f} │", align)
+    assert "and 100 text tokens" in instruct and "│ samples " in instruct and "665,298" in instruct
+    assert "llava15, published (paper scale): training compute" in instruct
+    assert re.search(r"│ instruct A100-hours │ +80 │ +160 │", instruct)
+
+    # Rows of a file that is here are counted; those of one that nobody knows are not made up.
+    mine = tmp_path / "mine.jsonl"
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    mine.write_text("".join(f'{{"id": {i}, "conversations": {json.dumps(turns)}}}\n' for i in "12"))
+    said = planned(capsys, "llava15", f"--paths.align={mine}", "--paths.instruct=none/mine.json")
+    align, instruct = said.split("Stage instruct")
+    assert "│ 2 rows x 1 epoch │" in re.sub(" +", " ", align) and "as published" not in align
+    assert "none/mine.json is not here" in instruct and "A100-hours  " not in instruct.split("└")[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"), [("x", "'x' is neither N nor STAGE=N"), ("aling=3", "no stage 'aling'")]
+)
+def test_text_tokens_of_nothing_are_refused(
+    given: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        planned(capsys, "llava15", "--text-tokens", given)
+    assert message in f"{stop.value}{capsys.readouterr().err}"
 
 
 def test_a_size_that_is_none_is_refused(capsys: pytest.CaptureFixture) -> None:

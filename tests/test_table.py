@@ -306,7 +306,7 @@ def test_published_numbers_stand_apart() -> None:
 def test_models_are_rows_where_they_are_many() -> None:
     grids = {g.title.partition(": ")[2]: g for g in published_grids("llava_next_ablations", PAPER)}
     few, many = grids["grids and most tokens in training"], grids["grids in training and in use"]
-    assert few.headers[1] == "2x2, (4+1) x 729" and ["DocVQA", "58.8"] == few.rows[3][:2]
+    assert few.headers[1] == "2x2, (4+1) x 729" and few.rows[3][:2] == ["DocVQA", "58.8"]
     assert many.headers[:5] == ["model", "inference hours", "AI2D", "ChartQA", "DocVQA"]
     assert many.rows[0][::4][:2] == ["2x2, (4+1) x 729 -> 1x1, 729", "37.3"]
 
@@ -322,11 +322,12 @@ def test_every_published_row_has_numbers_and_a_source() -> None:
 
 
 def test_pope_mean_of_the_model_zoo_is_that_of_the_papers_three_kinds() -> None:
-    rows = {(row["model"], "POPE" in row["values"]): row for row in published("llava15", PAPER)}
     for model in ("LLaVA-1.5-7B", "LLaVA-1.5-13B"):
-        kinds = rows[model, False]["values"]
-        mean = sum(kinds[f"POPE {kind}"] for kind in ("random", "popular", "adversarial")) / 3
-        assert rows[model, True]["values"]["POPE"] == pytest.approx(mean, abs=0.06)
+        values: dict[str, float] = {}
+        for row in published("llava15", PAPER):
+            values |= row["values"] if row["model"] == model else {}
+        mean = sum(values[f"POPE {kind}"] for kind in ("random", "popular", "adversarial")) / 3
+        assert values["POPE"] == pytest.approx(mean, abs=0.06)
 
 
 def test_published_refuses_a_number_without_source(paper: Path) -> None:
