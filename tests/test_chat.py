@@ -30,6 +30,7 @@ HELPFUL = (
 )
 # What each template writes before the first answer, between the two, and at the end.
 WRITTEN = {
+    "terse": ("<image>\nQ", " A; Q2", " A2;"),
     "v0": (
         CURIOUS_HUMAN + "###Human: <image>\nQ###Assistant:",
         " A###Human: Q2###Assistant:",
@@ -527,6 +528,7 @@ def test_stops(llama_tokenizer, byte_tokenizer):
     )
     assert {name: t.stop_string for name, t in TEMPLATES.items() if t.stop_string} == {
         "plain": "\n",
+        "terse": ";",
         "v0": "###",
         "llava_v0": "###",
     }

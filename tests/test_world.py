@@ -18,8 +18,10 @@ from llava_lab.world import generate, text
 from llava_lab.world.draw import RGB, render
 from llava_lab.world.generate import (
     ALIGN_15,
+    FACTS,
     INSTRUCT_10,
     INSTRUCT_15,
+    LISTS,
     PHRASES,
     QUESTIONS,
     TEXT,
@@ -37,6 +39,7 @@ from llava_lab.world.scene import (
     Item,
     Scene,
     Sign,
+    listable,
     sample_scene,
     simplified,
 )
@@ -265,7 +268,7 @@ def test_written_train_rows_avoid_eval_scenes(world: TinyWorld, tmp_path: Path) 
 
 def test_rows_are_llava_format(world: TinyWorld) -> None:
     formats = 0
-    for name in (ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT):
+    for name in (ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT, LISTS, FACTS):
         rows = json.loads((world.root / name).read_text())
         assert len({row["id"] for row in rows}) == len(rows)
         for row in rows:
@@ -283,7 +286,8 @@ def test_rows_are_llava_format(world: TinyWorld) -> None:
     assert formats > 60
     mix = json.loads((world.root / INSTRUCT_15).read_text())
     assert any("image" not in row for row in mix)
-    assert len(json.loads((world.root / TEXT).read_text())) == 200
+    for name, number in ((TEXT, 200), (LISTS, 100), (FACTS, 100)):
+        assert len(json.loads((world.root / name).read_text())) == number
 
 
 def test_what_and_where_agree_with_the_scene(world: TinyWorld) -> None:
@@ -301,33 +305,64 @@ def test_what_and_where_agree_with_the_scene(world: TinyWorld) -> None:
             assert where.answer == POSITIONS[item.cell]
 
 
+KEY_QUESTIONS = (
+    (r"color of (.+)", "What color is the {}?"),
+    (r"color at (?:the )?middle", "What color is the object in the middle?"),
+    (r"color at (.+)", "What color is the object at the {}?"),
+    (r"(sign)", "What does the {} say?"),
+    (r"(.+) and (.+)", "Is the {} left of, right of, above or below the {}?"),
+    (r"((?:\w+ )?(?:objects|crosses|\w+s(?<!cross)))", "How many {} are there?"),
+    (r"([\w ]+)", "Is there a {} in the picture?"),
+)
+
+
+def assert_fact(scene: Scene, key: str, answer: str) -> None:
+    """Check an answer to a question in key words."""
+    if found := re.fullmatch(r"place of (.+)", key):
+        (item,) = [i for i in scene.items if means((i.color, i.shape), found[1])]
+        assert answer == POSITIONS[item.cell]
+    elif found := re.fullmatch(r"at (.+)", key):
+        (item,) = [i for i in scene.items if POSITIONS[i.cell] == found[1]]
+        assert answer in (item.name, item.shape)
+    else:
+        form, question = next(
+            (found, ask) for mark, ask in KEY_QUESTIONS if (found := re.fullmatch(mark, key))
+        )
+        assert answer == true_answer(scene, question.format(*form.groups())), (key, answer)
+
+
 def test_notes_are_true() -> None:
-    as_question = (
-        (r"color of (.+)", "What color is the {}?"),
-        (r"color at (?:the )?middle", "What color is the object in the middle?"),
-        (r"color at (.+)", "What color is the object at the {}?"),
-        (r"(sign)", "What does the {} say?"),
-        (r"(.+) and (.+)", "Is the {} left of, right of, above or below the {}?"),
-        (r"((?:\w+ )?(?:objects|crosses|\w+s(?<!cross)))", "How many {} are there?"),
-        (r"([\w ]+)", "Is there a {} in the picture?"),
-    )
     kinds: Counter[str] = Counter()
     for index, scene in enumerate(SCENES[:100]):
         for line in text.notes(scene, random.Random(index)).split("; "):
             key, answer = line.split(": ")
-            if found := re.fullmatch(r"place of (.+)", key):
-                (item,) = [i for i in scene.items if means((i.color, i.shape), found[1])]
-                assert answer == POSITIONS[item.cell]
-            elif found := re.fullmatch(r"at (.+)", key):
-                (item,) = [i for i in scene.items if POSITIONS[i.cell] == found[1]]
-                assert answer == item.name
-            else:
-                form, question = next(
-                    (found, ask) for mark, ask in as_question if (found := re.fullmatch(mark, key))
-                )
-                assert answer == true_answer(scene, question.format(*form.groups())), line
+            assert_fact(scene, key, answer)
             kinds[key.split()[0]] += 1
     assert {"color", "place", "at", "sign", "star", "stars"} <= set(kinds)
+
+
+def test_facts_are_true_and_said_before() -> None:
+    for write in (text.list_row, text.facts_row):
+        kinds: Counter[str] = Counter()
+        for index, scene in enumerate(SCENES):
+            shown = listable(scene) if write is text.list_row else scene
+            if shown is None:
+                continue
+            said = [t["value"] for t in write("x", shown, random.Random(index))["conversations"]]
+            described, _, said[0] = said[0].rpartition("\n ")
+            assert len(said) == 32
+            for item in shown.items:
+                assert item.name in described and POSITIONS[item.cell] in described
+            for key, answer in zip(said[::2], said[1::2], strict=True):
+                assert_fact(shown, key, answer)
+                kinds[key.split()[0]] += 1
+        assert {"color", "place", "at"} <= set(kinds) and kinds.total() > 500
+
+
+def test_lists_have_three_objects_of_different_shapes() -> None:
+    lists = [each for scene in SCENES if (each := listable(scene))]
+    assert len(lists) > 30 and all(each.sign is None for each in lists)
+    assert all(len({i.shape for i in each.items}) == len(each.items) == 3 for each in lists)
 
 
 def test_questions_on_disk_are_true(world: TinyWorld) -> None:

@@ -205,8 +205,8 @@ def get_template(name: str, masking: Masking = "correct") -> Template:
     """Find a template by its name.
 
     Args:
-        name: plain, v0, llava_v0, v1, llava_v1, llava_llama_2, mistral_instruct, chatml_direct,
-            qwen_1_5, llava_llama_3, or tokenizer for the LM's own chat template.
+        name: plain, terse, v0, llava_v0, v1, llava_v1, llava_llama_2, mistral_instruct,
+            chatml_direct, qwen_1_5, llava_llama_3, or tokenizer for the LM's own chat template.
         masking: "correct" trains on answers and their ends; "released" also on role names (v0), or
             headers and marks (qwen_1_5, llava_llama_3), as the released code does; "all" on
             everything.

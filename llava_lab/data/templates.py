@@ -87,6 +87,8 @@ _V1 = Style(
 STYLES: dict[str, Style] = {
     # The projectors were made so: caption and newline are trained on, and no end token.
     "plain": Style(answer="{text}\n", images_only=True, stop_string="\n"),
+    # Questions in key words, each with its answer right behind it: the tiny LM's first texts.
+    "terse": Style(first_question="{text}", question=" {text}", answer=" {text};", stop_string=";"),
     "v0": _V0,
     "llava_v0": _V0,
     "v1": _V1,

@@ -28,12 +28,16 @@ class Steps:
 
     Args:
         contrast: Makes an encoder: pictures against phrases.
+        lists: Teaches an LM to find things by what is said of them, in bare lists.
+        facts: The same in captions.
         language: Makes an LM: text alone.
         align: Feature alignment: the connector learns to speak the LM's language.
         instruct: Visual instruction tuning.
     """
 
     contrast: Step | None = None
+    lists: Step | None = None
+    facts: Step | None = None
     language: Step | None = None
     align: Step | None = None
     instruct: Step | None = None

@@ -1,6 +1,7 @@
 """0e. Generate: a seed -> pictures, rows and questions on disk."""
 
 import hashlib
+import itertools
 import json
 import random
 from collections import Counter
@@ -13,10 +14,10 @@ from llava_lab.disk import new_folder
 from llava_lab.world import text
 from llava_lab.world.draw import render
 from llava_lab.world.question import QUESTION_TYPES, Question
-from llava_lab.world.scene import Scene, sample_scene, simplified
+from llava_lab.world.scene import Scene, listable, sample_scene, simplified
 
 # Raise it with every change that alters a byte of any file: an old world is then refused.
-GENERATOR_VERSION = 5
+GENERATOR_VERSION = 6
 MANIFEST = "manifest.json"
 # Names of the published files that the world's own stand in for, so that an experiment finds
 # them under the same paths at every scale.
@@ -25,6 +26,7 @@ ALIGN_15 = "LLaVA-Pretrain/blip_laion_cc_sbu_558k.json"
 INSTRUCT_10 = "llava_instruct_150k.json"
 INSTRUCT_15 = "llava_v1_5_mix665k.json"
 INSTRUCT_NEXT = "LLaVA-NeXT-Data/llava_next_raw_format_processed.json"
+LISTS, FACTS = "lists.json", "facts.json"
 TEXT, PHRASES, QUESTIONS = "text.json", "phrases.jsonl", "questions.jsonl"
 # Share of the evaluation pictures asked about per question type; signs are on fewer than this.
 QUESTION_SHARE = 0.74
@@ -43,7 +45,8 @@ class TinyWorld:
         seed: Seed of every scene and sentence.
         train_images: Number of pictures to train on.
         eval_images: Number of pictures to ask evaluation questions about.
-        text_rows: Number of text-only rows, on scenes that are never drawn.
+        text_rows: Number of text-only rows, on scenes that are never drawn; half as many, each, of
+            lists and of facts.
     """
 
     root: Path
@@ -121,6 +124,8 @@ class TinyWorld:
             INSTRUCT_10: _json_list(self._conversation_rows(train_scenes)),
             INSTRUCT_15: (mix := _json_list(self._mix_rows(train_scenes, taken))),
             INSTRUCT_NEXT: mix,
+            LISTS: _json_list(self._list_rows(taken)),
+            FACTS: _json_list(self._fact_rows(taken)),
             TEXT: _json_list(self._text_rows("text", self.text_rows, taken)),
             PHRASES: _json_lines(_phrase_rows(train_scenes)),
             QUESTIONS: _json_lines(self._question_rows(eval_scenes)),
@@ -158,11 +163,30 @@ class TinyWorld:
     def _text_rows(self, split: str, count: int, taken: frozenset[str]) -> Iterable[text.Row]:
         for index in range(count):
             rng = self._rng(split, index, "text")
-            scene = self.scene(split, index, taken)
-            if rng.random() < SIMPLE_SHARE:
-                simple = simplified(scene, rng)
-                scene = scene if simple.signature in taken else simple
+            scene = self._text_scene(split, index, taken, rng)
             yield text.text_row(f"{split}-{index:06d}", scene, rng)
+
+    def _list_rows(self, taken: frozenset[str]) -> Iterable[text.Row]:
+        scenes = (self.scene("lists", index, taken) for index in itertools.count())
+        found = filter(None, map(listable, scenes))
+        lists = (scene for scene in found if scene.signature not in taken)
+        for index, scene in enumerate(itertools.islice(lists, self.text_rows // 2)):
+            yield text.list_row(f"lists-{index:06d}", scene, self._rng("lists", index, "text"))
+
+    def _fact_rows(self, taken: frozenset[str]) -> Iterable[text.Row]:
+        for index in range(self.text_rows // 2):
+            rng = self._rng("facts", index, "text")
+            scene = self._text_scene("facts", index, taken, rng)
+            yield text.facts_row(f"facts-{index:06d}", scene, rng)
+
+    def _text_scene(
+        self, split: str, index: int, taken: frozenset[str], rng: random.Random
+    ) -> Scene:
+        scene = self.scene(split, index, taken)
+        if rng.random() >= SIMPLE_SHARE:
+            return scene
+        simple = simplified(scene, rng)
+        return scene if simple.signature in taken else simple
 
     def _question_rows(self, scenes: list[Scene]) -> Iterable[dict[str, Any]]:
         number = 0

@@ -154,6 +154,13 @@ def simplified(scene: Scene, rng: random.Random) -> Scene:
     return replace(scene, items=scene.items[:2], sign=sign)
 
 
+def listable(scene: Scene) -> Scene | None:
+    """Keep three objects if their shapes tell them apart, and no sign; else None."""
+    items = scene.items[:3]
+    distinct = len({item.shape for item in items}) == 3
+    return replace(scene, items=items, sign=None) if distinct else None
+
+
 def _sample_sign(rng: random.Random, cell: int, width: int, height: int) -> Sign:
     large = rng.random() < LARGE_SIGN_SHARE
     pixels = rng.randint(*(LARGE_GLYPH_PIXELS if large else SMALL_GLYPH_PIXELS))

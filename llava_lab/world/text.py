@@ -17,7 +17,7 @@ from llava_lab.world.question import (
     relation_of,
     relation_phrase,
 )
-from llava_lab.world.scene import COLORS, SHAPES, Scene
+from llava_lab.world.scene import COLORS, POSITIONS, SHAPES, Scene
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 CAPTION_REQUESTS = (
@@ -33,6 +33,8 @@ DETAIL_REQUESTS = (
     "Tell me everything that you see in the picture.",
     "Write a thorough description of the picture.",
 )
+# What a facts row asks, and how often in a row.
+FACT_TYPES, FACTS = ("color", "what", "where", "relation"), 16
 NOTES_REQUEST = "Take notes."
 TEXT_INTRODUCTIONS = (
     "A picture shows",
@@ -149,6 +151,42 @@ def text_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
     described = f"{rng.choice(TEXT_INTRODUCTIONS)} {caption(scene, rng)}"
     turns[0] = (f"{described}\n{turns[0][0]}", turns[0][1])
     return _row(row_id, turns)
+
+
+def facts_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
+    """Caption a scene and ask for colors, places, objects and relations in key words.
+
+    With the answer right behind the key an LM learns within a thousand steps to find a thing by
+    what is said of it; with a turn's header between the two it has not in six thousand.
+    """
+    facts: list[tuple[str, str]] = []
+    while len(facts) < FACTS:
+        question = TRAINING_TYPES[rng.choice(FACT_TYPES)](scene, rng)
+        if question:
+            facts.append((question.key, question.answer))
+    return _facts(row_id, f"{caption(scene, rng)}\n", facts)
+
+
+def list_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
+    """The same of a bare list of objects that differ in shape: what facts rows begin with."""
+    items = rng.sample(scene.items, len(scene.items))
+    facts = []
+    for item in rng.choices(items, k=FACTS):
+        place = POSITIONS[item.cell]
+        of_item = [
+            (f"color of {item.shape}", item.color),
+            (f"color at {place}", item.color),
+            (f"at {place}", item.shape),
+            (f"place of {item.shape}", place),
+        ]
+        facts.append(rng.choice(of_item))
+    lines = [f"{item.color} {item.shape} {POSITIONS[item.cell]}\n" for item in items]
+    return _facts(row_id, "".join(lines), facts)
+
+
+def _facts(row_id: str, described: str, facts: list[tuple[str, str]]) -> Row:
+    (key, answer), *others = facts
+    return _row(row_id, [(f"{described} {key}", answer), *others])
 
 
 def with_format_prompt(question: Question) -> str:
