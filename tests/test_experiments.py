@@ -30,7 +30,7 @@ def test_is_parsed(experiment: Path, scale: Path, capsys: pytest.CaptureFixture)
     assert stop.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["scale"] == scale.stem
-    assert list(config["stages"]) == ["contrast", "language", "align", "instruct"]
+    assert list(config["stages"]) == ["contrast", "lists", "facts", "language", "align", "instruct"]
 
 
 @pytest.mark.parametrize("experiment", VERSIONS, ids=lambda path: path.stem)
@@ -125,7 +125,8 @@ def test_the_parts_of_the_tiny_scale_are_fitted(
     ]
     cli.main(options)
     found = results(tmp_path)
-    assert [stage["name"] for stage in found["stages"]] == ["contrast", "language"]
+    names = [stage["name"] for stage in found["stages"]]
+    assert names == ["contrast", "lists", "facts", "language"]
     assert all(stage["loss_last"] > 0 for stage in found["stages"])
 
 
