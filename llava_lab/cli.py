@@ -182,7 +182,7 @@ class LabCLI(LightningCLI):
         say(f"run {run.folder}")
         steps = self.steps()
         for benchmark in self.datamodule.benchmarks:
-            benchmark.check()
+            benchmark.check(self.datamodule.policy)
         model.check_policy(self.datamodule.policy)
         marks = self.chain(model, steps)
         asked = self.asked()

@@ -19,6 +19,13 @@ from llava_lab.data.anyres import AnyRes, best_canvas, parse_grids, unpadded
 from llava_lab.data.image import Vision
 from llava_lab.data.layout import Block, Layout
 from llava_lab.model.layout import Newline, arrange
+from llava_lab.model.pool import connect
+
+
+def put(features: torch.Tensor, layouts: list[Layout], newline: torch.Tensor | None = None):
+    """Views put together, with a connector that changes nothing."""
+    return arrange(connect(features, layouts, torch.nn.Identity()), layouts, newline)
+
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CLIP = Vision(336, (24, 24), False, MEAN, STD)
@@ -118,7 +125,7 @@ def test_sequence_equals_transformers(size: tuple[int, int], newline: bool) -> N
     layout = policy.layout(size, SMALL)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(layout.views, 16, 5, generator=generator)
-    ours = arrange(features, [layout], torch.arange(5.0))
+    ours = put(features, [layout], torch.arange(5.0))
     assert len(ours) == layout.tokens
     if newline:
         stand_in = LlavaNextModel.__new__(LlavaNextModel)
@@ -148,7 +155,7 @@ def test_count_is_that_of_the_features(size, most, merge, base, max_tiles) -> No
     grids = f"(1x1)...({most[0]}x{most[1]})"
     layout = AnyRes(grids, merge, base, max_tiles).layout(size, SMALL)
     features = torch.zeros(layout.views, 16, 2)
-    assert len(arrange(features, [layout], torch.ones(2))) == layout.tokens
+    assert len(put(features, [layout], torch.ones(2))) == layout.tokens
     assert layout.newlines == (layout.blocks[-1].seen[0] if merge == "spatial_unpad" else 0)
 
 
@@ -172,7 +179,7 @@ def test_several_images_of_several_policies_in_one_batch() -> None:
         Layout((Block((2, 2), newline="end"), Block((2, 2), size=(1, 1)))),
     ]
     views = torch.arange(1 + 3 + 2).float()[:, None, None].expand(-1, 4, 1)
-    said = arrange(views, layouts, torch.tensor([-1.0]))[:, 0].tolist()
+    said = put(views, layouts, torch.tensor([-1.0]))[:, 0].tolist()
     assert said == [0] * 4 + [1] * 4 + [2, 2, 3, 3, -1] * 2 + [4] * 4 + [-1] + [5]
 
 
@@ -228,11 +235,11 @@ def _released(size: tuple[int, int], candidates: list[tuple[int, int]]) -> tuple
 def test_what_does_not_fit_is_refused() -> None:
     layout = AnyRes("2x1").layout((40, 20), SMALL)
     with pytest.raises(ValueError, match=r"set model\.newline to true"):
-        arrange(torch.zeros(3, 16, 2), [layout])
+        put(torch.zeros(3, 16, 2), [layout])
     with pytest.raises(ValueError, match="3 views, the encoder saw 2"):
-        arrange(torch.zeros(2, 16, 2), [layout], torch.zeros(2))
+        put(torch.zeros(2, 16, 2), [layout], torch.zeros(2))
     with pytest.raises(ValueError, match="gives 17 features a view"):
-        arrange(torch.zeros(3, 17, 2), [layout], torch.zeros(2))
+        put(torch.zeros(3, 17, 2), [layout], torch.zeros(2))
     with pytest.raises(ValueError, match="set cls=false"):
         AnyRes("2x1").layout((40, 20), Vision(56, (4, 4), True, MEAN, STD))
     assert Newline(4, False).weight is None

@@ -442,7 +442,7 @@ BAD_QUESTIONS = {
     "both": (question(answers=["a"], answer="a"), "has both 'answer' and 'answers'"),
     "no answers": (question(answers=[]), "'answers' is empty; leave it out"),
     "empty answer": (question(answer=""), "'answer' is empty; leave it out"),
-    "video": (question(image=None, video="c.mp4"), "video rows need VideoDataModule"),
+    "video": (question(image=None, video="c.mp4"), "video 'c.mp4' is not in"),
     "conversation": (row(), "'question_id' must be text or a whole number, not None"),
     "not an object": (3, "a row must be an object, not int"),
 }

@@ -80,20 +80,20 @@ class AnyRes(Policy):
             candidates = [(height, width) for width, height in candidates]
         return best_canvas(size, candidates)
 
-    def layout(self, size: Size, vision: Vision) -> Layout:
+    def layout(self, size: tuple[int, ...], vision: Vision) -> Layout:
         """Base view, then the map of the tiles."""
         if vision.cls:
             raise ValueError(
                 "AnyRes puts tiles together, which a CLS feature cannot be: set cls=false"
             )
         side, grid = vision.image_size, vision.grid
-        width, height = self.canvas(size, side)
+        width, height = self.canvas((size[0], size[1]), side)
         tiles = (height // side, width // side)
         base = (Block(grid),) * self.base
         if self.merge == "flat":
             return Layout(base + (Block(grid),) * (tiles[0] * tiles[1]))
         whole = (tiles[0] * grid[0], tiles[1] * grid[1])
-        crop = unpadded(size, whole) if self.newline else whole
+        crop = unpadded((size[0], size[1]), whole) if self.newline else whole
         shrunk = self._shrunk(crop, grid)
         end = "row" if self.newline else None
         return Layout((*base, Block(grid, tiles, crop, shrunk, end)))

@@ -11,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llava_lab.data.image import Policy, load_image
+from llava_lab.data.clip import frame_files
+from llava_lab.data.image import Policy
 from llava_lab.model.encoder import Encoder
 from llava_lab.model.weights import digest
 
@@ -19,8 +20,11 @@ CHUNK = 128  # images encoded and stored together; the same list gives the same 
 
 
 def image_digest(path: Path) -> str:
-    """SHA-256 of the file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of the file's bytes; of a folder of frames, of all of theirs."""
+    if path.is_dir():
+        return hashlib.sha256("".join(map(image_digest, frame_files(path))).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class FeatureStore:
@@ -59,28 +63,35 @@ class FeatureStore:
         device = next(self.encoder.parameters()).device
         training = self.encoder.training
         self.encoder.eval()
-        loaded = [load_image(path) for path in images]
+        loaded = [self.policy.load(path) for path in images]
         views = [self.policy.pixels(image, self.encoder.vision) for image in loaded]
-        features = self.encoder(torch.cat(views).to(device)).cpu()
+        groups = torch.cat(views).split(CHUNK)  # videos have many views
+        features = torch.cat([self.encoder(group.to(device)).cpu() for group in groups])
         self.encoder.train(training)
         pieces = features.split([len(view) for view in views])
         first = self.place[images[0]]
         tensors = {str(first + i): piece.contiguous() for i, piece in enumerate(pieces)}
-        tensors["sizes"] = torch.tensor([image.size for image in loaded])
+        # A picture has no frames; what has a size of two numbers and what of three is told by it.
+        sizes = [(*image.size, 0)[:3] for image in loaded]
+        tensors["sizes"] = torch.tensor(sizes)
         handle, draft = tempfile.mkstemp(dir=self.folder, suffix=".draft")
         os.close(handle)
         save_file(tensors, draft)
         os.replace(draft, target)
 
-    def __getitem__(self, image: Path) -> tuple[Tensor, tuple[int, int]]:
-        """Features [n, p, d] of one image's views, and the image's (width, height)."""
+    def __getitem__(self, image: Path) -> tuple[Tensor, tuple[int, ...]]:
+        """Features [n, p, d] of one image's views, and its width, height and frames, if any."""
         index = self.place[image]
         with safe_open(self._chunk(index // CHUNK), "pt") as chunk:
-            width, height = chunk.get_tensor("sizes")[index % CHUNK].tolist()
-            return chunk.get_tensor(str(index)), (width, height)
+            size = chunk.get_tensor("sizes")[index % CHUNK].tolist()
+            return chunk.get_tensor(str(index)), tuple(filter(None, size))
 
 
 def policy_key(policy: Policy) -> str:
     """A policy's class and values, for keys of stores."""
-    values = {name: value for name, value in vars(policy).items() if not name.startswith("_")}
+    values = {
+        name: policy_key(value) if isinstance(value, Policy) else value
+        for name, value in vars(policy).items()
+        if not name.startswith("_")
+    }
     return f"{type(policy).__qualname__} {sorted(values.items())}"

@@ -4,9 +4,12 @@ import reprlib
 from pathlib import Path
 from typing import Any, Literal
 
+from llava_lab.data.clip import VideoPath
 from llava_lab.data.rows import ImageFolder, Refused
 
 IMAGE_PLACEHOLDER = "<image>"
+# LLaVA-NeXT's video rows have the same placeholder, VideoInstruct's and ShareGPTVideo's this one.
+VIDEO_PLACEHOLDER = "<video>"
 # Left behind in the released VideoInstruct rows; LLaVA-NeXT's loader takes it out of every message.
 _NOISE = "QA_GT_caption_based_noisy"
 _NAME = {"user": "human", "assistant": "gpt"}
@@ -92,11 +95,17 @@ def read_media(row: dict[str, Any]) -> tuple[list[str], str | None]:
     return [read_text(name, "'image'") for name in names], None
 
 
-def find_images(row: dict[str, Any], folder: ImageFolder | None) -> tuple[Path, ...]:
-    """Return the absolute paths of the row's images, all of them there."""
+def find_images(
+    row: dict[str, Any], folder: ImageFolder | None, videos: bool = False
+) -> tuple[Path, ...]:
+    """Return the absolute paths of the row's images, or of its video, all of them there."""
     names, video = read_media(row)
     if video is not None:
-        raise Refused(f"video {video!r}: video rows need VideoDataModule")
+        if not videos:
+            raise Refused(f"video {video!r}: video rows need VideoDataModule")
+        if folder is None:
+            raise Refused(f"video {video!r}, but no folder of videos is given; set images")
+        return (VideoPath(folder.find(video, "video")),)
     if names and folder is None:
         raise Refused(f"image {names[0]!r}, but no folder of images is given; set images")
     return tuple(folder.find(name) for name in names) if folder is not None else ()

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -77,18 +77,40 @@ class Policy(ABC):
         """Whether layouts have newlines, which the model must then have."""
         return False
 
+    @property
+    def videos(self) -> bool:
+        """Whether videos have views, too."""
+        return False
+
+    def check(self, vision: Vision, max_length: int) -> None:
+        """Refuse what does not fit an encoder or, where that is known beforehand, the LM.
+
+        Args:
+            vision: What the encoder wants and gives.
+            max_length: Longest row in tokens.
+        """
+        self.layout((1, 1), vision)
+
+    def load(self, path: Path) -> Any:
+        """Read what `pixels` takes: an RGB image."""
+        return load_image(path)
+
     @abstractmethod
-    def layout(self, size: tuple[int, int], vision: Vision) -> Layout:
+    def layout(self, size: tuple[int, ...], vision: Vision) -> Layout:
         """Geometry of an image's visual tokens.
 
         Args:
-            size: Width and height of the image, as Pillow gives them.
+            size: Width and height of the image, as Pillow gives them; of a video also its frames.
             vision: What the encoder wants and gives.
         """
 
     @abstractmethod
-    def pixels(self, image: Image.Image, vision: Vision) -> Tensor:
-        """Normalised views [n, 3, s, s] of an RGB image, float32."""
+    def pixels(self, image: Any, vision: Vision) -> Tensor:
+        """Normalised views [n, 3, s, s] of what `load` gave, float32."""
+
+    def words(self, path: Path) -> str:
+        """A line that the question is told about an image or video; nothing by default."""
+        return ""
 
 
 class Square(Policy):
@@ -105,7 +127,7 @@ class Square(Policy):
             raise ValueError(f"Square: resize is {resize!r}; it is crop or squash")
         self.resize = resize
 
-    def layout(self, size: tuple[int, int], vision: Vision) -> Layout:
+    def layout(self, size: tuple[int, ...], vision: Vision) -> Layout:
         """One view, whatever the size."""
         return Layout((Block(vision.grid, cls=vision.cls),))
 
@@ -119,7 +141,7 @@ class Square(Policy):
 class Pad(Policy):
     """One square view of the whole image, centred on a canvas of the encoder's mean colour."""
 
-    def layout(self, size: tuple[int, int], vision: Vision) -> Layout:
+    def layout(self, size: tuple[int, ...], vision: Vision) -> Layout:
         """One view, whatever the size."""
         return Layout((Block(vision.grid, cls=vision.cls),))
 

@@ -5,6 +5,28 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class Pool:
+    """How the map of features of each view is made smaller.
+
+    Attributes:
+        stride: Rows and columns of features that become one.
+        mode: `average` or `max` of whole squares, what is left over is dropped (27 / 2 = 13); or
+            `bilinear`, to the side rounded up (27 / 2 = 14).
+        position: `before` the connector (the released LLaVA-NeXT-Video-7B) or `after` it
+            (LLaVA-NeXT's later code); through an MLP the two differ.
+    """
+
+    stride: int
+    mode: Literal["average", "max", "bilinear"] = "average"
+    position: Literal["before", "after"] = "before"
+
+    def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of a view that are left of `grid`."""
+        rest = self.stride - 1 if self.mode == "bilinear" else 0
+        return (grid[0] + rest) // self.stride, (grid[1] + rest) // self.stride
+
+
+@dataclass(frozen=True)
 class Block:
     """Views put together as one map of features, and what of the map the LM sees.
 
@@ -15,6 +37,7 @@ class Block:
         size: Rows and columns that the kept part is resampled to (bilinear), or None.
         newline: Where a learned newline stands: after every `row`, at the `end`, or nowhere.
         cls: Whether a CLS feature stands before the patches; only where nothing is put together.
+        pool: How each view is made smaller before anything else, or None.
     """
 
     grid: tuple[int, int]
@@ -23,6 +46,12 @@ class Block:
     size: tuple[int, int] | None = None
     newline: Literal["row", "end"] | None = None
     cls: bool = False
+    pool: Pool | None = None
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """Rows and columns of one view, pooled."""
+        return self.pool.grid(self.grid) if self.pool else self.grid
 
     @property
     def views(self) -> int:
@@ -32,7 +61,7 @@ class Block:
     @property
     def whole(self) -> tuple[int, int]:
         """Rows and columns of the map."""
-        return self.tiles[0] * self.grid[0], self.tiles[1] * self.grid[1]
+        return self.tiles[0] * self.cell[0], self.tiles[1] * self.cell[1]
 
     @property
     def seen(self) -> tuple[int, int]:

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import random
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +20,18 @@ from llava_lab.data.anyres import AnyRes
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import Masking, Template, get_template, place_image
 from llava_lab.data.features import FeatureStore, image_digest
-from llava_lab.data.image import Policy, Vision, load_image
+from llava_lab.data.image import Policy, Vision
 from llava_lab.data.layout import Layout
 from llava_lab.data.loader import StageLoader, stage_batches
-from llava_lab.data.sample import Sample, Source, hold_out, read_samples
+from llava_lab.data.sample import (
+    IMAGE_PLACEHOLDER,
+    Sample,
+    Source,
+    Turn,
+    hold_out,
+    read_samples,
+)
+from llava_lab.data.video import Frames
 from llava_lab.verbs import listed
 
 Position = Literal["keep", "first", "first_or_last"]
@@ -179,19 +189,22 @@ class ImageDataModule(StageDataModule):
     def read(self) -> None:
         """Read and validate the rows, once."""
         if not self.samples:
-            rows = [row for source in self.sources for row in read_samples(source, run_seed())]
+            videos = self.policy.videos
+            rows = [
+                row for source in self.sources for row in read_samples(source, run_seed(), videos)
+            ]
             self.samples, self.held = hold_out(rows, self.held_share)
 
     def check(self, model: Any) -> None:
         """Refuse an unknown template, and rows that it cannot write, too."""
         super().check(model)
-        model.check_policy(self.policy)
-        template = get_template(self.template or model.llm.template, self.masking)
+        model.check_policy(self.policy, self.max_length)
         self.read()
+        template_of = self._templates(model.llm, self.samples + self.held)
         faults = []
         for sample in self.samples + self.held:
             try:
-                template.check(sample.turns, model.llm.tokenizer)
+                template_of[sample.template].check(sample.turns, model.llm.tokenizer)
             except ValueError as error:
                 faults.append(f"{sample.source}: {error}")
         if faults:
@@ -226,12 +239,18 @@ class ImageDataModule(StageDataModule):
         words = [sum(len(turn.text.split()) for turn in row.turns) for row in self.samples]
         return words, [bool(row.images) for row in self.samples]
 
+    def _templates(self, llm: Any, samples: Sequence[Sample]) -> dict[str | None, Template]:
+        """Template of each name that a sample bears; a sample that bears none has the stage's."""
+        names = {sample.template for sample in samples}
+        stages = self.template or llm.template
+        return {name: get_template(name or stages, self.masking) for name in names}
+
     def _encoded(self, samples: Sequence[Sample]) -> "EncodedRows":
         llm = self.model.llm
         views = Views(self.policy, self.model.encoder.vision, self.store)
-        template = get_template(self.template or llm.template, self.masking)
-        length = self.max_length or llm.max_length
-        return EncodedRows(samples, template, llm.tokenizer, views, self.image_position, length)
+        templates = self._templates(llm, samples)
+        length = llm.length(self.max_length)
+        return EncodedRows(samples, templates, llm.tokenizer, views, self.image_position, length)
 
     def train_rows(self) -> "EncodedRows":
         """Training rows, encoded when asked for."""
@@ -262,6 +281,20 @@ class AnyResDataModule(ImageDataModule):
         super().check(model)
 
 
+class VideoDataModule(ImageDataModule):
+    """Rows with videos, with images, or with neither, mixed; `policy` is a Frames."""
+
+    def check(self, model: Any) -> None:
+        """Refuse another policy, too."""
+        if not isinstance(self.policy, Frames):
+            name = type(self.policy).__name__
+            raise ValueError(
+                f"stages.{self.name}.data: policy is a {name}; VideoDataModule "
+                "takes llava_lab.data.video.Frames"
+            )
+        super().check(model)
+
+
 class Views:
     """Images to views: pixels, or features where a store has them."""
 
@@ -276,11 +309,27 @@ class Views:
                 features, size = self.store[path]
                 views.append(features)
             else:
-                image = load_image(path)
+                image = self.policy.load(path)
                 views.append(self.policy.pixels(image, self.vision))
                 size = image.size
             layouts.append(self.policy.layout(size, self.vision))
         return (torch.cat(views) if views else None), layouts
+
+    def told(self, turns: Sequence[Turn], images: Sequence[Path]) -> Sequence[Turn]:
+        """The turns with what the policy has to say about each image behind its placeholder."""
+        words = [self.policy.words(path) for path in images]
+        if not any(words):
+            return turns
+        said = iter(words)
+        return [
+            replace(turn, text=re.sub(IMAGE_PLACEHOLDER, lambda _: told(next(said)), turn.text))
+            for turn in turns
+        ]
+
+
+def told(words: str) -> str:
+    """A placeholder and the line behind it."""
+    return f"{IMAGE_PLACEHOLDER}\n{words}" if words else IMAGE_PLACEHOLDER
 
 
 class EncodedRows(Dataset):
@@ -289,13 +338,13 @@ class EncodedRows(Dataset):
     def __init__(
         self,
         samples: Sequence[Sample],
-        template: Template,
+        templates: dict[str | None, Template],
         tokenizer: Any,
         views: Views,
         image_position: Position,
         max_length: int,
     ):
-        self.samples, self.template, self.tokenizer = samples, template, tokenizer
+        self.samples, self.templates, self.tokenizer = samples, templates, tokenizer
         self.views, self.image_position, self.max_length = views, image_position, max_length
 
     def __len__(self) -> int:
@@ -305,8 +354,9 @@ class EncodedRows(Dataset):
         sample = self.samples[index]
         views, layouts = self.views(sample.images)
         chance = random.Random(f"{run_seed()}/{sample.source}")
-        encoded = self.template.encode(
-            place_image(sample.turns, self.image_position, chance),
+        turns = place_image(sample.turns, self.image_position, chance)
+        encoded = self.templates[sample.template].encode(
+            self.views.told(turns, sample.images),
             self.tokenizer,
             [layout.tokens for layout in layouts],
             source=sample.source,

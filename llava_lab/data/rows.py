@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 _SHOWN = 10
 _SAMPLING = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
@@ -199,19 +199,25 @@ class ImageFolder:
         self._real = os.path.realpath(root)
         self._listed: dict[str, dict[str, bool]] = {}
 
-    def find(self, name: str) -> Path:
-        """Return the absolute path of an image that is there, or refuse its name."""
+    def find(self, name: str, kind: Literal["image", "video"] = "image") -> Path:
+        """Return the absolute path of an image or video that is there, or refuse its name.
+
+        A video may be a folder of frames.
+        """
         parts = name.split("/")
         if name.startswith("/") or ".." in parts:
-            raise Refused(f"image {name!r} is not a path inside of {self.root}")
+            raise Refused(f"{kind} {name!r} is not a path inside of {self.root}")
         if "\0" in name or not parts[-1]:
-            raise Refused(f"image {name!r} is not the name of a file")
+            raise Refused(f"{kind} {name!r} is not the name of a file")
         folder = "/".join(parts[:-1])
         if folder not in self._listed:
             self._listed[folder] = self._list(folder)
         is_link = self._listed[folder].get(parts[-1])
+        if kind == "video" and is_link is not False and os.path.isdir(self.root / name):
+            self._keep_inside(name)
+            return self.root / name
         if is_link is None or (is_link and not os.path.isfile(self.root / name)):
-            raise Refused(f"image {name!r} is not in {self.root}")
+            raise Refused(f"{kind} {name!r} is not in {self.root}")
         if is_link:
             self._keep_inside(name)
         return self.root / name

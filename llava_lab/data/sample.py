@@ -3,12 +3,13 @@
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from llava_lab.data.fields import (
     IMAGE_PLACEHOLDER,
+    VIDEO_PLACEHOLDER,
     check_placeholders,
     find_images,
     read_id,
@@ -51,14 +52,16 @@ class Sample:
     Attributes:
         id: The row's own id.
         turns: User and assistant in turn, user first.
-        images: Absolute paths, in the order of the placeholders.
+        images: Absolute paths, in the order of the placeholders; of a video, a VideoPath.
         source: Where the row stands, for messages: "mix.json, row 12".
+        template: Chat template of its own, if its source names one.
     """
 
     id: str
     turns: tuple[Turn, ...]
     images: tuple[Path, ...]
     source: str
+    template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Question:
 
     Attributes:
         id: The question's own id; "row id/turn" for one that comes from a conversation.
-        images: Absolute paths, in the order of the placeholders.
+        images: Absolute paths, in the order of the placeholders; of a video, a VideoPath.
         text: What the user says, with one `<image>` for each image.
         category: What the file calls this kind of question.
         answers: Right answers; none where the file keeps them secret.
@@ -99,12 +102,14 @@ class Source:
             "random:N". N is a count or a percentage such as "10%", rounded up.
         on_bad_row: "error" refuses the file and lists its bad rows; "skip" leaves them out and
             warns once with their number.
+        template: Chat template of these rows; null takes the stage's.
     """
 
     path: Path
     images: Path | None = None
     sampling: str = "all"
     on_bad_row: Literal["error", "skip"] = "error"
+    template: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -114,7 +119,7 @@ class Source:
 
 
 @collector_paused()
-def read_samples(source: Source, seed: int) -> list[Sample]:
+def read_samples(source: Source, seed: int, videos: bool = False) -> list[Sample]:
     """Read and validate the rows of one source, in file order.
 
     Ids may repeat, as they do in the released files.
@@ -122,6 +127,7 @@ def read_samples(source: Source, seed: int) -> list[Sample]:
     Args:
         source: Which file, which images, which rows.
         seed: Decides what "random:N" takes, together with the file's name.
+        videos: Whether rows may have a video.
 
     Raises:
         BadRows: Some rows are not usable and `on_bad_row` is "error", or none is usable.
@@ -129,7 +135,7 @@ def read_samples(source: Source, seed: int) -> list[Sample]:
     path = Path(source.path)
     folder = _open_folder(source.images)
     rows = choose(read_rows(path), source.sampling, f"{seed}/{path.name}", path)
-    samples, bad = _read_each(rows, lambda row: _read_sample(row, folder))
+    samples, bad = _read_each(rows, lambda row: _read_sample(row, folder, videos, source.template))
     if bad and (source.on_bad_row == "error" or not samples):
         way_out = "mend them, or set on_bad_row: skip to leave them out" if samples else ""
         raise BadRows(path, bad, len(rows), way_out)
@@ -231,12 +237,16 @@ def _read_each(
     return good, bad
 
 
-def _read_sample(row: Row, folder: ImageFolder | None) -> Sample:
+def _read_sample(
+    row: Row, folder: ImageFolder | None, videos: bool = True, template: str | None = None
+) -> Sample:
     name = read_id(row.value, "id", row.number)
     turns = tuple(Turn(role, text) for role, text in read_messages(row.value))
-    images = find_images(row.value, folder)
+    images = find_images(row.value, folder, videos)
+    if row.value.get("video") is not None:
+        turns = tuple(replace(turn, text=_shown(turn.text)) for turn in turns)
     check_placeholders(sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns), len(images))
-    return Sample(name, turns, images, row.place)
+    return Sample(name, turns, images, row.place, template)
 
 
 def _read_question(row: Row, folder: ImageFolder | None) -> Question:
@@ -248,7 +258,9 @@ def _read_question(row: Row, folder: ImageFolder | None) -> Question:
     category = value.get("category")
     if category is not None:
         category = read_text(category, "'category'")
-    images = find_images(value, folder)
+    images = find_images(value, folder, videos=True)
+    if value.get("video") is not None:
+        text = _shown(text)
     if IMAGE_PLACEHOLDER not in text:
         text = _with_images(text, len(images))
     check_placeholders(text.count(IMAGE_PLACEHOLDER), len(images))
@@ -289,6 +301,10 @@ def _format_prompt(text: str) -> str:
     """Return the response-format prompt that `text` ends with, or nothing."""
     line = _without_images(text).rpartition("\n")[2].strip()
     return line if line in FORMAT_PROMPTS else ""
+
+
+def _shown(text: str) -> str:
+    return text.replace(VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER)
 
 
 def _with_images(text: str, images: int) -> str:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import IGNORE, Template, get_template
+from llava_lab.data.clip import VideoPath
 from llava_lab.data.image import Policy
 from llava_lab.data.modules import Position, Views, place_image, run_seed
 from llava_lab.data.sample import Question, Turn, read_questions
@@ -64,9 +65,14 @@ class Benchmark:
         rows = [[q.id, q.text, q.answers, [i.name for i in q.images]] for q in self.questions]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
-    def check(self) -> None:
-        """Refuse questions that could not be scored before anything is spent."""
+    def check(self, policy: Policy) -> None:
+        """Refuse questions that could not be asked or scored before anything is spent."""
         for question in self.questions:
+            if any(isinstance(path, VideoPath) for path in question.images) and not policy.videos:
+                raise ValueError(
+                    f"{question.source}: a video, which data.policy {type(policy).__name__} cannot "
+                    "show; set data.policy to llava_lab.data.video.Frames"
+                )
             if not question.answers:
                 raise ValueError(
                     f"{question.source}: no answer to score against. Files that keep their answers "
@@ -125,7 +131,8 @@ class Trees(Dataset):
         group = self.groups[index]
         views, layouts = self.views(self.images[index])
         tokens = [layout.tokens for layout in layouts]
-        prompts = [self._prompt(question, tokens) for question in group]
+        images = self.images[index]
+        prompts = [self._prompt(question, images, tokens) for question in group]
         shared = min(_common(prompts), min(map(len, prompts)) - 1)
         root = prompts[0][:shared]
         leaves = [prompt[shared:] for prompt in prompts]
@@ -135,10 +142,10 @@ class Trees(Dataset):
         row = Row(segments, views, layouts, group[0].source)
         return row, [question.id for question in group]
 
-    def _prompt(self, question: Question, tokens: list[int]) -> list[int]:
+    def _prompt(self, question: Question, images: Sequence[Path], tokens: list[int]) -> list[int]:
         text = question.text if self.prompt is None else f"{question.text}\n{self.prompt}"
         chance = random.Random(f"{run_seed()}/{question.id}")
-        turns = place_image([Turn("user", text)], self.position, chance)
+        turns = self.views.told(place_image([Turn("user", text)], self.position, chance), images)
         return self.template.prompt(turns, self.tokenizer, tokens, source=question.source)
 
 

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from llava_lab.data.clip import VideoPath, load_clip
 
 PAPER, CARD, FRAME = "#e9ebee", "#ffffff", "#f4f5f7"
 INK, QUIET, RIGHT, WRONG = "#1f2328", "#6a737d", "#1a7f37", "#cf222e"
@@ -166,8 +169,20 @@ def _draw(card: Card, height: int, style: Style) -> Image.Image:
     return picture
 
 
+def _frames(video: Path) -> Image.Image:
+    """Four frames of a video, spread over it, in two rows."""
+    clip = load_clip(video, lambda count, _: np.linspace(0, count - 1, 4, dtype=int).tolist())
+    width, height, _ = clip.size
+    picture = Image.new("RGB", (2 * width, 2 * height))
+    for place, frame in enumerate(clip.frames):
+        picture.paste(frame, (place % 2 * width, place // 2 * height))
+    return picture
+
+
 def _framed(image: Image.Image | Path, side: int) -> Image.Image:
     """The whole picture, as large as it fits, in the middle of a square of `side` pixels."""
+    if isinstance(image, VideoPath):
+        image = _frames(image)
     if isinstance(image, Path):
         with Image.open(image) as opened:
             image = opened.convert("RGB")

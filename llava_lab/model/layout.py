@@ -1,5 +1,7 @@
 """7. Layout: the features of an image's views [n, p, d] -> one visual sequence [v, d]."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -21,41 +23,32 @@ class Newline(nn.Module):
         self.weight = nn.Parameter(torch.randn(width) / width**0.5) if there else None
 
 
-def arrange(features: Tensor, layouts: list[Layout], newline: Tensor | None = None) -> Tensor:
+def arrange(pieces: Sequence[Tensor], layouts: list[Layout], newline: Tensor | None) -> Tensor:
     """Put the views of all images together as their layouts say.
 
     Args:
-        features: [n, p, d] of all images' views.
+        pieces: Features [n, p, d] of each block's views, pooled and at the LM's width.
         layouts: One for each image.
         newline: The learned newline [d], where a layout has one.
 
     Raises:
-        ValueError: If views or features are not as many as the layouts say, or a layout ends rows
-            and there is no newline.
+        ValueError: If a layout ends rows and there is no newline.
     """
     blocks = [block for layout in layouts for block in layout.blocks]
-    views = sum(block.views for block in blocks)
-    if views != len(features):
-        raise ValueError(f"the layouts name {views} views, the encoder saw {len(features)}")
-    for block in blocks:
-        if block.grid[0] * block.grid[1] + block.cls != features.shape[1]:
-            raise ValueError(f"{block}, but the encoder gives {features.shape[1]} features a view")
-        if block.newlines and newline is None:
-            raise ValueError("the policy ends rows with a newline; set model.newline to true")
-    pieces, start = [], 0
-    for block in blocks:
-        pieces.append(_arrange(features[start : start + block.views], block, newline))
-        start += block.views
-    return torch.cat(pieces)
+    if newline is None and any(block.newlines for block in blocks):
+        raise ValueError("the policy ends rows with a newline; set model.newline to true")
+    return torch.cat(
+        [_arrange(piece, block, newline) for piece, block in zip(pieces, blocks, strict=True)]
+    )
 
 
 def _arrange(views: Tensor, block: Block, newline: Tensor | None) -> Tensor:
     """The sequence [v, d] of one block's views [n, p, d]."""
-    if block.cls or (block.tiles == (1, 1) and block.seen == block.grid and not block.newline):
+    if block.cls or (block.tiles == (1, 1) and block.seen == block.cell and not block.newline):
         return views.flatten(0, 1)
-    (down, across), (rows, columns) = block.tiles, block.grid
+    (down, across), (rows, columns) = block.tiles, block.cell
     # [tiles down, tiles across, rows, columns, d] -> [all rows, all columns, d]
-    seen = views.unflatten(1, block.grid).unflatten(0, block.tiles).transpose(1, 2)
+    seen = views.unflatten(1, block.cell).unflatten(0, block.tiles).transpose(1, 2)
     seen = seen.reshape(down * rows, across * columns, -1)
     if block.crop:
         top, left = (

@@ -14,6 +14,7 @@ from llava_lab.model.connector import Connector
 from llava_lab.model.encoder import Encoder
 from llava_lab.model.layout import Newline, arrange
 from llava_lab.model.llm import CausalLM
+from llava_lab.model.pool import connect
 from llava_lab.model.splice import splice
 from llava_lab.model.weights import load_part, seeded
 
@@ -79,14 +80,18 @@ class Llava(LightningModule):
             else tokenizer.get_vocab(),
         }
 
-    def check_policy(self, policy: Policy) -> None:
+    def check_policy(self, policy: Policy, max_length: int | None = None) -> None:
         """Refuse a policy that this model cannot follow.
 
+        Args:
+            policy: How an image becomes views.
+            max_length: Longest row in tokens, before positions are scaled; None takes the LM's.
+
         Raises:
-            ValueError: If its layouts have newlines and the model has none, or its geometry does
-                not fit the encoder.
+            ValueError: If its layouts have newlines and the model has none, its geometry does not
+                fit the encoder, or a video has more tokens than a row may.
         """
-        policy.layout((1, 1), self.encoder.vision)
+        policy.check(self.encoder.vision, self.llm.length(max_length))
         if policy.newline and self.newline.weight is None:
             name = type(policy).__name__
             raise ValueError(f"policy {name} ends rows with a newline; set model.newline=true")
@@ -103,7 +108,8 @@ class Llava(LightningModule):
         if batch.views is None:
             return embeddings
         features = batch.views if batch.views.ndim == 3 else self.encode(batch.views)
-        visual = arrange(self.connector(features), batch.layouts, self.newline.weight)
+        pieces = connect(features, batch.layouts, self.connector)
+        visual = arrange(pieces, batch.layouts, self.newline.weight)
         return splice(embeddings, visual, batch)
 
     def forward(self, batch: Batch) -> Tensor:

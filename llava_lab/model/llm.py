@@ -31,6 +31,8 @@ class CausalLM(nn.Module):
             its own with transformers' own attention: slower, for any LM, and the reference that
             the forest must equal.
         dtype: Type of the weights. Mixed precision keeps float32 and casts in the trainer.
+        rope_factor: Divide positions by it (linear scaling of the rotary embedding), so that the LM
+            reads so many times its length; `max_length` and those of stages are multiplied.
     """
 
     def __init__(
@@ -44,14 +46,17 @@ class CausalLM(nn.Module):
         tokenizer: str | None = None,
         attention: Literal["forest", "padded"] = "forest",
         dtype: Literal["float32", "bfloat16"] = "float32",
+        rope_factor: float = 1.0,
     ):
         super().__init__()
-        self.name, self.template, self.max_length = name, template, max_length
+        self.name, self.template, self.rope_factor = name, template, rope_factor
+        self.max_length = int(max_length * rope_factor)
         self.attention = attention
         if name is None and tokenizer is None:
             raise ValueError("model.llm: give `name`, or `config` and `tokenizer`")
         self.tokenizer_source = locate(tokenizer or name or "")
         settings = _config(name, dict(config or {}), pretrained)
+        scale_positions(settings, rope_factor)
         kind = getattr(torch, dtype)
         if pretrained and weights is None:
             assert name is not None
@@ -79,6 +84,10 @@ class CausalLM(nn.Module):
                 f"{kind} does not use transformers' attention interface, so the packed forest "
                 "cannot reach it. Set model.llm.attention to padded."
             )
+
+    def length(self, max_length: int | None) -> int:
+        """Longest row in tokens where a recipe says `max_length`, or nothing."""
+        return self.max_length if max_length is None else int(max_length * self.rope_factor)
 
     @property
     def width(self) -> int:
@@ -161,6 +170,35 @@ def _config(name: str | None, changes: dict[str, Any], pretrained: bool) -> Any:
     for key, value in changes.items():
         setattr(config, key, value)
     return config
+
+
+def scale_positions(config: Any, factor: float) -> None:
+    """Divide an LM's positions by a factor, in its configuration; 1 changes nothing.
+
+    Raises:
+        ValueError: If it has no rotary embedding, or one that is scaled already.
+    """
+    if factor == 1:
+        return
+    if factor < 1:
+        raise ValueError(f"model.llm.rope_factor is {factor:g}; it is 1 or more")
+    rope = getattr(config, "rope_parameters", None)
+    kind = config.model_type
+    if not rope:
+        raise ValueError(
+            f"model.llm.rope_factor: a {kind} has no rotary embedding to scale; leave it at 1"
+        )
+    if "rope_type" not in rope:
+        raise ValueError(
+            f"model.llm.rope_factor: a {kind} has several rotary embeddings "
+            f"({', '.join(rope)}), and which to scale was never published; leave it at 1"
+        )
+    if rope["rope_type"] != "default":
+        raise ValueError(
+            f"model.llm.rope_factor: this {kind} scales its positions already "
+            f"({rope['rope_type']}); set model.llm.config.rope_parameters instead"
+        )
+    config.rope_parameters = {**rope, "rope_type": "linear", "factor": factor}
 
 
 def _known(changes: dict[str, Any], config: Any, owner: str) -> None:

@@ -17,7 +17,7 @@ from llava_lab.world.question import QUESTION_TYPES, Question
 from llava_lab.world.scene import Scene, listable, sample_scene, simplified
 
 # Raise it with every change that alters a byte of any file: an old world is then refused.
-GENERATOR_VERSION = 6
+GENERATOR_VERSION = 7
 MANIFEST = "manifest.json"
 # Names of the published files that the world's own stand in for, so that an experiment finds
 # them under the same paths at every scale.

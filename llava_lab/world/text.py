@@ -33,8 +33,8 @@ DETAIL_REQUESTS = (
     "Tell me everything that you see in the picture.",
     "Write a thorough description of the picture.",
 )
-# What a facts row asks, and how often in a row.
-FACT_TYPES, FACTS = ("color", "what", "where", "relation"), 16
+# How many questions a row of key words asks, and what a facts row asks twice as often.
+FACTS, HARD_TYPES = 16, ("relation", "count")
 NOTES_REQUEST = "Take notes."
 TEXT_INTRODUCTIONS = (
     "A picture shows",
@@ -154,14 +154,14 @@ def text_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
 
 
 def facts_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
-    """Caption a scene and ask for colors, places, objects and relations in key words.
+    """Caption a scene and ask for everything in it in key words.
 
     With the answer right behind the key an LM learns within a thousand steps to find a thing by
     what is said of it; with a turn's header between the two it has not in six thousand.
     """
     facts: list[tuple[str, str]] = []
     while len(facts) < FACTS:
-        question = TRAINING_TYPES[rng.choice(FACT_TYPES)](scene, rng)
+        question = TRAINING_TYPES[rng.choice((*TRAINING_TYPES, *HARD_TYPES))](scene, rng)
         if question:
             facts.append((question.key, question.answer))
     return _facts(row_id, f"{caption(scene, rng)}\n", facts)

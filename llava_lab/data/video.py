@@ -1,0 +1,159 @@
+"""3i. Frames: a video -> some of its frames, each a view, its features pooled."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from llava_lab.data.clip import Clip, VideoPath, index_clip, load_clip
+from llava_lab.data.image import Policy, Square, Vision
+from llava_lab.data.layout import Block, Layout, Pool
+
+# Room that a question and its answer need at the least.
+TEXT_TOKENS = 64
+
+Newlines = Literal["grid", "frame", "one_token", "no_token"]
+
+
+class Frames(Policy):
+    """Frames of a video as {1xN} AnyRes: a view each, no base view, pooled, one after another.
+
+    A mixed stage has pictures, too; they go the way of `image`.
+
+    Args:
+        frames: Number of frames, or the most of them.
+        fps: Frames a second that are wanted, where that is less than `frames` (training of
+            LLaVA-NeXT-Video: 1); null spreads `frames` frames over the whole video, and repeats
+            frames of one that has fewer.
+        stride: Rows and columns of features of a frame that are pooled into one.
+        mode: `average`, `max` or `bilinear`.
+        position: Whether features are pooled `before` or `after` the connector.
+        newline: Where the model's newline stands: after every row (`grid`), every `frame`, the
+            whole video (`one_token`), or nowhere.
+        time_instruction: Whether the question is told how long the video lasts and when its frames
+            are shown.
+        frame: How a frame becomes a view.
+        image: How a picture becomes views.
+    """
+
+    def __init__(
+        self,
+        frames: int = 16,
+        fps: float | None = None,
+        stride: int = 2,
+        mode: Literal["average", "max", "bilinear"] = "average",
+        position: Literal["before", "after"] = "before",
+        newline: Newlines = "no_token",
+        time_instruction: bool = False,
+        frame: Policy | None = None,
+        image: Policy | None = None,
+    ):
+        for name, value in (("frames", frames), ("stride", stride)):
+            if value < 1:
+                raise ValueError(f"Frames: {name} is {value}; it is 1 or more")
+        if fps is not None and fps <= 0:
+            raise ValueError(f"Frames: fps is {fps}; it is above 0, or null")
+        for name, value, known in (
+            ("mode", mode, ("average", "max", "bilinear")),
+            ("position", position, ("before", "after")),
+            ("newline", newline, ("grid", "frame", "one_token", "no_token")),
+        ):
+            if value not in known:
+                raise ValueError(f"Frames: {name} is {value!r}; it is one of {', '.join(known)}")
+        self.frames, self.fps, self.newlines = frames, fps, newline
+        self.pool = Pool(stride, mode, position) if stride > 1 else None
+        self.time_instruction = time_instruction
+        self.frame, self.image = frame or Square(), image or Square()
+
+    @property
+    def videos(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def newline(self) -> bool:
+        """Whether videos or pictures have newlines."""
+        return self.newlines != "no_token" or self.image.newline
+
+    def check(self, vision: Vision, max_length: int) -> None:
+        """Refuse more frames than the LM can read, with the arithmetic and what would fit."""
+        self.image.check(vision, max_length)
+        whole = self.tokens(self.frames, vision)
+        if whole + TEXT_TOKENS > max_length:
+            rows, columns = self.layout((1, 1, 1), vision).blocks[0].cell
+            raise ValueError(
+                f"{self.frames} frames x {rows}x{columns} features, newlines included, are "
+                f"{whole:,} visual tokens; with {TEXT_TOKENS} of text {whole + TEXT_TOKENS:,}, and "
+                f"a row has {max_length:,}. At most {self.most_frames(vision, max_length)} frames "
+                "fit: take fewer (frames), pool more (stride), or scale the LM's positions "
+                "(model.llm.rope_factor)"
+            )
+
+    def choose(self, count: int, fps: float) -> list[int]:
+        """Indices of the frames that are taken of `count` at `fps` frames a second.
+
+        LLaVA-NeXT's rules; its step of 0 for slow videos is a step of 1 here.
+        """
+        if self.fps is not None:
+            wanted = range(0, count, max(1, round(fps / self.fps)))
+            if len(wanted) <= self.frames:
+                return list(wanted)
+        return np.linspace(0, count - 1, self.frames, dtype=int).tolist()
+
+    def load(self, path: Path) -> Image.Image | Clip:
+        """The frames of a video that are taken, or a picture."""
+        return load_clip(path, self.choose) if isinstance(path, VideoPath) else super().load(path)
+
+    def layout(self, size: tuple[int, ...], vision: Vision) -> Layout:
+        """A block a frame; of a picture, what `image` makes."""
+        if len(size) == 2:
+            return self.image.layout(size, vision)
+        if vision.cls:
+            raise ValueError("Frames pools maps, which a CLS feature is not part of: set cls=false")
+        if self.pool and not all(self.pool.grid(vision.grid)):
+            rows, columns = vision.grid
+            raise ValueError(
+                f"Frames: stride {self.pool.stride} leaves nothing of {rows}x{columns} features"
+            )
+        block = Block(vision.grid, pool=self.pool)
+        rows, end = replace(block, newline="row"), replace(block, newline="end")
+        most, last = {
+            "grid": (rows, rows),
+            "frame": (end, end),
+            "one_token": (block, end),
+            "no_token": (block, block),
+        }[self.newlines]
+        return Layout((most,) * (size[2] - 1) + (last,))
+
+    def tokens(self, frames: int, vision: Vision) -> int:
+        """Visual tokens of a video of so many frames."""
+        return self.layout((1, 1, frames), vision).tokens
+
+    def most_frames(self, vision: Vision, max_length: int, text: int = TEXT_TOKENS) -> int:
+        """The most frames whose tokens, with `text` more, fit a row; 0 if one does not."""
+        last = self.tokens(1, vision)
+        each = self.tokens(2, vision) - last
+        return max(0, (max_length - text - last) // each + 1)
+
+    def pixels(self, image: Image.Image | Clip, vision: Vision) -> Tensor:
+        """The frames [n, 3, s, s], or the views of a picture."""
+        if isinstance(image, Clip):
+            return torch.cat([self.frame.pixels(frame, vision) for frame in image.frames])
+        return self.image.pixels(image, vision)
+
+    def words(self, path: Path) -> str:
+        """The time instruction of a video: LLaVA-NeXT's words, a space missing as there."""
+        if not self.time_instruction or not isinstance(path, VideoPath):
+            return ""
+        index = index_clip(path)
+        chosen = self.choose(len(index.times), index.fps)
+        times = ",".join(f"{index.times[number]:.2f}s" for number in chosen)
+        return (
+            f"The video lasts for {index.duration:.2f} seconds, and {len(chosen)} frames are "
+            f"uniformly sampled from it. These frames are located at {times}."
+            "Please answer the following questions related to this video."
+        )
