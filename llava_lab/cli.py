@@ -33,6 +33,7 @@ from llava_lab.train.record import Bar, Record
 from llava_lab.train.stage import load_trained, save_trained, stage_file
 from llava_lab.train.steps import Step, Steps
 from llava_lab.world.generate import TinyWorld
+from llava_lab.world.videos import TinyVideos
 
 TINY = "configs/scale/tiny.yaml"
 STAGE_KEYS = (
@@ -52,8 +53,11 @@ class Paths:
         align_images: Folder of its images.
         instruct: LLaVA-format file of the instruction stage.
         instruct_images: Folder of its images.
+        video_root: Folder of the published videos, or of the tiny ones that stand in for them.
+        videos: LLaVA-format file of rows with videos.
+        videos_folder: Folder of its videos.
         questions: Question file of the benchmark.
-        questions_images: Folder of its images.
+        questions_images: Folder of its images or videos.
     """
 
     root: str = "data"
@@ -61,6 +65,9 @@ class Paths:
     align_images: str | None = None
     instruct: str | None = None
     instruct_images: str | None = None
+    video_root: str = "data"
+    videos: str | None = None
+    videos_folder: str | None = None
     questions: str | None = None
     questions_images: str | None = None
 
@@ -79,6 +86,9 @@ class LabCLI(LightningCLI):
         parser.add_argument(
             "--world", type=TinyWorld | None, default=None, help="Tiny world to make, or null."
         )
+        parser.add_argument(
+            "--video_world", type=TinyVideos | None, default=None, help="Tiny videos, or null."
+        )
         parser.add_class_arguments(Steps, "stages", sub_configs=True)
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument(
@@ -95,9 +105,13 @@ class LabCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Make the tiny world, so that the classes that read it find it."""
-        if (world := self.options.world) is not None:
-            TinyWorld(**dict(world)).generate()
+        """Make the tiny worlds that are read, so that the classes that read them find them."""
+        named = f"{self.options.stages} {self.options.get('data')}"
+        for kind, key in ((TinyWorld, "world"), (TinyVideos, "video_world")):
+            if (world := self.options[key]) is not None:
+                made = kind(**dict(world))
+                if f"{made.root}/" in named:
+                    made.generate()
 
     @property
     def options(self) -> Namespace:
@@ -181,9 +195,7 @@ class LabCLI(LightningCLI):
         run, began = self.open_run(), time.monotonic()
         say(f"run {run.folder}")
         steps = self.steps()
-        for benchmark in self.datamodule.benchmarks:
-            benchmark.check(self.datamodule.policy)
-        model.check_policy(self.datamodule.policy)
+        self.datamodule.check(model)
         marks = self.chain(model, steps)
         asked = self.asked()
         finished = None if self.options.fresh or self.options.stage else run.finished(marks, asked)

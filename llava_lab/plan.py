@@ -17,6 +17,8 @@ from llava_lab.data.image import Policy
 from llava_lab.data.layout import Layout
 from llava_lab.data.modules import ImageDataModule, StageDataModule
 from llava_lab.data.rows import choose, read_rows
+from llava_lab.data.video import TEXT_TOKENS as VIDEO_TEXT
+from llava_lab.data.video import Frames
 from llava_lab.model.llava import PARTS, Llava
 from llava_lab.report.grid import Grid
 from llava_lab.report.table import PAPER, published_grids, show
@@ -27,6 +29,7 @@ SIZES = (
     *("336x336", "300x200", "333x500", "500x375", "640x480", "480x640", "1024x683", "1920x1080"),
     *("1080x1920", "672x672", "2000x500", "500x2000"),
 )
+FRAMES, STRIDES, LENGTHS = (4, 8, 16, 32, 56, 64), (1, 2, 3, 4, 6), (4096, 8192)
 GIBI = 2**30
 TEXT_TOKENS = 256
 # Peak of dense bf16 products in FLOP/s (NVIDIA's data sheets), and the share of it that training
@@ -90,6 +93,8 @@ class PlanCLI(LabCLI):
         grids += [grid for grid in tables if grid.title.endswith(": training compute")]
         if self.trace is not None:
             grids.append(trace_grid(model, self.datamodule.policy, self.trace or SIZES))
+        if isinstance(self.datamodule.policy, Frames):
+            grids.append(frames_grid(model, self.datamodule.policy))
         show(grids, "rich")
 
 
@@ -211,6 +216,21 @@ def trace_grid(model: Llava, policy: Policy, sizes: Sequence[str]) -> Grid:
         )
     heads = ["picture", "tiles", "pixels", "features", "map seen", "newlines", "visual tokens"]
     return Grid(f"Trace: {type(policy).__name__}, width x height", heads, rows)
+
+
+def frames_grid(model: Llava, policy: Frames) -> Grid:
+    """Visual tokens of a video by frames and pooling stride, and how many frames an LM can read."""
+    vision = model.encoder.vision
+    strides = [stride for stride in STRIDES if stride <= min(vision.grid)]
+    policies = [policy.with_numbers(policy.frames, stride) for stride in strides]
+    rows = [[str(n), *(f"{each.tokens(n, vision):,}" for each in policies)] for n in FRAMES]
+    for length in LENGTHS:
+        most = [str(each.most_frames(vision, length)) for each in policies]
+        rows.append([f"most in {length:,}", *most])
+    heads = ["frames", *(f"stride {stride}" for stride in strides)]
+    return Grid(
+        f"Visual tokens of a video; text takes {VIDEO_TEXT} of the LM's length", heads, rows
+    )
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llava_lab.world.generate import TinyWorld
+from llava_lab.world.videos import TinyVideos
 
 CORPUS = [
     "A chat between a curious user and an artificial intelligence assistant.",
@@ -103,12 +104,22 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def small_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six videos to train on and four to ask about."""
+    root = tmp_path_factory.mktemp("world") / "videos"
+    TinyVideos(root, train_videos=6, eval_videos=4).generate()
+    return root
+
+
 @pytest.fixture
-def shortened(small_world: Path, tmp_path: Path) -> list[str]:
+def shortened(small_world: Path, small_videos: Path, tmp_path: Path) -> list[str]:
     """Options that make any experiment run two steps a stage in a folder of its own."""
     options = {
         "world": "null",
+        "video_world": "null",
         "paths.root": small_world,
+        "paths.video_root": small_videos,
         "runs": tmp_path / "runs",
         "data.images_per_batch": 6,
         "data.max_new_tokens": 3,

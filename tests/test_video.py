@@ -307,8 +307,8 @@ def test_the_time_instruction_is_that_of_the_released_code(tmp_path: Path) -> No
     said = Frames(frames=3, time_instruction=True).words(path)
     assert said == (
         "The video lasts for 4.00 seconds, and 3 frames are uniformly sampled from it. These "
-        "frames are located at 0.00s,1.90s,3.90s.Please answer the following questions related to this "
-        "video."
+        "frames are located at 0.00s,1.90s,3.90s.Please answer the following questions related to "
+        "this video."
     )
     assert Frames(frames=3).words(path) == ""
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from llava_lab import disk
-from llava_lab.world import generate, text
+from llava_lab.world import text
 from llava_lab.world.draw import RGB, render
 from llava_lab.world.generate import (
     ALIGN_15,
@@ -401,8 +401,8 @@ def test_finished_world_is_left_alone(world: TinyWorld) -> None:
 def test_other_settings_are_refused(world: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"tiny holds a world of seed=3, not seed=5\. Delete"):
         replace(world, seed=5).generate()
-    version = generate.GENERATOR_VERSION
-    monkeypatch.setattr(generate, "GENERATOR_VERSION", 99)
+    version = TinyWorld.version
+    monkeypatch.setattr(TinyWorld, "version", 99)
     with pytest.raises(ValueError, match=rf"generator_version={version}, not generator_version=99"):
         world.generate()
 

@@ -39,6 +39,8 @@ class AnyRes(Policy):
             it takes the transposed one; `released` takes the first.
     """
 
+    layout_only = ("merge", "max_tiles")
+
     def __init__(
         self,
         grids: str | list[str] | list[list[int]],

@@ -88,10 +88,10 @@ class FeatureStore:
 
 
 def policy_key(policy: Policy) -> str:
-    """A policy's class and values, for keys of stores."""
+    """A policy's class and the values that decide its pixels, for keys of stores."""
     values = {
         name: policy_key(value) if isinstance(value, Policy) else value
         for name, value in vars(policy).items()
-        if not name.startswith("_")
+        if not name.startswith("_") and name not in policy.layout_only
     }
     return f"{type(policy).__qualname__} {sorted(values.items())}"

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -71,6 +71,9 @@ class Policy(ABC):
 
     `layout` counts on integers alone, `pixels` computes, and the two agree.
     """
+
+    # Values that change where features stand and not the pixels: stored features serve them all.
+    layout_only: ClassVar[tuple[str, ...]] = ()
 
     @property
     def newline(self) -> bool:

@@ -198,7 +198,7 @@ class ImageDataModule(StageDataModule):
     def check(self, model: Any) -> None:
         """Refuse an unknown template, and rows that it cannot write, too."""
         super().check(model)
-        model.check_policy(self.policy, self.max_length)
+        model.check_policy(self.policy, model.llm.length(self.max_length))
         self.read()
         template_of = self._templates(model.llm, self.samples + self.held)
         faults = []

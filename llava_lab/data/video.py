@@ -1,5 +1,6 @@
 """3i. Frames: a video -> some of its frames, each a view, its features pooled."""
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -40,6 +41,8 @@ class Frames(Policy):
         image: How a picture becomes views.
     """
 
+    layout_only = ("stride", "mode", "position", "newlines", "time_instruction")
+
     def __init__(
         self,
         frames: int = 16,
@@ -65,7 +68,7 @@ class Frames(Policy):
             if value not in known:
                 raise ValueError(f"Frames: {name} is {value!r}; it is one of {', '.join(known)}")
         self.frames, self.fps, self.newlines = frames, fps, newline
-        self.pool = Pool(stride, mode, position) if stride > 1 else None
+        self.stride, self.mode, self.position = stride, mode, position
         self.time_instruction = time_instruction
         self.frame, self.image = frame or Square(), image or Square()
 
@@ -93,6 +96,17 @@ class Frames(Policy):
                 "(model.llm.rope_factor)"
             )
 
+    @property
+    def pool(self) -> Pool | None:
+        """How the features of a frame are pooled."""
+        return Pool(self.stride, self.mode, self.position) if self.stride > 1 else None
+
+    def with_numbers(self, frames: int, stride: int) -> "Frames":
+        """The same with so many frames, pooled so."""
+        other = copy(self)
+        other.frames, other.stride = frames, stride
+        return other
+
     def choose(self, count: int, fps: float) -> list[int]:
         """Indices of the frames that are taken of `count` at `fps` frames a second.
 
@@ -114,10 +128,10 @@ class Frames(Policy):
             return self.image.layout(size, vision)
         if vision.cls:
             raise ValueError("Frames pools maps, which a CLS feature is not part of: set cls=false")
-        if self.pool and not all(self.pool.grid(vision.grid)):
+        if not all(Pool(self.stride, self.mode).grid(vision.grid)):
             rows, columns = vision.grid
             raise ValueError(
-                f"Frames: stride {self.pool.stride} leaves nothing of {rows}x{columns} features"
+                f"Frames: stride {self.stride} leaves nothing of {rows}x{columns} features"
             )
         block = Block(vision.grid, pool=self.pool)
         rows, end = replace(block, newline="row"), replace(block, newline="end")

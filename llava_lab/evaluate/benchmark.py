@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from llava_lab.data.modules import Position, Views, place_image, run_seed
 from llava_lab.data.sample import Question, Turn, read_questions
 from llava_lab.evaluate.generate import Questions
 from llava_lab.evaluate.metric import QuestionMetric
+from llava_lab.model.llm import scale_positions
 
 
 class Benchmark:
@@ -215,6 +217,8 @@ class BenchmarkDataModule(LightningDataModule):
         images_per_batch: Images whose questions are answered at once.
         template: Chat template; null takes the LM's.
         num_workers: Processes that load images beside the main one.
+        rope_factor: Divide the LM's positions by it while questions are answered (linear scaling),
+            so that it reads so many times the length that it was trained on.
     """
 
     def __init__(
@@ -226,6 +230,7 @@ class BenchmarkDataModule(LightningDataModule):
         images_per_batch: int = 1,
         template: str | None = None,
         num_workers: int = 0,
+        rope_factor: float = 1.0,
     ):
         super().__init__()
         names = [benchmark.name for benchmark in benchmarks]
@@ -234,7 +239,21 @@ class BenchmarkDataModule(LightningDataModule):
         self.benchmarks, self.policy = benchmarks, policy
         self.image_position, self.max_new_tokens = image_position, max_new_tokens
         self.images_per_batch, self.template = images_per_batch, template
-        self.num_workers = num_workers
+        self.num_workers, self.rope_factor = num_workers, rope_factor
+
+    def check(self, model: Any) -> None:
+        """Refuse what could not be asked, before anything is spent."""
+        for benchmark in self.benchmarks:
+            benchmark.check(self.policy)
+        model.check_policy(self.policy, int(model.llm.context * self.rope_factor))
+        if self.rope_factor != 1:
+            scale_positions(copy(model.llm.model.config), self.rope_factor)
+
+    def setup(self, stage: str) -> None:
+        """Scale the LM's positions."""
+        assert self.trainer is not None
+        model: Any = self.trainer.lightning_module
+        model.llm.scale(self.rope_factor)
 
     @property
     def passes(self) -> list[tuple[Benchmark, bool]]:

@@ -1,5 +1,6 @@
 """The verbs import, export, answer and chat."""
 
+import argparse
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -10,10 +11,12 @@ import torch
 
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import IGNORE, get_template
+from llava_lab.data.clip import VideoPath
 from llava_lab.data.image import Policy
 from llava_lab.data.modules import Views
 from llava_lab.data.rows import read_rows
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question, Turn, read_questions
+from llava_lab.data.video import Frames
 from llava_lab.disk import write
 from llava_lab.evaluate.benchmark import by_images, question_loader
 from llava_lab.evaluate.generate import Questions, answer
@@ -64,9 +67,10 @@ def answer_main(arguments: Sequence[str]) -> None:
     """`answer`: a question file becomes an answer file."""
     parser = verb_parser("answer", "Answer a question file in LLaVA's format, greedily.")
     parser.add_argument("model", help=MODEL_HELP)
-    parser.add_argument("questions", type=Path, help="JSONL of {question_id, image, text}")
-    parser.add_argument("--images", type=Path, help="folder of the images")
+    parser.add_argument("questions", type=Path, help="JSONL of {question_id, image or video, text}")
+    parser.add_argument("--images", type=Path, help="folder of the images and videos")
     parser.add_argument("--out", type=Path, required=True, help="JSONL to write")
+    _add_frames(parser)
     parser.add_argument("--prompt", help="line that is added to every question")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--images-per-batch", type=int, default=8)
@@ -77,6 +81,8 @@ def answer_main(arguments: Sequence[str]) -> None:
         keys = [row.value.get("question_id") for row in read_rows(options.questions)]
         keys = [question.id for question in questions] if None in keys else keys
         model, policy = open_model(options.model)
+        if any(isinstance(path, VideoPath) for each in questions for path in each.images):
+            policy = show_videos(model, policy, options.frames, options.stride)
         said = answer_questions(
             model,
             policy,
@@ -117,11 +123,17 @@ def chat_main(arguments: Sequence[str]) -> None:
     parser = verb_parser("chat", "Talk with a model about pictures; an empty line ends it.")
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("--image", type=Path, action="append", default=[], help="may be repeated")
+    parser.add_argument(
+        "--video", type=VideoPath, action="append", default=[], help="file or folder of frames"
+    )
+    _add_frames(parser)
     parser.add_argument("--max-new-tokens", type=int, default=256)
     options = parser.parse_args(arguments)
     with one_message(parser):
         model, policy = open_model(options.model)
-        talk(model, policy, options.image, options.max_new_tokens, input)
+        if options.video:
+            policy = show_videos(model, policy, options.frames, options.stride)
+        talk(model, policy, options.image + options.video, options.max_new_tokens, input)
 
 
 def talk(
@@ -132,7 +144,8 @@ def talk(
     ask: Callable[[str], str],
 ) -> list[Turn]:
     """Take turns until an empty line or the end of input; returns the conversation."""
-    views, layouts = Views(policy, model.encoder.vision)(images)
+    show = Views(policy, model.encoder.vision)
+    views, layouts = show(images)
     template, tokenizer = get_template(model.llm.template), model.llm.tokenizer
     turns: list[Turn] = []
     while True:
@@ -144,13 +157,34 @@ def talk(
             return turns
         shown = f"{IMAGE_PLACEHOLDER}\n" * len(images) if not turns else ""
         turns.append(Turn("user", shown + text))
-        ids = template.prompt(turns, tokenizer, [each.tokens for each in layouts], "the chat")
+        told = show.told(turns, images)
+        ids = template.prompt(told, tokenizer, [each.tokens for each in layouts], "the chat")
         row = Row([Segment(ids, [IGNORE] * len(ids))], views, layouts, "the chat")
         stops = frozenset(template.stop_ids(tokenizer))
         batch = Batch.pack([row])
         asked = Questions(batch, ["chat"], max_new_tokens, stops, template.stop_string)
         turns.append(Turn("assistant", answer(model, asked.to(_device(model))).texts[0]))
         print(f"assistant: {turns[-1].text}")
+
+
+def _add_frames(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--frames", type=int, help="frames of a video; as trained, or else 16")
+    parser.add_argument("--stride", type=int, help="pooling of a frame; as trained, or else 2")
+
+
+def show_videos(model: Llava, policy: Policy, frames: int | None, stride: int | None) -> Frames:
+    """The policy with other numbers, or one for videos beside the one for pictures.
+
+    Raises:
+        ValueError: If so many frames are more than the LM can read.
+    """
+    if isinstance(policy, Frames):
+        shown = policy.with_numbers(frames or policy.frames, stride or policy.stride)
+    else:
+        shown = Frames(frames or 16, stride=stride or 2, image=policy)
+    print(f"llava_lab: a video is {shown.frames} frames, pooled by {shown.stride}")
+    shown.check(model.encoder.vision, model.llm.context)
+    return shown
 
 
 def open_model(source: str) -> tuple[Llava, Policy]:

@@ -45,6 +45,7 @@ def load_model(folder: Path) -> tuple[Llava, Policy]:
         if not (record / "stage.json").is_file():
             raise ValueError(f"{folder}: stage {name} is not finished; repeat its fit")
         load_trained(model, stage_file(record))
+    model.llm.scale(config["data"].get("rope_factor", 1.0))
     return model.eval(), built.policy
 
 

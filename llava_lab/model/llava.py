@@ -80,18 +80,18 @@ class Llava(LightningModule):
             else tokenizer.get_vocab(),
         }
 
-    def check_policy(self, policy: Policy, max_length: int | None = None) -> None:
+    def check_policy(self, policy: Policy, max_length: int) -> None:
         """Refuse a policy that this model cannot follow.
 
         Args:
             policy: How an image becomes views.
-            max_length: Longest row in tokens, before positions are scaled; None takes the LM's.
+            max_length: Longest row in tokens.
 
         Raises:
             ValueError: If its layouts have newlines and the model has none, its geometry does not
                 fit the encoder, or a video has more tokens than a row may.
         """
-        policy.check(self.encoder.vision, self.llm.length(max_length))
+        policy.check(self.encoder.vision, max_length)
         if policy.newline and self.newline.weight is None:
             name = type(policy).__name__
             raise ValueError(f"policy {name} ends rows with a newline; set model.newline=true")

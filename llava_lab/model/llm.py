@@ -50,7 +50,7 @@ class CausalLM(nn.Module):
     ):
         super().__init__()
         self.name, self.template, self.rope_factor = name, template, rope_factor
-        self.max_length = int(max_length * rope_factor)
+        self.max_length, self.scaled = int(max_length * rope_factor), 1.0
         self.attention = attention
         if name is None and tokenizer is None:
             raise ValueError("model.llm: give `name`, or `config` and `tokenizer`")
@@ -88,6 +88,28 @@ class CausalLM(nn.Module):
     def length(self, max_length: int | None) -> int:
         """Longest row in tokens where a recipe says `max_length`, or nothing."""
         return self.max_length if max_length is None else int(max_length * self.rope_factor)
+
+    @property
+    def context(self) -> int:
+        """Most tokens that it can read, whatever it was trained on."""
+        positions = getattr(self.model.config, "max_position_embeddings", self.max_length)
+        return int(positions * self.rope_factor * self.scaled)
+
+    def scale(self, factor: float) -> None:
+        """Divide positions by a factor, from now on, that `rope_factor` does not hold yet.
+
+        Raises:
+            ValueError: If the LM's positions cannot be scaled.
+        """
+        if factor == self.scaled:
+            return
+        if self.scaled != 1:
+            raise ValueError(f"positions are divided by {self.scaled:g} already")
+        scale_positions(self.model.config, factor)
+        for module in self.model.modules():
+            if isinstance(getattr(module, "inv_freq", None), Tensor):
+                module.inv_freq /= factor
+        self.scaled = factor
 
     @property
     def width(self) -> int:

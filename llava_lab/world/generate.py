@@ -1,24 +1,19 @@
 """0e. Generate: a seed -> pictures, rows and questions on disk."""
 
-import hashlib
 import itertools
-import json
 import random
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from llava_lab.disk import new_folder
 from llava_lab.world import text
+from llava_lab.world.base import World, json_lines, json_list
 from llava_lab.world.draw import render
 from llava_lab.world.question import QUESTION_TYPES, Question
 from llava_lab.world.scene import Scene, listable, sample_scene, simplified
 
-# Raise it with every change that alters a byte of any file: an old world is then refused.
-GENERATOR_VERSION = 7
-MANIFEST = "manifest.json"
 # Names of the published files that the world's own stand in for, so that an experiment finds
 # them under the same paths at every scale.
 ALIGN_10 = "LLaVA-CC3M-Pretrain-595K/chat.json"
@@ -37,7 +32,7 @@ CANDIDATES = 8
 
 
 @dataclass
-class TinyWorld:
+class TinyWorld(World):
     """The tiny scale's data: pictures, LLaVA-format rows and questions, the same for a seed.
 
     Args:
@@ -49,29 +44,10 @@ class TinyWorld:
             lists and of facts.
     """
 
-    root: Path
-    seed: int = 0
+    version: ClassVar[int] = 7
     train_images: int = 5000
     eval_images: int = 300
     text_rows: int = 30000
-
-    def __post_init__(self) -> None:
-        self.root = Path(self.root)
-        for name in ("train_images", "eval_images", "text_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TinyWorld needs {name} >= 1, got {getattr(self, name)}.")
-
-    def generate(self) -> None:
-        """Write the world unless it is there already; a killed run leaves no half-world."""
-        if self._finished():
-            return
-        try:
-            with new_folder(self.root) as draft:
-                self._write(draft)
-        except OSError:
-            # Another process may have been faster.
-            if not self._finished():
-                raise
 
     def scene(self, split: str, index: int, taken: frozenset[str] = frozenset()) -> Scene:
         """Sample scene `index` of a split; the first one whose signature is not taken."""
@@ -85,29 +61,6 @@ class TinyWorld:
         """Sample the evaluation scenes, which no other split may show or describe."""
         return [self.scene("eval", index) for index in range(self.eval_images)]
 
-    def _rng(self, *key: object) -> random.Random:
-        return random.Random("/".join(map(str, (self.seed, *key))))
-
-    def _settings(self) -> dict[str, int]:
-        settings = {name: value for name, value in asdict(self).items() if name != "root"}
-        return {"generator_version": GENERATOR_VERSION, **settings}
-
-    def _finished(self) -> bool:
-        """Tell whether `root` holds this very world; refuse if it holds anything else."""
-        if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
-            return False
-        way_out = "Delete the folder or choose another root."
-        manifest = self.root / MANIFEST
-        if not manifest.is_file():
-            raise ValueError(f"{self.root} exists but is no tiny world (no {MANIFEST}). {way_out}")
-        found, wanted = json.loads(manifest.read_text()).get("settings", {}), self._settings()
-        names = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
-        if names:
-            there = ", ".join(f"{name}={found.get(name)}" for name in names)
-            asked = ", ".join(f"{name}={wanted.get(name)}" for name in names)
-            raise ValueError(f"{self.root} holds a world of {there}, not {asked}. {way_out}")
-        return True
-
     def _write(self, folder: Path) -> None:
         eval_scenes = self.eval_scenes()
         taken = frozenset(scene.signature for scene in eval_scenes)
@@ -119,24 +72,18 @@ class TinyWorld:
                 # Half of the time of the default level, files a seventh larger.
                 render(scene).save(path, format="PNG", optimize=False, compress_level=1)
         files = {
-            ALIGN_10: (captions := _json_list(self._align_rows(train_scenes))),
+            ALIGN_10: (captions := json_list(self._align_rows(train_scenes))),
             ALIGN_15: captions,
-            INSTRUCT_10: _json_list(self._conversation_rows(train_scenes)),
-            INSTRUCT_15: (mix := _json_list(self._mix_rows(train_scenes, taken))),
+            INSTRUCT_10: json_list(self._conversation_rows(train_scenes)),
+            INSTRUCT_15: (mix := json_list(self._mix_rows(train_scenes, taken))),
             INSTRUCT_NEXT: mix,
-            LISTS: _json_list(self._list_rows(taken)),
-            FACTS: _json_list(self._fact_rows(taken)),
-            TEXT: _json_list(self._text_rows("text", self.text_rows, taken)),
-            PHRASES: _json_lines(_phrase_rows(train_scenes)),
-            QUESTIONS: _json_lines(self._question_rows(eval_scenes)),
+            LISTS: json_list(self._list_rows(taken)),
+            FACTS: json_list(self._fact_rows(taken)),
+            TEXT: json_list(self._text_rows("text", self.text_rows, taken)),
+            PHRASES: json_lines(_phrase_rows(train_scenes)),
+            QUESTIONS: json_lines(self._question_rows(eval_scenes)),
         }
-        digests = {}
-        for name, content in files.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(content)
-            digests[name] = hashlib.sha256(content).hexdigest()
-        manifest = {"settings": self._settings(), "sha256": digests}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        self.finish(folder, files)
 
     def _align_rows(self, scenes: list[Scene]) -> Iterable[text.Row]:
         for index, scene in enumerate(scenes):
@@ -231,12 +178,3 @@ def _phrase_rows(scenes: list[Scene]) -> Iterable[dict[str, Any]]:
 
 def _image_name(split: str, index: int) -> str:
     return f"{split}/{index:06d}.png"
-
-
-def _json_list(rows: Iterable[dict[str, Any]]) -> bytes:
-    """Write a JSON list with a row on each line, so that line numbers and diffs mean something."""
-    return ("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n").encode()
-
-
-def _json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -101,19 +101,19 @@ def phrases(scene: Scene) -> list[str]:
 def caption_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> Row:
     """Ask for a caption in one of several ways, as LCS-558K does."""
     request = rng.choice(CAPTION_REQUESTS)
-    return _row(row_id, [(_with_image(request, rng), caption(scene, rng))], image)
+    return as_row(row_id, [(_with_image(request, rng), caption(scene, rng))], image=image)
 
 
 def conversation_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> Row:
     """Answer in full sentences over two to four turns, without a format prompt."""
     turns = _sentence_turns(scene, rng, rng.randint(2, 4))
-    return _row(row_id, _image_first_turn(turns, rng), image)
+    return as_row(row_id, _image_first_turn(turns, rng), image=image)
 
 
 def detail_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> Row:
     """Ask for a long description."""
     turns = [(rng.choice(DETAIL_REQUESTS), detail(scene, rng))]
-    return _row(row_id, _image_first_turn(turns, rng), image)
+    return as_row(row_id, _image_first_turn(turns, rng), image=image)
 
 
 def short_answer_row(
@@ -121,7 +121,7 @@ def short_answer_row(
 ) -> Row:
     """Merge several questions on one picture; the format prompt follows the first one only."""
     turns = _short_turns(ask_several(scene, rng, number, *types))
-    return _row(row_id, _image_first_turn(turns, rng), image)
+    return as_row(row_id, _image_first_turn(turns, rng), image=image)
 
 
 def notes(scene: Scene, rng: random.Random) -> str:
@@ -150,7 +150,7 @@ def text_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
         turns = [(rng.choice(CAPTION_REQUESTS), caption(scene, rng))]
     described = f"{rng.choice(TEXT_INTRODUCTIONS)} {caption(scene, rng)}"
     turns[0] = (f"{described}\n{turns[0][0]}", turns[0][1])
-    return _row(row_id, turns)
+    return as_row(row_id, turns)
 
 
 def facts_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
@@ -186,7 +186,7 @@ def list_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
 
 def _facts(row_id: str, described: str, facts: list[tuple[str, str]]) -> Row:
     (key, answer), *others = facts
-    return _row(row_id, [(f"{described} {key}", answer), *others])
+    return as_row(row_id, [(f"{described} {key}", answer), *others])
 
 
 def with_format_prompt(question: Question) -> str:
@@ -220,11 +220,11 @@ def _with_image(text: str, rng: random.Random) -> str:
     return f"{text}\n{IMAGE_PLACEHOLDER}"
 
 
-def _row(row_id: str, turns: list[tuple[str, str]], image: str | None = None) -> Row:
-    row: Row = {"id": row_id} if image is None else {"id": row_id, "image": image}
-    row["conversations"] = [
+def as_row(row_id: str, turns: list[tuple[str, str]], **media: str) -> Row:
+    """A LLaVA-format row of questions with their answers, and of the `image` or `video` shown."""
+    messages = [
         {"from": speaker, "value": value}
         for turn in turns
         for speaker, value in zip(("human", "gpt"), turn, strict=True)
     ]
-    return row
+    return {"id": row_id, **media, "conversations": messages}

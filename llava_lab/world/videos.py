@@ -1,0 +1,97 @@
+"""0k. Videos: a seed -> films as MP4 files, rows and questions on disk."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import av
+
+from llava_lab.data.sample import IMAGE_PLACEHOLDER
+from llava_lab.world.base import World, json_lines, json_list
+from llava_lab.world.film import FPS, SIDE, Film, sample_film, story
+from llava_lab.world.text import as_row, with_format_prompt
+
+INSTRUCT_VIDEO, QUESTIONS = "video_conversations.json", "questions.jsonl"
+STORY_REQUEST = "Describe the video."
+# One key frame in so many: what is decoded for one wanted frame.
+KEY_FRAMES = 16
+
+
+@dataclass
+class TinyVideos(World):
+    """The tiny scale's videos: films, LLaVA-format rows and questions, the same for a seed.
+
+    Args:
+        root: Folder to create. A finished world with the same settings is left as it is.
+        seed: Seed of every film and sentence.
+        train_videos: Number of films to train on.
+        eval_videos: Number of films to ask about, a question an act.
+    """
+
+    version: ClassVar[int] = 1
+    train_videos: int = 600
+    eval_videos: int = 150
+
+    def film(self, split: str, index: int) -> Film:
+        """Film `index` of a split."""
+        return sample_film(self._rng(split, index))
+
+    def _write(self, folder: Path) -> None:
+        films = {
+            split: [self.film(split, index) for index in range(count)]
+            for split, count in (("train", self.train_videos), ("eval", self.eval_videos))
+        }
+        for split, made in films.items():
+            (folder / "videos" / split).mkdir(parents=True)
+            for index, film in enumerate(made):
+                write_film(film, folder / "videos" / _video_name(split, index))
+        rows = (row for index, film in enumerate(films["train"]) for row in _rows(index, film))
+        questions = json_lines(_question_rows(films["eval"]))
+        self.finish(folder, {INSTRUCT_VIDEO: json_list(rows), QUESTIONS: questions})
+
+
+def write_film(film: Film, path: Path) -> None:
+    """Encode a film as MP4 (H.264)."""
+    with av.open(str(path), "w") as container:
+        # One thread, so that the bytes are the same on every machine with the same encoder.
+        options = {"preset": "veryfast", "crf": "20", "threads": "1"}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.width = stream.height = SIDE
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = KEY_FRAMES
+        for picture in film.pictures():
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+
+
+def _rows(index: int, film: Film) -> Iterable[dict[str, Any]]:
+    """Short answers to everything, and the whole story."""
+    name, video = f"{index:06d}", _video_name("train", index)
+    (first, *others) = film.questions
+    turns = [(with_format_prompt(first), first.answer)]
+    turns += [(question.text, question.answer) for question in others]
+    for kind, asked in (("short", turns), ("story", [(STORY_REQUEST, story(film))])):
+        (question, answer), *more = asked
+        shown = [(f"{IMAGE_PLACEHOLDER}\n{question}", answer), *more]
+        yield as_row(f"{name}-{kind}", shown, video=video)
+
+
+def _question_rows(films: list[Film]) -> Iterable[dict[str, Any]]:
+    number = 0
+    for index, film in enumerate(films):
+        for question in film.questions:
+            yield {
+                "question_id": number,
+                "video": _video_name("eval", index),
+                "text": with_format_prompt(question),
+                "category": question.type,
+                "answer": question.answer,
+                "frames": film.frames,
+                **question.detail,
+            }
+            number += 1
+
+
+def _video_name(split: str, index: int) -> str:
+    return f"{split}/{index:06d}.mp4"
