@@ -1,5 +1,6 @@
 """Checkpoints in and out; transformers' own LLaVA is the oracle of pixels, logits and answers."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from transformers import (
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     LlavaNextProcessor,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
+    LlavaNextVideoProcessor,
+    LlavaNextVideoVideoProcessor,
     LlavaProcessor,
     SiglipImageProcessor,
 )
@@ -30,8 +35,10 @@ from llava_lab.__main__ import main
 from llava_lab.data.anyres import AnyRes
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import IGNORE, get_template
+from llava_lab.data.clip import Clip
 from llava_lab.data.image import Pad, Policy, Square
 from llava_lab.data.sample import Turn
+from llava_lab.data.video import Frames
 from llava_lab.evaluate.generate import Questions, answer
 from llava_lab.exchange.commands import talk
 from llava_lab.exchange.load import load_model
@@ -92,12 +99,22 @@ def pictures(sizes: list[tuple[int, int]] = SIZES) -> list[Image.Image]:
     ]
 
 
-def make_theirs(folder: Path, tower: str, lm: str, tied: bool = False, tiles: bool = False) -> None:
-    """A random checkpoint of transformers, as the hub has them; LLaVA-NeXT with `tiles`."""
+def make_theirs(
+    folder: Path,
+    tower: str,
+    lm: str,
+    tied: bool = False,
+    tiles: bool = False,
+    pool: tuple[str, int] | None = None,
+) -> None:
+    """A random checkpoint of transformers, as the hub has them.
+
+    LLaVA-NeXT with `tiles`; LLaVA-NeXT-Video with the mode and stride of a `pool`, too.
+    """
     torch.manual_seed(0)
     clip = tower == "clip"
     tokenizer = AutoTokenizer.from_pretrained(locate("asset:tokenizer"))
-    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.add_tokens(["<image>", "<video>"], special_tokens=True)
     strategy = "default" if clip else "full"
     values = {
         "vision_config": {**TOWER, "model_type": f"{tower}_vision_model", "initializer_range": 0.2},
@@ -108,9 +125,16 @@ def make_theirs(folder: Path, tower: str, lm: str, tied: bool = False, tiles: bo
         "tie_word_embeddings": tied,
     }
     views = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
+    more = {}
     if tiles:
-        config = LlavaNextConfig(image_grid_pinpoints=PINPOINTS, **values)
-        model = LlavaNextForConditionalGeneration(config)
+        values["image_grid_pinpoints"] = PINPOINTS
+        if pool:
+            values |= {"spatial_pool_mode": pool[0], "spatial_pool_stride": pool[1]}
+            values["video_token_index"] = tokenizer.convert_tokens_to_ids("<video>")
+            model = LlavaNextVideoForConditionalGeneration(LlavaNextVideoConfig(**values))
+            more["video_processor"] = LlavaNextVideoVideoProcessor(**views)
+        else:
+            model = LlavaNextForConditionalGeneration(LlavaNextConfig(**values))
         colours = {} if clip else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         images = LlavaNextImageProcessorPil(image_grid_pinpoints=PINPOINTS, **views, **colours)
     else:
@@ -123,7 +147,9 @@ def make_theirs(folder: Path, tower: str, lm: str, tied: bool = False, tiles: bo
     for weight in model.model.multi_modal_projector.parameters():
         torch.nn.init.normal_(weight, std=0.5)
     model.save_pretrained(folder)
-    (LlavaNextProcessor if tiles else LlavaProcessor)(
+    kind = LlavaNextProcessor if tiles else LlavaProcessor
+    (LlavaNextVideoProcessor if pool else kind)(
+        **more,
         image_processor=images,
         tokenizer=tokenizer,
         patch_size=14,
@@ -147,7 +173,7 @@ def imported(released: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def ask(model: Llava, policy, picture: Image.Image, question: str) -> Questions:
+def ask(model: Llava, policy, picture: Image.Image | Clip, question: str) -> Questions:
     vision, tokenizer = model.encoder.vision, model.llm.tokenizer
     layout, views = policy.layout(picture.size, vision), policy.pixels(picture, vision)
     template = get_template(model.llm.template)
@@ -158,24 +184,29 @@ def ask(model: Llava, policy, picture: Image.Image, question: str) -> Questions:
 
 
 @torch.no_grad()
-def assert_equal_to_transformers(source: Path, out: Path, images: list[Image.Image]) -> Policy:
+def assert_equal_to_transformers(
+    source: Path, out: Path, images: list[Image.Image] | list[Clip]
+) -> Policy:
     """Import a checkpoint; prompt, logits and greedy answers must be those of transformers."""
     theirs = AutoModelForImageTextToText.from_pretrained(source).eval()
     processor = AutoProcessor.from_pretrained(source)
     import_checkpoint(str(source), out, template="v1")
     model, policy = load_model(out)
     style = get_template("v1")
-    said = style.question.format(text="<image>\nWhat is in the picture?")
+    video = isinstance(images[0], Clip)
+    mark, key = ("<video>", "pixel_values_videos") if video else ("<image>", "pixel_values")
+    place = theirs.config.video_token_index if video else theirs.config.image_token_index
+    said = style.question.format(text=f"{mark}\nWhat is in the picture?")
     text = f"{style.system}{said}{style.header}"
     answers = set()
     for picture in images:
         asked = ask(model, policy, picture, "What is in the picture?")
         ids = asked.batch.ids.clone()
-        ids[ids < 0] = theirs.config.image_token_index
-        inputs = processor(images=picture, text=text, return_tensors="pt")
+        ids[ids < 0] = place
+        media = {"videos": [frames_of(picture)]} if video else {"images": picture}
+        inputs = processor(**media, text=text, return_tensors="pt")
         assert inputs["input_ids"][0].tolist() == ids.tolist(), picture.size
-        views = asked.batch.views.reshape(inputs["pixel_values"].shape)
-        inputs = {**inputs, "pixel_values": views}
+        inputs = {**inputs, key: asked.batch.views.reshape(inputs[key].shape)}
         logits = theirs(**inputs).logits[0]
         ours = model.llm.head()(model(asked.batch))
         assert (ours - logits).abs().max() <= 1e-4 * logits.abs().max(), picture.size
@@ -187,6 +218,58 @@ def assert_equal_to_transformers(source: Path, out: Path, images: list[Image.Ima
         answers.add(tuple(tokens))
     assert len(answers) > 3, "the pictures must matter"
     return policy
+
+
+def frames_of(clip: Clip) -> np.ndarray:
+    return np.stack([np.asarray(frame) for frame in clip.frames])
+
+
+def clips() -> list[Clip]:
+    """Clips of one to nine frames, wide, high and square."""
+    shown = []
+    for count, size in zip((1, 2, 3, 5, 7, 9, 4), itertools.cycle(SIZES), strict=False):
+        frames = [picture.resize(size) for picture in pictures()[:count]]
+        shown.append(Clip(frames, [n / 2 for n in range(count)], count / 2))
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("tower", "lm", "pool"),
+    [
+        ("clip", "llama", ("average", 2)),
+        ("clip", "qwen2", ("max", 2)),
+        ("siglip", "mistral", ("average", 2)),
+    ],
+)
+def test_an_imported_next_video_equals_transformers(
+    tower: str, lm: str, pool: tuple[str, int], tmp_path: Path
+) -> None:
+    make_theirs(tmp_path / "theirs", tower, lm, tiles=True, pool=pool)
+    policy = assert_equal_to_transformers(tmp_path / "theirs", tmp_path / "ours", clips())
+    assert isinstance(policy, Frames) and (policy.mode, policy.stride) == pool
+    again = assert_equal_to_transformers(tmp_path / "theirs", tmp_path / "again", pictures())
+    assert isinstance(again, Frames)
+
+
+def test_a_next_video_of_ours_goes_out_and_in_again(tmp_path: Path) -> None:
+    make_theirs(tmp_path / "theirs", "clip", "llama", tiles=True, pool=("average", 2))
+    import_checkpoint(str(tmp_path / "theirs"), tmp_path / "ours", template="v1")
+    model, policy = load_model(tmp_path / "ours")
+    export_model(model, policy, tmp_path / "out")
+    model.llm.scale(2.0)
+    export_model(model, policy, tmp_path / "scaled")
+    import_checkpoint(str(tmp_path / "scaled"), tmp_path / "again", template="v1")
+    again, _ = load_model(tmp_path / "again")
+    assert (
+        again.llm.context == model.llm.context == 2 * load_model(tmp_path / "ours")[0].llm.context
+    )
+    with pytest.raises(ValueError, match="frames are pooled before the connector"):
+        export_model(model, Frames(position="after", image=policy.image), tmp_path / "never")
+    with pytest.raises(ValueError, match="a quarter of a frame's features"):
+        export_model(model, policy.with_numbers(4, 3), tmp_path / "never")
+    with pytest.raises(ValueError, match="videos have no newline"):
+        export_model(model, Frames(newline="grid", image=policy.image), tmp_path / "never")
+    assert not (tmp_path / "never").exists()
 
 
 @pytest.mark.parametrize("lm", ["llama", "qwen2", "mistral"])

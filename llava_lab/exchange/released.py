@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoTokenizer
 from llava_lab.data.anyres import AnyRes
 from llava_lab.data.image import Pad, Square
 from llava_lab.data.templates import STYLES
+from llava_lab.data.video import Frames
 from llava_lab.disk import new_folder
 from llava_lab.exchange.files import find, read_json, read_tensors
 from llava_lab.exchange.load import MODEL, load_model
@@ -33,6 +34,7 @@ TOWER_KEYS = (
     *("image_size", "patch_size", "hidden_act", "layer_norm_eps"),
 )
 # Model types of the original layout, and the LM that each is made of.
+HUB = ("llava", "llava_next", "llava_next_video")
 ORIGINAL = {
     "llava": "llama",
     "llava_llama": "llama",
@@ -110,10 +112,9 @@ def read_released(folder: Path, template: str | None = None) -> Released:
 
 def _hub_parts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Parts of a checkpoint in the layout of transformers."""
-    if config.get("model_type") not in ("llava", "llava_next"):
+    if config.get("model_type") not in HUB:
         raise ValueError(
-            f"{folder}: model_type {config.get('model_type')!r} is not read yet; "
-            "`llava` and `llava_next` are"
+            f"{folder}: model_type {config.get('model_type')!r} is not read; {', '.join(HUB)} are"
         )
     whole = AutoConfig.from_pretrained(folder)
     if whole.projector_hidden_act != "gelu" or not whole.multimodal_projector_bias:
@@ -142,12 +143,30 @@ def _hub_parts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         ),
         "connector": _class(MLP, depth=2),
         "llm": _class(CausalLM, name=None, pretrained=False, config=llm),
-        "newline": config["model_type"] == "llava_next",
-        "policy": _policy(folder)
-        if config["model_type"] == "llava"
-        # transformers reads the pairs as height and width.
-        else _class(AnyRes, grids=whole.image_grid_pinpoints, ties="transformers"),
+        "newline": config["model_type"] != "llava",
+        "policy": _hub_policy(folder, whole),
     }
+
+
+def _hub_policy(folder: Path, config: Any) -> dict[str, Any]:
+    if config.model_type == "llava":
+        return _policy(folder)
+    # transformers reads the pairs as height and width.
+    pictures = _class(AnyRes, grids=config.image_grid_pinpoints, ties="transformers")
+    if config.model_type == "llava_next":
+        return pictures
+    if config.spatial_pool_mode not in ("average", "max"):
+        raise ValueError(
+            f"{folder}: spatial_pool_mode {config.spatial_pool_mode!r}; average and max are read"
+        )
+    return _class(
+        Frames,
+        stride=config.spatial_pool_stride,
+        mode=config.spatial_pool_mode,
+        position="before",
+        newline="no_token",
+        image=pictures,
+    )
 
 
 def _original_parts(

@@ -92,8 +92,10 @@ class CausalLM(nn.Module):
     @property
     def context(self) -> int:
         """Most tokens that it can read, whatever it was trained on."""
-        positions = getattr(self.model.config, "max_position_embeddings", self.max_length)
-        return int(positions * self.rope_factor * self.scaled)
+        config = self.model.config
+        positions = getattr(config, "max_position_embeddings", self.max_length)
+        rope = getattr(config, "rope_parameters", None) or {}
+        return int(positions * (rope["factor"] if rope.get("rope_type") == "linear" else 1))
 
     def scale(self, factor: float) -> None:
         """Divide positions by a factor, from now on, that `rope_factor` does not hold yet.
