@@ -56,6 +56,8 @@ class Paths:
         video_root: Folder of the published videos, or of the tiny ones that stand in for them.
         videos: LLaVA-format file of rows with videos.
         videos_folder: Folder of its videos.
+        preferences: File of rows with a chosen and a rejected answer.
+        preferences_folder: Folder of its videos or images.
         questions: Question file of the benchmark.
         questions_images: Folder of its images or videos.
     """
@@ -68,6 +70,8 @@ class Paths:
     video_root: str = "data"
     videos: str | None = None
     videos_folder: str | None = None
+    preferences: str | None = None
+    preferences_folder: str | None = None
     questions: str | None = None
     questions_images: str | None = None
 
@@ -369,25 +373,35 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def with_scale(arguments: list[str]) -> list[str]:
-    """Add the tiny scale behind the experiment where no file names a scale."""
+    """Add the tiny scale behind the experiment where no file names a scale.
+
+    Behind a scale's file comes what it says of this experiment alone, in a folder of its name:
+    `configs/scale/tiny.yaml`, then `configs/scale/tiny/llava_next_video.yaml`.
+    """
     experiment: tuple[int, Path] | None = None
+    scale: tuple[int, Path] | None = None
     for place, name in enumerate(arguments[1:], 1):
         path = Path(name)
         if arguments[place - 1] not in ("-c", "--config") or not path.is_file():
             continue
         known = read_yaml(path)
-        if "scale" in known:
-            return arguments
         if "experiment" in known:
             experiment = (place + 1, path)
-    if experiment is None:
+        if "scale" in known:
+            scale = (place + 1, path)
+    if experiment is None or (scale and scale[1] == experiment[1]):
         return arguments
-    place, path = experiment
-    overlay = path.resolve().parents[1] / TINY
-    if not overlay.is_file():
-        raise ValueError(f"no -c file names a scale, and the default one is missing: {overlay}")
-    say("tiny scale (the default); for the published recipe add -c configs/scale/paper.yaml")
-    return [*arguments[:place], "-c", str(overlay), *arguments[place:]]
+    if scale is None:
+        overlay = experiment[1].resolve().parents[1] / TINY
+        if not overlay.is_file():
+            raise ValueError(f"no -c file names a scale, and the default one is missing: {overlay}")
+        say("tiny scale (the default); for the published recipe add -c configs/scale/paper.yaml")
+        place = experiment[0]
+        arguments = [*arguments[:place], "-c", str(overlay), *arguments[place:]]
+        scale = (place + 2, overlay)
+    place, path = scale
+    own = path.with_suffix("") / experiment[1].name
+    return [*arguments[:place], "-c", str(own), *arguments[place:]] if own.is_file() else arguments
 
 
 # What Lightning tells its developers and a researcher need not read at every start.

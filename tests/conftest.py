@@ -134,6 +134,6 @@ def stage_options(experiment: Path, folder: Path) -> list[str]:
     options = []
     for stage in stages:
         options += [f"--stages.{stage}.data.max_steps=2", f"--stages.{stage}.data.batch_size=4"]
-        if stage in ("align", "instruct"):
+        if stage in ("align", "instruct", "video", "dpo"):
             options.append(f"--stages.{stage}.data.feature_store={folder / 'features'}")
     return options

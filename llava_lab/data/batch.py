@@ -45,6 +45,7 @@ class Batch:
         ids: Token ids [t], `VISUAL` where a visual token stands.
         targets: Token ids that a label asks for [m].
         predictors: Index in the row of the token that predicts each target [m].
+        owners: Segment of each target [m].
         forest: Segments of the row.
         views: Pixels [n, 3, s, s] or features [n, p, d] of all images, or None.
         layouts: One for each image.
@@ -55,6 +56,7 @@ class Batch:
     ids: Tensor
     targets: Tensor
     predictors: Tensor
+    owners: Tensor
     forest: Forest
     views: Tensor | None
     layouts: list[Layout]
@@ -84,6 +86,7 @@ class Batch:
             ids=torch.tensor(ids),
             targets=marks[wanted],
             predictors=forest.previous[wanted],
+            owners=forest.segments[wanted],
             forest=forest,
             views=torch.cat(views) if views else None,
             layouts=[layout for row in rows for layout in row.layouts],
@@ -112,7 +115,7 @@ class Batch:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The batch on another device; the forest is plain integers and stays."""
-        names = ("ids", "targets", "predictors", "views")
+        names = ("ids", "targets", "predictors", "owners", "views")
         moved = {name: getattr(self, name) for name in names}
         return replace(
             self,

@@ -87,11 +87,11 @@ class FeatureStore:
             return chunk.get_tensor(str(index)), tuple(filter(None, size))
 
 
-def policy_key(policy: Policy) -> str:
-    """A policy's class and the values that decide its pixels, for keys of stores."""
+def policy_key(policy: Policy, layout: bool = False) -> str:
+    """A policy's class and the values that decide its pixels, or also its layout: for keys."""
     values = {
-        name: policy_key(value) if isinstance(value, Policy) else value
+        name: policy_key(value, layout) if isinstance(value, Policy) else value
         for name, value in vars(policy).items()
-        if not name.startswith("_") and name not in policy.layout_only
+        if not name.startswith("_") and (layout or name not in policy.layout_only)
     }
     return f"{type(policy).__qualname__} {sorted(values.items())}"

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llava_lab.data.anyres import AnyRes
 from llava_lab.data.batch import Batch, Row, Segment
-from llava_lab.data.chat import Masking, Template, get_template, place_image
+from llava_lab.data.chat import Encoded, Masking, Template, get_template, place_image
 from llava_lab.data.features import FeatureStore, image_digest
 from llava_lab.data.image import Policy, Vision
 from llava_lab.data.layout import Layout
@@ -189,11 +189,12 @@ class ImageDataModule(StageDataModule):
     def read(self) -> None:
         """Read and validate the rows, once."""
         if not self.samples:
-            videos = self.policy.videos
-            rows = [
-                row for source in self.sources for row in read_samples(source, run_seed(), videos)
-            ]
-            self.samples, self.held = hold_out(rows, self.held_share)
+            self.samples, self.held = hold_out(self.rows(), self.held_share)
+
+    def rows(self) -> list[Sample]:
+        """All rows of all files."""
+        videos = self.policy.videos
+        return [row for each in self.sources for row in read_samples(each, run_seed(), videos)]
 
     def check(self, model: Any) -> None:
         """Refuse an unknown template, and rows that it cannot write, too."""
@@ -350,19 +351,23 @@ class EncodedRows(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> Any:
         sample = self.samples[index]
         views, layouts = self.views(sample.images)
+        encoded = self.encode(sample, sample.turns, layouts)
+        return Row([Segment(encoded.ids, encoded.labels)], views, layouts, sample.source)
+
+    def encode(self, sample: Sample, turns: Sequence[Turn], layouts: Sequence[Layout]) -> Encoded:
+        """Ids and labels of a sample's turns."""
         chance = random.Random(f"{run_seed()}/{sample.source}")
-        turns = place_image(sample.turns, self.image_position, chance)
-        encoded = self.templates[sample.template].encode(
-            self.views.told(turns, sample.images),
+        placed = place_image(turns, self.image_position, chance)
+        return self.templates[sample.template].encode(
+            self.views.told(placed, sample.images),
             self.tokenizer,
             [layout.tokens for layout in layouts],
             source=sample.source,
             max_length=self.max_length,
         )
-        return Row([Segment(encoded.ids, encoded.labels)], views, layouts, sample.source)
 
 
 def run_seed() -> int:

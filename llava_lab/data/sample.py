@@ -118,7 +118,6 @@ class Source:
             raise ValueError(f"{self.path}: {problem}") from None
 
 
-@collector_paused()
 def read_samples(source: Source, seed: int, videos: bool = False) -> list[Sample]:
     """Read and validate the rows of one source, in file order.
 
@@ -132,18 +131,27 @@ def read_samples(source: Source, seed: int, videos: bool = False) -> list[Sample
     Raises:
         BadRows: Some rows are not usable and `on_bad_row` is "error", or none is usable.
     """
+    return read_each(
+        source, seed, lambda row, folder: _read_sample(row, folder, videos, source.template)
+    )
+
+
+@collector_paused()
+def read_each(
+    source: Source, seed: int, read: Callable[[Row, ImageFolder | None], _Item]
+) -> list[_Item]:
+    """What `read` makes of each row of a source; those it refuses go the way of `on_bad_row`."""
     path = Path(source.path)
     folder = _open_folder(source.images)
     rows = choose(read_rows(path), source.sampling, f"{seed}/{path.name}", path)
-    samples, bad = _read_each(rows, lambda row: _read_sample(row, folder, videos, source.template))
+    samples, bad = _read_each(rows, lambda row: read(row, folder))
     if bad and (source.on_bad_row == "error" or not samples):
         way_out = "mend them, or set on_bad_row: skip to leave them out" if samples else ""
         raise BadRows(path, bad, len(rows), way_out)
     if bad:
         number = f"{len(bad)} of {len(rows)} rows are left out"
-        warnings.warn(
-            f"{path}: {number}; the first: {bad[0]}", stacklevel=3
-        )  # over collector_paused
+        # Over read_samples and collector_paused.
+        warnings.warn(f"{path}: {number}; the first: {bad[0]}", stacklevel=4)
     return samples
 
 

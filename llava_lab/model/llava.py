@@ -127,8 +127,10 @@ class Llava(LightningModule):
     def validation_step(self, batch: Any, index: int) -> None:
         """The stage's loss on held-out rows."""
         assert self.loss is not None, "a stage sets the loss"
-        loss, _ = self.loss(self, batch)
-        self.log("held_out_loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
+        loss, numbers = self.loss(self, batch)
+        options: Any = {"batch_size": len(batch), "sync_dist": True}
+        self.log("held_out_loss", loss, prog_bar=True, **options)
+        self.log_dict({f"held_out_{name}": value for name, value in numbers.items()}, **options)
 
     def configure_optimizers(self) -> Any:
         """The stage's optimizer and schedule."""

@@ -1,7 +1,7 @@
 """10. Loss: hidden states of a batch [t, d] -> one number, logits only where a label asks."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,9 @@ from torch.nn.functional import linear_cross_entropy
 
 from llava_lab.data.batch import Batch
 from llava_lab.model.llava import Llava
+
+if TYPE_CHECKING:
+    from llava_lab.data.preferences import Pairs
 
 
 class Loss(nn.Module, ABC):
@@ -28,6 +31,15 @@ def token_losses(model: Llava, batch: Batch) -> Tensor:
     return linear_cross_entropy(
         hidden, head.weight, batch.targets, linear_bias=head.bias, reduction="none", options=options
     )
+
+
+def answer_logps(model: Llava, pairs: "Pairs") -> tuple[Tensor, Tensor]:
+    """Summed log-probabilities of chosen and rejected answers [n, 2], and their tokens [n, 2]."""
+    losses = token_losses(model, pairs).float()
+    shape = (len(pairs.forest.lengths),)
+    sums = losses.new_zeros(shape).index_add(0, pairs.owners, -losses)
+    counts = losses.new_zeros(shape).index_add(0, pairs.owners, torch.ones_like(losses))
+    return sums[pairs.answers], counts[pairs.answers]
 
 
 class NextToken(Loss):

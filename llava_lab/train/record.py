@@ -91,6 +91,11 @@ class Record(Callback):
             "visual_tokens_mean": self.counts["visual_tokens"]
             / max(1, self.counts["visual_samples"]),
             "flops": self.flops(trainer.lightning_module),
+            "held_out": {
+                name.removeprefix("held_out_"): float(value)
+                for name, value in sorted(trainer.callback_metrics.items())
+                if name.startswith("held_out_")
+            },
         }
 
     def flops(self, model: Any) -> float:

@@ -33,6 +33,8 @@ class Steps:
         language: Makes an LM: text alone.
         align: Feature alignment: the connector learns to speak the LM's language.
         instruct: Visual instruction tuning.
+        video: Tuning on videos alone, after that.
+        dpo: Preferences: answers that are chosen over others.
     """
 
     contrast: Step | None = None
@@ -41,6 +43,8 @@ class Steps:
     language: Step | None = None
     align: Step | None = None
     instruct: Step | None = None
+    video: Step | None = None
+    dpo: Step | None = None
 
     def named(self) -> dict[str, Step]:
         """The stages that are there, in order."""

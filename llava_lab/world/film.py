@@ -1,6 +1,7 @@
 """0i. Film: a random generator -> what a video shows over time, and what can be asked about it."""
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,7 @@ from llava_lab.world.scene import (
 
 # Side in pixels, which no picture of the tiny world has: the two never share a scene.
 SIDE = 176
-FPS = 10
+FPS = 4
 # Fewest and most frames; lengths are spread evenly over their logarithm.
 LENGTHS = (16, 320)
 ACTS = ("motion", "order", "count", "detail", "reading")
@@ -138,6 +139,36 @@ def sample_film(rng: random.Random) -> Film:
 def story(film: Film) -> str:
     """Tell everything that happens, in sentences."""
     return " ".join(question.sentence for question in film.questions)
+
+
+def hallucinated(film: Film, rng: random.Random) -> str:
+    """The story with one thing that is not so: a color, a count, a way, an order, an object."""
+    sentences = [question.sentence for question in film.questions]
+    place = rng.randrange(len(sentences) + 1)
+    if place == len(sentences):
+        shapes = {each.what.shape for each in film.shown if isinstance(each.what, Item)}
+        name = f"{rng.choice(COLORS)} {rng.choice([s for s in SHAPES if s not in shapes])}"
+        sentences.insert(rng.randrange(place + 1), f"For a moment there is {article(name)}.")
+    else:
+        sentences[place] = _untrue(film.questions[place], rng)
+    return " ".join(sentences)
+
+
+def _untrue(question: Question, rng: random.Random) -> str:
+    """The question's sentence, with another answer."""
+    sentence, answer = question.sentence, question.answer
+    if question.type == "order":
+        first, second = re.findall(r"(?:An?|an?) (\w+ \w+)", sentence)
+        return f"{article(second).capitalize()} is there first, then {article(first)}."
+    if question.type == "count":
+        times = rng.choice([each for each in TIMES[1:] if each != TIMES[int(answer)]])
+        return sentence.replace(TIMES[int(answer)], times)
+    every = {"motion": sorted(LINES), "detail": COLORS, "reading": GLYPHS}[question.type]
+    other = rng.choice([each for each in every if each != answer])
+    if question.type == "detail":
+        shape = sentence.removesuffix(".").split()[-1]
+        return f"For a moment there is {article(f'{other} {shape}')}."
+    return f"{sentence.removesuffix(f'{answer}.')}{other}."
 
 
 def _motion(rng: random.Random, shape: str) -> tuple[Question, Shown, tuple[int, ...]]:

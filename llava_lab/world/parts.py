@@ -26,7 +26,8 @@ Made by `python -m llava_lab.world.parts` from experiments/tiny_parts.yaml.
 
 
 def main() -> None:
-    """Make the tokenizer, train the two stages, and pack what they trained."""
+    """Make the tokenizer, train the stages, and pack what they trained."""
+    torch.set_num_threads(1)  # sums of convolutions depend on it, and so would every later bit
     tokenizer(ASSETS / "tokenizer")
     cli.main(["fit", "-c", str(EXPERIMENT)])
     newest = max(Path("runs/tiny_parts").glob("*/results.json"), key=lambda p: p.stat().st_mtime)

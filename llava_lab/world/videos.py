@@ -9,10 +9,11 @@ import av
 
 from llava_lab.data.sample import IMAGE_PLACEHOLDER
 from llava_lab.world.base import World, json_lines, json_list
-from llava_lab.world.film import FPS, SIDE, Film, sample_film, story
+from llava_lab.world.film import FPS, SIDE, Film, hallucinated, sample_film, story
 from llava_lab.world.text import as_row, with_format_prompt
 
 INSTRUCT_VIDEO, QUESTIONS = "video_conversations.json", "questions.jsonl"
+PREFERENCES = "preferences.jsonl"
 STORY_REQUEST = "Describe the video."
 # One key frame in so many: what is decoded for one wanted frame.
 KEY_FRAMES = 16
@@ -29,7 +30,7 @@ class TinyVideos(World):
         eval_videos: Number of films to ask about, a question an act.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     train_videos: int = 600
     eval_videos: int = 150
 
@@ -48,7 +49,21 @@ class TinyVideos(World):
                 write_film(film, folder / "videos" / _video_name(split, index))
         rows = (row for index, film in enumerate(films["train"]) for row in _rows(index, film))
         questions = json_lines(_question_rows(films["eval"]))
-        self.finish(folder, {INSTRUCT_VIDEO: json_list(rows), QUESTIONS: questions})
+        pairs = json_lines(self._pairs(films["train"]))
+        files = {INSTRUCT_VIDEO: json_list(rows), PREFERENCES: pairs, QUESTIONS: questions}
+        self.finish(folder, files)
+
+    def _pairs(self, films: list[Film]) -> Iterable[dict[str, Any]]:
+        """What happens, told as it is and with one thing that is not so."""
+        for index, film in enumerate(films):
+            chosen = story(film)
+            yield {
+                "id": f"{index:06d}",
+                "video": _video_name("train", index),
+                "prompt": f"{IMAGE_PLACEHOLDER}\n{STORY_REQUEST}",
+                "chosen": chosen,
+                "rejected": hallucinated(film, self._rng("pair", index)),
+            }
 
 
 def write_film(film: Film, path: Path) -> None:

@@ -1,0 +1,265 @@
+"""3j. Preferences: rows of a prompt with a chosen and a rejected answer -> trees of one prompt."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from llava_lab.data.batch import Batch, Row, Segment
+from llava_lab.data.chat import IGNORE
+from llava_lab.data.features import image_digest
+from llava_lab.data.fields import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, find_images, read_text
+from llava_lab.data.image import Policy
+from llava_lab.data.modules import EncodedRows, ImageDataModule, run_seed
+from llava_lab.data.reference import ReferenceStore
+from llava_lab.data.rows import ImageFolder, Refused
+from llava_lab.data.rows import Row as FileRow
+from llava_lab.data.sample import Sample, Source, Turn, read_each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference(Sample):
+    """A prompt with two answers; `turns` ends with the chosen one.
+
+    Attributes:
+        rejected: The answer that is worse.
+    """
+
+    rejected: str
+
+    @property
+    def other(self) -> tuple[Turn, ...]:
+        """The conversation with the rejected answer."""
+        return (*self.turns[:-1], Turn("assistant", self.rejected))
+
+
+def read_preferences(source: Source, seed: int) -> list[Preference]:
+    """Read and validate rows `{id, image or video, prompt, chosen, rejected}`, in file order.
+
+    Placeholders in the prompt are taken out and one is put first, as in LLaVA-NeXT's loader.
+
+    Args:
+        source: Which file, which images, which rows.
+        seed: Decides what "random:N" takes, together with the file's name.
+
+    Raises:
+        BadRows: Some rows are not usable and `on_bad_row` is "error", or none is usable.
+    """
+
+    def read(row: FileRow, folder: ImageFolder | None) -> Preference:
+        prompt, chosen, rejected = (
+            read_text(row.value.get(key), repr(key)) for key in ("prompt", "chosen", "rejected")
+        )
+        for mark in (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER):
+            prompt = prompt.replace(mark, "")
+            if mark in chosen or mark in rejected:
+                raise Refused(f"an answer holds a literal {mark}")
+        for key, text in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
+            if not text.strip():
+                raise Refused(f"{key!r} is empty")
+        if chosen.strip() == rejected.strip():
+            raise Refused("'chosen' and 'rejected' are the same answer")
+        images = find_images(row.value, folder, videos=True)
+        shown = "".join(f"{IMAGE_PLACEHOLDER}\n" for _ in images) + prompt.strip()
+        turns = (Turn("user", shown), Turn("assistant", chosen))
+        name = str(row.value.get("id", row.number))
+        return Preference(name, turns, images, row.place, source.template, rejected=rejected)
+
+    return read_each(source, seed, read)
+
+
+@dataclass(frozen=True)
+class Pairs(Batch):
+    """Preferences, packed: of each, the segments are its prompt, its chosen, its rejected answer.
+
+    Attributes:
+        reference: Summed log-probabilities of chosen and rejected answers under the model that the
+            stage started from [n, 2], or None.
+    """
+
+    reference: Tensor | None = None
+
+    @property
+    def answers(self) -> Tensor:
+        """Segments of the chosen and the rejected answers [n, 2]."""
+        first = torch.arange(len(self), device=self.ids.device) * 3
+        return torch.stack([first + 1, first + 2], 1)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Pairs":
+        """The batch on another device."""
+        moved: Any = super().to(device, non_blocking)
+        if self.reference is None:
+            return moved
+        return replace(moved, reference=self.reference.to(device, non_blocking=non_blocking))
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Row, Tensor | None]]) -> "Pairs":
+        """Pack rows with their reference log-probabilities [2]."""
+        batch = Batch.pack([row for row, _ in rows])
+        found = [reference for _, reference in rows if reference is not None]
+        return cls(**vars(batch), reference=torch.stack(found) if found else None)
+
+
+class EncodedPairs(EncodedRows):
+    """Preferences, encoded when asked for; with the reference's numbers where there is a store."""
+
+    store: ReferenceStore | None = None
+
+    def __getitem__(self, index: int) -> tuple[Row, Tensor | None]:
+        sample = self.samples[index]
+        assert isinstance(sample, Preference)
+        views, layouts = self.views(sample.images)
+        chosen = self.encode(sample, sample.turns, layouts)
+        rejected = self.encode(sample, sample.other, layouts)
+        split = min(_prompt_length(chosen.labels), _prompt_length(rejected.labels))
+        if chosen.ids[:split] != rejected.ids[:split]:
+            raise ValueError(f"{sample.source}: the prompt reads otherwise before its two answers")
+        segments = [
+            Segment(chosen.ids[:split], [IGNORE] * split),
+            Segment(chosen.ids[split:], chosen.labels[split:], 0),
+            Segment(rejected.ids[split:], rejected.labels[split:], 0),
+        ]
+        row = Row(segments, views, layouts, sample.source)
+        return row, None if self.store is None else self.store[sample]
+
+
+def _prompt_length(labels: Sequence[int]) -> int:
+    return next(place for place, label in enumerate(labels) if label != IGNORE)
+
+
+class PreferenceDataModule(ImageDataModule):
+    """Rows of a prompt, about an image, a video or nothing, with a chosen and a rejected answer.
+
+    Args:
+        sources: Files, their folders of images or videos, and how much of each is read.
+        policy: How an image or a video becomes views.
+        reference_store: Folder in which the log-probabilities of the model that the stage starts
+            from are kept, for all stages that start from it and read the same rows.
+        batch_size: Pairs an optimizer step, over all devices: the number that papers give.
+        template: Chat template of this stage; null takes the LM's.
+        max_length: Longest row in tokens, visual tokens included; null takes the LM's.
+        hold_out: Share of the rows kept from training, by image, for the held-out numbers.
+        feature_store: Folder in which features of a frozen encoder are kept; null computes them
+            anew for every batch.
+        micro_batch_size: Pairs a device computes at once; null computes its whole share. The rest
+            of `batch_size` is accumulated.
+        epochs: Times that the rows are read.
+        max_steps: Stop after so many optimizer steps, or null.
+        num_workers: Processes that load rows beside the main one.
+    """
+
+    def __init__(
+        self,
+        sources: list[Source],
+        policy: Policy,
+        batch_size: int,
+        reference_store: str = "references",
+        template: str | None = None,
+        max_length: int | None = None,
+        hold_out: float = 0.0,
+        feature_store: str | None = None,
+        micro_batch_size: int | None = None,
+        epochs: int = 1,
+        max_steps: int | None = None,
+        num_workers: int = 0,
+    ):
+        super().__init__(
+            sources,
+            policy,
+            batch_size,
+            template=template,
+            max_length=max_length,
+            hold_out=hold_out,
+            feature_store=feature_store,
+            micro_batch_size=micro_batch_size,
+            epochs=epochs,
+            max_steps=max_steps,
+            num_workers=num_workers,
+        )
+        self.reference_store = reference_store
+        self.references: ReferenceStore | None = None
+
+    def rows(self) -> list[Sample]:
+        """All rows of all files."""
+        return [row for each in self.sources for row in read_preferences(each, run_seed())]
+
+    def setup(self, stage: str) -> None:
+        """Read the rows, store features and the reference's numbers.
+
+        Raises:
+            ValueError: Where the model is not the one that the stage starts from.
+        """
+        if stage != "fit":
+            raise ValueError(
+                f"stages.{self.name}: `{stage}` has a model that was trained, and not the one that "
+                "its preferences are measured against; results.json has the held-out numbers"
+            )
+        super().setup(stage)
+        rows = [*self.samples, *self.held]
+        encoded = self._pairs(rows)
+        root = Path(self.reference_store)
+        self.references = ReferenceStore(root, self.model, encoded, self.collate, self.settings())
+        self.references.fill()
+
+    def settings(self) -> str:
+        """What decides the reference's numbers beside the model: rows, template, length."""
+        templates = {
+            str(name): vars(template)
+            for name, template in self._templates(self.model.llm, self.samples + self.held).items()
+        }
+        length = self.model.llm.length(self.max_length)
+        return f"{self.content_of(self.samples + self.held)} {templates} {length}"
+
+    def content(self) -> str:
+        """Hash of prompts, answers and image bytes of all rows."""
+        self.read()
+        return self.content_of(self.samples)
+
+    @staticmethod
+    def content_of(samples: Sequence[Sample]) -> str:
+        """Hash of prompts, answers and image bytes."""
+        total = hashlib.sha256()
+        known: dict[Path, str] = {}
+        for sample in samples:
+            assert isinstance(sample, Preference)
+            for image in sample.images:
+                known[image] = known.get(image) or image_digest(image)
+            texts = [turn.text for turn in sample.turns]
+            shown = [known[image] for image in sample.images]
+            total.update(json.dumps([texts, sample.rejected, shown]).encode())
+        return total.hexdigest()
+
+    def lengths(self) -> tuple[list[int], list[bool]]:
+        """Words of prompt and answers, and whether there is an image or a video."""
+        texts = [[*(turn.text for turn in row.turns), row.rejected] for row in self._preferences()]
+        words = [sum(len(text.split()) for text in each) for each in texts]
+        return words, [bool(row.images) for row in self.samples]
+
+    def _preferences(self) -> list[Preference]:
+        return [sample for sample in self.samples if isinstance(sample, Preference)]
+
+    def _pairs(self, samples: Sequence[Sample]) -> EncodedPairs:
+        rows = EncodedPairs(**vars(self._encoded(samples)))
+        rows.store = self.references
+        return rows
+
+    def train_rows(self) -> EncodedRows:
+        """Training rows, encoded when asked for."""
+        return self._pairs(self.samples)
+
+    def collate(self, rows: list[Any]) -> Pairs:
+        """Rows to a batch."""
+        return Pairs.of(rows)
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Held-out rows, or nothing."""
+        if not self.held:
+            return []
+        size = self.micro_batch_size or min(self.batch_size, 32)
+        return DataLoader(self._pairs(self.held), batch_size=size, collate_fn=self.collate)
