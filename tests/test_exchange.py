@@ -37,10 +37,10 @@ from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import IGNORE, get_template
 from llava_lab.data.clip import Clip
 from llava_lab.data.image import Pad, Policy, Square
-from llava_lab.data.sample import Turn
+from llava_lab.data.sample import Turn, read_questions
 from llava_lab.data.video import Frames
 from llava_lab.evaluate.generate import Questions, answer
-from llava_lab.exchange.commands import talk
+from llava_lab.exchange.commands import show_videos, talk
 from llava_lab.exchange.load import load_model
 from llava_lab.exchange.names import our_name, our_names
 from llava_lab.exchange.released import import_checkpoint
@@ -509,6 +509,27 @@ def test_the_original_layout(imported: Path, tmp_path: Path) -> None:
     again, policy = load_model(tmp_path / "next")
     assert torch.equal(again.newline.weight, state["model.image_newline"])
     assert vars(policy) == vars(AnyRes([[56, 112], [112, 56]], max_tiles=9))
+
+
+def test_answer_and_chat_about_videos(
+    imported: Path, small_videos: Path, tmp_path: Path, capsys
+) -> None:
+    """A model of pictures is asked about videos: frames, pooled."""
+    out = tmp_path / "answers.jsonl"
+    arguments = ["--images", str(small_videos / "videos"), "--out", str(out)]
+    arguments += ["--max-new-tokens", "4", "--frames", "5"]
+    main(["answer", str(imported), str(small_videos / "questions.jsonl"), *arguments])
+    assert "a video is 5 frames, pooled by 2" in capsys.readouterr().out
+    said = [json.loads(line) for line in out.read_text().splitlines()]
+    asked = read_questions(small_videos / "questions.jsonl", small_videos / "videos")
+    assert [row["question_id"] for row in said] == [int(question.id) for question in asked]
+    model, policy = load_model(imported)
+    policy = show_videos(model, policy, 5, None)
+    lines = iter([asked[0].prompt, ""])
+    turns = talk(model, policy, [asked[0].images[0]], 4, lambda _: next(lines))
+    assert turns[1].text == said[0]["text"]
+    with pytest.raises(ValueError, match=r"frames fit: take fewer"):
+        show_videos(model, policy, 100_000, 1)
 
 
 def test_answer_and_chat(imported: Path, released: Path, tmp_path: Path, capsys) -> None:

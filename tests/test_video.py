@@ -1,4 +1,6 @@
 import itertools
+import json
+import random
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -13,13 +15,23 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llava_lab.data.anyres import AnyRes
 from llava_lab.data.clip import VideoPath, index_clip, load_clip
-from llava_lab.data.image import Square, Vision
+from llava_lab.data.features import FeatureStore
+from llava_lab.data.image import Pad, Square, Vision
 from llava_lab.data.layout import Pool
+from llava_lab.data.modules import VideoDataModule
+from llava_lab.data.rows import BadRows
+from llava_lab.data.sample import Source, read_samples
 from llava_lab.data.video import Frames
+from llava_lab.evaluate.benchmark import Benchmark
+from llava_lab.evaluate.metric import VQAAccuracy
 from llava_lab.model.connector import MLP, Linear
+from llava_lab.model.forest import Forest
 from llava_lab.model.layout import arrange
-from llava_lab.model.llm import scale_positions
+from llava_lab.model.llm import CausalLM, scale_positions
 from llava_lab.model.pool import connect, pooled
+from llava_lab.world.film import ACTS, ACTS_A_FILM, LENGTHS, hallucinated, sample_film, story
+from llava_lab.world.scene import Scene
+from llava_lab.world.videos import TinyVideos
 
 CLIP = Vision(336, (24, 24), False, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SMALL = Vision(56, (4, 4), False, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -385,3 +397,139 @@ def test_where_positions_cannot_be_scaled_it_is_said(
         scale_positions(AutoConfig.for_model(kind, **changes), 2)
     with pytest.raises(ValueError, match=r"0\.5; it is 1 or more"):
         scale_positions(AutoConfig.for_model(kind, **changes), 0.5)
+
+
+def test_a_layout_finds_the_features_of_another(tmp_path: Path) -> None:
+    """A sweep over strides encodes each video once."""
+    path = video(tmp_path / "clip.mp4", 9)
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (40, 80), (9, 99, 199)).save(picture)
+    encoder = Plain()
+    policies = [Frames(frames=3, stride=stride, newline="grid") for stride in (1, 2, 4)]
+    stores = [FeatureStore(tmp_path / "store", encoder, each, [path, picture]) for each in policies]
+    assert len({store.folder for store in stores}) == 1
+    other = FeatureStore(tmp_path / "store", encoder, Frames(frames=4), [path, picture])
+    assert other.folder != stores[0].folder
+    stores[0].fill()
+    features, size = stores[1][path]
+    assert size == (64, 48, 3) and features.shape == (3, 16, 3)
+    assert policies[1].layout(size, SMALL).views == 3
+    features, size = stores[2][picture]
+    assert size == (40, 80) and features.shape == (1, 16, 3)
+
+
+class Plain(torch.nn.Module):
+    """An encoder that gives the mean color of each patch."""
+
+    vision = SMALL
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(pixels, 14).flatten(2).transpose(1, 2)
+
+
+def test_an_lm_is_scaled_after_it_was_built() -> None:
+    def lm(**options: float) -> CausalLM:
+        torch.manual_seed(0)
+        config = {
+            "model_type": "llama",
+            "vocab_size": 1024,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 100,
+        }
+        return CausalLM(
+            None, "v1", 80, pretrained=False, config=config, tokenizer="asset:tokenizer", **options
+        ).eval()
+
+    plain, scaled, built = lm(), lm(), lm(rope_factor=2.0)
+    scaled.scale(2.0)
+    scaled.scale(2.0)  # again changes nothing
+    hidden, forest = torch.randn(9, 32), Forest((9,), (None,))
+    with torch.no_grad():
+        torch.testing.assert_close(scaled(hidden, forest), built(hidden, forest))
+        assert not torch.allclose(plain(hidden, forest), built(hidden, forest))
+    assert (plain.context, scaled.context, built.context) == (100, 200, 200)
+    assert (plain.length(None), built.length(None), built.length(50)) == (80, 160, 100)
+    with pytest.raises(ValueError, match="divided by 2 already"):
+        scaled.scale(3.0)
+
+
+def test_video_rows_are_read_and_refused_where_they_cannot_be_shown(tmp_path: Path) -> None:
+    video(tmp_path / "a.mp4", 4)
+    (tmp_path / "b").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "b" / "0.jpg")
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "A."}]
+    rows = [{"id": name, "video": name, "conversations": turns} for name in ("a.mp4", "b")]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    found = read_samples(Source(path, tmp_path), 0, videos=True)
+    assert [sample.turns[0].text for sample in found] == ["<image>\nWhat?"] * 2
+    assert all(isinstance(sample.images[0], VideoPath) for sample in found)
+    with pytest.raises(BadRows, match="video rows need VideoDataModule"):
+        read_samples(Source(path, tmp_path), 0)
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question_id": 1, "video": "a.mp4", "text": "What?", "answer": "A"}\n')
+    benchmark = Benchmark("videos", str(questions), str(tmp_path), VQAAccuracy())
+    benchmark.check(Frames())
+    with pytest.raises(ValueError, match=r"a video, which data\.policy Pad cannot show"):
+        benchmark.check(Pad())
+    data = VideoDataModule([Source(path, tmp_path)], Pad(), batch_size=2)
+    with pytest.raises(ValueError, match="policy is a Pad; VideoDataModule takes"):
+        data.check(None)
+
+
+def test_a_world_of_films_is_the_same_for_a_seed(tmp_path: Path, small_videos: Path) -> None:
+    TinyVideos(tmp_path / "again", train_videos=6, eval_videos=4).generate()
+    for file in sorted(small_videos.rglob("*")):
+        if file.is_file():
+            again = tmp_path / "again" / file.relative_to(small_videos)
+            assert file.read_bytes() == again.read_bytes(), file.name
+
+
+def test_films_show_what_is_said_of_them() -> None:
+    kinds = set()
+    for number in range(60):
+        film = sample_film(random.Random(number))
+        assert len(film.questions) == ACTS_A_FILM and LENGTHS[0] <= film.frames <= LENGTHS[1]
+        scenes = [film.scene(n / film.frames) for n in range(film.frames)]
+        untrue = hallucinated(film, random.Random(number))
+        assert untrue != story(film)
+        for question in film.questions:
+            kinds.add(question.type)
+            words = question.text.rstrip("?").split()
+            if question.type == "motion":
+                shape = words[2]
+                first, last = (
+                    next(item.center for item in scene.items if item.shape == shape)
+                    for scene in (scenes[0], scenes[-1])
+                )
+                step = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
+                moved = tuple((b > a) - (b < a) for a, b in zip(first, last, strict=True))
+                assert moved == step[question.answer]
+            elif question.type == "order":
+                named = [words[5], words[8]]
+                when = {
+                    shape: next(n for n, s in enumerate(scenes) if shape in shapes_of(s))
+                    for shape in (each.rstrip(",") for each in named)
+                }
+                assert question.answer == min(when, key=when.__getitem__)
+            elif question.type == "count":
+                there = [words[-1] in shapes_of(scene) for scene in scenes]
+                comes = sum(b and not a for a, b in itertools.pairwise([False, *there]))
+                assert str(comes) == question.answer
+            elif question.type == "detail":
+                colors = {i.color for s in scenes for i in s.items if i.shape == words[-1]}
+                assert colors == {question.answer}
+            else:
+                assert {s.sign.glyph for s in scenes if s.sign} == {question.answer}
+    assert kinds == set(ACTS)
+
+
+def shapes_of(scene: Scene) -> set[str]:
+    return {item.shape for item in scene.items}
