@@ -53,7 +53,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.requests += 1
         time.sleep(self.server.seconds)
         fault = self.server.faults.get(number)
-        picture = body["messages"][0]["content"][0]["image_url"]["url"]
+        part = body["messages"][0]["content"][0]
+        picture = part[part["type"]]["url"]
         with self.server.lock:
             self.server.open -= 1
             if fault is None:
@@ -231,3 +232,38 @@ def test_one_bad_image_does_not_cost_its_batch(
     failed = [item for item, said in found if isinstance(said, Exception)]
     assert failed == [bad]
     assert dict(found)[items[4]] == f"saw {items[4].id}"
+
+
+def test_videos_are_captioned_like_pictures(
+    serve, pictures: Path, small_videos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (pictures / "clip.mp4").write_bytes((small_videos / "videos/eval/000000.mp4").read_bytes())
+    server = serve()
+    run(pictures, tmp_path / "out.json", server.url)
+    rows = json.loads((tmp_path / "out.json").read_text())
+    (row,) = [row for row in rows if "video" in row]
+    assert row["video"] == "clip.mp4" and len(rows) == PICTURES + 1
+    assert row["conversations"][0]["value"] == "<image>\nDescribe this video in detail."
+    assert rows[0]["conversations"][0]["value"] == "<image>\nDescribe this image in detail."
+    assert sum(url.startswith("data:video/mp4;base64,") for url in server.asked) == 1
+    # A folder of frames goes as pictures.
+    (tmp_path / "rows.jsonl").write_text('{"id": "a", "video": "more"}\n')
+    items = read_items(tmp_path / "rows.jsonl", pictures)
+    assert [item.kind for item in items] == ["video"]
+    shown = []
+    monkeypatch.setattr(commands, "open_model", lambda source: ("model", "policy"))
+    monkeypatch.setattr(commands, "show_videos", lambda *each: shown.append(each) or "frames")
+    monkeypatch.setattr(
+        commands, "answer_questions", lambda model, policy, asked, **_: {asked[0].id: policy}
+    )
+    assert dict(LocalEngine("m", None, 8, 8, frames=5)(items)) == {items[0]: "frames"}
+    assert shown == [("model", "policy", 5, None)]
+    found = sorted((pictures / "more").glob("*.png"))
+    run(
+        tmp_path / "rows.jsonl",
+        tmp_path / "folder.json",
+        server.url,
+        "--images",
+        str(pictures),
+    )
+    assert len(found) > 1 and server.requests == PICTURES + 2

@@ -11,17 +11,15 @@ from av.error import FFmpegError
 from PIL import Image
 
 from llava_lab.data.image import load_image
+from llava_lab.data.rows import VideoPath, frame_files
+
+__all__ = ["Clip", "Index", "VideoPath", "frame_files", "index_clip", "load_clip"]
 
 # Frames of a folder are half a second apart, as ShareGPTVideo's are.
 FOLDER_FPS = 2
-FRAME_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 # Number of frames and frames a second of a clip -> the indices that are wanted, rising.
 Choice = Callable[[int, float], Sequence[int]]
-
-
-class VideoPath(type(Path())):  # pyrefly: ignore[invalid-inheritance]
-    """Path of what a row calls a video: a file, or a folder of frames."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +95,6 @@ def index_clip(path: Path) -> Index:
         return _folder_index(frame_files(path))
     with _opened(path) as (container, stream):
         return _file_index(path, container, stream)[0]
-
-
-def frame_files(folder: Path) -> list[Path]:
-    """The frames in a folder, by name."""
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in FRAME_FILES)
-    if not files:
-        raise ValueError(f"{folder}: no frames; files named {', '.join(FRAME_FILES)} are read")
-    return files
 
 
 def _folder_index(files: Sequence[Path]) -> Index:

@@ -4,8 +4,7 @@ import reprlib
 from pathlib import Path
 from typing import Any, Literal
 
-from llava_lab.data.clip import VideoPath
-from llava_lab.data.rows import ImageFolder, Refused
+from llava_lab.data.rows import ImageFolder, Refused, VideoPath
 
 IMAGE_PLACEHOLDER = "<image>"
 # LLaVA-NeXT's video rows have the same placeholder, VideoInstruct's and ShareGPTVideo's this one.

@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+FRAME_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _SHOWN = 10
 _SAMPLING = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 
@@ -180,6 +181,18 @@ def choose(rows: list[Row], sampling: str, seed: str, path: Path) -> list[Row]:
     rng = random.Random(seed)
     keys = [rng.random() for _ in rows]
     return [rows[i] for i in sorted(sorted(range(len(rows)), key=keys.__getitem__)[:count])]
+
+
+class VideoPath(type(Path())):  # pyrefly: ignore[invalid-inheritance]
+    """Path of what a row calls a video: a file, or a folder of frames."""
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The frames in a folder, by name."""
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in FRAME_FILES)
+    if not files:
+        raise ValueError(f"{folder}: no frames; files named {', '.join(FRAME_FILES)} are read")
+    return files
 
 
 class ImageFolder:

@@ -1,4 +1,4 @@
-"""The verb caption: pictures -> LLaVA-format rows that say what they show, by a model or an engine.
+"""The verb caption: pictures and videos -> LLaVA-format rows that say what they show.
 
 Every answer is on disk, in a journal beside the output, before the next one is waited for: a killed
 command goes on where it was. The output is written whole when every input has its row.
@@ -15,18 +15,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import requests
 from PIL import Image
 from urllib3.util import Retry
 
-from llava_lab.data.rows import ImageFolder, Refused, read_rows
+from llava_lab.data.rows import ImageFolder, Refused, VideoPath, frame_files, read_rows
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question
 from llava_lab.disk import write
 from llava_lab.verbs import MODEL_HELP, listed, one_message, verb_parser
 
-PROMPT = "Describe this image in detail."
+PROMPT = "Describe this {kind} in detail."
+VIDEO_FILES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 # An engine that restarts is back within a minute or so: 0.5 + 1 + 2 + ... seconds between tries.
 RETRIES, BACKOFF = 8, 0.5
 RETRIED = (408, 409, 429, 500, 502, 503, 504)
@@ -38,13 +39,18 @@ class Item:
 
     Attributes:
         id: Of its row in the output.
-        image: As the row names it.
-        path: Where it is.
+        name: As the row names it.
+        path: Where it is; of a video, a VideoPath.
     """
 
     id: str
-    image: str
+    name: str
     path: Path
+
+    @property
+    def kind(self) -> str:
+        """The key of it in a row."""
+        return "video" if isinstance(self.path, VideoPath) else "image"
 
 
 class Engine(Protocol):
@@ -56,14 +62,16 @@ class Engine(Protocol):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`caption`: a folder, a LLaVA-format file or JSON lines of images become training rows."""
+    """`caption`: a folder, images and videos of a folder or a file become training rows."""
     parser = verb_parser(
-        "caption", "Caption pictures into a LLaVA-format JSON; the same command goes on."
+        "caption", "Caption pictures and videos into a LLaVA-format JSON; the same command goes on."
     )
     parser.add_argument(
-        "inputs", type=Path, help="folder of images, or .json/.jsonl rows with `image`"
+        "inputs",
+        type=Path,
+        help="folder, or .json/.jsonl rows with `image` or `video`",
     )
-    parser.add_argument("--images", type=Path, help="folder that the rows' images start from")
+    parser.add_argument("--images", type=Path, help="folder that the rows' paths start from")
     parser.add_argument("--out", type=Path, required=True, help=".json or .jsonl to write")
     parser.add_argument(
         "--model", required=True, help=f"{MODEL_HELP}; or the engine's name of its model"
@@ -71,7 +79,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--engine-url", help="any OpenAI-compatible engine: http://127.0.0.1:8000/v1"
     )
-    parser.add_argument("--prompt", default=PROMPT)
+    parser.add_argument("--prompt", help="by default 'Describe this image [or video] in detail.'")
+    parser.add_argument("--frames", type=int, help="of a video, by the local model; or else 16")
+    parser.add_argument("--stride", type=int, help="pooling of its frames; or else 2")
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--images-per-batch", type=int, default=8, help="of the local model")
     parser.add_argument("--in-flight", type=int, default=32, help="requests at once to the engine")
@@ -93,8 +103,11 @@ def main(arguments: Sequence[str]) -> None:
                 options.engine_url, model, prompt, length, options.in_flight
             )
         else:
-            engine = LocalEngine(model, prompt, length, options.images_per_batch)
-        asked = json.dumps([model, options.engine_url, prompt, length])
+            engine = LocalEngine(
+                model, prompt, length, options.images_per_batch, options.frames, options.stride
+            )
+        shown = [options.frames, options.stride]
+        asked = json.dumps([model, options.engine_url, prompt, length, *shown])
         caption(items, engine, prompt, options.out, asked)
         print(f"llava_lab: {len(items)} captions: {options.out}")
 
@@ -107,43 +120,51 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def read_items(inputs: Path, images: Path | None) -> list[Item]:
-    """Inputs in order: images of a folder by name, or rows of a file, each with one image.
+    """Inputs in order: images and videos of a folder by name, or rows of a file with one each.
 
     Raises:
-        ValueError: If there is none, two have one id, or a row has no or several images.
+        ValueError: If there is none, two have one id, or a row has none or several.
     """
     if inputs.is_dir():
-        known = Image.registered_extensions()
+        known = (*Image.registered_extensions(), *VIDEO_FILES)
         paths = sorted(path for path in inputs.rglob("*") if path.suffix.lower() in known)
         names = [str(path.relative_to(inputs)) for path in paths]
-        items = [Item(name, name, path) for name, path in zip(names, paths, strict=True)]
+        items = [
+            Item(name, name, VideoPath(path) if path.suffix.lower() in VIDEO_FILES else path)
+            for name, path in zip(names, paths, strict=True)
+        ]
     else:
         folder = ImageFolder(images or inputs.parent)
         items = []
         for row in read_rows(inputs):
-            image = row.value.get("image") if isinstance(row.value, dict) else None
-            if not isinstance(image, str):
-                raise ValueError(f"{row.place}: `image` is {image!r}, not one path")
+            values = row.value if isinstance(row.value, dict) else {}
+            kind: Literal["image", "video"] = "video" if "video" in values else "image"
+            name = values.get(kind)
+            if not isinstance(name, str):
+                raise ValueError(f"{row.place}: `{kind}` is {name!r}, not one path")
             try:
-                path = folder.find(image)
+                path = folder.find(name, kind)
             except Refused as error:
                 raise ValueError(f"{row.place}: {error}") from error
-            items.append(Item(str(row.value.get("id", image)), image, path))
+            path = VideoPath(path) if kind == "video" else path
+            items.append(Item(str(values.get("id", name)), name, path))
     twice = [name for name, times in Counter(item.id for item in items).items() if times > 1]
     if twice:
         raise ValueError(f"{inputs}: {len(twice)} ids stand there twice, the first {twice[0]!r}")
     if not items:
-        raise ValueError(f"{inputs}: there is no image")
+        raise ValueError(f"{inputs}: there is no image and no video")
     return items
 
 
-def caption(items: Sequence[Item], engine: Engine, prompt: str, out: Path, asked: str) -> None:
+def caption(
+    items: Sequence[Item], engine: Engine, prompt: str | None, out: Path, asked: str
+) -> None:
     """Caption what the journal does not hold yet, then write the output.
 
     Args:
         items: All inputs.
         engine: What captions.
-        prompt: The human's turn of every row.
+        prompt: The human's turn of every row; None asks for a detailed description.
         out: .json or .jsonl.
         asked: What decides the captions; a journal of another question is refused.
 
@@ -157,7 +178,7 @@ def caption(items: Sequence[Item], engine: Engine, prompt: str, out: Path, asked
     with journal:
         for item, said in engine([item for item in items if item.id not in done]):
             if isinstance(said, Exception):
-                failed.append(f"{item.image}: {said}")
+                failed.append(f"{item.name}: {said}")
             else:
                 done[item.id] = said
                 journal.add(item.id, said)
@@ -169,9 +190,9 @@ def caption(items: Sequence[Item], engine: Engine, prompt: str, out: Path, asked
     rows = [
         {
             "id": item.id,
-            "image": item.image,
+            item.kind: item.name,
             "conversations": [
-                {"from": "human", "value": f"{IMAGE_PLACEHOLDER}\n{prompt}"},
+                {"from": "human", "value": f"{IMAGE_PLACEHOLDER}\n{prompt_of(item, prompt)}"},
                 {"from": "gpt", "value": done[item.id]},
             ],
         }
@@ -181,6 +202,11 @@ def caption(items: Sequence[Item], engine: Engine, prompt: str, out: Path, asked
     text = "\n".join(lines) if out.suffix == ".jsonl" else "[\n" + ",\n".join(lines) + "\n]"
     write(out, text + "\n")
     journal.path.unlink()
+
+
+def prompt_of(item: Item, prompt: str | None) -> str:
+    """What is asked of an input."""
+    return PROMPT.format(kind=item.kind) if prompt is None else prompt
 
 
 class Journal:
@@ -236,22 +262,36 @@ class LocalEngine:
 
     Args:
         model: What `open_model` opens.
-        prompt: What is asked of every image.
+        prompt: What is asked of every input, or None.
         max_new_tokens: Longest caption.
-        images_per_batch: Images at once.
+        images_per_batch: Images or videos at once.
+        frames: Frames of a video; None takes those of training, or else 16.
+        stride: Pooling of a frame; None takes that of training, or else 2.
     """
 
-    def __init__(self, model: str, prompt: str, max_new_tokens: int, images_per_batch: int):
+    def __init__(
+        self,
+        model: str,
+        prompt: str | None,
+        max_new_tokens: int,
+        images_per_batch: int,
+        frames: int | None = None,
+        stride: int | None = None,
+    ):
         self.source, self.prompt = model, prompt
         self.max_new_tokens, self.images_per_batch = max_new_tokens, images_per_batch
+        self.frames, self.stride = frames, stride
 
     def __call__(self, items: Sequence[Item]) -> Iterator[tuple[Item, str | Exception]]:
         """Caption all items, batch by batch."""
         if not items:
             return
-        from llava_lab.exchange.commands import open_model  # not for an engine: it imports torch
+        # Not for an engine: it imports torch.
+        from llava_lab.exchange.commands import open_model, show_videos
 
         model, policy = open_model(self.source)
+        if any(item.kind == "video" for item in items):
+            policy = show_videos(model, policy, self.frames, self.stride)
         for start in range(0, len(items), self.images_per_batch):
             batch = items[start : start + self.images_per_batch]
             try:
@@ -269,9 +309,16 @@ class LocalEngine:
     def _ask(self, model: Any, policy: Any, items: Sequence[Item]) -> dict[str, str]:
         from llava_lab.exchange.commands import answer_questions
 
-        text = f"{IMAGE_PLACEHOLDER}\n{self.prompt}"
         questions = [
-            Question(item.id, (item.path.absolute(),), text, None, (), item.image) for item in items
+            Question(
+                id=item.id,
+                images=(item.path.absolute(),),
+                text=f"{IMAGE_PLACEHOLDER}\n{prompt_of(item, self.prompt)}",
+                category=None,
+                answers=(),
+                source=item.name,
+            )
+            for item in items
         ]
         return answer_questions(
             model,
@@ -290,12 +337,14 @@ class RemoteEngine:
     Args:
         url: Up to and with /v1.
         model: The engine's name of its model.
-        prompt: What is asked of every image.
+        prompt: What is asked of every input, or None.
         max_new_tokens: Longest caption.
         in_flight: Requests at once.
     """
 
-    def __init__(self, url: str, model: str, prompt: str, max_new_tokens: int, in_flight: int):
+    def __init__(
+        self, url: str, model: str, prompt: str | None, max_new_tokens: int, in_flight: int
+    ):
         self.url, self.model, self.prompt = url.rstrip("/"), model, prompt
         self.max_new_tokens, self.in_flight = max_new_tokens, in_flight
         self.session = requests.Session()
@@ -332,12 +381,14 @@ class RemoteEngine:
                         raise error
 
     def _ask(self, item: Item) -> str:
-        kind = mimetypes.guess_type(item.path.name)[0] or "image/png"
-        picture = base64.b64encode(item.path.read_bytes()).decode()
-        content = [
-            {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{picture}"}},
-            {"type": "text", "text": self.prompt},
+        # A folder of frames goes as so many pictures.
+        frames = item.path.is_dir()
+        kind = "image_url" if item.kind == "image" or frames else "video_url"
+        files = frame_files(item.path) if frames else [item.path]
+        content: list[dict[str, Any]] = [
+            {"type": kind, kind: {"url": _data_url(file)}} for file in files
         ]
+        content.append({"type": "text", "text": prompt_of(item, self.prompt)})
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": content}],
@@ -351,3 +402,8 @@ class RemoteEngine:
             return str(reply.json()["choices"][0]["message"]["content"]).strip()
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"{self.url} answers without a choice: {reply.text[:300]}") from error
+
+
+def _data_url(file: Path) -> str:
+    kind = mimetypes.guess_type(file.name)[0] or "image/png"
+    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
