@@ -76,7 +76,9 @@ def tiny(width: int = 32) -> Llava:
 def test_rows_are_read_as_released(folder: Path) -> None:
     (found,) = read_preferences(source(folder, [row()]), 0)
     assert [turn.text for turn in found.turns] == ["<image>\nWhat is there?", "A cat."]
-    assert found.other[-1].text == "A dog." and found.images == (folder / "images" / "0.png",)
+    assert found.conversations[1][-1].text == "A dog." and found.images == (
+        folder / "images" / "0.png",
+    )
     (text,) = read_preferences(source(folder, [row(image=None, prompt="Q?")]), 0)
     assert text.turns[0].text == "Q?" and not text.images
 
@@ -250,3 +252,17 @@ def test_content_tells_answers_apart(folder: Path) -> None:
     assert isinstance(sample, Preference)
     changed = [replace(sample, rejected="Another."), *data.samples[1:]]
     assert data.content_of(changed) != data.content_of(data.samples)
+
+
+def test_what_a_stage_cannot_train_on_is_refused_before_it_begins(folder: Path) -> None:
+    (folder / "images" / "clip").mkdir()
+    Image.new("RGB", (20, 20)).save(folder / "images" / "clip" / "0.png")
+    for changes, message in (
+        ({"image": None, "video": "clip"}, "line 1: a video, which policy Pad of stages.dpo.data"),
+        ({"rejected": "A </s> dog."}, "1 of 1 rows cannot be trained on"),
+    ):
+        rows = source(folder, [row(**changes)])
+        data = PreferenceDataModule([rows], Pad(), 2, str(folder / "references"))
+        data.name = "dpo"
+        with pytest.raises(ValueError, match=message):
+            data.check(tiny())

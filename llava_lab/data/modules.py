@@ -205,7 +205,8 @@ class ImageDataModule(StageDataModule):
         faults = []
         for sample in self.samples + self.held:
             try:
-                template_of[sample.template].check(sample.turns, model.llm.tokenizer)
+                for turns in sample.conversations:
+                    template_of[sample.template].check(turns, model.llm.tokenizer)
             except ValueError as error:
                 faults.append(f"{sample.source}: {error}")
         if faults:
@@ -224,20 +225,25 @@ class ImageDataModule(StageDataModule):
             self.store.fill()
 
     def content(self) -> str:
-        """Hash of turns and image bytes of all rows."""
+        """Hash of what is said and of image bytes of all rows."""
         self.read()
+        return self.content_of(self.samples)
+
+    @staticmethod
+    def content_of(samples: Sequence[Sample]) -> str:
+        """Hash of what is said and of image bytes."""
         total = hashlib.sha256()
         known: dict[Path, str] = {}
-        for sample in self.samples:
-            turns = [[turn.role, turn.text] for turn in sample.turns]
+        for sample in samples:
             for image in sample.images:
                 known[image] = known.get(image) or image_digest(image)
-            total.update(json.dumps([turns, [known[image] for image in sample.images]]).encode())
+            shown = [known[image] for image in sample.images]
+            total.update(json.dumps([sample.said, shown]).encode())
         return total.hexdigest()
 
     def lengths(self) -> tuple[list[int], list[bool]]:
-        """Words of all turns, as the released sampler counts, and whether there is an image."""
-        words = [sum(len(turn.text.split()) for turn in row.turns) for row in self.samples]
+        """Words of all that is said, as the released sampler counts, and whether of an image."""
+        words = [sum(len(text.split()) for _, text in row.said) for row in self.samples]
         return words, [bool(row.images) for row in self.samples]
 
     def _templates(self, llm: Any, samples: Sequence[Sample]) -> dict[str | None, Template]:

@@ -1,7 +1,5 @@
 """3j. Preferences: rows of a prompt with a chosen and a rejected answer -> trees of one prompt."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +11,11 @@ from torch.utils.data import DataLoader
 
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import IGNORE
-from llava_lab.data.features import image_digest
 from llava_lab.data.fields import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, find_images, read_text
 from llava_lab.data.image import Policy
 from llava_lab.data.modules import EncodedRows, ImageDataModule, run_seed
 from llava_lab.data.reference import ReferenceStore
-from llava_lab.data.rows import ImageFolder, Refused
+from llava_lab.data.rows import ImageFolder, Refused, VideoPath
 from llava_lab.data.rows import Row as FileRow
 from llava_lab.data.sample import Sample, Source, Turn, read_each
 
@@ -34,9 +31,14 @@ class Preference(Sample):
     rejected: str
 
     @property
-    def other(self) -> tuple[Turn, ...]:
-        """The conversation with the rejected answer."""
-        return (*self.turns[:-1], Turn("assistant", self.rejected))
+    def said(self) -> list[list[str]]:
+        """Everything that is said in the row."""
+        return [*super().said, ["rejected", self.rejected]]
+
+    @property
+    def conversations(self) -> tuple[tuple[Turn, ...], ...]:
+        """The conversations with the chosen and with the rejected answer."""
+        return self.turns, (*self.turns[:-1], Turn("assistant", self.rejected))
 
 
 def read_preferences(source: Source, seed: int) -> list[Preference]:
@@ -115,8 +117,7 @@ class EncodedPairs(EncodedRows):
         sample = self.samples[index]
         assert isinstance(sample, Preference)
         views, layouts = self.views(sample.images)
-        chosen = self.encode(sample, sample.turns, layouts)
-        rejected = self.encode(sample, sample.other, layouts)
+        chosen, rejected = (self.encode(sample, turns, layouts) for turns in sample.conversations)
         split = min(_prompt_length(chosen.labels), _prompt_length(rejected.labels))
         if chosen.ids[:split] != rejected.ids[:split]:
             raise ValueError(f"{sample.source}: the prompt reads otherwise before its two answers")
@@ -189,6 +190,16 @@ class PreferenceDataModule(ImageDataModule):
         """All rows of all files."""
         return [row for each in self.sources for row in read_preferences(each, run_seed())]
 
+    def check(self, model: Any) -> None:
+        """Refuse videos where the policy cannot show them, too."""
+        super().check(model)
+        for sample in self.samples:
+            if not self.policy.videos and any(isinstance(p, VideoPath) for p in sample.images):
+                raise ValueError(
+                    f"{sample.source}: a video, which policy {type(self.policy).__name__} of "
+                    f"stages.{self.name}.data cannot show; take llava_lab.data.video.Frames"
+                )
+
     def setup(self, stage: str) -> None:
         """Read the rows, store features and the reference's numbers.
 
@@ -215,34 +226,6 @@ class PreferenceDataModule(ImageDataModule):
         }
         length = self.model.llm.length(self.max_length)
         return f"{self.content_of(self.samples + self.held)} {templates} {length}"
-
-    def content(self) -> str:
-        """Hash of prompts, answers and image bytes of all rows."""
-        self.read()
-        return self.content_of(self.samples)
-
-    @staticmethod
-    def content_of(samples: Sequence[Sample]) -> str:
-        """Hash of prompts, answers and image bytes."""
-        total = hashlib.sha256()
-        known: dict[Path, str] = {}
-        for sample in samples:
-            assert isinstance(sample, Preference)
-            for image in sample.images:
-                known[image] = known.get(image) or image_digest(image)
-            texts = [turn.text for turn in sample.turns]
-            shown = [known[image] for image in sample.images]
-            total.update(json.dumps([texts, sample.rejected, shown]).encode())
-        return total.hexdigest()
-
-    def lengths(self) -> tuple[list[int], list[bool]]:
-        """Words of prompt and answers, and whether there is an image or a video."""
-        texts = [[*(turn.text for turn in row.turns), row.rejected] for row in self._preferences()]
-        words = [sum(len(text.split()) for text in each) for each in texts]
-        return words, [bool(row.images) for row in self.samples]
-
-    def _preferences(self) -> list[Preference]:
-        return [sample for sample in self.samples if isinstance(sample, Preference)]
 
     def _pairs(self, samples: Sequence[Sample]) -> EncodedPairs:
         rows = EncodedPairs(**vars(self._encoded(samples)))

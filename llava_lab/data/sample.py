@@ -63,6 +63,16 @@ class Sample:
     source: str
     template: str | None = None
 
+    @property
+    def conversations(self) -> tuple[tuple[Turn, ...], ...]:
+        """All that the LM may read of the row: one conversation, or one for each answer."""
+        return (self.turns,)
+
+    @property
+    def said(self) -> list[list[str]]:
+        """Everything that is said in the row, and by whom."""
+        return [[turn.role, turn.text] for turn in self.turns]
+
 
 @dataclass(frozen=True)
 class Question:
