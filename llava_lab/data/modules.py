@@ -158,6 +158,8 @@ class ImageDataModule(StageDataModule):
         num_workers: Processes that load rows beside the main one.
     """
 
+    takes: type = Policy
+
     def __init__(
         self,
         sources: list[Source],
@@ -197,8 +199,14 @@ class ImageDataModule(StageDataModule):
         return [row for each in self.sources for row in read_samples(each, run_seed(), videos)]
 
     def check(self, model: Any) -> None:
-        """Refuse an unknown template, and rows that it cannot write, too."""
+        """Refuse another policy, an unknown template, and rows that it cannot write, too."""
         super().check(model)
+        if not isinstance(self.policy, self.takes):
+            given, ours, taken = type(self.policy), type(self).__name__, self.takes
+            raise ValueError(
+                f"stages.{self.name}.data: policy is a {given.__name__}; {ours} takes "
+                f"{taken.__module__}.{taken.__qualname__}"
+            )
         model.check_policy(self.policy, model.llm.length(self.max_length))
         self.read()
         template_of = self._templates(model.llm, self.samples + self.held)
@@ -277,29 +285,13 @@ class AnyResDataModule(ImageDataModule):
     The tiles of a whole batch are encoded at once, however many an image has.
     """
 
-    def check(self, model: Any) -> None:
-        """Refuse another policy, too."""
-        if not isinstance(self.policy, AnyRes):
-            name = type(self.policy).__name__
-            raise ValueError(
-                f"stages.{self.name}.data: policy is a {name}; AnyResDataModule "
-                "takes llava_lab.data.anyres.AnyRes"
-            )
-        super().check(model)
+    takes = AnyRes
 
 
 class VideoDataModule(ImageDataModule):
     """Rows with videos, with images, or with neither, mixed; `policy` is a Frames."""
 
-    def check(self, model: Any) -> None:
-        """Refuse another policy, too."""
-        if not isinstance(self.policy, Frames):
-            name = type(self.policy).__name__
-            raise ValueError(
-                f"stages.{self.name}.data: policy is a {name}; VideoDataModule "
-                "takes llava_lab.data.video.Frames"
-            )
-        super().check(model)
+    takes = Frames
 
 
 class Views:
