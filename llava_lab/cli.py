@@ -38,7 +38,7 @@ from llava_lab.world.videos import TinyVideos
 TINY = "configs/scale/tiny.yaml"
 STAGE_KEYS = (
     *("name", "fingerprint", "reused", "steps", "samples", "tokens", "seconds"),
-    *("loss_first", "loss_last"),
+    *("loss_first", "loss_last", "held_out"),
 )
 AGAIN = 75  # exit status of an interrupted run: the same command goes on
 
@@ -277,6 +277,8 @@ class LabCLI(LightningCLI):
         if checkpoint.interrupted:
             say(f"interrupted and saved at step {trainer.global_step}; the same command goes on")
             sys.exit(AGAIN)
+        if not recorder.held_out and (held := step.data.val_dataloader()):
+            trainer.validate(model, held, verbose=False)  # killed between the last step and this
         record = {"name": name, "fingerprint": mark, "reused": False, **recorder.summary(trainer)}
         if trainer.is_global_zero:
             save_trained(step.recipe.trained(model), stage_file(folder))

@@ -43,6 +43,7 @@ def test_is_fitted(experiment: Path, shortened: list[str], tmp_path: Path) -> No
     assert found["scale"] == "tiny"
     stages = yaml.safe_load(experiment.read_text())["stages"]
     assert [stage["steps"] for stage in found["stages"]] == [2] * len(stages)
+    assert found["stages"][-1]["held_out"]["loss"] > 0
     scores = found["benchmarks"]["questions"]
     for name in ("accuracy", "blind_accuracy", "accuracy/count"):
         assert 0 <= scores[name]["value"] <= 1

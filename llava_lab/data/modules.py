@@ -101,6 +101,10 @@ class StageDataModule(LightningDataModule):
     def content(self) -> str:
         """Hash of what the rows say and show."""
 
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Held-out rows, or nothing."""
+        return []
+
     def collate(self, rows: list[Any]) -> Any:
         """Rows to a batch."""
         return Batch.pack(rows)

@@ -28,6 +28,7 @@ class Record(Callback):
         self.last: deque[float] = deque(maxlen=EDGE)
         self.clock = 0.0
         self.bar = (0.0, 0)
+        self.held_out: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -44,6 +45,14 @@ class Record(Callback):
         self.seconds = state_dict["seconds"]
         self.first = list(state_dict["first"])
         self.last = deque(state_dict["last"], maxlen=EDGE)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the numbers of the held-out rows."""
+        self.held_out = {
+            name.removeprefix("held_out_"): float(value)
+            for name, value in sorted(trainer.callback_metrics.items())
+            if name.startswith("held_out_")
+        }
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -91,11 +100,7 @@ class Record(Callback):
             "visual_tokens_mean": self.counts["visual_tokens"]
             / max(1, self.counts["visual_samples"]),
             "flops": self.flops(trainer.lightning_module),
-            "held_out": {
-                name.removeprefix("held_out_"): float(value)
-                for name, value in sorted(trainer.callback_metrics.items())
-                if name.startswith("held_out_")
-            },
+            "held_out": self.held_out,
         }
 
     def flops(self, model: Any) -> float:
