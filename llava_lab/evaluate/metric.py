@@ -32,6 +32,8 @@ class Score:
 class QuestionMetric(Metric):
     """Mean score of questions: `accuracy`, and `accuracy/<category>` for each category.
 
+    A category may have parts: questions of "reading/small" count in `accuracy/reading`, too.
+
     The interval is Wilson's where every question scored 0 or 1, else a bootstrap over questions.
     Questions of the category "" count in the overall scores only.
     """
@@ -87,8 +89,8 @@ class QuestionMetric(Metric):
         """Score all questions of all ranks."""
         scores, categories = self._gathered()
         found = {"accuracy": mean_score(scores)}
-        for name in named(categories):
-            found[f"accuracy/{name}"] = mean_score(scores[categories == name])
+        for name in with_parents(named(categories)):
+            found[f"accuracy/{name}"] = mean_score(scores[within(categories, name)])
         return found
 
     def _append(self, state: str, values: list[float] | list[int]) -> None:
@@ -202,6 +204,17 @@ def as_array(state: list[Tensor] | Tensor) -> Array:
 def named(categories: Array) -> list[str]:
     """Names of all categories, sorted."""
     return [str(name) for name in np.unique(categories) if name]
+
+
+def with_parents(names: list[str]) -> list[str]:
+    """Names and what they are parts of, sorted: reading/small -> reading, reading/small."""
+    paths = [name.split("/") for name in names]
+    return sorted({"/".join(path[:end]) for path in paths for end in range(1, len(path) + 1)})
+
+
+def within(categories: Array, name: str) -> Array:
+    """Which of the categories [q] are this one or a part of it."""
+    return (categories == name) | np.char.startswith(categories.astype(str), f"{name}/")
 
 
 def mean_score(scores: Array) -> Score:
