@@ -214,7 +214,10 @@ class LabCLI(LightningCLI):
             say("finished before; `test` asks the benchmarks again, `--fresh` trains anew")
             return
         run.begin()
-        records = [self._stage(model, run, name, step, marks[name]) for name, step in steps.items()]
+        records = []
+        for name, step in steps.items():
+            with run.alone(marks[name]):
+                records.append(self._stage(model, run, name, step, marks[name]))
         if self.options.stage is not None:
             say(f"stopped after stage {self.options.stage}: {run.folder}")
             return

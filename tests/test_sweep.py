@@ -160,6 +160,26 @@ def test_a_sweep_runs_goes_on_and_is_shown(
     assert "sweep some has no finished point" in capsys.readouterr().err
 
 
+def test_points_at_once_train_a_shared_stage_once(shortened: list[str], tmp_path: Path) -> None:
+    path = sweep_file(
+        tmp_path,
+        """
+        experiment: EXPERIMENT
+        axes: {stages.instruct.recipe.rates.llm: [1.0e-5, 2.0e-5]}
+        """,
+    )
+    more = [*shortened, *stage_options(EXPERIMENT, tmp_path)]
+    sweeps.main([str(path), f"--runs={tmp_path / 'runs'}", "--jobs=2", *more])
+    results = [
+        json.loads(path.read_text()) for path in tmp_path.glob("runs/llava15/*/results.json")
+    ]
+    reused = {stage: [] for stage in ("align", "instruct")}
+    for each in results:
+        for stage in each["stages"]:
+            reused[stage["name"]].append(stage["reused"])
+    assert sorted(reused["align"]) == [False, True] and reused["instruct"] == [False, False]
+
+
 def test_a_finished_fit_is_not_done_again(
     shortened: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
