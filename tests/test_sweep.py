@@ -82,6 +82,18 @@ def test_points_are_all_combinations(tmp_path: Path) -> None:
     assert len(records) == 8
 
 
+def test_a_scale_leaves_the_axes_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """An overlay that names the whole encoder does not undo the layer that a point sets."""
+    sweep = Sweep.read(REPOSITORY / "sweeps" / "encoder_layer.yaml")
+    more = ["-c", str(REPOSITORY / "configs" / "scale" / "small.yaml")]
+    for point in sweep.points()[::3]:
+        with pytest.raises(SystemExit):
+            cli.main([*sweep.command(tmp_path, point, more)[3:], "--print_config"])
+        encoder = yaml.safe_load(capsys.readouterr().out)["model"]["encoder"]["init_args"]
+        (layer,) = point.options.values()
+        assert (encoder["layer"], "dinov2" in encoder["name"]) == (layer, True)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

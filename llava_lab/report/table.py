@@ -14,7 +14,7 @@ from llava_lab.report.grid import Grid, to_markdown, to_rich
 from llava_lab.report.published import published
 from llava_lab.report.rows import NONE, Row, bracketed, plus_minus, run_rows, seed_rows
 from llava_lab.report.runs import Run, find, read
-from llava_lab.report.sweep import finished_groups, plot, sweep_grids
+from llava_lab.report.sweep import difference_grids, finished_groups, plot, sweep_grids
 from llava_lab.sweep import Sweep
 from llava_lab.verbs import one_message, verb_parser
 
@@ -41,6 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--format", choices=("rich", "md", "csv"), default="rich")
     parser.add_argument("--paper", type=Path, default=PAPER, help="folder of published numbers")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the sweep ran")
+    parser.add_argument(
+        "--against", metavar="POINT", help="also print what a sweep's other points have more: '1x1'"
+    )
     parser.add_argument("--plot", type=Path, help="picture of the sweep to draw, .png or .pdf")
     options, more = parser.parse_known_args(arguments)
     with one_message(parser):
@@ -49,6 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
             return
         if more:
             parser.error(f"unrecognized arguments: {' '.join(more)}")
+        if options.against or options.plot:
+            parser.error("--against and --plot are of a sweep: give its file")
         table(options.runs_or_sweep, options.format, options.paper)
 
 
@@ -79,6 +84,8 @@ def sweep_table(options: Namespace, more: Sequence[str]) -> None:
     sweep = Sweep.read(options.runs_or_sweep[0])
     found = finished_groups(sweep, options.runs, more)
     grids = list(sweep_grids(sweep, found))
+    if options.against is not None:
+        grids += difference_grids(sweep, found, options.against)
     for each in sweep.published:
         tables = published_grids(each["experiment"], options.paper)
         chosen = [grid for grid in tables if grid.title.endswith(f": {each['title']}")]
