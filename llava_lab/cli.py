@@ -387,7 +387,8 @@ def with_scale(arguments: list[str]) -> list[str]:
     scale: tuple[int, Path] | None = None
     for place, name in enumerate(arguments[1:], 1):
         path = Path(name)
-        if arguments[place - 1] not in ("-c", "--config") or not path.is_file():
+        text = name.startswith("{")  # of a file, in place of its name
+        if arguments[place - 1] not in ("-c", "--config") or text or not path.is_file():
             continue
         known = read_yaml(path)
         if "experiment" in known:

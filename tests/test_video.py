@@ -484,6 +484,30 @@ def test_video_rows_are_read_and_refused_where_they_cannot_be_shown(tmp_path: Pa
         data.check(None)
 
 
+def test_videos_are_grouped_with_images_or_apart(tmp_path: Path) -> None:
+    picture, film = tmp_path / "a.png", tmp_path / "a.mp4"
+    Image.new("RGB", (8, 8)).save(picture)
+    video(film, 4)
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "This"}]
+    words = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "This"}]
+    rows = [{"image": "a.png"}, {"video": "a.mp4"}, {}]
+    path = tmp_path / "rows.json"
+    told = [
+        {"id": str(i), **row, "conversations": turns if row else words}
+        for i, row in enumerate(rows)
+    ]
+    path.write_text(json.dumps(told))
+    for grouped, kinds in ((True, [1, 1, 0]), ("video", [1, 2, 0])):
+        data = VideoDataModule(
+            [Source(path, tmp_path)],
+            Frames(2, image=Pad()),
+            batch_size=2,
+            group_by_modality=grouped,
+        )
+        data.read()
+        assert data.lengths()[1] == kinds
+
+
 def test_a_world_of_films_is_the_same_for_a_seed(tmp_path: Path, small_videos: Path) -> None:
     TinyVideos(tmp_path / "again", train_videos=6, eval_videos=4).generate()
     for file in sorted(small_videos.rglob("*")):
