@@ -17,7 +17,7 @@ from llava_lab.data.clip import VideoPath
 from llava_lab.data.image import Policy
 from llava_lab.data.modules import Position, Views, place_image, run_seed
 from llava_lab.data.sample import Question, Turn, read_questions
-from llava_lab.evaluate.generate import Questions
+from llava_lab.evaluate.generate import Questions, Sampling
 from llava_lab.evaluate.metric import QuestionMetric
 from llava_lab.model.llm import scale_positions
 
@@ -171,6 +171,7 @@ def question_loader(
     max_new_tokens: int = 128,
     images_per_batch: int = 1,
     num_workers: int = 0,
+    sampling: Sampling | None = None,
 ) -> DataLoader:
     """Batches of questions for `answer`, in the order of the groups.
 
@@ -185,6 +186,7 @@ def question_loader(
         max_new_tokens: Longest answer.
         images_per_batch: Groups that are answered at once.
         num_workers: Processes that load images beside the main one.
+        sampling: How tokens are drawn; None takes the likeliest.
     """
     tokenizer = model.llm.tokenizer
     style = get_template(template or model.llm.template)
@@ -199,6 +201,7 @@ def question_loader(
             max_new_tokens,
             stop_ids,
             style.stop_string,
+            sampling,
         )
 
     return DataLoader(

@@ -108,7 +108,7 @@ def answer_main(arguments: Sequence[str]) -> None:
 def answer_questions(
     model: Llava, policy: Policy, questions: Sequence[Question], **options: Any
 ) -> dict[str, str]:
-    """Greedy answers by question id; options are those of `question_loader`."""
+    """Answers by question id, greedy unless `sampling` is given; options of `question_loader`."""
     groups = by_images(questions)
     images = [group[0].images for group in groups]
     said: dict[str, str] = {}
