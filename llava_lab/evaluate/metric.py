@@ -68,7 +68,7 @@ class BenchmarkMetric(Metric):
         """What results say of it, beside its scores: nothing of a rule."""
         return {}
 
-    def _append(self, state: str, values: list[float] | list[int]) -> None:
+    def _append(self, state: str, values: Sequence[Any]) -> None:
         getattr(self, state).append(torch.tensor(values, dtype=torch.float, device=self.device))
 
     def _append_names(self, categories: Sequence[str]) -> None:

@@ -60,6 +60,8 @@ class Scores(Callback):
         data: BenchmarkDataModule = trainer.datamodule  # type: ignore[attr-defined]
         for loader, (benchmark, blind) in enumerate(data.passes):
             answers = self._gathered(loader)
+            if not blind and trainer.is_global_zero:
+                self._write(benchmark, answers, None)  # there even if a judge is not
             predictions = [answers[question.id] for question in benchmark.questions]
             lines = benchmark.metric.grade(benchmark.questions, predictions)
             # Every rank has gathered all answers already: the metric is not to gather again.

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from llava_lab.data.rows import ImageFolder, Refused, VideoPath, frame_files, read_rows
+from llava_lab.data.rows import VIDEO_FILES, ImageFolder, Refused, VideoPath, frame_files, read_rows
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question
 from llava_lab.disk import write
 from llava_lab.exchange.engine import ChatEngine
@@ -24,7 +24,6 @@ from llava_lab.exchange.journal import Journal
 from llava_lab.verbs import MODEL_HELP, listed, one_message, verb_parser
 
 PROMPT = "Describe this {kind} in detail."
-VIDEO_FILES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,251 @@
+"""Benchmarks that an LM judges: published files in, judged once, the judge named in the results."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY, stage_options
+
+from llava_lab import cli
+from llava_lab.data.rows import BadRows
+from llava_lab.evaluate.judge import Judge
+from llava_lab.evaluate.judged import Aspect, Consistency, Relative, RightAnswer
+from llava_lab.evaluate.open_ended import OpenEnded
+from llava_lab.report.runs import read
+from llava_lab.report.table import all_grids
+
+ASSETS = {
+    "video_qa": RightAnswer,
+    **dict.fromkeys(("correctness", "detail", "context", "temporal"), Aspect),
+    "consistency": Consistency,
+    "relative": Relative,
+}
+
+
+def dump(path: Path, rows: list[dict]) -> str:
+    lines = map(json.dumps, rows)
+    text = "\n".join(lines) if path.suffix == ".jsonl" else json.dumps(rows)
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("v_abc.mp4", "v_def.MKV", "ghi.avi", "v_ghi.webm", "j.k.gif", "abc.txt"):
+        (folder / name).write_bytes(b"")
+    (folder / "frames").mkdir()
+    (folder / "frames" / "0.png").write_bytes(b"")
+    return folder
+
+
+def activity(tmp_path: Path, videos: Path, metric: Any = None, **options: Any) -> OpenEnded:
+    names = ["abc", "def", "v_abc", "ghi", "j.k", "frames", "abc"]
+    ids = ["a_0", "d_0", "a_1", "g_0", 7, "f_0", "a_0"]
+    asked = [
+        {"question_id": i, "video_name": name, "question": f"what is {n}?"}
+        for n, (i, name) in enumerate(zip(ids, names, strict=True))
+    ]
+    told = [{"question_id": i, "answer": f"it is {n}", "type": 3} for n, i in enumerate(ids)]
+    return OpenEnded(
+        "activity",
+        dump(tmp_path / "test_q.json", asked),
+        str(videos),
+        metric,
+        dump(tmp_path / "test_a.json", told),
+        **options,
+    )
+
+
+def test_questions_of_videos_are_read_as_published(tmp_path: Path, videos: Path) -> None:
+    found = activity(tmp_path, videos).questions
+    assert [q.id for q in found] == ["a_0", "d_0", "a_1", "g_0", "7", "f_0", "a_0_1"]
+    assert [q.images[0].name for q in found] == [
+        *("v_abc.mp4", "v_def.MKV", "v_abc.mp4", "ghi.avi", "j.k.gif", "frames", "v_abc.mp4")
+    ]
+    assert [q.answers for q in found] == [(f"it is {n}",) for n in range(7)]
+    assert found[0].text == "<image>\nwhat is 0?" and not activity(tmp_path, videos).blind
+
+
+def test_rows_of_video_chatgpt_are_read(tmp_path: Path, videos: Path) -> None:
+    rows = [
+        {"video_name": "v_abc", "Q": "What?", "A": "This."},
+        {"video_name": "v_def", "Q1": "Who?", "Q2": "Which one?", "A": "She."},
+    ]
+    path = dump(tmp_path / "qa.json", rows)
+    found = OpenEnded("vcg", path, str(videos), None).questions
+    assert [(q.id, q.prompt, q.answers[0]) for q in found] == [
+        ("1", "What?", "This."),
+        ("2/1", "Who?", "She."),
+        ("2/2", "Which one?", "She."),
+    ]
+    rows[0]["video_name"] = "xyz"
+    rows[1]["Q2"] = None
+    with pytest.raises(BadRows) as bad:
+        _ = OpenEnded("vcg", dump(tmp_path / "qa.json", rows), str(videos), None).questions
+    assert "row 1 (id 1): video 'xyz' is not in" in str(bad.value)
+    assert "row 2 (id 2): 'text' must be text" in str(bad.value)
+
+
+def test_questions_and_answers_must_be_the_same(tmp_path: Path, videos: Path) -> None:
+    benchmark = activity(tmp_path, videos)
+    dump(tmp_path / "test_a.json", [{"question_id": "a_0", "answer": "x"}])
+    with pytest.raises(BadRows, match="question 'd_0' has no answer in"):
+        _ = benchmark.questions
+    more = [{"question_id": i, "answer": "x"} for i in ("a_0", "a_0", "a_1", "d_0", "g_0", 7)]
+    dump(tmp_path / "test_a.json", [*more, {"question_id": "f_0", "answer": "x"}, more[1]])
+    with pytest.raises(ValueError, match=r"1 answers are to no question of .*first to 'a_0'"):
+        _ = benchmark.questions
+
+
+def test_llava_bench_is_read_with_references_and_captions(tmp_path: Path, videos: Path) -> None:
+    (videos / "001.jpg").write_bytes(b"")
+    row = {"question_id": 0, "image": "001.jpg", "text": "Name it.", "category": "conv"}
+    told = [{"question_id": 0, "text": "A.", "answer_id": "x"}]
+    (question,) = OpenEnded(
+        "wild",
+        dump(tmp_path / "q.jsonl", [row]),
+        str(videos),
+        None,
+        dump(tmp_path / "a.jsonl", told),
+        dump(tmp_path / "context.jsonl", [{"id": 0, "image": "001.jpg", "caption": ["a", "b"]}]),
+    ).questions
+    assert question.caption == "a\nb" and question.answers == ("A.",)
+    assert question.category == "conv"
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_prompts_of_ours_show_what_is_judged(name: str) -> None:
+    metric = ASSETS[name](Judge("http://127.0.0.1:9/v1", "m"), f"asset:judge/{name}.yaml")
+    case = {need: f"<{need}>" for need in metric.needs}
+    text = metric.prompt.messages(case)[-1]["content"]
+    assert all(f"<{need}>" in text for need in metric.needs)
+    assert not re.search(r"\{\w+\}", text)
+
+
+def test_video_answers_are_judged_right_or_wrong(judge_server, tmp_path, videos) -> None:
+    def say(body: dict) -> str:
+        text = body["messages"][-1]["content"]
+        number = int(re.search(r"what is (\d)\?", text)[1])
+        verdict = "yes" if number < 3 else "No."
+        return f"{{'pred': '{verdict}', 'score': {5 - number / 2}}}"
+
+    server = judge_server(say)
+    judge = Judge(server.url, "judge-1", str(tmp_path / "kept"))
+    metric = RightAnswer(judge, "asset:judge/video_qa.yaml")
+    questions = activity(tmp_path, videos, metric).questions
+    lines = metric.grade(questions, ["I say so"] * 7)
+    assert [line["correct"] for line in lines] == [1, 1, 1, 0, 0, 0, 0]
+    assert [line["score"] for line in lines] == [5, 4, 4, 3, 3, 2, 2]
+    found = metric.compute()
+    assert found["accuracy"].value == pytest.approx(3 / 7) and found["accuracy"].n == 7
+    assert found["score"].value == pytest.approx(23 / 35)
+    assert metric.grade(questions, ["I say so"] * 7) == lines and len(server.bodies) == 7
+    assert metric.compute() == found
+    other = RightAnswer(Judge(server.url, "judge-2", judge.cache), "asset:judge/video_qa.yaml")
+    assert other.settings() != metric.settings()
+    first, second = (activity(tmp_path, videos, each).content() for each in (metric, other))
+    assert first != second
+
+
+def test_an_aspect_is_scored_from_0_to_5(judge_server, tmp_path, videos) -> None:
+    server = judge_server(lambda body: '{"score": 4.9}')
+    metric = Aspect(Judge(server.url, "j", str(tmp_path / "kept")), "asset:judge/detail.yaml")
+    questions = activity(tmp_path, videos, metric).questions
+    lines = metric.grade(questions, ["yes", "", "n", "no", "no", "no", "no"])
+    assert [line["score"] for line in lines] == [4, 0, 0, 4, 4, 4, 4]
+    # The same question of the same answer twice, and two answers that are none.
+    assert len(server.bodies) == 5
+    assert metric.compute()["score"].value == pytest.approx(20 / 35)
+
+
+def test_both_wordings_are_judged_together(judge_server, tmp_path, videos) -> None:
+    server = judge_server(lambda body: f'{{"score": {2 + ("yes" in str(body))}}}')
+    judge = Judge(server.url, "j", str(tmp_path / "kept"))
+    metric = Consistency(judge, "asset:judge/consistency.yaml")
+    rows = [{"video_name": "abc", "Q1": f"a{n}", "Q2": f"b{n}", "A": "so"} for n in range(3)]
+    benchmark = OpenEnded("vcg", dump(tmp_path / "q.json", rows), str(videos), metric)
+    metric.check(benchmark.questions)
+    lines = metric.grade(benchmark.questions, ["yes", "it is", "it", "is", "no", ""])
+    assert [line.get("score") for line in lines] == [3, None, 2, None, 0, None]
+    assert len(server.bodies) == 2 and metric.compute()["score"].n == 3
+    with pytest.raises(ValueError, match=r"row 2: question 2/1 has no second wording"):
+        metric.check(benchmark.questions[:3])
+
+
+def test_relative_scores_are_ratios_of_means(judge_server, tmp_path, videos) -> None:
+    marks = iter(["8, 4\nwhy", "9 10", "10 6"])
+    judge = Judge(judge_server(lambda body: next(marks)).url, "j", str(tmp_path / "kept"))
+    judge.in_flight = 1
+    metric = Relative(judge, "asset:judge/relative.yaml")
+    (videos / "1.jpg").write_bytes(b"")
+    rows = [
+        {"question_id": n, "image": "1.jpg", "text": f"{n}?", "category": "conv" if n else "detail"}
+        for n in range(3)
+    ]
+    told = [{"question_id": n, "text": "x"} for n in range(3)]
+    captions = dump(tmp_path / "c.jsonl", [{"image": "1.jpg", "caption": "a"}])
+    path, answers = dump(tmp_path / "q.jsonl", rows), dump(tmp_path / "a.jsonl", told)
+    benchmark = OpenEnded("wild", path, str(videos), metric, answers, captions)
+    metric.check(benchmark.questions)
+    lines = metric.grade(benchmark.questions, ["so"] * 3)
+    assert lines[1] == {"correct": 1.0, "score": 10.0, "reference_score": 9.0}
+    found = metric.compute()
+    assert found["relative"].value == pytest.approx(20 / 27)
+    assert found["relative/conv"].value == pytest.approx(16 / 19)
+    with pytest.raises(ValueError, match="no caption of its picture"):
+        metric.check(OpenEnded("wild", path, str(videos), metric, answers).questions)
+
+
+@pytest.mark.timeout(600)
+def test_a_judged_benchmark_is_fitted_and_tested(
+    judge_server, shortened: list[str], small_videos: Path, tmp_path: Path
+) -> None:
+    server = judge_server(lambda body: '{"verdict": "yes", "score": 3}')
+    judge = {"url": server.url, "model": "judge-1", "cache": str(tmp_path / "kept")}
+    benchmark = {
+        "class_path": "llava_lab.evaluate.open_ended.OpenEnded",
+        "init_args": {
+            "name": "judged",
+            "questions": str(small_videos / "questions.jsonl"),
+            "images": str(small_videos / "videos"),
+            "limit": 5,
+            "metric": {
+                "class_path": "llava_lab.evaluate.judged.RightAnswer",
+                "init_args": {"judge": judge, "prompt": "asset:judge/video_qa.yaml"},
+            },
+        },
+    }
+    experiment = REPOSITORY / "experiments" / "llava_next_video.yaml"
+    options = ["-c", str(experiment), *shortened, *stage_options(experiment, tmp_path)]
+    options += [f"--data.benchmarks={json.dumps([benchmark])}"]
+    cli.main(["fit", *options])
+    (path,) = tmp_path.glob("runs/*/*/results.json")
+    first = json.loads(path.read_text())
+    assert first["benchmarks"]["judged"]["accuracy"] == {
+        "value": 1.0,
+        "ci95": [pytest.approx(0.5655, abs=1e-3), 1.0],
+        "n": 5,
+    }
+    assert first["benchmarks"]["judged"]["score"]["value"] == pytest.approx(0.6)
+    told = first["judges"]["judged"]
+    assert told["model"] == "judge-1" and told["prompt"] == "asset:judge/video_qa.yaml"
+    assert len(told["prompt_sha256"]) == 64 and "{prediction}" in told["prompt_texts"]["user"]
+    lines = (path.parent / "predictions" / "judged.jsonl").read_text().splitlines()
+    assert [json.loads(line)["score"] for line in lines] == [3] * 5
+    asked = len(server.bodies)
+    assert 1 <= asked <= 5
+    cli.main(["test", *options])
+    assert len(server.bodies) == asked
+    assert json.loads(path.read_text())["benchmarks"] == first["benchmarks"]
+    grid = next(all_grids([[read(path)]], tmp_path))
+    assert any("judged: judged by judge-1 (prompt asset:judge/video_qa" in n for n in grid.notes)
+    server.say = lambda body: 403
+    changed = options[-1].replace("judge-1", "judge-2")
+    with pytest.raises(SystemExit, match=r"^error: the judge judge-2: http.* says 403"):
+        cli.main(["fit", *options[:-1], changed])
+    kept = [path.read_text() for path in tmp_path.glob("runs/*/*/predictions/judged.jsonl")]
+    assert len(kept) == 2  # what was answered is there, judged or not
