@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import REPOSITORY, stage_options
 
 from llava_lab import cli
 from llava_lab.data.rows import BadRows
-from llava_lab.evaluate.judge import Judge
-from llava_lab.evaluate.judged import Aspect, Consistency, Relative, RightAnswer
+from llava_lab.evaluate.judge import Judge, Prompt
+from llava_lab.evaluate.judged import Aspects, Consistency, Relative, RightAnswer
 from llava_lab.evaluate.open_ended import OpenEnded
 from llava_lab.report.runs import read
 from llava_lab.report.table import all_grids
 
 ASSETS = {
     "video_qa": RightAnswer,
-    **dict.fromkeys(("correctness", "detail", "context", "temporal"), Aspect),
+    **dict.fromkeys(("correctness", "detail", "context", "temporal"), Aspects),
     "consistency": Consistency,
     "relative": Relative,
 }
@@ -119,10 +120,10 @@ def test_llava_bench_is_read_with_references_and_captions(tmp_path: Path, videos
 
 @pytest.mark.parametrize("name", ASSETS)
 def test_prompts_of_ours_show_what_is_judged(name: str) -> None:
-    metric = ASSETS[name](Judge("http://127.0.0.1:9/v1", "m"), f"asset:judge/{name}.yaml")
-    case = {need: f"<{need}>" for need in metric.needs}
-    text = metric.prompt.messages(case)[-1]["content"]
-    assert all(f"<{need}>" in text for need in metric.needs)
+    prompt = Prompt(f"asset:judge/{name}.yaml", ASSETS[name].needs)
+    case = {need: f"<{need}>" for need in ASSETS[name].needs}
+    text = prompt.messages(case)[-1]["content"]
+    assert all(f"<{need}>" in text for need in ASSETS[name].needs)
     assert not re.search(r"\{\w+\}", text)
 
 
@@ -151,27 +152,34 @@ def test_video_answers_are_judged_right_or_wrong(judge_server, tmp_path, videos)
     assert first != second
 
 
-def test_an_aspect_is_scored_from_0_to_5(judge_server, tmp_path, videos) -> None:
-    server = judge_server(lambda body: '{"score": 4.9}')
-    metric = Aspect(Judge(server.url, "j", str(tmp_path / "kept")), "asset:judge/detail.yaml")
+def test_aspects_are_scored_from_0_to_5(judge_server, tmp_path, videos) -> None:
+    server = judge_server(
+        lambda body: '{"score": 4.9}' if "one thing alone: detail" in str(body) else "{'score': 1}"
+    )
+    prompts = {name: f"asset:judge/{name}.yaml" for name in ("detail", "context")}
+    metric = Aspects(Judge(server.url, "j", str(tmp_path / "kept")), prompts)
     questions = activity(tmp_path, videos, metric).questions
     lines = metric.grade(questions, ["yes", "", "n", "no", "no", "no", "no"])
-    assert [line["score"] for line in lines] == [4, 0, 0, 4, 4, 4, 4]
-    # The same question of the same answer twice, and two answers that are none.
-    assert len(server.bodies) == 5
-    assert metric.compute()["score"].value == pytest.approx(20 / 35)
+    assert [line["detail"] for line in lines] == [4, 0, 0, 4, 4, 4, 4]
+    assert [line["context"] for line in lines] == [1, 0, 0, 1, 1, 1, 1]
+    assert lines[0]["correct"] == pytest.approx(0.5)
+    assert len(server.bodies) == 2 * 5  # two answers are none
+    found = metric.compute()
+    assert found["detail"].value == pytest.approx(20 / 35) and found["detail"].n == 7
+    assert found["context"].value == pytest.approx(5 / 35)
+    assert list(metric.settings()["prompts"]) == ["detail", "context"]
 
 
 def test_both_wordings_are_judged_together(judge_server, tmp_path, videos) -> None:
     server = judge_server(lambda body: f'{{"score": {2 + ("yes" in str(body))}}}')
     judge = Judge(server.url, "j", str(tmp_path / "kept"))
-    metric = Consistency(judge, "asset:judge/consistency.yaml")
+    metric = Consistency(judge, {"consistency": "asset:judge/consistency.yaml"})
     rows = [{"video_name": "abc", "Q1": f"a{n}", "Q2": f"b{n}", "A": "so"} for n in range(3)]
     benchmark = OpenEnded("vcg", dump(tmp_path / "q.json", rows), str(videos), metric)
     metric.check(benchmark.questions)
     lines = metric.grade(benchmark.questions, ["yes", "it is", "it", "is", "no", ""])
-    assert [line.get("score") for line in lines] == [3, None, 2, None, 0, None]
-    assert len(server.bodies) == 2 and metric.compute()["score"].n == 3
+    assert [line.get("consistency") for line in lines] == [3, None, 2, None, 0, None]
+    assert len(server.bodies) == 2 and metric.compute()["consistency"].n == 3
     with pytest.raises(ValueError, match=r"row 2: question 2/1 has no second wording"):
         metric.check(benchmark.questions[:3])
 
@@ -231,8 +239,9 @@ def test_a_judged_benchmark_is_fitted_and_tested(
         "n": 5,
     }
     assert first["benchmarks"]["judged"]["score"]["value"] == pytest.approx(0.6)
-    told = first["judges"]["judged"]
-    assert told["model"] == "judge-1" and told["prompt"] == "asset:judge/video_qa.yaml"
+    model, told = (first["judges"]["judged"][key] for key in ("model", "prompts"))
+    told = told["answer"]
+    assert model == "judge-1" and told["prompt"] == "asset:judge/video_qa.yaml"
     assert len(told["prompt_sha256"]) == 64 and "{prediction}" in told["prompt_texts"]["user"]
     lines = (path.parent / "predictions" / "judged.jsonl").read_text().splitlines()
     assert [json.loads(line)["score"] for line in lines] == [3] * 5
@@ -242,10 +251,34 @@ def test_a_judged_benchmark_is_fitted_and_tested(
     assert len(server.bodies) == asked
     assert json.loads(path.read_text())["benchmarks"] == first["benchmarks"]
     grid = next(all_grids([[read(path)]], tmp_path))
-    assert any("judged: judged by judge-1 (prompt asset:judge/video_qa" in n for n in grid.notes)
+    assert any("judged: judged by judge-1 (asset:judge/video_qa" in n for n in grid.notes)
     server.say = lambda body: 403
     changed = options[-1].replace("judge-1", "judge-2")
     with pytest.raises(SystemExit, match=r"^error: the judge judge-2: http.* says 403"):
         cli.main(["fit", *options[:-1], changed])
     kept = [path.read_text() for path in tmp_path.glob("runs/*/*/predictions/judged.jsonl")]
     assert len(kept) == 2  # what was answered is there, judged or not
+
+
+def test_the_file_of_judged_benchmarks_is_parsed_and_spelt_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path = REPOSITORY / "configs" / "benchmarks" / "video_judged.yaml"
+    given = yaml.safe_load(path.read_text())["data"]["benchmarks+"]
+    monkeypatch.setenv("JUDGE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("JUDGE_MODEL", "judge-1")
+    experiment, paper = "experiments/llava_next_video.yaml", "configs/scale/paper.yaml"
+    files = [part for each in (experiment, paper) for part in ("-c", str(REPOSITORY / each))]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", *files, "-c", str(path), "--print_config"])
+    assert stop.value.code == 0
+    parsed = yaml.safe_load(capsys.readouterr().out)["data"]["benchmarks"]
+    assert [each["init_args"]["name"] for each in parsed[1:]] == [
+        *("msvd_qa", "msrvtt_qa", "tgif_qa", "activitynet_qa"),
+        *("vcg_generic", "vcg_temporal", "vcg_consistency"),
+    ]
+    for ours, theirs in zip(parsed[1:], given, strict=True):
+        assert set(ours["init_args"]) == set(theirs["init_args"])
+        metric = ours["init_args"]["metric"]["init_args"]
+        assert set(metric["judge"]) == set(theirs["init_args"]["metric"]["init_args"]["judge"])
+        assert metric["judge"]["model"] == "judge-1"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llava_lab.data.sample import Question
 from llava_lab.evaluate.interval import Array, bootstrap
-from llava_lab.evaluate.judge import Judge, Prompt, read_object, read_score
+from llava_lab.evaluate.judge import Judge, Messages, Prompt, read_object, read_score
 from llava_lab.evaluate.metric import BenchmarkMetric, Score, as_array, mean_score, named
 
 Result = TypeVar("Result")
@@ -27,15 +27,17 @@ class Judged(BenchmarkMetric):
 
     Args:
         judge: Who judges.
-        prompt: YAML file of what it is told, `user` and `system`; asset:judge/NAME.yaml for ours.
+        prompts: YAML files of what it is told, `user` and `system`, each for a judgement of its
+            own; asset:judge/NAME.yaml for ours.
     """
 
     needs: tuple[str, ...] = ("question", "answer", "prediction")
     verdicts: list[Tensor] | Tensor
 
-    def __init__(self, judge: Judge, prompt: str) -> None:
+    def __init__(self, judge: Judge, prompts: dict[str, str]) -> None:
         super().__init__()
-        self.judge, self.prompt = judge, Prompt(prompt, self.needs)
+        self.judge = judge
+        self.prompts = {name: Prompt(file, self.needs) for name, file in prompts.items()}
         self.add_state("verdicts", default=[], dist_reduce_fx="cat")
 
     @abstractmethod
@@ -44,7 +46,7 @@ class Judged(BenchmarkMetric):
 
     @abstractmethod
     def scores(self, verdicts: Array) -> dict[str, Score]:
-        """Scores by name of verdicts [q, k]."""
+        """Scores by name of verdicts [q, k], those of all prompts behind one another."""
 
     @abstractmethod
     def tell(self, verdict: Verdict) -> dict[str, Any]:
@@ -52,7 +54,8 @@ class Judged(BenchmarkMetric):
 
     def settings(self) -> dict[str, Any]:
         """Who judges, and what it is told."""
-        return self.judge.settings() | self.prompt.settings()
+        told = {name: prompt.settings() for name, prompt in self.prompts.items()}
+        return {**self.judge.settings(), "prompts": told}
 
     def cases(
         self, questions: Sequence[Question], predictions: Sequence[str]
@@ -77,13 +80,26 @@ class Judged(BenchmarkMetric):
     ) -> list[dict[str, Any]]:
         """Have every case judged, once for all ranks."""
         cases = self.cases(questions, predictions)
-        known = {name: verdict for name, case in cases.items() if (verdict := self.unasked(case))}
-        asked = {n: self.prompt.messages(case) for n, case in cases.items() if n not in known}
-        found = known | on_one_rank(lambda: self.judge.judge(asked, self.read))
+        found = self._verdicts(cases)
         category = {question.id: question.category or "" for question in questions}
         self.reset()
         self.update([found[name] for name in cases], [category[name] for name in cases])
         return [self.tell(found[each.id]) if each.id in found else {} for each in questions]
+
+    def _verdicts(self, cases: Mapping[str, Mapping[str, str]]) -> dict[str, Verdict]:
+        """Verdicts of all cases, those of all prompts behind one another."""
+        done: dict[str, Verdict] = {}
+        asked: dict[str, Messages] = {}
+        names = {case: [f"{name} of {case}" for name in self.prompts] for case in cases}
+        for case, values in cases.items():
+            known = self.unasked(values)
+            for name, prompt in zip(names[case], self.prompts.values(), strict=True):
+                if known is not None:
+                    done[name] = known
+                else:
+                    asked[name] = prompt.messages(values)
+        done |= on_one_rank(lambda: self.judge.judge(asked, self.read))
+        return {case: sum((done[name] for name in names[case]), ()) for case in cases}
 
     def update(self, verdicts: Sequence[Verdict], categories: Sequence[str]) -> None:
         """Add verdicts, each with its question's category."""
@@ -105,7 +121,14 @@ class RightAnswer(Judged):
     """Video question answering: `accuracy`, the share of a yes, and `score`, the mean of 0 to 5.
 
     MSVD-QA, MSRVTT-QA, TGIF-QA and ActivityNet-QA are scored so. `score` is a share of 5.
+
+    Args:
+        judge: Who judges.
+        prompt: YAML file of what it is told, `user` and `system`; asset:judge/NAME.yaml for ours.
     """
+
+    def __init__(self, judge: Judge, prompt: str) -> None:
+        super().__init__(judge, {"answer": prompt})
 
     def read(self, said: str) -> Verdict:
         """Read a yes or no under `verdict`, or `pred` as published, and a `score` of 0 to 5."""
@@ -125,11 +148,16 @@ class RightAnswer(Judged):
         return {"correct": verdict[0], "score": round(5 * verdict[1])}
 
 
-class Aspect(Judged):
-    """One aspect of Video-ChatGPT's benchmark: `score`, the mean of 0 to 5 as a share of 5.
+class Aspects(Judged):
+    """Aspects of Video-ChatGPT's benchmark: of each the mean of 0 to 5, as a share of 5.
 
-    Which aspect is the prompt's business. An answer of less than two characters has a 0 without a
-    judge, as published (LLaVA-VL/LLaVA-NeXT@e789bd4, llava/eval).
+    An answer of less than two characters has a 0 without a judge, as published
+    (LLaVA-VL/LLaVA-NeXT@e789bd4, llava/eval).
+
+    Args:
+        judge: Who judges.
+        prompts: By the aspect's name, a YAML file of what it is told, `user` and `system`;
+            asset:judge/NAME.yaml for ours.
     """
 
     def read(self, said: str) -> Verdict:
@@ -141,15 +169,17 @@ class Aspect(Judged):
         return (0.0,) if len(case["prediction"]) < 2 else None
 
     def scores(self, verdicts: Array) -> dict[str, Score]:
-        """The mean."""
-        return {"score": mean_score(verdicts[:, 0].round(6))}
+        """The means."""
+        columns = zip(self.prompts, verdicts.round(6).T, strict=True)
+        return {name: mean_score(column) for name, column in columns}
 
     def tell(self, verdict: Verdict) -> dict[str, Any]:
-        """The score, of 5 and as a share of it."""
-        return {"correct": verdict[0], "score": round(5 * verdict[0])}
+        """The scores of 5; correct is their mean as a share of it."""
+        scores = {name: round(5 * each) for name, each in zip(self.prompts, verdict, strict=True)}
+        return {"correct": sum(verdict) / len(verdict), **scores}
 
 
-class Consistency(Aspect):
+class Consistency(Aspects):
     """Video-ChatGPT's consistency: two wordings of one question, whose answers are judged together.
 
     Questions are named N/1 and N/2, as `OpenEnded` names those of a row with Q1 and Q2.
@@ -190,9 +220,16 @@ class Relative(Judged):
     """LLaVA-Bench-in-the-Wild: mean score of the answers by that of the reference's, 1 to 10 each.
 
     The judge reads the picture's caption. `relative` may be above 1.
+
+    Args:
+        judge: Who judges.
+        prompt: YAML file of what it is told, `user` and `system`; asset:judge/NAME.yaml for ours.
     """
 
     needs = ("caption", "question", "answer", "prediction")
+
+    def __init__(self, judge: Judge, prompt: str) -> None:
+        super().__init__(judge, {"both": prompt})
 
     def check(self, questions: Sequence[Question]) -> None:
         """Refuse a picture that the judge could not know."""

@@ -203,8 +203,10 @@ def judge_notes(results: dict[str, Any]) -> list[str]:
     """Who judged what, since scores of other judges and prompts are not to be compared."""
     notes = []
     for name, judge in results.get("judges", {}).items():
-        prompt = f"prompt {judge['prompt']}, {judge['prompt_sha256'][:12]}"
-        notes.append(f"{name}: judged by {judge['model']} ({prompt}); a score of 5 points is 100.")
+        prompts = ", ".join(
+            f"{each['prompt']} {each['prompt_sha256'][:12]}" for each in judge["prompts"].values()
+        )
+        notes.append(f"{name}: judged by {judge['model']} ({prompts}); a score of 5 points is 100.")
     return notes
 
 
