@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY, stage_options
 
 from llava_lab import cli
 from llava_lab.data.rows import BadRows
 from llava_lab.evaluate.judge import Judge, Prompt
-from llava_lab.evaluate.judged import Aspects, Consistency, Relative, RightAnswer
+from llava_lab.evaluate.judged import Aspects, Consistency, Relative, RightAnswer, on_one_rank
 from llava_lab.evaluate.open_ended import OpenEnded
 from llava_lab.report.runs import read
 from llava_lab.report.table import all_grids
@@ -206,6 +207,35 @@ def test_relative_scores_are_ratios_of_means(judge_server, tmp_path, videos) -> 
     assert found["relative/conv"].value == pytest.approx(16 / 19)
     with pytest.raises(ValueError, match="no caption of its picture"):
         metric.check(OpenEnded("wild", path, str(videos), metric, answers).questions)
+
+
+def rank(index: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=index, world_size=2
+    )
+
+    def judge() -> dict[str, int]:
+        Path(folder, f"asked by {index}").touch()
+        return {"a": 3}
+
+    def refuse() -> None:
+        raise ValueError(f"refused to {index}")
+
+    found = on_one_rank(judge)
+    with pytest.raises(ValueError) as refused:
+        on_one_rank(refuse)
+    Path(folder, f"{index}.json").write_text(json.dumps([found, str(refused.value)]))
+    torch.distributed.destroy_process_group()
+
+
+def test_one_rank_asks_for_all(tmp_path: Path) -> None:
+    torch.multiprocessing.start_processes(
+        rank, args=(str(tmp_path),), nprocs=2, start_method="fork"
+    )
+    for index in range(2):
+        told = json.loads((tmp_path / f"{index}.json").read_text())
+        assert told == [{"a": 3}, "refused to 0"]
+    assert not (tmp_path / "asked by 1").exists()
 
 
 @pytest.mark.timeout(600)

@@ -28,8 +28,8 @@ class Journal:
         lines = whole.decode().splitlines()
         if lines and json.loads(lines[0])["asked"] != self.mark:
             raise ValueError(
-                f"{self.path}: begun with another model, engine, prompt or length. Repeat that "
-                "command, or remove the file to begin anew."
+                f"{self.path}: begun with another model or other options. Repeat that command, or "
+                "remove the file to begin anew."
             )
         if len(whole) < len(content):
             with self.path.open("r+b") as file:
