@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from llava_lab.data.rows import BadRows
 from llava_lab.evaluate.judge import Judge, Prompt
 from llava_lab.evaluate.judged import Aspects, Consistency, Relative, RightAnswer, on_one_rank
 from llava_lab.evaluate.open_ended import OpenEnded
+from llava_lab.evaluate.scores import Scores
 from llava_lab.report.runs import read
 from llava_lab.report.table import all_grids
 
@@ -183,6 +185,21 @@ def test_both_wordings_are_judged_together(judge_server, tmp_path, videos) -> No
     assert len(server.bodies) == 2 and metric.compute()["consistency"].n == 3
     with pytest.raises(ValueError, match=r"row 2: question 2/1 has no second wording"):
         metric.check(benchmark.questions[:3])
+
+
+def test_a_pair_is_one_sample_of_the_sheet(judge_server, small_videos, tmp_path) -> None:
+    judge = Judge(judge_server(lambda body: '{"score": 5}').url, "j", str(tmp_path / "kept"))
+    metric = Consistency(judge, {"consistency": "asset:judge/consistency.yaml"})
+    path = dump(tmp_path / "q.json", [{"video_name": "000001", "Q1": "a", "Q2": "b", "A": "so"}])
+    benchmark = OpenEnded("vcg", path, str(small_videos / "videos" / "eval"), metric)
+    answers = {"1/1": "yes", "1/2": "yes"}
+    drawn: list[tuple] = []
+    writer = SimpleNamespace(add_image=lambda name, picture, **_: drawn.append((name, picture)))
+    trainer: Any = SimpleNamespace(loggers=[SimpleNamespace(experiment=writer)])
+    Scores._show(
+        trainer, benchmark, answers, metric.grade(benchmark.questions, list(answers.values()))
+    )
+    assert [name for name, _ in drawn] == ["samples/vcg"]
 
 
 def test_relative_scores_are_ratios_of_means(judge_server, tmp_path, videos) -> None:

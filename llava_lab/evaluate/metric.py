@@ -58,7 +58,8 @@ class BenchmarkMetric(Metric):
         """Forget what was seen, and see a whole benchmark.
 
         Returns:
-            What the prediction file says of each answer: `correct`, from 0 to 1, and more.
+            What the prediction file says of each answer: `correct`, from 0 to 1, and more; nothing
+            of one that is scored together with another.
         """
 
     def check(self, questions: Sequence[Question]) -> None:

@@ -109,7 +109,7 @@ class Scores(Callback):
         pairs = [
             (question, line["correct"])
             for question, line in zip(benchmark.questions, graded, strict=True)
-            if question.images
+            if question.images and line
         ]
         items = [
             SheetItem(
