@@ -226,6 +226,7 @@ class LabCLI(LightningCLI):
         results = {
             "stages": [{key: record[key] for key in STAGE_KEYS} for record in records],
             "benchmarks": benchmarks,
+            "judges": self.judges(),
             "asked": asked,
             "cost": {
                 "parameters": sum(model.size(part) for part in PARTS),
@@ -243,6 +244,11 @@ class LabCLI(LightningCLI):
     def asked(self) -> dict[str, str]:
         """Hash of what each benchmark asks."""
         return {each.name: each.content() for each in self.datamodule.benchmarks}
+
+    def judges(self) -> dict[str, Any]:
+        """Who judges which benchmark, and what it is told."""
+        told = {each.name: each.metric.settings() for each in self.datamodule.benchmarks}
+        return {name: settings for name, settings in told.items() if settings}
 
     def _find(self, run: Run, mark: str) -> Path | None:
         """Folder of a finished stage that may be reused."""
@@ -330,7 +336,8 @@ class LabCLI(LightningCLI):
         benchmarks = self._evaluate(model, run)
         kept = json.loads(path.read_text()) if path.exists() else {"stages": [], "cost": {}}
         kept = {key: kept[key] for key in ("stages", "cost")}
-        show(run.finish({**kept, "benchmarks": benchmarks, "asked": self.asked()}))
+        told = {"benchmarks": benchmarks, "judges": self.judges(), "asked": self.asked()}
+        show(run.finish({**kept, **told}))
 
     def predict(self, model: Llava, **_: Any) -> None:
         """Answer the benchmarks' questions without scoring them."""

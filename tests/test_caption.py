@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from llava_lab.__main__ import main
-from llava_lab.exchange import caption as module
 from llava_lab.exchange import commands
+from llava_lab.exchange import engine as module
 from llava_lab.exchange.caption import Item, LocalEngine, caption, read_items
 
 PICTURES = 30

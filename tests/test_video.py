@@ -29,8 +29,18 @@ from llava_lab.model.forest import Forest
 from llava_lab.model.layout import arrange
 from llava_lab.model.llm import CausalLM, scale_positions
 from llava_lab.model.pool import connect, pooled
-from llava_lab.world.film import ACTS, ACTS_A_FILM, LENGTHS, hallucinated, sample_film, story
-from llava_lab.world.scene import Scene
+from llava_lab.world.film import (
+    ACTS,
+    ACTS_A_FILM,
+    LENGTHS,
+    TIMES,
+    all_true,
+    ask_presence,
+    hallucinated,
+    sample_film,
+    story,
+)
+from llava_lab.world.scene import COLORS, Scene
 from llava_lab.world.videos import TinyVideos
 
 CLIP = Vision(336, (24, 24), False, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -514,6 +524,37 @@ def test_a_world_of_films_is_the_same_for_a_seed(tmp_path: Path, small_videos: P
         if file.is_file():
             again = tmp_path / "again" / file.relative_to(small_videos)
             assert file.read_bytes() == again.read_bytes(), file.name
+
+
+def test_every_true_sentence_is_true_and_no_pair_has_another() -> None:
+    for number in range(200):
+        film = sample_film(random.Random(number))
+        true = set(all_true(film))
+        told = re.findall(r"[A-Z][^.]*\.", story(film))
+        assert set(told) <= true
+        lies = set(re.findall(r"[A-Z][^.]*\.", hallucinated(film, random.Random(number)))) - true
+        assert len(lies) == 1
+        colors = {i.shape: i.color for n in range(400) for i in film.scene(n / 400).items}
+        when = {
+            shape: [shape in shapes_of(film.scene(n / 400)) for n in range(400)] for shape in colors
+        }
+        comes = {
+            shape: sum(b and not a for a, b in itertools.pairwise([False, *there]))
+            for shape, there in when.items()
+        }
+        for sentence in true:
+            named = re.findall(rf"({'|'.join(COLORS)}) (\w+)", sentence)
+            assert all(colors[shape] == color for color, shape in named)
+            if "first" in sentence:
+                assert when[named[0][1]].index(True) < when[named[1][1]].index(True)
+            elif found := re.search(r"(once|twice|(?:three|four) times)\.", sentence):
+                assert TIMES[comes[named[0][1]]] == found[1]
+            elif "moment" in sentence:
+                assert not all(when[named[0][1]])
+        presence = ask_presence(film, random.Random(number))
+        *color, shape = presence.key.split()
+        there = shape in colors and color in ([], [colors[shape]])
+        assert presence.answer == ("yes" if there else "no") and "video" in presence.text
 
 
 def test_films_show_what_is_said_of_them() -> None:

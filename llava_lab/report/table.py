@@ -185,6 +185,7 @@ def score_grid(results: dict[str, Any], path: Path | None = None) -> Grid:
         "In %, with 95% intervals over questions (Wilson, or a bootstrap where scores are partial)."
         " Blind: images shuffled between questions. Margin: value less blind, in points."
     ]
+    notes += judge_notes(results)
     title = f"{_scaled(results)}, seed {results['seed']}"
     return Grid(title + (f" ({path})" if path else ""), HEADERS, rows, notes, names=2)
 
@@ -201,7 +202,19 @@ def seeds_grid(runs: Sequence[Run]) -> Grid:
         f"In %, mean ± half of a 95% t-interval over {len(runs)} seeds. Blind: images shuffled"
         " between questions. Margin: value less blind of each seed, in points."
     ]
+    notes += judge_notes(runs[0].results)
     return Grid(title, HEADERS, rows, notes, names=2)
+
+
+def judge_notes(results: dict[str, Any]) -> list[str]:
+    """Who judged what, since scores of other judges and prompts are not to be compared."""
+    notes = []
+    for name, judge in results.get("judges", {}).items():
+        prompts = ", ".join(
+            f"{each['prompt']} {each['prompt_sha256'][:12]}" for each in judge["prompts"].values()
+        )
+        notes.append(f"{name}: judged by {judge['model']} ({prompts}); a score of 5 points is 100.")
+    return notes
 
 
 def _scaled(results: dict[str, Any]) -> str:
