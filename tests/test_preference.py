@@ -127,6 +127,35 @@ def test_losses_are_their_closed_forms() -> None:
     assert shifted[3] == pytest.approx(1 - sigmoid(4 / 3 - 0))
 
 
+# What TRL's own code made of GAINS and TOKENS. 1.16.0: `DPOTrainer._compute_loss`, one pair at a
+# time, with a model that returns fixed log-probabilities and references (-6, -5), (-4.5, -9),
+# (-1, -2). 0.8.6: `DPOTrainer.dpo_loss` of the three pairs, as later versions have neither a
+# smoothed sigmoid loss nor kto_pair.
+TRL = [
+    ("1.16.0", Sigmoid(0.1), 0, [0.5543552041, 0.8833820820, 0.6931471825]),
+    ("1.16.0", Sigmoid(0.5), 0, [0.2014132887, 1.9102241993, 0.6931471825]),
+    ("1.16.0", IPO(0.1), 0, [14.0625, 37.2099990845, 25.0]),
+    ("1.16.0", Hinge(0.5), 0, [0.0, 2.75, 1.0]),
+    ("0.8.6", Sigmoid(0.5, label_smoothing=0.1), 0, [0.3514132798, 1.7352241277, 0.6931471825]),
+    (
+        *("0.8.6", KTOPair(0.1), 0),
+        [0.4750208259, 0.5744425058, 0.5, 0.4501660466, 0.5124973655, 0.5],
+    ),
+    (
+        *("0.8.6", KTOPair(1.0), 2),  # gains raised by 2, so that the means are above 0
+        [0.1824255586, 0.9241418242, 0.3775406480, 0.2086085081, 0.7625419497, 0.6607563496],
+    ),
+]
+
+
+@pytest.mark.parametrize(("version", "loss", "shift", "wanted"), TRL)
+def test_losses_are_those_of_trl(
+    version: str, loss: PreferenceLoss, shift: float, wanted: list[float]
+) -> None:
+    found = loss.pair_losses(GAINS + shift, TOKENS).tolist()
+    assert found == pytest.approx(wanted, rel=1e-5, abs=1e-7)
+
+
 @pytest.mark.parametrize(
     ("options", "message"), [({"beta": 0}, "beta"), ({"label_smoothing": 0.5}, "0.5")]
 )
