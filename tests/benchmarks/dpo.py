@@ -1,23 +1,27 @@
 """A step of preference tuning against TRL's DPOTrainer: pairs a second, memory, loss, gradients.
 
-    python tests/benchmarks/dpo.py [--lm FOLDER] [--pairs 2] [--rounds 3] [--batch 1] [--ways ...]
+    python tests/benchmarks/dpo.py [--lm FOLDER] [--pairs 2] [--rounds 3] [--ways WAY ...]
 
-Needs the extra `bench` (TRL). Same weights, same pairs, fp32, one thread of a CPU; a prompt is 10 to
-16 frames of 144 visual tokens, an answer 60 to 150 tokens, as in the published recipe. The encoder
-and the connector are frozen there, so that what is trained is the LM; TRL's trainer has no way for
-videos. So random ids stand for visual tokens on both sides, the very same ones.
+Needs the extra `bench` (TRL). Same weights, same pairs, fp32, one thread of a CPU; a prompt is 10
+to 16 frames of 144 visual tokens, an answer 60 to 150 tokens, as in the published recipe. The
+encoder and the connector are frozen there, so that what is trained is the LM; TRL's trainer has no
+way for videos. So random ids stand for visual tokens on both sides, the very same ones.
 
 TRL runs with its defaults, which recompute activations, but for: fp32 in place of bf16, no
 max_length (1,024 would cut every prompt), `--batch` pairs a step in place of 8 (the recipe has 1 a
-device), the order of the file, and neither clipping nor decay, which the recipe has not. `TRL,
-keeping` does not recompute activations. Where there is no Triton, such as here, TRL computes the
-logits of every token; `TRL, answers` has only those of the answers, as TRL has on a GPU. `ours` keeps what matrix products and attention gave;
-`ours, recomputing` keeps each layer's input, as TRL does; `ours, keeping` keeps everything. Ours
-and `precomputed` have computed the reference before the clock starts.
+device), the order of the file, and no clipping, which the recipe has not.
 
-Every (round, way) is a process of its own, in turn. Its first step, on a short pair at rate 0, is not
-counted. Seconds are those that the process had of a core, so that other work on the machine does
-not count. Memory is the peak of the process less what it had before the model was loaded.
+    TRL                 a reference model in memory, which sees every batch
+    ..., precomputed    its `precompute_ref_log_probs`, done before the clock starts, as is ours
+    ..., keeping        everything is kept for the backward pass
+    ..., answers        TRL with logits of answers alone. On a GPU it does so itself; where there
+                        is no Triton, such as here, it computes those of all tokens
+    ours                keeps what matrix products and attention gave
+    ours, recomputing   keeps each layer's input, as TRL does
+
+Every (round, way) is a process of its own, in turn. Its first step, on a short pair at rate 0, is
+not counted. Seconds are those that the process had of a core, so that other work on the machine
+does not count. Memory is the peak of the process less what it had before the model was loaded.
 """
 
 import argparse
