@@ -62,9 +62,7 @@ class Lora:
             ValueError: If peft is not installed, or a target is not there.
         """
         if importlib.util.find_spec("peft") is None:
-            raise ValueError(
-                "lora needs peft, which is not installed: pip install 'llava-lab[lora]'"
-            )
+            raise ValueError("lora needs peft, which is not there: pip install -e '.[lora]'")
         self.layers(llm)
 
     def attach(self, llm: CausalLM) -> None:

@@ -142,7 +142,8 @@ def ours(options: argparse.Namespace) -> Watch:
         segments = [Segment(answer, answer, 0) for answer in answers]
         row = Row([Segment(prompt, [IGNORE] * len(prompt)), *segments], None, [], "pair")
         with torch.no_grad():
-            rows.append((row, answer_logps(model, Pairs.of([(row, None)]))[0][0]))
+            logps = answer_logps(model, Pairs.of([(row, None, None)]))[0][0]
+            rows.append((row, None, logps))
 
     class Data(LightningDataModule):
         def steps(self) -> int:
