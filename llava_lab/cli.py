@@ -213,6 +213,9 @@ class LabCLI(LightningCLI):
             show(finished)
             say("finished before; `test` asks the benchmarks again, `--fresh` trains anew")
             return
+        for name, mark in marks.items():
+            if self._find(run, mark) is None:
+                steps[name].recipe.check(model)
         run.begin()
         records = []
         for name, step in steps.items():
@@ -222,7 +225,6 @@ class LabCLI(LightningCLI):
             say(f"stopped after stage {self.options.stage}: {run.folder}")
             return
         benchmarks = self._evaluate(model, run)
-        last = steps[records[-1]["name"]].recipe.rates if records else {}
         results = {
             "stages": [{key: record[key] for key in STAGE_KEYS} for record in records],
             "benchmarks": benchmarks,
@@ -230,7 +232,9 @@ class LabCLI(LightningCLI):
             "asked": asked,
             "cost": {
                 "parameters": sum(model.size(part) for part in PARTS),
-                "trainable_parameters": sum(model.size(part) for part in last if part in PARTS),
+                "trainable_parameters": steps[records[-1]["name"]].recipe.size(model)
+                if records
+                else 0,
                 "visual_tokens_mean": records[-1]["visual_tokens_mean"] if records else 0,
                 "train_flops": sum(record["flops"] for record in records),
                 "seconds": round(time.monotonic() - began, 2),
@@ -278,7 +282,7 @@ class LabCLI(LightningCLI):
             name, step, run, [step.recipe, recorder, checkpoint, Bar(name)]
         )
         # Before the data is set up, which asks whether the encoder is frozen.
-        step.recipe.prepare(model)
+        step.recipe.begin(model)
         newest = checkpoint.newest()
         say(f"stage {name}: " + (f"going on from {newest.name}" if newest else "training"))
         model.strict_loading = False
@@ -288,6 +292,7 @@ class LabCLI(LightningCLI):
             sys.exit(AGAIN)
         if not recorder.held_out and (held := step.data.val_dataloader()):
             trainer.validate(model, held, verbose=False)  # killed between the last step and this
+        step.recipe.finish(model)
         record = {"name": name, "fingerprint": mark, "reused": False, **recorder.summary(trainer)}
         if trainer.is_global_zero:
             save_trained(step.recipe.trained(model), stage_file(folder))

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llava_lab.model.forest import ATTENTION, Forest, Plan, Store
 from llava_lab.model.llm import CausalLM
+from llava_lab.train.stage import keep_products
 
 BASE = {
     "vocab_size": 96,
@@ -64,6 +66,30 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     model.model.gradient_checkpointing_enable({"use_reentrant": False})
     _, again = loss_and_gradients(model, TREES, "forest")
     assert all(torch.allclose(plain[name], again[name], atol=1e-7) for name in plain)
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten.mm.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_keeping_products_changes_nothing_and_computes_none_again() -> None:
+    model = lm("llama").train()
+    with Products() as plain:
+        _, wanted = loss_and_gradients(model, TREES, "forest")
+    model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    with Products() as whole:
+        loss_and_gradients(model, TREES, "forest")
+    model.model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": keep_products})
+    with Products() as kept:
+        _, found = loss_and_gradients(model, TREES, "forest")
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    assert plain.count == kept.count < whole.count
 
 
 def test_segments_do_not_see_each_other() -> None:

@@ -1,5 +1,7 @@
+import copy
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,6 +129,35 @@ def test_losses_are_their_closed_forms() -> None:
     assert shifted[3] == pytest.approx(1 - sigmoid(4 / 3 - 0))
 
 
+# What TRL's own code made of GAINS and TOKENS. 1.16.0: `DPOTrainer._compute_loss`, one pair at a
+# time, with a model that returns fixed log-probabilities and references (-6, -5), (-4.5, -9),
+# (-1, -2). 0.8.6: `DPOTrainer.dpo_loss` of the three pairs, as later versions have neither a
+# smoothed sigmoid loss nor kto_pair.
+TRL = [
+    ("1.16.0", Sigmoid(0.1), 0, [0.5543552041, 0.8833820820, 0.6931471825]),
+    ("1.16.0", Sigmoid(0.5), 0, [0.2014132887, 1.9102241993, 0.6931471825]),
+    ("1.16.0", IPO(0.1), 0, [14.0625, 37.2099990845, 25.0]),
+    ("1.16.0", Hinge(0.5), 0, [0.0, 2.75, 1.0]),
+    ("0.8.6", Sigmoid(0.5, label_smoothing=0.1), 0, [0.3514132798, 1.7352241277, 0.6931471825]),
+    (
+        *("0.8.6", KTOPair(0.1), 0),
+        [0.4750208259, 0.5744425058, 0.5, 0.4501660466, 0.5124973655, 0.5],
+    ),
+    (
+        *("0.8.6", KTOPair(1.0), 2),  # gains raised by 2, so that the means are above 0
+        [0.1824255586, 0.9241418242, 0.3775406480, 0.2086085081, 0.7625419497, 0.6607563496],
+    ),
+]
+
+
+@pytest.mark.parametrize(("version", "loss", "shift", "wanted"), TRL)
+def test_losses_are_those_of_trl(
+    version: str, loss: PreferenceLoss, shift: float, wanted: list[float]
+) -> None:
+    found = loss.pair_losses(GAINS + shift, TOKENS).tolist()
+    assert found == pytest.approx(wanted, rel=1e-5, abs=1e-7)
+
+
 @pytest.mark.parametrize(
     ("options", "message"), [({"beta": 0}, "beta"), ({"label_smoothing": 0.5}, "0.5")]
 )
@@ -135,21 +166,24 @@ def test_a_wrong_value_is_named(options: dict, message: str) -> None:
         Sigmoid(**options)
 
 
-def pairs_of(model: Llava, folder: Path, number: int = 3) -> tuple[PreferenceDataModule, Pairs]:
+def pairs_of(
+    model: Llava, folder: Path, number: int = 3, **options: float
+) -> tuple[PreferenceDataModule, Pairs]:
     answers = [("A cat and a dog.", "One dog."), ("Two.", "Three small ones, I think."), ("a", "b")]
     rows = [
         row(id=str(n), image=f"{n}.png", chosen=answers[n % 3][0], rejected=answers[n % 3][1])
         for n in range(number)
     ]
+    store = str(folder / "references")
     data = PreferenceDataModule(
-        [source(folder, rows)], Pad(), batch_size=2, reference_store=str(folder / "references")
+        [source(folder, rows)], Pad(), batch_size=2, reference_store=store, **options
     )
     data.name = "dpo"
     data.trainer = SimpleNamespace(lightning_module=model, world_size=1, global_rank=0)
     data.check(model)
     data.setup("fit")
     dataset = data.train_rows()
-    return data, data.collate([dataset[index] for index in range(number)])
+    return data, data.collate([dataset[index] for index in range(len(dataset))])
 
 
 def test_a_tree_equals_two_sequences(folder: Path) -> None:
@@ -227,6 +261,52 @@ def test_every_loss_prefers_the_chosen_after_a_few_steps(folder: Path) -> None:
             value.backward()
             optimizer.step()
         assert numbers["reward_accuracy"] == 1 and numbers["reward_margin"] > 0, loss
+
+
+def test_kl_of_held_out_answers_is_that_of_both_models_distributions(folder: Path) -> None:
+    model = tiny().eval()
+    data, pairs = pairs_of(model, folder, 8, hold_out=0.4)
+    assert pairs.before is None and len(pairs) < 8
+    held = next(iter(data.val_dataloader()))
+    assert len(held) + len(pairs) == 8
+    before = copy.deepcopy(model)
+    with torch.no_grad():
+        _, numbers = Sigmoid(0.1)(model, held)
+        assert abs(float(numbers["kl"])) < 1e-6
+        for weight in model.llm.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+        _, numbers = Sigmoid(0.1)(model, held)
+        now, then = (
+            each.llm.head()(each(held)[held.predictors]).log_softmax(-1) for each in (model, before)
+        )
+    each = torch.nn.functional.kl_div(then, now, log_target=True, reduction="none").sum(-1)
+    answers = [each[held.owners == segment].mean() for segment in held.answers.flatten()]
+    wanted = torch.stack(answers).mean()
+    assert wanted > 0.01
+    assert float(numbers["kl"]) == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_devices_share_the_work_on_the_reference(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llava_lab.data.reference.CHUNK", 2)
+    model = tiny().eval()
+    one, _ = pairs_of(model, folder, 8, hold_out=0.4)
+    files = {path.name: path.read_bytes() for path in one.references.folder.iterdir()}
+    written: dict[int, set[str]] = {}
+    for rank in (0, 1):
+        shutil.rmtree(one.references.folder)
+        seen: set[str] = set()
+
+        def meet(seen: set[str] = seen) -> None:
+            seen |= {path.name for path in one.references.folder.iterdir()}
+
+        strategy = SimpleNamespace(barrier=meet)
+        one.references.fill(SimpleNamespace(global_rank=rank, world_size=2, strategy=strategy))
+        written[rank] = seen - {"head.safetensors"}
+    assert len(written[0]) == len(written[1]) == 2
+    assert written[0] | written[1] == set(files) - {"head.safetensors"}
+    assert {path.name: path.read_bytes() for path in one.references.folder.iterdir()} == files
 
 
 def test_the_sft_term_is_the_chosen_answers_cross_entropy(folder: Path) -> None:

@@ -14,7 +14,7 @@ from llava_lab.data.chat import IGNORE
 from llava_lab.data.fields import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, find_images, read_text
 from llava_lab.data.image import Policy
 from llava_lab.data.modules import EncodedRows, ImageDataModule, run_seed
-from llava_lab.data.reference import ReferenceStore
+from llava_lab.data.reference import Before, ReferenceStore
 from llava_lab.data.rows import ImageFolder, Refused, VideoPath
 from llava_lab.data.rows import Row as FileRow
 from llava_lab.data.sample import Sample, Source, Turn, read_each
@@ -83,9 +83,11 @@ class Pairs(Batch):
     Attributes:
         reference: Summed log-probabilities of chosen and rejected answers under the model that the
             stage started from [n, 2], or None.
+        before: Of held-out pairs, what that model's distributions at the targets follow from.
     """
 
     reference: Tensor | None = None
+    before: Before | None = None
 
     @property
     def answers(self) -> Tensor:
@@ -96,16 +98,24 @@ class Pairs(Batch):
     def to(self, device: torch.device, non_blocking: bool = False) -> "Pairs":
         """The batch on another device."""
         moved: Any = super().to(device, non_blocking)
-        if self.reference is None:
-            return moved
-        return replace(moved, reference=self.reference.to(device, non_blocking=non_blocking))
+        if self.reference is not None:
+            reference = self.reference.to(device, non_blocking=non_blocking)
+            moved = replace(moved, reference=reference)
+        if self.before is not None:
+            moved = replace(moved, before=self.before.to(device))
+        return moved
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[Row, Tensor | None]]) -> "Pairs":
-        """Pack rows with their reference log-probabilities [2]."""
-        batch = Batch.pack([row for row, _ in rows])
-        found = [reference for _, reference in rows if reference is not None]
-        return cls(**vars(batch), reference=torch.stack(found) if found else None)
+    def of(cls, rows: Sequence[tuple[Row, Before | None, Tensor | None]]) -> "Pairs":
+        """Pack rows with what their reference gave: hidden states, log-probabilities [2]."""
+        batch = Batch.pack([row for row, _, _ in rows])
+        found = [reference for _, _, reference in rows if reference is not None]
+        before = [each for _, each, _ in rows if each is not None]
+        return cls(
+            **vars(batch),
+            reference=torch.stack(found) if found else None,
+            before=Before.pack(before) if before else None,
+        )
 
 
 class EncodedPairs(EncodedRows):
@@ -113,7 +123,7 @@ class EncodedPairs(EncodedRows):
 
     store: ReferenceStore | None = None
 
-    def __getitem__(self, index: int) -> tuple[Row, Tensor | None]:
+    def __getitem__(self, index: int) -> tuple[Row, Before | None, Tensor | None]:
         sample = self.samples[index]
         assert isinstance(sample, Preference)
         views, layouts = self.views(sample.images)
@@ -127,7 +137,9 @@ class EncodedPairs(EncodedRows):
             Segment(rejected.ids[split:], rejected.labels[split:], 0),
         ]
         row = Row(segments, views, layouts, sample.source)
-        return row, None if self.store is None else self.store[sample]
+        if self.store is None:
+            return row, None, None
+        return row, self.store.before(sample), self.store[sample]
 
 
 def _prompt_length(labels: Sequence[int]) -> int:
@@ -215,8 +227,11 @@ class PreferenceDataModule(ImageDataModule):
         rows = [*self.samples, *self.held]
         encoded = self._pairs(rows)
         root = Path(self.reference_store)
-        self.references = ReferenceStore(root, self.model, encoded, self.collate, self.settings())
-        self.references.fill()
+        store = ReferenceStore(
+            root, self.model, encoded, self.collate, self.settings(), len(self.held)
+        )
+        store.fill(self.trainer)
+        self.references = store
 
     def settings(self) -> str:
         """What decides the reference's numbers beside the model: rows, template, length."""

@@ -30,6 +30,7 @@ class StageCheckpoint(Callback):
     def __init__(self, folder: Path, recipe: Stage, seconds: float):
         self.folder, self.recipe, self.seconds = folder, recipe, seconds
         self.interrupted = False
+        self.random_state: torch.Tensor | None = None
         self.saved = time.monotonic()
         self.handlers: dict[int, Any] = {}
 
@@ -99,16 +100,23 @@ class StageCheckpoint(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Leave out frozen parts, add the random state."""
-        kept = (*(f"{name}." for name in self.recipe.rates), "loss.")
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if k.startswith(kept)}
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if self.recipe.keeps(k)}
         checkpoint["random_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the random state back."""
-        torch.set_rng_state(checkpoint["random_state"])
+        """Keep the random state for the next step."""
+        self.random_state = checkpoint["random_state"]
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Put the random state back: now, as loaders draw from it when they begin."""
+        if self.random_state is not None:
+            torch.set_rng_state(self.random_state)
+            self.random_state = None
 
 
 def _digest(path: Path) -> str:

@@ -22,9 +22,15 @@ class Loss(nn.Module, ABC):
         """The loss of a batch and the numbers to log beside it."""
 
 
-def token_losses(model: Llava, batch: Batch) -> Tensor:
-    """Cross-entropy of every target [m]: the forest's hidden states, the head at targets only."""
-    hidden = model(batch)[batch.predictors]
+def token_losses(model: Llava, batch: Batch, hidden: Tensor | None = None) -> Tensor:
+    """Cross-entropy of every target [m]: the forest's hidden states, the head at targets only.
+
+    Args:
+        model: The model.
+        batch: The batch.
+        hidden: Hidden states [m, d] of the batch's predictors, where they are at hand.
+    """
+    hidden = model(batch)[batch.predictors] if hidden is None else hidden
     head = model.llm.head()
     # Chunks keep memory from growing with vocabulary x targets; on CPU plain is faster.
     options = nn.LinearCrossEntropyOptions() if hidden.is_cuda else None
@@ -33,13 +39,18 @@ def token_losses(model: Llava, batch: Batch) -> Tensor:
     )
 
 
-def answer_logps(model: Llava, pairs: "Pairs") -> tuple[Tensor, Tensor]:
+def answer_logps(
+    model: Llava, pairs: "Pairs", hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Summed log-probabilities of chosen and rejected answers [n, 2], and their tokens [n, 2]."""
-    losses = token_losses(model, pairs).float()
-    shape = (len(pairs.forest.lengths),)
-    sums = losses.new_zeros(shape).index_add(0, pairs.owners, -losses)
-    counts = losses.new_zeros(shape).index_add(0, pairs.owners, torch.ones_like(losses))
-    return sums[pairs.answers], counts[pairs.answers]
+    losses = token_losses(model, pairs, hidden).float()
+    return answer_sums(-losses, pairs), answer_sums(torch.ones_like(losses), pairs)
+
+
+def answer_sums(values: Tensor, pairs: "Pairs") -> Tensor:
+    """Values of targets [m], summed over chosen and rejected answers [n, 2]."""
+    sums = values.new_zeros(len(pairs.forest.lengths)).index_add(0, pairs.owners, values)
+    return sums[pairs.answers]
 
 
 class NextToken(Loss):

@@ -3,12 +3,15 @@
 from abc import abstractmethod
 
 import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid, relu, sigmoid
+from torch import Tensor, nn
+from torch.nn.functional import linear, logsigmoid, relu, sigmoid
 
 from llava_lab.data.preferences import Pairs
+from llava_lab.data.reference import Before
 from llava_lab.model.llava import Llava
-from llava_lab.train.loss import Loss, answer_logps
+from llava_lab.train.loss import Loss, answer_logps, answer_sums
+
+CHUNK = 64  # targets whose distributions are compared at once
 
 
 class PreferenceLoss(Loss):
@@ -37,7 +40,8 @@ class PreferenceLoss(Loss):
     def forward(self, model: Llava, batch: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of a batch of pairs."""
         assert batch.reference is not None, "PreferenceDataModule gives it"
-        logps, tokens = answer_logps(model, batch)
+        hidden = model(batch)[batch.predictors]
+        logps, tokens = answer_logps(model, batch, hidden)
         gains = logps - batch.reference
         loss = self.pair_losses(gains, tokens).mean()
         if self.sft_weight:
@@ -53,7 +57,31 @@ class PreferenceLoss(Loss):
             # Of the answers at hand, not of the model's own: tells drift, is no divergence.
             "gain_a_token": (gains.detach() / tokens).mean(),
         }
+        if batch.before is not None:
+            each = answer_sums(divergences(model.llm.head(), hidden, batch.before), batch)
+            numbers["kl"] = (each / tokens).mean()
         return loss, numbers
+
+
+@torch.no_grad()
+def divergences(head: nn.Linear, hidden: Tensor, before: Before) -> Tensor:
+    """KL(model || reference) of the next token, exact over the vocabulary, at every target [m].
+
+    It is that of the model's and the reference's distributions after the same words, the words
+    being those of the file's answers: no estimate from samples, and not what it would be after
+    the model's own words.
+
+    Args:
+        head: The model's output layer.
+        hidden: The model's hidden states [m, d] at the targets.
+        before: The reference's, with its output layer.
+    """
+    found = []
+    for own, its in zip(hidden.split(CHUNK), before.hidden.split(CHUNK), strict=True):
+        now = head(own).float().log_softmax(-1)
+        then = linear(its, before.weight, before.bias).float().log_softmax(-1)
+        found.append((now.exp() * (now - then)).sum(-1))
+    return torch.cat(found)
 
 
 class Sigmoid(PreferenceLoss):

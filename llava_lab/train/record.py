@@ -111,11 +111,13 @@ class Record(Callback):
             "connector": counts["visual_tokens"],
             "llm": counts["lm_tokens"],
         }
-        costs = part_costs(seen, self.recipe.rates)
+        costs = part_costs(seen, self.recipe.rates, frozen=self.recipe.lora is not None)
         return sum(float(cost) * model.size(name) for name, cost in costs.items())
 
 
-def part_costs(seen: dict[str, int], rates: dict[str, float]) -> dict[str, int]:
+def part_costs(
+    seen: dict[str, int], rates: dict[str, float], frozen: bool = False
+) -> dict[str, int]:
     """Operations a weight of each part, in matrix products with weights; attention scores apart.
 
     A part of N weights costs 2 N a token forward, 2 N more for the gradient of its inputs where
@@ -125,11 +127,13 @@ def part_costs(seen: dict[str, int], rates: dict[str, float]) -> dict[str, int]:
     Args:
         seen: Tokens that each part sees, in the order of the way.
         rates: Parts that train.
+        frozen: Whether of the LM only adapters do, of which the own cost is left out.
     """
     costs, before = {}, False
     for name, tokens in seen.items():
         trains = name in rates
         before = before or trains
+        trains = trains and not (frozen and name == "llm")
         costs[name] = 2 * (1 + before + trains) * tokens
     return costs
 
