@@ -110,6 +110,8 @@ def serve(folder: Path, name: str, log: Path) -> Iterator[str]:
     command = [str(environment()), "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--host", "127.0.0.1", "--port", port, "--model", str(folder)]
     command += ["--served-model-name", name, "--dtype", "float32", "--enforce-eager"]
+    # Pictures are scaled by Pillow as ours are, and not by torchvision, which rounds otherwise.
+    command += ["--mm-processor-kwargs", json.dumps({"use_fast": False})]
     command += ["--media-io-kwargs", json.dumps({"video": {"num_frames": FRAMES}})]
     quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with log.open("w") as file:
