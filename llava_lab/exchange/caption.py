@@ -79,6 +79,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--images-per-batch", type=int, default=8, help="of the local model")
     parser.add_argument("--in-flight", type=int, default=32, help="requests at once to the engine")
     parser.add_argument(
+        "--stop", help="text that ends an engine's answers, such as '###' of the template v0"
+    )
+    parser.add_argument(
         "--shard",
         type=_shard,
         default=(0, 1),
@@ -86,6 +89,8 @@ def main(arguments: Sequence[str]) -> None:
         help="every N-th input from the I-th, from 0",
     )
     options = parser.parse_args(arguments)
+    if options.engine_url and (options.frames or options.stride):
+        parser.error("--frames and --stride are the local model's; an engine has its own setting")
     with one_message(parser):
         items = read_items(options.inputs, options.images)
         index, number = options.shard
@@ -93,14 +98,14 @@ def main(arguments: Sequence[str]) -> None:
         model, prompt, length = options.model, options.prompt, options.max_new_tokens
         if options.engine_url:
             engine: Engine = RemoteEngine(
-                options.engine_url, model, prompt, length, options.in_flight
+                options.engine_url, model, prompt, length, options.in_flight, options.stop
             )
         else:
             engine = LocalEngine(
                 model, prompt, length, options.images_per_batch, options.frames, options.stride
             )
         shown = [options.frames, options.stride]
-        asked = json.dumps([model, options.engine_url, prompt, length, *shown])
+        asked = json.dumps([model, options.engine_url, prompt, length, *shown, options.stop])
         caption(items, engine, prompt, options.out, asked)
         print(f"llava_lab: {len(items)} captions: {options.out}")
 
@@ -282,13 +287,20 @@ class RemoteEngine:
         prompt: What is asked of every input, or None.
         max_new_tokens: Longest caption.
         in_flight: Requests at once.
+        stop: Text that ends an answer, or None where a token does.
     """
 
     def __init__(
-        self, url: str, model: str, prompt: str | None, max_new_tokens: int, in_flight: int
+        self,
+        url: str,
+        model: str,
+        prompt: str | None,
+        max_new_tokens: int,
+        in_flight: int,
+        stop: str | None = None,
     ):
         self.engine = ChatEngine(url, model, in_flight)
-        self.prompt, self.max_new_tokens = prompt, max_new_tokens
+        self.prompt, self.stop, self.max_new_tokens = prompt, stop, max_new_tokens
 
     def __call__(self, items: Sequence[Item]) -> Iterator[tuple[Item, str | Exception]]:
         """Caption all items, as answers come."""
@@ -304,7 +316,10 @@ class RemoteEngine:
         ]
         content.append({"type": "text", "text": prompt_of(item, self.prompt)})
         messages = [{"role": "user", "content": content}]
-        return self.engine.say(messages, max_tokens=self.max_new_tokens, temperature=0)
+        sampling: dict[str, Any] = {"max_tokens": self.max_new_tokens, "temperature": 0}
+        if self.stop is not None:
+            sampling["stop"] = [self.stop]
+        return self.engine.say(messages, **sampling)
 
 
 def _data_url(file: Path) -> str:

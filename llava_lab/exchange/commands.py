@@ -57,10 +57,20 @@ def export_main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--no-verify", action="store_true", help="do not load it again and compare its logits"
     )
+    parser.add_argument(
+        "--nearest",
+        action="store_true",
+        help="where no class of transformers sees as this model does, write the nearest one",
+    )
     options = parser.parse_args(arguments)
     with one_message(parser):
         model, policy = open_model(options.model)
-        print(f"llava_lab: {export_model(model, policy, options.out, not options.no_verify)}")
+        departures = export_model(
+            model, policy, options.out, not options.no_verify, options.nearest
+        )
+        for departure in departures:
+            print(f"llava_lab: NOT as it was trained: {departure}")
+        print(f"llava_lab: {options.out}")
 
 
 def answer_main(arguments: Sequence[str]) -> None:
