@@ -47,10 +47,12 @@ PUBLISHED_ROWS = {
 }
 # Bytes a weight in mixed precision with AdamW: itself; its gradient and two moments if it trains.
 FROZEN_BYTES, TRAINED_BYTES = 4, 16
-# Bytes that a block keeps for its backward pass, a token and unit of width, in 16-bit precision and
-# without attention scores (Korthikanti et al. 2022, arXiv:2205.05198, equation 2 less its last
-# term); with recomputation it keeps its input, and one block at a time the whole.
-BLOCK_BYTES, INPUT_BYTES = 34, 2
+# Bytes that a block computes for its backward pass, a token and unit of width, in 16-bit precision
+# and without attention scores (Korthikanti et al. 2022, arXiv:2205.05198, equation 2 less its last
+# term), and how many of them are kept by each way of `gradient_checkpointing`: all; its input and
+# what its products and attention gave; its input. The others are there one block at a time.
+BLOCK_BYTES = 34
+KEPT_BYTES = {False: BLOCK_BYTES, "products": 22, True: 2}
 
 
 class PlanCLI(LabCLI):
@@ -199,12 +201,11 @@ def activations(
         width = model.encoder.width
         sizes["encoder"] = (width, round(model.size("encoder") / (12 * width**2)))
     for part, (width, blocks) in sizes.items():
-        recomputed = step.recipe.gradient_checkpointing and part == "llm"
-        each = INPUT_BYTES * blocks + BLOCK_BYTES if recomputed else BLOCK_BYTES * blocks
-        bytes_ = f"({INPUT_BYTES} x {blocks} blocks + {BLOCK_BYTES})"
-        bytes_ = bytes_ if recomputed else f"{BLOCK_BYTES} x {blocks} blocks"
+        kept = KEPT_BYTES[step.recipe.gradient_checkpointing if part == "llm" else False]
+        size = rows * tokens[part] * width * (kept * blocks + BLOCK_BYTES - kept)
+        bytes_ = f"({kept} x {blocks} blocks + {BLOCK_BYTES - kept})"
         formula = f"{rows} rows at once x {tokens[part]:,} tokens x {width:,} x {bytes_}"
-        yield part, rows * tokens[part] * width * each, formula
+        yield part, size, formula
 
 
 def memory_rows(
