@@ -19,6 +19,7 @@ Trains and evaluates every version of the LLaVA family from one YAML file each.
   export MODEL       a model for transformers, vLLM and SGLang
   answer MODEL FILE  answers to a question file in LLaVA's format
   caption INPUTS     captions of pictures as LLaVA-format rows, by a model or an engine
+  prefer MODEL FILE  pairs for DPO from a model's own answers, scored by a judge or by the file
   chat MODEL         a conversation about pictures
 
   VERB --help        all options of a verb
@@ -38,6 +39,7 @@ TOOLS = {
     "export": "llava_lab.exchange.commands:export_main",
     "answer": "llava_lab.exchange.commands:answer_main",
     "caption": "llava_lab.exchange.caption:main",
+    "prefer": "llava_lab.exchange.prefer:main",
     "chat": "llava_lab.exchange.commands:chat_main",
 }
 

@@ -217,7 +217,10 @@ class LabCLI(LightningCLI):
             if self._find(run, mark) is None:
                 steps[name].recipe.check(model)
         run.begin()
-        records = [self._stage(model, run, name, step, marks[name]) for name, step in steps.items()]
+        records = []
+        for name, step in steps.items():
+            with run.alone(marks[name]):
+                records.append(self._stage(model, run, name, step, marks[name]))
         if self.options.stage is not None:
             say(f"stopped after stage {self.options.stage}: {run.folder}")
             return
@@ -225,6 +228,7 @@ class LabCLI(LightningCLI):
         results = {
             "stages": [{key: record[key] for key in STAGE_KEYS} for record in records],
             "benchmarks": benchmarks,
+            "judges": self.judges(),
             "asked": asked,
             "cost": {
                 "parameters": sum(model.size(part) for part in PARTS),
@@ -244,6 +248,11 @@ class LabCLI(LightningCLI):
     def asked(self) -> dict[str, str]:
         """Hash of what each benchmark asks."""
         return {each.name: each.content() for each in self.datamodule.benchmarks}
+
+    def judges(self) -> dict[str, Any]:
+        """Who judges which benchmark, and what it is told."""
+        told = {each.name: each.metric.settings() for each in self.datamodule.benchmarks}
+        return {name: settings for name, settings in told.items() if settings}
 
     def _find(self, run: Run, mark: str) -> Path | None:
         """Folder of a finished stage that may be reused."""
@@ -332,7 +341,8 @@ class LabCLI(LightningCLI):
         benchmarks = self._evaluate(model, run)
         kept = json.loads(path.read_text()) if path.exists() else {"stages": [], "cost": {}}
         kept = {key: kept[key] for key in ("stages", "cost")}
-        show(run.finish({**kept, "benchmarks": benchmarks, "asked": self.asked()}))
+        told = {"benchmarks": benchmarks, "judges": self.judges(), "asked": self.asked()}
+        show(run.finish({**kept, **told}))
 
     def predict(self, model: Llava, **_: Any) -> None:
         """Answer the benchmarks' questions without scoring them."""
@@ -389,7 +399,8 @@ def with_scale(arguments: list[str]) -> list[str]:
     scale: tuple[int, Path] | None = None
     for place, name in enumerate(arguments[1:], 1):
         path = Path(name)
-        if arguments[place - 1] not in ("-c", "--config") or not path.is_file():
+        text = name.startswith("{")  # of a file, in place of its name
+        if arguments[place - 1] not in ("-c", "--config") or text or not path.is_file():
             continue
         known = read_yaml(path)
         if "experiment" in known:

@@ -23,6 +23,7 @@ from llava_lab.model.llava import PARTS, Llava
 from llava_lab.report.grid import Grid
 from llava_lab.report.table import PAPER, published_grids, show
 from llava_lab.train.record import part_costs
+from llava_lab.train.steps import Step
 from llava_lab.verbs import verb_parser
 
 SIZES = (
@@ -46,6 +47,10 @@ PUBLISHED_ROWS = {
 }
 # Bytes a weight in mixed precision with AdamW: itself; its gradient and two moments if it trains.
 FROZEN_BYTES, TRAINED_BYTES = 4, 16
+# Bytes that a block keeps for its backward pass, a token and unit of width, in 16-bit precision and
+# without attention scores (Korthikanti et al. 2022, arXiv:2205.05198, equation 2 less its last
+# term); with recomputation it keeps its input, and one block at a time the whole.
+BLOCK_BYTES, INPUT_BYTES = 34, 2
 
 
 class PlanCLI(LabCLI):
@@ -82,10 +87,11 @@ class PlanCLI(LabCLI):
         for name, step in steps.items():
             layout = step.data.policy.layout(_size(size), model.encoder.vision)
             text = self.text_tokens.get(name, self.text_tokens.get("", TEXT_TOKENS))
+            kept = list(activations(model, layout, step, text, self.devices))
             rows = [
                 *stage_rows(model, layout, rates[name], text, step.data.batch_size),
                 *hours_rows(model, layout, rates[name], text, step.data, self.utilization),
-                *memory_rows(model, rates[name], self.devices),
+                *memory_rows(model, rates[name], kept, self.devices),
             ]
             title = f"Stage {name}; a row is {size} pixels and {text} text tokens"
             grids.append(Grid(title, ["what", "value", "formula"], rows))
@@ -182,18 +188,46 @@ def samples(data: StageDataModule) -> tuple[int | None, str]:
     return rows * data.epochs, formula
 
 
-def memory_rows(model: Llava, rates: dict[str, float], devices: int) -> Iterator[list[str]]:
-    """Weights, gradients and AdamW's moments on each device; activations apart."""
+def activations(
+    model: Llava, layout: Layout, step: Step, text: int, devices: int
+) -> Iterator[tuple[str, int, str]]:
+    """Parts, bytes that their blocks keep for the backward pass, formulas; of a micro-batch."""
+    rows = step.data.micro_batch_size or max(1, step.data.batch_size // devices)
+    tokens, config = tokens_seen(model, layout, text), model.llm.model.config
+    sizes = {"llm": (config.hidden_size, config.num_hidden_layers)}
+    if "encoder" in step.recipe.rates:
+        width = model.encoder.width
+        sizes["encoder"] = (width, round(model.size("encoder") / (12 * width**2)))
+    for part, (width, blocks) in sizes.items():
+        recomputed = step.recipe.gradient_checkpointing and part == "llm"
+        each = INPUT_BYTES * blocks + BLOCK_BYTES if recomputed else BLOCK_BYTES * blocks
+        bytes_ = f"({INPUT_BYTES} x {blocks} blocks + {BLOCK_BYTES})"
+        bytes_ = bytes_ if recomputed else f"{BLOCK_BYTES} x {blocks} blocks"
+        formula = f"{rows} rows at once x {tokens[part]:,} tokens x {width:,} x {bytes_}"
+        yield part, rows * tokens[part] * width * each, formula
+
+
+def memory_rows(
+    model: Llava,
+    rates: dict[str, float],
+    kept: Sequence[tuple[str, int, str]],
+    devices: int,
+) -> Iterator[list[str]]:
+    """Weights, gradients, AdamW's moments and activations on each device."""
     trained = sum(model.size(name) for name in PARTS if name in rates)
     frozen = sum(model.size(name) for name in PARTS) - trained
-    whole = TRAINED_BYTES * trained + FROZEN_BYTES * frozen
+    states, active = (
+        TRAINED_BYTES * trained + FROZEN_BYTES * frozen,
+        sum(size for _, size, _ in kept),
+    )
     formula = f"{TRAINED_BYTES} x {trained:,} trained + {FROZEN_BYTES} x {frozen:,} frozen bytes"
-    yield ["GiB a device, DDP", f"{whole / GIBI:,.1f}", formula]
-    yield [
-        f"GiB a device, FSDP2 or ZeRO-3 on {devices}",
-        f"{whole / devices / GIBI:,.1f}",
-        f"the same over {devices} devices",
-    ]
+    yield ["GiB of states", f"{states / GIBI:,.1f}", formula]
+    for part, size, formula in kept:
+        yield [f"GiB of activations, {part}", f"{size / GIBI:,.1f}", formula]
+    formula = "states + activations; attention scores and logits apart"
+    yield ["GiB a device, DDP", f"{(states + active) / GIBI:,.1f}", formula]
+    value, formula = states / devices + active, f"states over {devices} devices + activations"
+    yield [f"GiB a device, FSDP2 or ZeRO-3 on {devices}", f"{value / GIBI:,.1f}", formula]
 
 
 def trace_grid(model: Llava, policy: Policy, sizes: Sequence[str]) -> Grid:

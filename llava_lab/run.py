@@ -1,12 +1,15 @@
 """A run on disk: its folder, its record, and finished stages found again by their fingerprint."""
 
+import fcntl
 import hashlib
 import importlib.metadata
 import json
+import os
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,21 @@ class Run:
             if _read(record).get("fingerprint") == fingerprint:
                 return record.parent
         return None
+
+    @contextmanager
+    def alone(self, fingerprint: str) -> Iterator[None]:
+        """Keep a stage for this process: another fit that needs it waits and finds it finished.
+
+        Ranks of one job train a stage together, and none waits.
+        """
+        if "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+            yield
+            return
+        path = self.root / ".training" / fingerprint
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:  # the kernel lets go of it with the process
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def finished(self, marks: dict[str, str], asked: dict[str, str]) -> Path | None:
         """Its results.json, if they are those of these stages, benchmarks and package versions."""

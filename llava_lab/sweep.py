@@ -12,6 +12,7 @@ axes:
 """
 
 import hashlib
+import io
 import itertools
 import json
 import subprocess
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,12 +125,17 @@ class Sweep:
         return self.folder(runs) / f"{digest}.json"
 
     def command(self, runs: Path, point: Point, more: Sequence[str] = ()) -> list[str]:
-        """The `fit` of a point."""
+        """The `fit` of a point: what is the point's own comes last and wins."""
         files = [part for file in self.files for part in ("-c", str(file))]
-        options = [f"--{key}={_written(value)}" for key, value in point.options.items()]
+        written = {key: _written(value) for key, value in point.options.items()}
+        options = [f"--{key}={text}" for key, text in written.items() if "${" not in text]
+        # A reference to another option is resolved in a file only, of which -c takes the text, too.
+        referring = {key: point.options[key] for key, text in written.items() if "${" in text}
+        if referring:
+            options += ["-c", json.dumps(_nested(referring))]
         seed = f"--seed_everything={point.seed}"
-        head = [sys.executable, "-m", "llava_lab", "fit", *files, *options, seed]
-        return [*head, f"--runs={runs}", *more]
+        head = [sys.executable, "-m", "llava_lab", "fit", *files, *more, f"--runs={runs}"]
+        return [*head, *options, seed]
 
     def finished(self, runs: Path, more: Sequence[str] = ()) -> Iterator[tuple[Point, Path]]:
         """Points that have results, with the results."""
@@ -148,6 +155,18 @@ def _values(where: str, axis: str, values: Any) -> dict[str, dict[str, Any]]:
         if all(isinstance(bundle, dict) for bundle in bundles.values()):
             return bundles
     raise ValueError(f"{where}: an axis is a list of values, or names with options under each")
+
+
+def _nested(options: dict[str, Any]) -> dict[str, Any]:
+    """{"a.b": 1} -> {"a": {"b": 1}}."""
+    tree: dict[str, Any] = {}
+    for key, value in options.items():
+        *above, last = key.split(".")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree
 
 
 def _written(value: Any) -> str:
@@ -178,15 +197,24 @@ def main(arguments: Sequence[str]) -> None:
 
 def dry_run(sweep: Sweep, runs: Path, more: Sequence[str] = ()) -> None:
     """List the points; `fit` itself says what it would reuse."""
+    from llava_lab import cli  # only here: it imports torch
+
     finished = {str(point): results for point, results in sweep.finished(runs, more)}
     for point in sweep.points():
         print(f"{point}: {finished.get(str(point), 'to run')}", flush=True)
-        if str(point) not in finished:
-            command = [*sweep.command(runs, point, more), "--dry_run"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            lines = [line for line in done.stdout.splitlines() if "stage" in line]
-            for line in lines if done.returncode == 0 else done.stderr.splitlines():
-                print(f"    {line.removeprefix('llava_lab: ')}", flush=True)
+        if str(point) in finished:
+            continue
+        said = io.StringIO()
+        try:
+            with redirect_stdout(said), redirect_stderr(said):
+                cli.main([*sweep.command(runs, point, more)[3:], "--dry_run"])
+        except SystemExit as stop:  # a message, or a status and the message already said
+            said.write("" if isinstance(stop.code, int) else f"{stop.code}")
+        lines = said.getvalue().splitlines()
+        wrong = [index for index, line in enumerate(lines) if line.startswith("error:")]
+        stages = [line for line in lines if line.startswith("llava_lab: stage")]
+        for line in lines[wrong[0] :] if wrong else stages or lines[-1:]:
+            print(f"    {line.removeprefix('llava_lab: ')}", flush=True)
 
 
 def run(sweep: Sweep, runs: Path, jobs: int = 1, more: Sequence[str] = ()) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import string
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -137,3 +140,51 @@ def stage_options(experiment: Path, folder: Path) -> list[str]:
         if stage in ("align", "instruct", "video", "dpo"):
             options.append(f"--stages.{stage}.data.feature_store={folder / 'features'}")
     return options
+
+
+class JudgeServer(ThreadingHTTPServer):
+    """An OpenAI-compatible judge: `say` makes a text, or an HTTP status, of a request's body."""
+
+    def __init__(self, say: Callable[[dict], str | int]):
+        super().__init__(("127.0.0.1", 0), JudgeHandler)
+        self.say, self.lock, self.bodies = say, threading.Lock(), []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class JudgeHandler(BaseHTTPRequestHandler):
+    server: JudgeServer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.bodies.append(body)
+            said = self.server.say(body)
+        status = said if isinstance(said, int) else 200
+        reply = {"choices": [{"message": {"content": said}}]} if status == 200 else {"no": said}
+        content = json.dumps(reply).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture
+def judge_server() -> Iterator[Callable[[Callable[[dict], str | int]], JudgeServer]]:
+    """Starts judges on this machine."""
+    running: list[JudgeServer] = []
+
+    def start(say: Callable[[dict], str | int]) -> JudgeServer:
+        server = JudgeServer(say)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        running.append(server)
+        return server
+
+    yield start
+    for server in running:
+        server.shutdown()

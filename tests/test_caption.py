@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from llava_lab.__main__ import main
-from llava_lab.exchange import caption as module
 from llava_lab.exchange import commands
+from llava_lab.exchange import engine as module
 from llava_lab.exchange.caption import Item, LocalEngine, caption, read_items
 
 PICTURES = 30
@@ -30,6 +30,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults, self.seconds = faults, seconds
         self.asked: Counter[str] = Counter()
+        self.stops: set[str] = set()
         self.open = self.most_open = self.requests = 0
         self.lock = threading.Lock()
 
@@ -57,6 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         picture = part[part["type"]]["url"]
         with self.server.lock:
             self.server.open -= 1
+            self.server.stops.add(json.dumps(body.get("stop")))
             if fault is None:
                 self.server.asked[picture] += 1
         if fault == "break":
@@ -147,6 +149,19 @@ def test_shards_make_up_the_whole(serve, pictures: Path, tmp_path: Path) -> None
     assert len(ids) == PICTURES
     with pytest.raises(SystemExit):
         run(pictures, tmp_path / "x.jsonl", server.url, "--shard", "3/3")
+
+
+def test_an_engine_is_told_where_answers_stop_and_has_its_own_frames(
+    serve, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    server = serve()
+    run(pictures, tmp_path / "a.json", server.url)
+    assert server.stops == {"null"}
+    run(pictures, tmp_path / "b.json", server.url, "--stop", "###")
+    assert server.stops == {"null", '["###"]'}
+    with pytest.raises(SystemExit):
+        run(pictures, tmp_path / "c.json", server.url, "--frames", "8")
+    assert "an engine has its own setting" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(120)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -362,6 +363,37 @@ def test_a_model_of_ours_goes_out_verified(template: str, tied: bool, tmp_path: 
     assert theirs.generation_config.eos_token_id == sorted(
         get_template(template).stop_ids(llm.tokenizer)
     )
+    # The hub's names, which engines read: vLLM refuses those of transformers 5's own.
+    parts = ("vision_tower.vision_model.", "multi_modal_projector.", "language_model.")
+    names = load_file(tmp_path / "out" / "model.safetensors").keys()
+    assert all(name.startswith(parts) for name in names)
+    import_checkpoint(str(tmp_path / "out"), tmp_path / "again")
+    again, _ = load_model(tmp_path / "again")
+    assert get_template(again.llm.template).answer == get_template(template).answer
+    assert again.llm.tokenizer("a").input_ids == llm.tokenizer("a").input_ids
+
+
+@pytest.mark.parametrize("template", ["v1", "mistral_instruct", "llava_llama_2", "qwen_1_5"])
+def test_every_way_to_write_a_prompt_has_one_bos(template: str, tmp_path: Path) -> None:
+    """In one step, in two, and as engines do, which add no special token to a chat."""
+    config = {**LM, "vocab_size": 768, "model_type": "llama"}
+    llm = CausalLM(None, template, pretrained=False, config=config, tokenizer="asset:tokenizer")
+    model = Llava(ClipEncoder(None, -2, False, False, TOWER), MLP, llm).eval()
+    export_model(model, Pad(), tmp_path / "out")
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    turns = [("user", "What?"), ("assistant", "A car."), ("user", "Red?")]
+    chat = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+    wanted = get_template(template).prompt(
+        [Turn(role, text) for role, text in turns], llm.tokenizer, [], "row"
+    )
+    assert wanted[0] == 1 and 1 not in wanted[1:2]
+    text = processor.apply_chat_template(chat, add_generation_prompt=True)
+    one = processor.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    two = processor(text=text)
+    assert [*one["input_ids"]] == [*two["input_ids"]] == [wanted]
+    assert processor.tokenizer(text, add_special_tokens=False).input_ids == wanted
 
 
 def test_what_transformers_cannot_express_is_refused(tmp_path: Path) -> None:
@@ -372,6 +404,55 @@ def test_what_transformers_cannot_express_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"TimmEncoder.*MLP of depth 2.*template 'tokenizer'"):
         export_model(Llava(encoder, Linear, llm), Pad(), tmp_path / "out")
     assert not any(tmp_path.iterdir())
+
+
+def test_the_nearest_class_is_written_when_asked(tmp_path: Path, capsys) -> None:
+    make_theirs(tmp_path / "theirs", "clip", "llama", tiles=True, pool=("average", 2))
+    import_checkpoint(str(tmp_path / "theirs"), tmp_path / "ours", template="v1")
+    path = tmp_path / "ours" / "model.yaml"
+    written = yaml.safe_load(path.read_text())
+    policy = written["data"]["policy"]["init_args"]
+    policy |= {"mode": "bilinear", "position": "after", "newline": "grid", "stride": 3}
+    policy["image"]["init_args"] |= {"max_tiles": 2, "base": False}
+    path.write_text(yaml.safe_dump(written))
+    arguments = ["export", str(tmp_path / "ours"), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    said = capsys.readouterr().err
+    reasons = ["spatial_unpad", "a quarter of", "pooled before", "no newline", "With --nearest"]
+    assert all(reason in said for reason in reasons) and not (tmp_path / "out").exists()
+    main([*arguments, "--nearest"])
+    said = capsys.readouterr().out
+    assert said.count("NOT as it was trained") == 4
+    import_checkpoint(str(tmp_path / "out"), tmp_path / "again")
+    again, near = load_model(tmp_path / "again")
+    assert (near.stride, near.mode, near.position, near.newlines) == (
+        2,
+        "average",
+        "before",
+        "no_token",
+    )
+    assert near.image.base and near.image.max_tiles is None
+    ours = load_model(tmp_path / "ours")[0].state_dict()
+    assert all(torch.equal(ours[key], value) for key, value in again.state_dict().items())
+    with pytest.raises(ValueError, match=r"MLP of depth 2 and no other$"):  # no class is near
+        model = load_model(tmp_path / "ours")[0]
+        model.connector = Linear(TOWER["hidden_size"], LM["hidden_size"])
+        export_model(model, near, tmp_path / "never", nearest=True)
+
+
+def test_a_checkpoint_goes_out_without_an_import(released: Path, tmp_path: Path) -> None:
+    main(["export", str(released), "--out", str(tmp_path / "out")])
+    theirs, ours = (load_file(path / "model.safetensors") for path in (released, tmp_path / "out"))
+    kept = {our_name(name): value for name, value in theirs.items()}
+    assert kept.keys() == {our_name(name) for name in ours}
+    behind = "encoder.tower.encoder.layers.2."  # is never run, and written as zeros
+    for name, value in ours.items():
+        known = our_name(name)
+        if known.startswith(behind) or "post_layernorm" in known:
+            assert not value.any(), name
+        else:
+            assert torch.equal(value, kept[known]), name
 
 
 def test_a_faulty_export_is_found_and_leaves_nothing(imported: Path, tmp_path: Path) -> None:

@@ -35,6 +35,19 @@ def test_is_parsed(experiment: Path, scale: Path, capsys: pytest.CaptureFixture)
     assert list(config["stages"]) == [each.name for each in fields(Steps)]
 
 
+def test_what_is_made_up_is_asked_before_and_after_the_preferences(capsys) -> None:
+    asked = []
+    for name in ("llava_next_video", "llava_next_video_dpo"):
+        with pytest.raises(SystemExit):
+            cli.main(["fit", "-c", f"{REPOSITORY}/experiments/{name}.yaml", "--print_config"])
+        out = capsys.readouterr().out
+        config = yaml.safe_load(out.partition("\n")[2])
+        asked.append(config["data"])
+    assert asked[0] == asked[1]
+    names = [each["init_args"]["name"] for each in asked[0]["benchmarks"]]
+    assert names == ["questions", "held_out", "presence", "descriptions"]
+
+
 @pytest.mark.parametrize("experiment", VERSIONS, ids=lambda path: path.stem)
 def test_is_fitted(experiment: Path, shortened: list[str], tmp_path: Path) -> None:
     cli.main(["fit", "-c", str(experiment), *shortened, *stage_options(experiment, tmp_path)])

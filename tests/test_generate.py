@@ -1,4 +1,4 @@
-"""Greedy answers of the forest equal those of transformers' generate; blind images are dealt."""
+"""Greedy answers equal those of transformers' generate; sampled ones come by their probability."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.sample import Question
 from llava_lab.evaluate.benchmark import Benchmark, Trees, other_images
-from llava_lab.evaluate.generate import Questions, answer
+from llava_lab.evaluate.generate import Questions, Sampling, answer
 from llava_lab.evaluate.metric import ExactMatch
 from llava_lab.model.connector import Linear
 from llava_lab.model.encoder import TimmEncoder
@@ -105,3 +105,39 @@ def test_blind_deals_every_image_to_another_question() -> None:
     assert sorted(dealt) == sorted(own)
     assert all(mine != theirs for mine, theirs in zip(own, dealt, strict=True))
     assert dealt == other_images(groups)
+
+
+def leaf(ids: list[int]) -> Row:
+    return Row([Segment([1, 20, 30], [-100] * 3), Segment(ids, [-100] * len(ids), 0)], None, [], "")
+
+
+@pytest.mark.parametrize("attention", ["forest", "padded"])
+def test_a_questions_draws_do_not_depend_on_its_batch(model: Llava, attention: str) -> None:
+    if attention == "padded":
+        model.llm.attention = "padded"
+        model.llm.model.set_attn_implementation("sdpa")
+
+    def say(names: str, seed: int = 0, temperature: float = 1.0) -> dict[str, list[int]]:
+        batch = Batch.pack([leaf([40 + 10 * "abc".index(name)]) for name in names])
+        asked = Questions(batch, list(names), 8, frozenset(), sampling=Sampling(temperature, seed))
+        said = answer(model, asked.to(torch.device("cpu")))
+        return dict(zip(said.ids, said.tokens, strict=True))
+
+    together = say("abc")
+    assert together == say("cab") == say("a") | say("b") | say("c")
+    assert together != say("abc", seed=1)
+    greedy = answer(model, Questions(Batch.pack([leaf([40])]), ["a"], 8, frozenset())).tokens[0]
+    assert say("a", temperature=1e-4)["a"] == greedy != together["a"]
+
+
+def test_tokens_are_drawn_by_their_probability() -> None:
+    logits = torch.tensor([[0.0, 1.0, -1.0, float("-inf")]])
+    for temperature in (1.0, 2.0):
+        sampling = Sampling(temperature, seed=3)
+        draws = sampling.draws("q")
+        drawn = [sampling.choose(logits, [draws])[0] for _ in range(4000)]
+        shares = torch.bincount(torch.tensor(drawn), minlength=4) / 4000
+        wanted = (logits[0] / temperature).softmax(-1)
+        assert torch.allclose(shares, wanted, atol=0.03) and shares[3] == 0
+    with pytest.raises(ValueError, match="temperature 0 is not above 0"):
+        Sampling(0)

@@ -66,6 +66,19 @@ def test_says_yes(text: str, expected: bool) -> None:
     assert says_yes(text) is expected
 
 
+def test_parts_of_a_category_count_in_it() -> None:
+    metric = ExactMatch()
+    metric.update(["a", "b", "c"], [["a"], ["a"], ["c"]], ["read/small", "read/large", "reads"])
+    found = {name: (score.value, score.n) for name, score in metric.compute().items()}
+    assert found == {
+        "accuracy": (2 / 3, 3),
+        "accuracy/read": (0.5, 2),
+        "accuracy/read/large": (0.0, 1),
+        "accuracy/read/small": (1.0, 1),
+        "accuracy/reads": (1.0, 1),
+    }
+
+
 def test_exact_match_per_category() -> None:
     metric = ExactMatch()
     metric.update(["Red.", "blue"], [["red"], ["green", "Blue"]], ["color", "color"])

@@ -44,6 +44,15 @@ def test_full_batches_are_of_one_modality_and_longest_first(rows, size) -> None:
     assert rest == sorted(rest, reverse=True) and len(rest) <= 2 * (size - 1)
 
 
+def test_videos_may_be_a_modality_of_their_own() -> None:
+    kinds = [n % 3 for n in range(60)]
+    batches = epoch_batches([5] * 60, kinds, 4, 0, "instruct", 0, True)
+    found = sorted(sorted({kinds[i] for i in batch}) for batch in batches)
+    assert found == [[0]] * 5 + [[1]] * 5 + [[2]] * 5
+    together = epoch_batches([5] * 60, [min(1, k) for k in kinds], 4, 0, "instruct", 0, True)
+    assert any({kinds[i] for i in batch} == {1, 2} for batch in together)
+
+
 @NO_FILES
 @given(ROWS, SIZES, st.booleans(), st.integers(0, 2**32))
 def test_global_random_state_is_neither_read_nor_moved(rows, size, grouped, state) -> None:

@@ -82,6 +82,18 @@ def test_points_are_all_combinations(tmp_path: Path) -> None:
     assert len(records) == 8
 
 
+def test_a_scale_leaves_the_axes_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """An overlay that names the whole encoder does not undo the layer that a point sets."""
+    sweep = Sweep.read(REPOSITORY / "sweeps" / "encoder_layer.yaml")
+    more = ["-c", str(REPOSITORY / "configs" / "scale" / "small.yaml")]
+    for point in sweep.points()[::3]:
+        with pytest.raises(SystemExit):
+            cli.main([*sweep.command(tmp_path, point, more)[3:], "--print_config"])
+        encoder = yaml.safe_load(capsys.readouterr().out)["model"]["encoder"]["init_args"]
+        (layer,) = point.options.values()
+        assert (encoder["layer"], "dinov2" in encoder["name"]) == (layer, True)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -158,6 +170,26 @@ def test_a_sweep_runs_goes_on_and_is_shown(
     with pytest.raises(SystemExit):
         table.main([str(path), f"--runs={runs}"])
     assert "sweep some has no finished point" in capsys.readouterr().err
+
+
+def test_points_at_once_train_a_shared_stage_once(shortened: list[str], tmp_path: Path) -> None:
+    path = sweep_file(
+        tmp_path,
+        """
+        experiment: EXPERIMENT
+        axes: {stages.instruct.recipe.rates.llm: [1.0e-5, 2.0e-5]}
+        """,
+    )
+    more = [*shortened, *stage_options(EXPERIMENT, tmp_path)]
+    sweeps.main([str(path), f"--runs={tmp_path / 'runs'}", "--jobs=2", *more])
+    results = [
+        json.loads(path.read_text()) for path in tmp_path.glob("runs/llava15/*/results.json")
+    ]
+    reused = {stage: [] for stage in ("align", "instruct")}
+    for each in results:
+        for stage in each["stages"]:
+            reused[stage["name"]].append(stage["reused"])
+    assert sorted(reused["align"]) == [False, True] and reused["instruct"] == [False, False]
 
 
 def test_a_finished_fit_is_not_done_again(

@@ -13,6 +13,7 @@ from llava_lab.report.grid import Grid, to_markdown, to_rich
 from llava_lab.report.published import published
 from llava_lab.report.rows import Estimate, difference, over_seeds, run_rows, seed_rows, t95
 from llava_lab.report.runs import find, read
+from llava_lab.report.sweep import difference_grids
 from llava_lab.report.table import (
     PAPER,
     bracketed,
@@ -24,6 +25,7 @@ from llava_lab.report.table import (
     results_tables,
     table,
 )
+from llava_lab.sweep import Sweep
 
 
 def score(value: float, n: int = 100) -> dict[str, Any]:
@@ -285,6 +287,28 @@ def test_terminal(tmp_path: Path, capsys: Any) -> None:
     assert "60.0 [55.0, 65.0]" in out
     assert "llava15, published (paper scale)" in out
     assert len(results_tables(results())) == 3
+
+
+def test_points_against_one_are_paired_by_seed(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("experiment: s.yaml\naxes: {grid: {a: {}, b: {}, c: {}}}")
+    values = {"a": [0.5, 0.7, 0.6], "b": [0.61, 0.79, 0.7], "c": [0.9]}
+    found = []
+    for name, accuracies in values.items():
+        runs = [
+            read(write(tmp_path / name / str(seed), results(seed, accuracy)))
+            for seed, accuracy in enumerate(accuracies)
+        ]
+        found.append(({"grid": name}, runs))
+    sweep = Sweep.read(file)
+    scenes, pope = difference_grids(sweep, found, "a")
+    assert scenes.headers == ["grid", "seeds", "accuracy", "accuracy/count"]
+    # 11, 9 and 10 points: t(2) = 4.3027 times a deviation of 1 over the root of 3.
+    assert scenes.rows[0] == ["b", "3", "+10.0 ± 2.5*", "+0.0 ± 0.0"]
+    assert scenes.rows[1] == ["c", "1", "+40.0 ± 7.1*", "+0.0 ± 7.1"]
+    assert pope.headers == ["grid", "seeds", "f1"] and "against a" in pope.title
+    with pytest.raises(ValueError, match="'d' is no finished point of s; it has 'a', 'b', 'c'"):
+        list(difference_grids(sweep, found, "d"))
 
 
 def test_mistakes_are_one_message(tmp_path: Path, capsys: Any) -> None:

@@ -29,8 +29,18 @@ from llava_lab.model.forest import Forest
 from llava_lab.model.layout import arrange
 from llava_lab.model.llm import CausalLM, scale_positions
 from llava_lab.model.pool import connect, pooled
-from llava_lab.world.film import ACTS, ACTS_A_FILM, LENGTHS, hallucinated, sample_film, story
-from llava_lab.world.scene import Scene
+from llava_lab.world.film import (
+    ACTS,
+    ACTS_A_FILM,
+    LENGTHS,
+    TIMES,
+    all_true,
+    ask_presence,
+    hallucinated,
+    sample_film,
+    story,
+)
+from llava_lab.world.scene import COLORS, Scene
 from llava_lab.world.videos import TinyVideos
 
 CLIP = Vision(336, (24, 24), False, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -484,12 +494,67 @@ def test_video_rows_are_read_and_refused_where_they_cannot_be_shown(tmp_path: Pa
         data.check(None)
 
 
+def test_videos_are_grouped_with_images_or_apart(tmp_path: Path) -> None:
+    picture, film = tmp_path / "a.png", tmp_path / "a.mp4"
+    Image.new("RGB", (8, 8)).save(picture)
+    video(film, 4)
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "This"}]
+    words = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "This"}]
+    rows = [{"image": "a.png"}, {"video": "a.mp4"}, {}]
+    path = tmp_path / "rows.json"
+    told = [
+        {"id": str(i), **row, "conversations": turns if row else words}
+        for i, row in enumerate(rows)
+    ]
+    path.write_text(json.dumps(told))
+    for grouped, kinds in ((True, [1, 1, 0]), ("video", [1, 2, 0])):
+        data = VideoDataModule(
+            [Source(path, tmp_path)],
+            Frames(2, image=Pad()),
+            batch_size=2,
+            group_by_modality=grouped,
+        )
+        data.read()
+        assert data.lengths()[1] == kinds
+
+
 def test_a_world_of_films_is_the_same_for_a_seed(tmp_path: Path, small_videos: Path) -> None:
     TinyVideos(tmp_path / "again", train_videos=6, eval_videos=4).generate()
     for file in sorted(small_videos.rglob("*")):
         if file.is_file():
             again = tmp_path / "again" / file.relative_to(small_videos)
             assert file.read_bytes() == again.read_bytes(), file.name
+
+
+def test_every_true_sentence_is_true_and_no_pair_has_another() -> None:
+    for number in range(200):
+        film = sample_film(random.Random(number))
+        true = set(all_true(film))
+        told = re.findall(r"[A-Z][^.]*\.", story(film))
+        assert set(told) <= true
+        lies = set(re.findall(r"[A-Z][^.]*\.", hallucinated(film, random.Random(number)))) - true
+        assert len(lies) == 1
+        colors = {i.shape: i.color for n in range(400) for i in film.scene(n / 400).items}
+        when = {
+            shape: [shape in shapes_of(film.scene(n / 400)) for n in range(400)] for shape in colors
+        }
+        comes = {
+            shape: sum(b and not a for a, b in itertools.pairwise([False, *there]))
+            for shape, there in when.items()
+        }
+        for sentence in true:
+            named = re.findall(rf"({'|'.join(COLORS)}) (\w+)", sentence)
+            assert all(colors[shape] == color for color, shape in named)
+            if "first" in sentence:
+                assert when[named[0][1]].index(True) < when[named[1][1]].index(True)
+            elif found := re.search(r"(once|twice|(?:three|four) times)\.", sentence):
+                assert TIMES[comes[named[0][1]]] == found[1]
+            elif "moment" in sentence:
+                assert not all(when[named[0][1]])
+        presence = ask_presence(film, random.Random(number))
+        *color, shape = presence.key.split()
+        there = shape in colors and color in ([], [colors[shape]])
+        assert presence.answer == ("yes" if there else "no") and "video" in presence.text
 
 
 def test_films_show_what_is_said_of_them() -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from llava_lab import disk
-from llava_lab.world import text
+from llava_lab.world import text, tiles
 from llava_lab.world.draw import RGB, render
 from llava_lab.world.generate import (
     ALIGN_15,
@@ -43,6 +43,7 @@ from llava_lab.world.scene import (
     sample_scene,
     simplified,
 )
+from llava_lab.world.tiles import SIDE
 from llava_lab.world.tokenizer import PROMPTS, train_tokenizer, world_texts
 
 FORMAT = "Answer the question using a single word or phrase."
@@ -202,7 +203,7 @@ def test_eval_answers_are_balanced(tmp_path: Path) -> None:
     assert [row["question_id"] for row in rows] == list(range(len(rows)))
     chance = {"color": 0.16, "count": 0.22, "existence": 0.51, "relation": 0.27, "reading": 0.12}
     for kind, most in chance.items():
-        answers = Counter(row["answer"] for row in rows if row["category"] == kind)
+        answers = Counter(row["answer"] for row in rows if kind in row["category"])
         assert answers.total() >= 180
         assert max(answers.values()) / answers.total() <= most, (kind, answers)
     for by in ("shape", "color", "all"):
@@ -210,8 +211,11 @@ def test_eval_answers_are_balanced(tmp_path: Path) -> None:
             row["answer"] for row in rows if row.get("by") == by and "count" in row["category"]
         )
         assert max(counts.values()) / counts.total() <= 0.45, (by, counts)
-    sizes = Counter(row["size"] for row in rows if row["category"] == "reading")
-    assert min(sizes["large"], sizes["small"]) >= 60
+    kinds = Counter(row["category"] for row in rows)
+    assert (
+        min(kinds[f"{kind}/{size}"] for kind in ("reading", "color") for size in ("small", "large"))
+        >= 60
+    )
 
 
 def test_training_answers_are_balanced(tmp_path: Path) -> None:
@@ -368,7 +372,8 @@ def test_lists_have_three_objects_of_different_shapes() -> None:
 def test_questions_on_disk_are_true(world: TinyWorld) -> None:
     scenes = world.eval_scenes()
     rows = read_lines(world.root / QUESTIONS)
-    assert {row["category"] for row in rows} == set(QUESTION_TYPES)
+    assert {row["category"].split("/")[0] for row in rows} == set(QUESTION_TYPES)
+    assert all(row["category"].endswith(f"/{row['size']}") for row in rows if "size" in row)
     for row in rows:
         question, prompt = row["text"].split("\n")
         assert prompt == FORMAT
@@ -390,6 +395,45 @@ def test_phrases_are_true_and_complete(world: TinyWorld) -> None:
                 assert (f"{color} {shape}" in phrases) == there
         glyphs = {phrase for phrase in phrases if phrase in GLYPHS}
         assert glyphs == ({scene.sign.glyph} if scene.sign else set())
+
+
+def test_tiles_say_what_they_show(tmp_path: Path) -> None:
+    world = TinyWorld(tmp_path / "tiles", 0, 2, 2, 2, tiles=12)
+    world.generate()
+    rows = [row for row in read_lines(world.root / PHRASES) if row["id"].startswith("tile")]
+    assert len(rows) == 12 and all(row["phrases"] for row in rows)
+    for row in rows:
+        with Image.open(world.root / "images" / row["image"]) as picture:
+            assert picture.size == (SIDE, SIDE)
+
+
+def test_phrases_of_a_view_are_those_of_what_lies_in_it() -> None:
+    left = Item("star", "red", True, 0, (20, 20), 30)
+    cut = Item("ring", "blue", True, 2, (100, 20), 30)
+    sign = Sign("A", True, 3, (30, 70), 20)
+    scene = Scene(160, 128, (9, 9, 9), 0, (left, cut), sign)
+    seen = set(tiles.phrases(scene, 1.0, (0.0, 0.0)))
+    assert seen == {
+        *("red", "red star", "star at the top-left", "red at the top-left"),
+        *("A", "sign reads A", "sign at the bottom-left"),
+    }
+    # Twice as large, from (180, 0): the ring alone, its middle at (20, 40).
+    assert set(tiles.phrases(scene, 2.0, (180.0, 0.0))) == {
+        *("blue", "blue ring", "ring at the left", "blue at the left"),
+    }
+
+
+def test_a_tile_shows_the_scene_where_its_phrases_say() -> None:
+    """Red things are named exactly in tiles that have red pixels enough."""
+    told = 0
+    for scene in SCENES[:80]:
+        picture, said = tiles.tile(scene, random.Random(scene.grain))
+        pixels = np.asarray(picture.convert("RGB"), int)
+        red = (abs(pixels - np.array(RGB["red"])).sum(-1) < 60).sum()
+        told += "red" in said
+        assert "red" not in said or red > 15
+        assert "red" in said or red < 2500
+    assert told > 5
 
 
 def test_finished_world_is_left_alone(world: TinyWorld) -> None:

@@ -59,7 +59,7 @@ class StageLoader(DataLoader):
 
 def stage_batches(
     lengths: Sequence[int],
-    visual: Sequence[bool],
+    modalities: Sequence[int],
     *,
     batch_size: int,
     accumulate: int,
@@ -82,7 +82,7 @@ def stage_batches(
     while epoch < epochs and len(steps) < total:
         batches = epoch_batches(
             lengths,
-            visual,
+            modalities,
             batch_size=batch_size,
             seed=seed,
             stage=stage,

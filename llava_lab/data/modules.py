@@ -23,6 +23,7 @@ from llava_lab.data.features import FeatureStore, image_digest
 from llava_lab.data.image import Policy, Vision
 from llava_lab.data.layout import Layout
 from llava_lab.data.loader import StageLoader, stage_batches
+from llava_lab.data.rows import VideoPath
 from llava_lab.data.sample import (
     IMAGE_PLACEHOLDER,
     Sample,
@@ -47,7 +48,7 @@ class StageDataModule(LightningDataModule):
         epochs: Times that the rows are read.
         max_steps: Stop after so many optimizer steps, or null.
         group_by_modality: Batches of one modality and of similar lengths, as LLaVA-1.5's second
-            stage.
+            stage: text, or all that is seen; `video` sets videos apart from images, too.
         num_workers: Processes that load rows beside the main one.
     """
 
@@ -59,7 +60,7 @@ class StageDataModule(LightningDataModule):
         micro_batch_size: int | None = None,
         epochs: int = 1,
         max_steps: int | None = None,
-        group_by_modality: bool = False,
+        group_by_modality: bool | Literal["video"] = False,
         num_workers: int = 0,
     ):
         super().__init__()
@@ -90,8 +91,8 @@ class StageDataModule(LightningDataModule):
         self.accumulate(world=1)
 
     @abstractmethod
-    def lengths(self) -> tuple[list[int], list[bool]]:
-        """Length of every training row, and whether it has an image."""
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """Length of every training row, and its modality: 0 is text."""
 
     @abstractmethod
     def train_rows(self) -> Dataset:
@@ -112,15 +113,15 @@ class StageDataModule(LightningDataModule):
     def batches(self) -> list[list[int]]:
         """This rank's micro-batches of the whole stage."""
         assert self.trainer is not None
-        lengths, visual = self.lengths()
+        lengths, modalities = self.lengths()
         return stage_batches(
             lengths,
-            visual,
+            modalities,
             batch_size=self.batch_size,
             accumulate=self.accumulate(self.trainer.world_size),
             epochs=self.epochs,
             max_steps=self.max_steps,
-            group_by_modality=self.group_by_modality,
+            group_by_modality=bool(self.group_by_modality),
             seed=run_seed(),
             stage=str(self.name),
             rank=self.trainer.global_rank,
@@ -158,7 +159,7 @@ class ImageDataModule(StageDataModule):
         epochs: Times that the rows are read.
         max_steps: Stop after so many optimizer steps, or null.
         group_by_modality: Batches of one modality and of similar lengths, as LLaVA-1.5's second
-            stage.
+            stage: text, or all that is seen; `video` sets videos apart from images, too.
         num_workers: Processes that load rows beside the main one.
     """
 
@@ -178,7 +179,7 @@ class ImageDataModule(StageDataModule):
         micro_batch_size: int | None = None,
         epochs: int = 1,
         max_steps: int | None = None,
-        group_by_modality: bool = False,
+        group_by_modality: bool | Literal["video"] = False,
         num_workers: int = 0,
     ):
         super().__init__(
@@ -253,10 +254,11 @@ class ImageDataModule(StageDataModule):
             total.update(json.dumps([sample.said, shown]).encode())
         return total.hexdigest()
 
-    def lengths(self) -> tuple[list[int], list[bool]]:
-        """Words of all that is said, as the released sampler counts, and whether of an image."""
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """Words of all that is said, as the released sampler counts, and modalities."""
         words = [sum(len(text.split()) for _, text in row.said) for row in self.samples]
-        return words, [bool(row.images) for row in self.samples]
+        apart = self.group_by_modality == "video"
+        return words, [_modality(row, apart) for row in self.samples]
 
     def _templates(self, llm: Any, samples: Sequence[Sample]) -> dict[str | None, Template]:
         """Template of each name that a sample bears; a sample that bears none has the stage's."""
@@ -281,6 +283,12 @@ class ImageDataModule(StageDataModule):
             return []
         size = self.micro_batch_size or min(self.batch_size, 32)
         return DataLoader(self._encoded(self.held), batch_size=size, collate_fn=self.collate)
+
+
+def _modality(row: Sample, videos_apart: bool) -> int:
+    """0 of text, 1 of what is seen; 2 of a video where these are apart."""
+    video = videos_apart and any(isinstance(image, VideoPath) for image in row.images)
+    return 2 if video else int(bool(row.images))
 
 
 class AnyResDataModule(ImageDataModule):

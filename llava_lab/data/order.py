@@ -18,7 +18,7 @@ _MEGA = 8
 
 def epoch_batches(
     lengths: Sequence[int],
-    visual: Sequence[bool],
+    modalities: Sequence[int],
     batch_size: int,
     seed: int,
     stage: str,
@@ -27,16 +27,16 @@ def epoch_batches(
 ) -> list[list[int]]:
     """Deal all samples into batches, each sample once; the last batch may be smaller.
 
-    Grouped, a batch is all visual or all text, and its samples are of similar lengths, the
-    longest first: each modality is shuffled, drawn eight batches at a time, sorted by length and
-    cut. The batches are then shuffled. What does not fill a batch of its modality comes at the end,
-    visual samples first; only there modalities meet in one batch. LLaVA's sampler
-    (llava_trainer.py) deals the same way, but draws one step at a time, so that lengths are alike
-    across its devices only, and draws from the global random state.
+    Grouped, a batch is of one modality, and its samples are of similar lengths, the longest first:
+    each modality is shuffled, drawn eight batches at a time, sorted by length and cut. The batches
+    are then shuffled. What does not fill a batch of its modality comes at the end, text last; only
+    there modalities meet in one batch. LLaVA's sampler (llava_trainer.py) deals the same way, but
+    draws one step at a time, so that lengths are alike across its devices only, and draws from the
+    global random state.
 
     Args:
         lengths: Length of each sample, at least 1; only used when grouped.
-        visual: Whether each sample has an image or video; only used when grouped.
+        modalities: Number of each sample's modality, text being the lowest; only used when grouped.
         batch_size: Samples of one optimizer step, over all devices.
         seed: Seed of the run.
         stage: Name of the stage.
@@ -45,8 +45,8 @@ def epoch_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; at least 1 is needed")
-    if len(lengths) != len(visual):
-        raise ValueError(f"{len(lengths)} lengths, but {len(visual)} modalities")
+    if len(lengths) != len(modalities):
+        raise ValueError(f"{len(lengths)} lengths, but {len(modalities)} modalities")
     rng = random.Random(f"{seed}/{stage}/{epoch}")
     if not group_by_modality:
         return _cut(_shuffled(range(len(lengths)), rng), batch_size)
@@ -55,8 +55,8 @@ def epoch_batches(
             raise ValueError(f"sample {index} has length {length}; at least 1 is needed")
     batches: list[list[int]] = []
     rest: list[int] = []
-    for modality in (True, False):
-        indices = [index for index, flag in enumerate(visual) if bool(flag) is modality]
+    for modality in sorted(set(modalities), reverse=True):
+        indices = [index for index, each in enumerate(modalities) if each == modality]
         drawn = _shuffled(indices, rng)
         full = len(drawn) - len(drawn) % batch_size
         for mega in _cut(drawn[:full], _MEGA * batch_size):

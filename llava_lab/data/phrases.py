@@ -110,9 +110,9 @@ class PhraseDataModule(StageDataModule):
             total.update(json.dumps([image_digest(image), phrases]).encode())
         return total.hexdigest()
 
-    def lengths(self) -> tuple[list[int], list[bool]]:
+    def lengths(self) -> tuple[list[int], list[int]]:
         """All alike."""
-        return [1] * len(self.rows), [True] * len(self.rows)
+        return [1] * len(self.rows), [1] * len(self.rows)
 
     def train_rows(self) -> "Pictures":
         """Pictures and phrases, loaded when asked for."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 FRAME_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+VIDEO_FILES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 _SHOWN = 10
 _SAMPLING = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 

@@ -85,6 +85,7 @@ class Question:
         category: What the file calls this kind of question.
         answers: Right answers; none where the file keeps them secret.
         source: Where the row stands, for messages: "pope.jsonl, line 12".
+        caption: What the images show, in words, for those who judge answers without seeing them.
     """
 
     id: str
@@ -93,6 +94,7 @@ class Question:
     category: str | None
     answers: tuple[str, ...]
     source: str
+    caption: str | None = None
 
     @property
     def prompt(self) -> str:
@@ -203,11 +205,11 @@ def hold_out(samples: Sequence[Sample], fraction: float) -> tuple[list[Sample], 
 def read_questions(path: Path, images: Path | None, held_out: float = 0.0) -> list[Question]:
     """Read questions from a question file, or from conversations in the LLaVA format.
 
-    A question file has `question_id` and `text`, and may have `image` (a path or a list),
-    `category`, and `answer` or `answers`. In a file of conversations each answer of gpt makes one
-    question, asked on its own: the images that its row has shown so far stand in front of it,
-    and a response-format prompt at the end of the row's first question is repeated. Rows without
-    images are left out there.
+    A question file has `question_id` and `text`, and may have `image` (a path or a list) or
+    `video`, `category`, `answer` or `answers`, and `caption`. In a file of conversations each
+    answer of gpt makes one question, asked on its own: the images that its row has shown so far
+    stand in front of it, and a response-format prompt at the end of the row's first question is
+    repeated. Rows without images are left out there.
 
     Args:
         path: The file, .json or .jsonl.
@@ -226,7 +228,7 @@ def read_questions(path: Path, images: Path | None, held_out: float = 0.0) -> li
         samples = hold_out(samples, held_out)[1] if held_out else samples
         questions = [question for sample in samples for question in _ask_each(sample)]
     else:
-        questions, bad = _read_each(rows, lambda row: _read_question(row, folder))
+        questions, bad = _read_each(rows, lambda row: read_question(row, folder))
     if bad:
         raise BadRows(path, bad, len(rows))
     if not questions:
@@ -267,7 +269,8 @@ def _read_sample(
     return Sample(name, turns, images, row.place, template)
 
 
-def _read_question(row: Row, folder: ImageFolder | None) -> Question:
+def read_question(row: Row, folder: ImageFolder | None) -> Question:
+    """Return the question of a question file's row, or refuse the row."""
     value = row.value
     name = read_id(value, "question_id")
     text = read_text(value.get("text"), "'text'")
@@ -282,7 +285,11 @@ def _read_question(row: Row, folder: ImageFolder | None) -> Question:
     if IMAGE_PLACEHOLDER not in text:
         text = _with_images(text, len(images))
     check_placeholders(text.count(IMAGE_PLACEHOLDER), len(images))
-    return Question(name, images, text, category, _read_answers(row), row.place)
+    caption = value.get("caption")
+    if caption is not None:
+        lines = caption if isinstance(caption, list) else [caption]
+        caption = "\n".join(read_text(line, "'caption'") for line in lines)
+    return Question(name, images, text, category, _read_answers(row), row.place, caption)
 
 
 def _read_answers(row: Row) -> tuple[str, ...]:

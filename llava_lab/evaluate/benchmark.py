@@ -17,8 +17,8 @@ from llava_lab.data.clip import VideoPath
 from llava_lab.data.image import Policy
 from llava_lab.data.modules import Position, Views, place_image, run_seed
 from llava_lab.data.sample import Question, Turn, read_questions
-from llava_lab.evaluate.generate import Questions
-from llava_lab.evaluate.metric import QuestionMetric
+from llava_lab.evaluate.generate import Questions, Sampling
+from llava_lab.evaluate.metric import BenchmarkMetric
 from llava_lab.model.llm import scale_positions
 
 
@@ -43,7 +43,7 @@ class Benchmark:
         name: str,
         questions: str,
         images: str | None,
-        metric: QuestionMetric,
+        metric: BenchmarkMetric,
         prompt: str | None = None,
         blind: bool = True,
         limit: int | None = None,
@@ -57,14 +57,21 @@ class Benchmark:
     def questions(self) -> list[Question]:
         """The questions, read and validated when first asked for."""
         if not self._questions:
-            images = None if self.images is None else Path(self.images)
-            read = read_questions(Path(self.path), images, self.held_out)
-            self._questions = read[: self.limit]
+            self._questions = self.read()[: self.limit]
         return self._questions
 
+    def read(self) -> list[Question]:
+        """All questions of the file."""
+        images = None if self.images is None else Path(self.images)
+        return read_questions(Path(self.path), images, self.held_out)
+
     def content(self) -> str:
-        """Hash of what is asked; pictures by their place."""
-        rows = [[q.id, q.text, q.answers, [i.name for i in q.images]] for q in self.questions]
+        """Hash of what is asked, and of who judges; pictures by their place."""
+        rows: list[Any] = [
+            [q.id, q.text, q.answers, [i.name for i in q.images]] for q in self.questions
+        ]
+        if told := self.metric.settings():
+            rows.append(told)
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def check(self, policy: Policy) -> None:
@@ -80,6 +87,7 @@ class Benchmark:
                     f"{question.source}: no answer to score against. Files that keep their answers "
                     "secret are for `predict`."
                 )
+        self.metric.check(self.questions)
 
     def groups(self) -> list[list[Question]]:
         """Questions that share their images, in the order of the file."""
@@ -171,6 +179,7 @@ def question_loader(
     max_new_tokens: int = 128,
     images_per_batch: int = 1,
     num_workers: int = 0,
+    sampling: Sampling | None = None,
 ) -> DataLoader:
     """Batches of questions for `answer`, in the order of the groups.
 
@@ -185,6 +194,7 @@ def question_loader(
         max_new_tokens: Longest answer.
         images_per_batch: Groups that are answered at once.
         num_workers: Processes that load images beside the main one.
+        sampling: How tokens are drawn; None takes the likeliest.
     """
     tokenizer = model.llm.tokenizer
     style = get_template(template or model.llm.template)
@@ -199,6 +209,7 @@ def question_loader(
             max_new_tokens,
             stop_ids,
             style.stop_string,
+            sampling,
         )
 
     return DataLoader(

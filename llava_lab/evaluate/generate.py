@@ -1,6 +1,7 @@
-"""11a. Generate: questions about images -> greedy answers, each image's prefix computed once."""
+"""11a. Generate: questions about images -> answers, each image's prefix computed once."""
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """Answers drawn from the model's distribution, in place of its likeliest tokens.
+
+    A question's draws depend on the seed and its id alone: not on what else is asked beside it.
+
+    Attributes:
+        temperature: What logits are divided by.
+        seed: Of all draws.
+    """
+
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature {self.temperature} is not above 0")
+
+    def draws(self, question: str) -> random.Random:
+        """The random numbers of one question."""
+        return random.Random(f"{self.seed}/{question}")
+
+    def choose(self, logits: Tensor, draws: list[random.Random]) -> list[int]:
+        """Draw a token from each row of logits [q, v] with its own random number."""
+        shares = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
+        drawn = torch.tensor([[each.random()] for each in draws], dtype=shares.dtype)
+        # Shares of the last token add up to 1 but for rounding.
+        chosen = torch.searchsorted(shares, drawn.to(shares.device) * shares[:, -1:], right=True)
+        return chosen[:, 0].clamp(max=logits.shape[-1] - 1).tolist()
+
+
+@dataclass(frozen=True)
 class Questions:
     """A batch of questions: a tree an image, a leaf a question.
 
@@ -23,6 +55,7 @@ class Questions:
         max_new_tokens: Longest answer.
         stop_ids: Token ids that end an answer.
         stop_string: Text that ends an answer where no single token does.
+        sampling: How tokens are drawn; None takes the likeliest.
     """
 
     batch: Batch
@@ -30,19 +63,30 @@ class Questions:
     max_new_tokens: int
     stop_ids: frozenset[int]
     stop_string: str | None = None
+    sampling: Sampling | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Questions":
         """The batch on another device."""
-        moved = self.batch.to(device, non_blocking)
-        return Questions(moved, self.ids, self.max_new_tokens, self.stop_ids, self.stop_string)
+        return replace(self, batch=self.batch.to(device, non_blocking))
+
+    @property
+    def draws(self) -> list[random.Random]:
+        """Random numbers of each question; none is used where the likeliest token is taken."""
+        return [(self.sampling or Sampling()).draws(name) for name in self.ids]
+
+    def choose(self, logits: Tensor, draws: list[random.Random]) -> list[int]:
+        """The next token of each question from its logits [q, v]."""
+        if self.sampling is None:
+            return logits.argmax(-1).tolist()
+        return self.sampling.choose(logits, draws)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Greedy answers.
+    """What was answered.
 
     Attributes:
         ids: Question ids.
@@ -57,7 +101,7 @@ class Answers:
 
 @torch.no_grad()
 def answer(model: "Llava", questions: Questions) -> Answers:
-    """Greedy answers to all questions of a batch, one forward pass a new token for all of them."""
+    """Answers to all questions of a batch, one forward pass a new token for all of them."""
     batch, forest = questions.batch, questions.batch.forest
     if model.llm.attention == "padded":
         said = _without_store(model, questions)
@@ -76,8 +120,10 @@ def _decode(model: "Llava", questions: Questions, store: Store, hidden: Tensor) 
     leaves = questions.batch.forest.leaves
     said: list[list[int]] = [[] for _ in leaves]
     open_ = list(range(len(leaves)))
+    draws = questions.draws
     for count in range(questions.max_new_tokens):
-        chosen = model.llm.head()(hidden).argmax(-1).tolist()
+        logits = model.llm.head()(hidden)
+        chosen = questions.choose(logits, [draws[index] for index in open_])
         for index, token in zip(open_, chosen, strict=True):
             said[index].append(token)
         kept = [i for i, index in enumerate(open_) if not _ended(model, said[index], questions)]
@@ -99,12 +145,12 @@ def _without_store(model: "Llava", questions: Questions) -> list[list[int]]:
         for leaf in forest.leaves
     ]
     said: list[list[int]] = []
-    for path in paths:
+    for path, draws in zip(paths, questions.draws, strict=True):
         tokens: list[int] = []
         row = embeddings[path]
         while len(tokens) < questions.max_new_tokens and not _ended(model, tokens, questions):
             hidden = model.llm(row, Forest((len(row),), (None,)))
-            tokens.append(int(model.llm.head()(hidden[-1]).argmax()))
+            tokens += questions.choose(model.llm.head()(hidden[-1:]), [draws])
             new = torch.tensor(tokens[-1:], device=row.device)
             row = torch.cat([row, model.llm.embed(new)])
         said.append(tokens)

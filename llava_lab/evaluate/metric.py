@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from llava_lab.data.sample import Question
 from llava_lab.evaluate.answer import exact_answer, says_yes, vqa_answer
 from llava_lab.evaluate.interval import Array, bootstrap, wilson
 
@@ -29,10 +31,9 @@ class Score:
     n: int
 
 
-class QuestionMetric(Metric):
-    """Mean score of questions: `accuracy`, and `accuracy/<category>` for each category.
+class BenchmarkMetric(Metric):
+    """Answers to a benchmark's questions -> scores by name; the part of all metrics.
 
-    The interval is Wilson's where every question scored 0 or 1, else a bootstrap over questions.
     Questions of the category "" count in the overall scores only.
     """
 
@@ -42,19 +43,78 @@ class QuestionMetric(Metric):
 
     # All states are float: a rank that saw no question takes part in the gathering with an empty
     # float tensor, and ranks whose dtypes differ cannot be gathered.
-    scores: list[Tensor] | Tensor
     names: list[Tensor] | Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("scores", default=[], dist_reduce_fx="cat")
         # UTF-8 bytes of each question's category and a line end, so that names need neither be
         # known beforehand nor be agreed upon by the ranks.
         self.add_state("names", default=[], dist_reduce_fx="cat")
 
     @abstractmethod
+    def grade(
+        self, questions: Sequence[Question], predictions: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Forget what was seen, and see a whole benchmark.
+
+        Returns:
+            What the prediction file says of each answer: `correct`, from 0 to 1, and more; nothing
+            of one that is scored together with another.
+        """
+
+    def check(self, questions: Sequence[Question]) -> None:
+        """Refuse questions that could not be scored, before anything is spent."""
+
+    def settings(self) -> dict[str, Any]:
+        """What results say of it, beside its scores: nothing of a rule."""
+        return {}
+
+    def _append(self, state: str, values: Sequence[Any]) -> None:
+        getattr(self, state).append(torch.tensor(values, dtype=torch.float, device=self.device))
+
+    def _append_names(self, categories: Sequence[str]) -> None:
+        for category in categories:
+            if "\n" in category:
+                raise ValueError(f"the category {category!r} contains a line break; remove it")
+        self._append("names", list("".join(f"{name}\n" for name in categories).encode()))
+
+    def _categories(self) -> Array:
+        """Category names [q] of all questions."""
+        text = as_array(self.names).astype(np.uint8).tobytes().decode()
+        if not text:
+            raise ValueError(f"{type(self).__name__} has seen no question; update it first")
+        return np.array(text.split("\n")[:-1])
+
+
+class QuestionMetric(BenchmarkMetric):
+    """Mean score of questions: `accuracy`, and `accuracy/<category>` for each category.
+
+    A category may have parts: questions of "reading/small" count in `accuracy/reading`, too.
+    The interval is Wilson's where every question scored 0 or 1, else a bootstrap over questions.
+    """
+
+    scores: list[Tensor] | Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("scores", default=[], dist_reduce_fx="cat")
+
+    @abstractmethod
     def score(self, prediction: str, answers: Sequence[str]) -> float:
         """Score one question in [0, 1]."""
+
+    def line(self, prediction: str, answers: Sequence[str]) -> dict[str, Any]:
+        """What the prediction file says of one answer."""
+        return {"correct": self.score(prediction, answers)}
+
+    def grade(
+        self, questions: Sequence[Question], predictions: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Score every question by itself."""
+        answers = [question.answers for question in questions]
+        self.reset()
+        self.update(predictions, answers, [question.category or "" for question in questions])
+        return [self.line(*pair) for pair in zip(predictions, answers, strict=True)]
 
     def update(
         self,
@@ -76,31 +136,22 @@ class QuestionMetric(Metric):
                     f"the answers to the question that was answered with {prediction!r} are"
                     f" {accepted!r}; give a list with at least one answer"
                 )
-        for category in categories:
-            if "\n" in category:
-                raise ValueError(f"the category {category!r} contains a line break; remove it")
-        pairs = zip(predictions, answers, strict=True)
-        self._append("scores", [self.score(*pair) for pair in pairs])
-        self._append("names", list("".join(f"{name}\n" for name in categories).encode()))
+        scores = [self.score(*pair) for pair in zip(predictions, answers, strict=True)]
+        self._append_names(categories)
+        self._append("scores", scores)
 
     def compute(self) -> dict[str, Score]:
         """Score all questions of all ranks."""
         scores, categories = self._gathered()
         found = {"accuracy": mean_score(scores)}
-        for name in named(categories):
-            found[f"accuracy/{name}"] = mean_score(scores[categories == name])
+        for name in with_parents(named(categories)):
+            found[f"accuracy/{name}"] = mean_score(scores[within(categories, name)])
         return found
-
-    def _append(self, state: str, values: list[float] | list[int]) -> None:
-        getattr(self, state).append(torch.tensor(values, dtype=torch.float, device=self.device))
 
     def _gathered(self) -> tuple[Array, Array]:
         """Scores [q] and category names [q] of all questions."""
-        scores = as_array(self.scores)
-        if scores.size == 0:
-            raise ValueError(f"{type(self).__name__} has seen no question; update it first")
-        text = as_array(self.names).astype(np.uint8).tobytes().decode()
-        return scores, np.array(text.split("\n")[:-1])
+        categories = self._categories()
+        return as_array(self.scores), categories
 
 
 class ExactMatch(QuestionMetric):
@@ -139,8 +190,9 @@ class VQAAccuracy(QuestionMetric):
 class YesNo(QuestionMetric):
     """POPE's scores of yes-or-no questions; yes is the positive class.
 
-    Gives `accuracy`, `precision`, `recall`, `f1` and `yes_ratio`, overall and for each category
-    (`f1/random`), and `mean_f1`, the mean over categories that the papers' tables print.
+    Gives `accuracy`, `precision`, `recall`, `f1`, `yes_ratio` and `hallucination`, the share of
+    noes that are answered with yes, overall and for each category (`f1/random`), and `mean_f1`, the
+    mean over categories that the papers' tables print.
     Intervals are Wilson's, with n the questions in the denominator; those of F1 are a bootstrap
     over questions, within categories for the mean. Where a denominator is 0 (nothing was answered
     with yes) the value is 0 and n is 0; the official script stops with a division by zero.
@@ -204,6 +256,17 @@ def named(categories: Array) -> list[str]:
     return [str(name) for name in np.unique(categories) if name]
 
 
+def with_parents(names: list[str]) -> list[str]:
+    """Names and what they are parts of, sorted: reading/small -> reading, reading/small."""
+    paths = [name.split("/") for name in names]
+    return sorted({"/".join(path[:end]) for path in paths for end in range(1, len(path) + 1)})
+
+
+def within(categories: Array, name: str) -> Array:
+    """Which of the categories [q] are this one or a part of it."""
+    return (categories == name) | np.char.startswith(categories.astype(str), f"{name}/")
+
+
 def mean_score(scores: Array) -> Score:
     """Mean of scores [q] with the interval that suits them."""
     values, counts = np.unique(scores, return_counts=True)
@@ -232,7 +295,7 @@ def f1(counts: Array) -> Array:
 
 
 def yes_no_scores(counts: Array, suffix: str) -> dict[str, Score]:
-    """POPE's five scores of outcomes [4]."""
+    """POPE's five scores of outcomes [4], and how often what is absent is said to be there."""
     true_positive, false_positive, true_negative, false_negative = counts
     n = int(counts.sum())
     said_yes = true_positive + false_positive
@@ -243,4 +306,5 @@ def yes_no_scores(counts: Array, suffix: str) -> dict[str, Score]:
         f"recall{suffix}": share(true_positive, true_positive + false_negative),
         f"f1{suffix}": Score(float(f1(counts)), interval, n),
         f"yes_ratio{suffix}": share(said_yes, n),
+        f"hallucination{suffix}": share(false_positive, false_positive + true_negative),
     }

@@ -60,16 +60,18 @@ class Scores(Callback):
         data: BenchmarkDataModule = trainer.datamodule  # type: ignore[attr-defined]
         for loader, (benchmark, blind) in enumerate(data.passes):
             answers = self._gathered(loader)
-            correct = [
-                benchmark.metric.score(answers[question.id], question.answers)
-                for question in benchmark.questions
-            ]
-            scores = self._score(benchmark, answers)
+            if not blind and trainer.is_global_zero:
+                self._write(benchmark, answers, None)  # there even if a judge is not
+            predictions = [answers[question.id] for question in benchmark.questions]
+            lines = benchmark.metric.grade(benchmark.questions, predictions)
+            # Every rank has gathered all answers already: the metric is not to gather again.
+            benchmark.metric.sync_on_compute = False
+            scores: dict[str, Score] = benchmark.metric.compute()
             kept = self.results.setdefault(benchmark.name, {})
             kept.update({f"blind_{key}" if blind else key: s for key, s in scores.items()})
             if not blind and trainer.is_global_zero:
-                self._write(benchmark, answers, correct)
-                self._show(trainer, benchmark, answers, correct)
+                self._write(benchmark, answers, lines)
+                self._show(trainer, benchmark, answers, lines)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the answers, without scores."""
@@ -79,21 +81,8 @@ class Scores(Callback):
             if trainer.is_global_zero:
                 self._write(benchmark, answers, None)
 
-    @staticmethod
-    def _score(benchmark: Benchmark, answers: dict[str, str]) -> dict[str, Score]:
-        metric, questions = benchmark.metric, benchmark.questions
-        metric.reset()
-        metric.update(
-            [answers[question.id] for question in questions],
-            [question.answers for question in questions],
-            [question.category or "" for question in questions],
-        )
-        # Every rank has gathered all answers already, so the metric is not to gather again.
-        metric.sync_on_compute = False
-        return metric.compute()
-
     def _write(
-        self, benchmark: Benchmark, answers: dict[str, str], correct: list[float] | None
+        self, benchmark: Benchmark, answers: dict[str, str], graded: list[dict[str, Any]] | None
     ) -> None:
         """One JSON line a question, in the order of the file."""
         lines = []
@@ -105,20 +94,22 @@ class Scores(Callback):
                 "answer": question.answers[0] if question.answers else None,
                 "prediction": answers[question.id],
             }
-            if correct is not None:
-                line["correct"] = correct[index]
-            lines.append(json.dumps(line, ensure_ascii=False))
+            more = graded[index] if graded is not None else {}
+            lines.append(json.dumps(line | more, ensure_ascii=False))
         write(self.folder / f"{benchmark.name}.jsonl", "\n".join(lines) + "\n")
 
     @staticmethod
     def _show(
-        trainer: Trainer, benchmark: Benchmark, answers: dict[str, str], correct: list[float]
+        trainer: Trainer,
+        benchmark: Benchmark,
+        answers: dict[str, str],
+        graded: list[dict[str, Any]],
     ) -> None:
         """A sheet of questions spread over the file, to the loggers that take pictures."""
         pairs = [
-            (question, right)
-            for question, right in zip(benchmark.questions, correct, strict=True)
-            if question.images
+            (question, line["correct"])
+            for question, line in zip(benchmark.questions, graded, strict=True)
+            if question.images and line
         ]
         items = [
             SheetItem(

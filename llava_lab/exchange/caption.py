@@ -6,31 +6,24 @@ command goes on where it was. The output is written whole when every input has i
 
 import argparse
 import base64
-import hashlib
 import json
 import mimetypes
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import requests
 from PIL import Image
-from urllib3.util import Retry
 
-from llava_lab.data.rows import ImageFolder, Refused, VideoPath, frame_files, read_rows
+from llava_lab.data.rows import VIDEO_FILES, ImageFolder, Refused, VideoPath, frame_files, read_rows
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question
 from llava_lab.disk import write
+from llava_lab.exchange.engine import ChatEngine
+from llava_lab.exchange.journal import Journal
 from llava_lab.verbs import MODEL_HELP, listed, one_message, verb_parser
 
 PROMPT = "Describe this {kind} in detail."
-VIDEO_FILES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-# An engine that restarts is back within a minute or so: 0.5 + 1 + 2 + ... seconds between tries.
-RETRIES, BACKOFF = 8, 0.5
-RETRIED = (408, 409, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
@@ -86,6 +79,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--images-per-batch", type=int, default=8, help="of the local model")
     parser.add_argument("--in-flight", type=int, default=32, help="requests at once to the engine")
     parser.add_argument(
+        "--stop", help="text that ends an engine's answers, such as '###' of the template v0"
+    )
+    parser.add_argument(
         "--shard",
         type=_shard,
         default=(0, 1),
@@ -93,6 +89,8 @@ def main(arguments: Sequence[str]) -> None:
         help="every N-th input from the I-th, from 0",
     )
     options = parser.parse_args(arguments)
+    if options.engine_url and (options.frames or options.stride):
+        parser.error("--frames and --stride are the local model's; an engine has its own setting")
     with one_message(parser):
         items = read_items(options.inputs, options.images)
         index, number = options.shard
@@ -100,14 +98,14 @@ def main(arguments: Sequence[str]) -> None:
         model, prompt, length = options.model, options.prompt, options.max_new_tokens
         if options.engine_url:
             engine: Engine = RemoteEngine(
-                options.engine_url, model, prompt, length, options.in_flight
+                options.engine_url, model, prompt, length, options.in_flight, options.stop
             )
         else:
             engine = LocalEngine(
                 model, prompt, length, options.images_per_batch, options.frames, options.stride
             )
         shown = [options.frames, options.stride]
-        asked = json.dumps([model, options.engine_url, prompt, length, *shown])
+        asked = json.dumps([model, options.engine_url, prompt, length, *shown, options.stop])
         caption(items, engine, prompt, options.out, asked)
         print(f"llava_lab: {len(items)} captions: {options.out}")
 
@@ -171,8 +169,7 @@ def caption(
     Raises:
         ValueError: If inputs could not be captioned: they are listed, the others are kept.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    journal = Journal(out.with_name(out.name + ".journal"), asked)
+    journal = Journal(out, asked)
     done = journal.read()
     failed: list[str] = []
     with journal:
@@ -207,54 +204,6 @@ def caption(
 def prompt_of(item: Item, prompt: str | None) -> str:
     """What is asked of an input."""
     return PROMPT.format(kind=item.kind) if prompt is None else prompt
-
-
-class Journal:
-    """Captions on disk, one line each, the first line says what was asked.
-
-    Args:
-        path: The file.
-        asked: What decides the captions.
-    """
-
-    def __init__(self, path: Path, asked: str):
-        self.path, self.mark = path, hashlib.sha256(asked.encode()).hexdigest()
-
-    def read(self) -> dict[str, str]:
-        """Captions by id; a line that a kill cut short is cut off."""
-        if not self.path.is_file():
-            return {}
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        lines = whole.decode().splitlines()
-        if lines and json.loads(lines[0])["asked"] != self.mark:
-            raise ValueError(
-                f"{self.path}: begun with another model, engine, prompt or length. Repeat that "
-                "command, or remove the file to begin anew."
-            )
-        if len(whole) < len(content):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
-        return dict(json.loads(line) for line in lines[1:])
-
-    def __enter__(self) -> "Journal":
-        new = not self.path.is_file() or not self.path.stat().st_size
-        self.file = self.path.open("a", encoding="utf-8")
-        if new:
-            self._line({"asked": self.mark})
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def add(self, name: str, text: str) -> None:
-        """Keep one caption."""
-        self._line([name, text])
-
-    def _line(self, value: Any) -> None:
-        self.file.write(json.dumps(value) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
 
 
 class LocalEngine:
@@ -332,53 +281,30 @@ class LocalEngine:
 class RemoteEngine:
     """Any engine with OpenAI's chat completions, such as vLLM and SGLang; greedy.
 
-    Refused and broken requests are tried again with longer and longer waits.
-
     Args:
         url: Up to and with /v1.
         model: The engine's name of its model.
         prompt: What is asked of every input, or None.
         max_new_tokens: Longest caption.
         in_flight: Requests at once.
+        stop: Text that ends an answer, or None where a token does.
     """
 
     def __init__(
-        self, url: str, model: str, prompt: str | None, max_new_tokens: int, in_flight: int
+        self,
+        url: str,
+        model: str,
+        prompt: str | None,
+        max_new_tokens: int,
+        in_flight: int,
+        stop: str | None = None,
     ):
-        self.url, self.model, self.prompt = url.rstrip("/"), model, prompt
-        self.max_new_tokens, self.in_flight = max_new_tokens, in_flight
-        self.session = requests.Session()
-        retry = Retry(
-            RETRIES, backoff_factor=BACKOFF, status_forcelist=RETRIED, allowed_methods=["POST"]
-        )
-        adapter = requests.adapters.HTTPAdapter(pool_maxsize=in_flight, max_retries=retry)
-        self.session.mount("http://", adapter)
-        self.session.mount("https://", adapter)
-        if key := os.environ.get("OPENAI_API_KEY"):
-            self.session.headers["Authorization"] = f"Bearer {key}"
+        self.engine = ChatEngine(url, model, in_flight)
+        self.prompt, self.stop, self.max_new_tokens = prompt, stop, max_new_tokens
 
     def __call__(self, items: Sequence[Item]) -> Iterator[tuple[Item, str | Exception]]:
         """Caption all items, as answers come."""
-        waiting = iter(items)
-        asked: dict[Future[str], Item] = {}
-        with ThreadPoolExecutor(self.in_flight) as pool:
-            while True:
-                for item in waiting:
-                    asked[pool.submit(self._ask, item)] = item
-                    if len(asked) >= self.in_flight:
-                        break
-                if not asked:
-                    return
-                finished, _ = wait(asked, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    item = asked.pop(future)
-                    error = future.exception()
-                    if error is None:
-                        yield item, future.result()
-                    elif isinstance(error, (OSError, ValueError)):
-                        yield item, error
-                    else:
-                        raise error
+        return self.engine.each(self._ask, items)
 
     def _ask(self, item: Item) -> str:
         # A folder of frames goes as so many pictures.
@@ -389,19 +315,11 @@ class RemoteEngine:
             {"type": kind, kind: {"url": _data_url(file)}} for file in files
         ]
         content.append({"type": "text", "text": prompt_of(item, self.prompt)})
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": self.max_new_tokens,
-            "temperature": 0,
-        }
-        reply = self.session.post(f"{self.url}/chat/completions", json=body, timeout=600)
-        if not reply.ok:
-            raise ValueError(f"{self.url} says {reply.status_code}: {reply.text[:300]}")
-        try:
-            return str(reply.json()["choices"][0]["message"]["content"]).strip()
-        except (KeyError, IndexError, TypeError) as error:
-            raise ValueError(f"{self.url} answers without a choice: {reply.text[:300]}") from error
+        messages = [{"role": "user", "content": content}]
+        sampling: dict[str, Any] = {"max_tokens": self.max_new_tokens, "temperature": 0}
+        if self.stop is not None:
+            sampling["stop"] = [self.stop]
+        return self.engine.say(messages, **sampling)
 
 
 def _data_url(file: Path) -> str:

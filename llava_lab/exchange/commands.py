@@ -57,10 +57,20 @@ def export_main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--no-verify", action="store_true", help="do not load it again and compare its logits"
     )
+    parser.add_argument(
+        "--nearest",
+        action="store_true",
+        help="where no class of transformers sees as this model does, write the nearest one",
+    )
     options = parser.parse_args(arguments)
     with one_message(parser):
         model, policy = open_model(options.model)
-        print(f"llava_lab: {export_model(model, policy, options.out, not options.no_verify)}")
+        departures = export_model(
+            model, policy, options.out, not options.no_verify, options.nearest
+        )
+        for departure in departures:
+            print(f"llava_lab: NOT as it was trained: {departure}")
+        print(f"llava_lab: {options.out}")
 
 
 def answer_main(arguments: Sequence[str]) -> None:
@@ -70,7 +80,7 @@ def answer_main(arguments: Sequence[str]) -> None:
     parser.add_argument("questions", type=Path, help="JSONL of {question_id, image or video, text}")
     parser.add_argument("--images", type=Path, help="folder of the images and videos")
     parser.add_argument("--out", type=Path, required=True, help="JSONL to write")
-    _add_frames(parser)
+    add_frames(parser)
     parser.add_argument("--prompt", help="line that is added to every question")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--images-per-batch", type=int, default=8)
@@ -108,7 +118,7 @@ def answer_main(arguments: Sequence[str]) -> None:
 def answer_questions(
     model: Llava, policy: Policy, questions: Sequence[Question], **options: Any
 ) -> dict[str, str]:
-    """Greedy answers by question id; options are those of `question_loader`."""
+    """Answers by question id, greedy unless `sampling` is given; options of `question_loader`."""
     groups = by_images(questions)
     images = [group[0].images for group in groups]
     said: dict[str, str] = {}
@@ -126,7 +136,7 @@ def chat_main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--video", type=VideoPath, action="append", default=[], help="file or folder of frames"
     )
-    _add_frames(parser)
+    add_frames(parser)
     parser.add_argument("--max-new-tokens", type=int, default=256)
     options = parser.parse_args(arguments)
     with one_message(parser):
@@ -167,7 +177,8 @@ def talk(
         print(f"assistant: {turns[-1].text}")
 
 
-def _add_frames(parser: argparse.ArgumentParser) -> None:
+def add_frames(parser: argparse.ArgumentParser) -> None:
+    """The options for videos."""
     parser.add_argument("--frames", type=int, help="frames of a video; as trained, or else 16")
     parser.add_argument("--stride", type=int, help="pooling of a frame; as trained, or else 2")
 

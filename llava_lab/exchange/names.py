@@ -22,6 +22,21 @@ RULES = (
 # Constants that old versions saved and new ones compute.
 CONSTANTS = re.compile(r".*(rotary_emb\.inv_freq|embeddings\.position_ids)")
 
+# What transformers 5 calls its tensors in memory, and what the hub's checkpoints call them: the
+# only names that engines of before and after version 5 read.
+HUB = (
+    ("model.vision_tower.", "vision_tower.vision_model."),
+    ("model.language_model.", "language_model.model."),
+    ("model.", ""),
+    ("lm_head.", "language_model.lm_head."),
+)
+
+
+def hub_name(name: str) -> str:
+    """What a checkpoint on the hub calls a tensor of transformers' LLaVA classes."""
+    begins, becomes = next(rule for rule in HUB if name.startswith(rule[0]))
+    return becomes + name.removeprefix(begins)
+
 
 def our_name(name: str) -> str | None:
     """What our model calls a released tensor; None for a constant that it computes.

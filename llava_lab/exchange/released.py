@@ -24,6 +24,7 @@ from llava_lab.disk import new_folder
 from llava_lab.exchange.files import find, read_json, read_tensors
 from llava_lab.exchange.load import MODEL, load_model
 from llava_lab.exchange.names import our_names
+from llava_lab.exchange.processor import chat_template
 from llava_lab.model.connector import MLP, Linear
 from llava_lab.model.encoder import ClipEncoder, SiglipEncoder
 from llava_lab.model.llm import CausalLM
@@ -234,16 +235,34 @@ def _policy(folder: Path) -> dict[str, Any]:
     return _class(Square, resize="squash" if squash else "crop")
 
 
+def _chat_template(folder: Path) -> str:
+    """The checkpoint's own chat template, wherever it stands; empty if it has none."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text("utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        found = read_json(folder / name).get("chat_template") if (folder / name).is_file() else None
+        if found is not None:
+            return found if isinstance(found, str) else str(found[0]["template"])
+    return ""
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The tokenizer; it puts the beginning-of-sequence token where the chat template writes it."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    bos = re.escape(tokenizer.bos_token or "bos_token")
+    if re.match(rf"\s*\{{\{{-?\s*(bos_token\b|['\"]{bos})", _chat_template(folder)):
+        tokenizer.add_bos_token = True
+    return tokenizer
+
+
 def _template(folder: Path) -> str:
-    """The template of ours that the checkpoint's chat template resembles."""
-    texts = [
-        (folder / name).read_text("utf-8")
-        for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
-        if (folder / name).is_file()
-    ]
-    for name, mark in TEMPLATE_MARKS.items():
-        if any(mark in text for text in texts):
-            return name
+    """The template of ours that the checkpoint's chat template is, or else resembles."""
+    if text := _chat_template(folder):
+        tokenizer = _tokenizer(folder)
+        same = [name for name in STYLES if text == chat_template(name, tokenizer)]
+        same += [name for name, mark in TEMPLATE_MARKS.items() if mark in text]
+        if same:
+            return same[0]
     raise ValueError(
         f"{folder}: says nothing of its chat template; give --template, one of {', '.join(STYLES)}"
     )
@@ -260,8 +279,7 @@ def _write_parts(released: Released, folder: Path, draft: Path) -> None:
         if own:
             save_file(own, draft / f"{part}.safetensors")
     if (draft / "llm.safetensors").is_file():
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        tokenizer.save_pretrained(draft / "tokenizer")
+        _tokenizer(folder).save_pretrained(draft / "tokenizer")
 
 
 def _write_yaml(released: Released, draft: Path, place: Path, source: str) -> None:

@@ -4,7 +4,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llava_lab.report.grid import Grid
-from llava_lab.report.rows import Row, plus_minus, run_rows, seed_rows
+from llava_lab.report.rows import (
+    NONE,
+    Estimate,
+    Row,
+    difference,
+    over_seeds,
+    plus_minus,
+    run_rows,
+    seed_rows,
+)
 from llava_lab.report.runs import Run, read
 from llava_lab.sweep import Sweep
 
@@ -64,6 +73,61 @@ def sweep_grids(sweep: Sweep, found: list[Group]) -> Iterator[Grid]:
             )
         title = f"sweep {sweep.name}, {benchmark}, {found[0][1][0].results['scale']} scale"
         yield Grid(title, [*head, *names], body, notes, names=len(sweep.axes))
+
+
+def difference_grids(sweep: Sweep, found: list[Group], base: str) -> Iterator[Grid]:
+    """For each benchmark, what every other combination has more than the one of this name.
+
+    Seeds are paired: both points of a pair began with the same seed and share the stages before
+    the one that differs.
+
+    Raises:
+        ValueError: If no finished combination has that name.
+    """
+    named = {", ".join(labels.values()): (labels, runs) for labels, runs in found}
+    if base not in named:
+        known = ", ".join(map(repr, named))
+        raise ValueError(
+            f"--against: {base!r} is no finished point of {sweep.name}; it has {known}"
+        )
+    first = {run.results["seed"]: _values(run) for run in named[base][1]}
+    rows: dict[str, list[tuple[list[str], dict[str, str]]]] = {}
+    for name, (labels, runs) in named.items():
+        pairs = [(_values(run), first.get(run.results["seed"])) for run in runs]
+        both = [(ours, theirs) for ours, theirs in pairs if theirs is not None]
+        if name == base or not both:
+            continue
+        cells: dict[str, dict[str, str]] = {}
+        for benchmark, score in both[0][0]:
+            if all((benchmark, score) in values for pair in both for values in pair):
+                each = [tuple(values[benchmark, score] for values in pair) for pair in both]
+                cells.setdefault(benchmark, {})[score] = _signed(each)
+        for benchmark, of_scores in cells.items():
+            head = [*labels.values(), str(len(both))]
+            rows.setdefault(benchmark, []).append((head, of_scores))
+    notes = [
+        f"Points more than {base}: mean of each seed's difference ± half of a 95% t-interval; of "
+        "one seed, an interval over questions (Newcombe). *: there is no zero in the interval."
+    ]
+    for benchmark, lines in rows.items():
+        names = list(dict.fromkeys(name for _, cells in lines for name in cells))
+        body = [[*head, *(cells.get(name, NONE) for name in names)] for head, cells in lines]
+        title = f"sweep {sweep.name}, {benchmark}: against {base}"
+        yield Grid(title, [*sweep.axes, "seeds", *names], body, notes, names=len(sweep.axes))
+
+
+def _values(run: Run) -> dict[tuple[str, str], Estimate]:
+    return {(row.benchmark, row.score): row.value for row in run_rows(run.results)}
+
+
+def _signed(pairs: Sequence[tuple[Estimate, ...]]) -> str:
+    """A difference in points with its interval, and a star where the interval has no zero."""
+    if len(pairs) > 1:
+        found = over_seeds([ours.value - theirs.value for ours, theirs in pairs])
+    else:
+        found = difference(*pairs[0])
+    star = "*" if found.low > 0 or found.high < 0 else ""
+    return f"{100 * found.value:+.1f} ± {50 * (found.high - found.low):.1f}{star}"
 
 
 def cost(runs: list[Run], key: str) -> float:

@@ -14,7 +14,7 @@ from llava_lab.report.grid import Grid, to_markdown, to_rich
 from llava_lab.report.published import published
 from llava_lab.report.rows import NONE, Row, bracketed, plus_minus, run_rows, seed_rows
 from llava_lab.report.runs import Run, find, read
-from llava_lab.report.sweep import finished_groups, plot, sweep_grids
+from llava_lab.report.sweep import difference_grids, finished_groups, plot, sweep_grids
 from llava_lab.sweep import Sweep
 from llava_lab.verbs import one_message, verb_parser
 
@@ -41,6 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--format", choices=("rich", "md", "csv"), default="rich")
     parser.add_argument("--paper", type=Path, default=PAPER, help="folder of published numbers")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the sweep ran")
+    parser.add_argument(
+        "--against", metavar="POINT", help="also print what a sweep's other points have more: '1x1'"
+    )
     parser.add_argument("--plot", type=Path, help="picture of the sweep to draw, .png or .pdf")
     options, more = parser.parse_known_args(arguments)
     with one_message(parser):
@@ -49,6 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
             return
         if more:
             parser.error(f"unrecognized arguments: {' '.join(more)}")
+        if options.against or options.plot:
+            parser.error("--against and --plot are of a sweep: give its file")
         table(options.runs_or_sweep, options.format, options.paper)
 
 
@@ -79,6 +84,8 @@ def sweep_table(options: Namespace, more: Sequence[str]) -> None:
     sweep = Sweep.read(options.runs_or_sweep[0])
     found = finished_groups(sweep, options.runs, more)
     grids = list(sweep_grids(sweep, found))
+    if options.against is not None:
+        grids += difference_grids(sweep, found, options.against)
     for each in sweep.published:
         tables = published_grids(each["experiment"], options.paper)
         chosen = [grid for grid in tables if grid.title.endswith(f": {each['title']}")]
@@ -178,6 +185,7 @@ def score_grid(results: dict[str, Any], path: Path | None = None) -> Grid:
         "In %, with 95% intervals over questions (Wilson, or a bootstrap where scores are partial)."
         " Blind: images shuffled between questions. Margin: value less blind, in points."
     ]
+    notes += judge_notes(results)
     title = f"{_scaled(results)}, seed {results['seed']}"
     return Grid(title + (f" ({path})" if path else ""), HEADERS, rows, notes, names=2)
 
@@ -194,7 +202,19 @@ def seeds_grid(runs: Sequence[Run]) -> Grid:
         f"In %, mean ± half of a 95% t-interval over {len(runs)} seeds. Blind: images shuffled"
         " between questions. Margin: value less blind of each seed, in points."
     ]
+    notes += judge_notes(runs[0].results)
     return Grid(title, HEADERS, rows, notes, names=2)
+
+
+def judge_notes(results: dict[str, Any]) -> list[str]:
+    """Who judged what, since scores of other judges and prompts are not to be compared."""
+    notes = []
+    for name, judge in results.get("judges", {}).items():
+        prompts = ", ".join(
+            f"{each['prompt']} {each['prompt_sha256'][:12]}" for each in judge["prompts"].values()
+        )
+        notes.append(f"{name}: judged by {judge['model']} ({prompts}); a score of 5 points is 100.")
+    return notes
 
 
 def _scaled(results: dict[str, Any]) -> str:

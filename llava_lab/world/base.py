@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,9 +29,13 @@ class World:
 
     def __post_init__(self) -> None:
         self.root = Path(self.root)
-        for name, value in self._settings().items():
-            if name != "seed" and value < 1:
-                raise ValueError(f"{type(self).__name__} needs {name} >= 1, got {value}.")
+        for field in fields(self):
+            least = 0 if field.default == 0 else 1
+            if field.name not in ("root", "seed") and getattr(self, field.name) < least:
+                value = getattr(self, field.name)
+                raise ValueError(
+                    f"{type(self).__name__} needs {field.name} >= {least}, got {value}."
+                )
 
     def generate(self) -> None:
         """Write the world unless it is there already; a killed run leaves no half-world."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from llava_lab.world.draw import render
-from llava_lab.world.question import Question, article
+from llava_lab.world.question import Question, article, ask_existence
 from llava_lab.world.scene import (
     BACKGROUNDS,
     COLORS,
@@ -141,6 +141,56 @@ def story(film: Film) -> str:
     return " ".join(question.sentence for question in film.questions)
 
 
+def all_true(film: Film) -> list[str]:
+    """Every sentence of a story's kinds that is true of the film, those that it tells first.
+
+    Of an object that is there in several acts' way, such as once and for a moment, all are true.
+    """
+    sentences = [question.sentence for question in film.questions]
+    starts: dict[str, list[float]] = {}
+    moving = {each.what for each in film.shown if each.goal is not None}
+    for each in film.shown:
+        if isinstance(each.what, Item):
+            starts.setdefault(each.what.name, []).append(each.start)
+            if each.what not in moving:
+                sentences.append(say_detail(each.what.name))
+    for name, times in starts.items():
+        sentences.append(say_count(name, len(times)))
+        later = [other for other in starts if min(starts[other]) > min(times)]
+        sentences += [say_order(name, other) for other in later]
+    return list(dict.fromkeys(sentences))
+
+
+def ask_presence(film: Film, rng: random.Random) -> Question:
+    """Ask whether an object is in the film: POPE's questions, half of them about absent ones.
+
+    The detail `kind` is that of an absent object; one that is there has the kind that names its
+    objects in the same way.
+    """
+    items = dict.fromkeys(each.what for each in film.shown if isinstance(each.what, Item))
+    question = ask_existence(replace(film.empty, items=tuple(items)), rng)
+    kind = question.detail["kind"]
+    if kind == "positive":
+        kind = "adversarial" if " " in question.key else rng.choice(("random", "popular"))
+    text = question.text.replace("picture", "video")
+    return replace(question, text=text, detail={"kind": kind})
+
+
+def say_order(first: str, second: str) -> str:
+    """Say what is there before what."""
+    return f"{article(first).capitalize()} is there first, then {article(second)}."
+
+
+def say_count(name: str, times: int) -> str:
+    """Say how often something is there."""
+    return f"There is {article(name)} {TIMES[times]}."
+
+
+def say_detail(name: str) -> str:
+    """Say that something is there, not for long."""
+    return f"For a moment there is {article(name)}."
+
+
 def hallucinated(film: Film, rng: random.Random) -> str:
     """The story with one thing that is not so: a color, a count, a way, an order, an object."""
     sentences = [question.sentence for question in film.questions]
@@ -148,7 +198,7 @@ def hallucinated(film: Film, rng: random.Random) -> str:
     if place == len(sentences):
         shapes = {each.what.shape for each in film.shown if isinstance(each.what, Item)}
         name = f"{rng.choice(COLORS)} {rng.choice([s for s in SHAPES if s not in shapes])}"
-        sentences.insert(rng.randrange(place + 1), f"For a moment there is {article(name)}.")
+        sentences.insert(rng.randrange(place + 1), say_detail(name))
     else:
         sentences[place] = _untrue(film.questions[place], rng)
     return " ".join(sentences)
@@ -159,7 +209,7 @@ def _untrue(question: Question, rng: random.Random) -> str:
     sentence, answer = question.sentence, question.answer
     if question.type == "order":
         first, second = re.findall(r"(?:An?|an?) (\w+ \w+)", sentence)
-        return f"{article(second).capitalize()} is there first, then {article(first)}."
+        return say_order(second, first)
     if question.type == "count":
         times = rng.choice([each for each in TIMES[1:] if each != TIMES[int(answer)]])
         return sentence.replace(TIMES[int(answer)], times)
@@ -167,7 +217,7 @@ def _untrue(question: Question, rng: random.Random) -> str:
     other = rng.choice([each for each in every if each != answer])
     if question.type == "detail":
         shape = sentence.removesuffix(".").split()[-1]
-        return f"For a moment there is {article(f'{other} {shape}')}."
+        return say_detail(f"{other} {shape}")
     return f"{sentence.removesuffix(f'{answer}.')}{other}."
 
 
@@ -200,7 +250,7 @@ def _order(
         "order",
         f"What is there first, the {named[0]} or the {named[1]}?",
         first,
-        f"{article(items[0].name).capitalize()} is there first, then {article(items[1].name)}.",
+        say_order(items[0].name, items[1].name),
         f"first of {named[0]} and {named[1]}",
         {},
     )
@@ -217,7 +267,7 @@ def _count(rng: random.Random, shape: str, cell: int) -> tuple[Question, list[Sh
         "count",
         f"How many times is there a {shape}?",
         str(times),
-        f"There is {article(item.name)} {TIMES[times]}.",
+        say_count(item.name, times),
         f"times of {shape}",
         {},
     )
@@ -231,7 +281,7 @@ def _detail(rng: random.Random, shape: str, cell: int) -> tuple[Question, list[S
         "detail",
         f"What color is the {shape}?",
         item.color,
-        f"For a moment there is {article(item.name)}.",
+        say_detail(item.name),
         f"color of {shape}",
         {},
     )

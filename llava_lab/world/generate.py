@@ -13,6 +13,7 @@ from llava_lab.world.base import World, json_lines, json_list
 from llava_lab.world.draw import render
 from llava_lab.world.question import QUESTION_TYPES, Question
 from llava_lab.world.scene import Scene, listable, sample_scene, simplified
+from llava_lab.world.tiles import tile
 
 # Names of the published files that the world's own stand in for, so that an experiment finds
 # them under the same paths at every scale.
@@ -42,12 +43,15 @@ class TinyWorld(World):
         eval_images: Number of pictures to ask evaluation questions about.
         text_rows: Number of text-only rows, on scenes that are never drawn; half as many, each, of
             lists and of facts.
+        tiles: Number of tiles, as AnyRes cuts them, of pictures that are not written whole: they
+            stand in the file of phrases alone, for an encoder that shall know them.
     """
 
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     train_images: int = 5000
     eval_images: int = 300
     text_rows: int = 30000
+    tiles: int = 0
 
     def scene(self, split: str, index: int, taken: frozenset[str] = frozenset()) -> Scene:
         """Sample scene `index` of a split; the first one whose signature is not taken."""
@@ -80,7 +84,7 @@ class TinyWorld(World):
             LISTS: json_list(self._list_rows(taken)),
             FACTS: json_list(self._fact_rows(taken)),
             TEXT: json_list(self._text_rows("text", self.text_rows, taken)),
-            PHRASES: json_lines(_phrase_rows(train_scenes)),
+            PHRASES: json_lines([*_phrase_rows(train_scenes), *self._tile_rows(folder, taken)]),
             QUESTIONS: json_lines(self._question_rows(eval_scenes)),
         }
         self.finish(folder, files)
@@ -106,6 +110,20 @@ class TinyWorld(World):
             if rng.random() < 0.2:
                 yield text.conversation_row(f"{name}-conversation", image, scene, rng)
         yield from self._text_rows("mix-text", len(scenes) // 8, taken)
+
+    def _tile_rows(self, folder: Path, taken: frozenset[str]) -> Iterable[dict[str, Any]]:
+        """Write the tiles that show something, and say what each shows."""
+        (folder / "images" / "tile").mkdir()
+        rows = 0
+        for index in itertools.count() if self.tiles else ():
+            picture, phrases = tile(self.scene("tile", index, taken), self._rng("cut", index))
+            if phrases:
+                name = _image_name("tile", rows)
+                picture.save(folder / "images" / name, optimize=False, compress_level=1)
+                yield {"id": f"tile-{rows:06d}", "image": name, "phrases": phrases}
+                rows += 1
+            if rows == self.tiles:
+                return
 
     def _text_rows(self, split: str, count: int, taken: frozenset[str]) -> Iterable[text.Row]:
         for index in range(count):
@@ -148,7 +166,7 @@ class TinyWorld(World):
                         "question_id": number,
                         "image": _image_name("eval", index),
                         "text": text.with_format_prompt(question),
-                        "category": kind,
+                        "category": "/".join((kind, *filter(None, [question.detail.get("size")]))),
                         "answer": question.answer,
                         **question.detail,
                     }

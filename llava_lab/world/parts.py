@@ -22,6 +22,7 @@ TEXTS = {"seed": 1, "train_images": 1500, "eval_images": 10, "text_rows": 6000}
 VOCABULARY = 768
 NOTE = """The encoder and the LM of the tiny scale, in half precision, and their tokenizer.
 Made by `python -m llava_lab.world.parts` from experiments/tiny_parts.yaml.
+judge/ has what judges are told, in our own words.
 """
 
 

@@ -9,11 +9,23 @@ import av
 
 from llava_lab.data.sample import IMAGE_PLACEHOLDER
 from llava_lab.world.base import World, json_lines, json_list
-from llava_lab.world.film import FPS, SIDE, Film, hallucinated, sample_film, story
+from llava_lab.world.film import (
+    FPS,
+    SIDE,
+    Film,
+    all_true,
+    ask_presence,
+    hallucinated,
+    sample_film,
+    story,
+)
 from llava_lab.world.text import as_row, with_format_prompt
 
 INSTRUCT_VIDEO, QUESTIONS = "video_conversations.json", "questions.jsonl"
 PREFERENCES = "preferences.jsonl"
+# Requests for the story: of films to train on, from which `prefer` makes pairs, and of the others.
+PROMPTS, DESCRIPTIONS, PRESENCE = "prompts.jsonl", "descriptions.jsonl", "presence.jsonl"
+PRESENCE_QUESTIONS = 4
 STORY_REQUEST = "Describe the video."
 # One key frame in so many: what is decoded for one wanted frame.
 KEY_FRAMES = 16
@@ -27,10 +39,11 @@ class TinyVideos(World):
         root: Folder to create. A finished world with the same settings is left as it is.
         seed: Seed of every film and sentence.
         train_videos: Number of films to train on.
-        eval_videos: Number of films to ask about, a question an act.
+        eval_videos: Number of films to ask about: a question an act, whether objects are there, and
+            for a description.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     train_videos: int = 600
     eval_videos: int = 150
 
@@ -48,9 +61,14 @@ class TinyVideos(World):
             for index, film in enumerate(made):
                 write_film(film, folder / "videos" / _video_name(split, index))
         rows = (row for index, film in enumerate(films["train"]) for row in _rows(index, film))
-        questions = json_lines(_question_rows(films["eval"]))
-        pairs = json_lines(self._pairs(films["train"]))
-        files = {INSTRUCT_VIDEO: json_list(rows), PREFERENCES: pairs, QUESTIONS: questions}
+        files = {
+            INSTRUCT_VIDEO: json_list(rows),
+            PREFERENCES: json_lines(self._pairs(films["train"])),
+            PROMPTS: json_lines(_requests("train", films["train"])),
+            QUESTIONS: json_lines(_question_rows(films["eval"])),
+            DESCRIPTIONS: json_lines(_requests("eval", films["eval"])),
+            PRESENCE: json_lines(self._presence(films["eval"])),
+        }
         self.finish(folder, files)
 
     def _pairs(self, films: list[Film]) -> Iterable[dict[str, Any]]:
@@ -64,6 +82,20 @@ class TinyVideos(World):
                 "chosen": chosen,
                 "rejected": hallucinated(film, self._rng("pair", index)),
             }
+
+    def _presence(self, films: list[Film]) -> Iterable[dict[str, Any]]:
+        """Whether objects are there that are, and that are not."""
+        for index, film in enumerate(films):
+            rng = self._rng("presence", index)
+            drawn = [ask_presence(film, rng) for _ in range(PRESENCE_QUESTIONS)]
+            for number, question in enumerate({each.text: each for each in drawn}.values()):
+                yield {
+                    "question_id": f"{index:06d}-{number}",
+                    "video": _video_name("eval", index),
+                    "text": with_format_prompt(question),
+                    "category": question.detail["kind"],
+                    "answer": question.answer,
+                }
 
 
 def write_film(film: Film, path: Path) -> None:
@@ -91,6 +123,18 @@ def _rows(index: int, film: Film) -> Iterable[dict[str, Any]]:
         (question, answer), *more = asked
         shown = [(f"{IMAGE_PLACEHOLDER}\n{question}", answer), *more]
         yield as_row(f"{name}-{kind}", shown, video=video)
+
+
+def _requests(split: str, films: list[Film]) -> Iterable[dict[str, Any]]:
+    """Requests for the story, with every true sentence as an answer and the story as a caption."""
+    for index, film in enumerate(films):
+        yield {
+            "question_id": f"{index:06d}",
+            "video": _video_name(split, index),
+            "text": STORY_REQUEST,
+            "answers": all_true(film),
+            "caption": story(film),
+        }
 
 
 def _question_rows(films: list[Film]) -> Iterable[dict[str, Any]]:

@@ -1,0 +1,204 @@
+"""11h. Judge: an LM behind any OpenAI-compatible endpoint -> judgements, each asked for once."""
+
+import ast
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from llava_lab.disk import write
+from llava_lab.exchange.engine import ChatEngine
+from llava_lab.model.weights import locate
+from llava_lab.verbs import listed
+
+Verdict = TypeVar("Verdict")
+Messages = list[dict[str, str]]
+
+
+class Unread(ValueError):
+    """What a judge said, again and again, that is no judgement."""
+
+
+class Prompt:
+    """What a judge is told: a YAML file of a `user` message and, where wanted, a `system` one.
+
+    `{question}` stands for the question of a case, and so on; other braces stay as they are.
+
+    Args:
+        file: The file, or asset:judge/NAME.yaml for one that ships with the package.
+        needs: Names of what it must show.
+    """
+
+    def __init__(self, file: str, needs: tuple[str, ...]):
+        self.file = file
+        path = Path(locate(file))
+        content = path.read_text(encoding="utf-8")
+        try:
+            found = yaml.safe_load(content)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not YAML: {error}") from error
+        texts = found.values() if isinstance(found, dict) else ()
+        if not isinstance(found, dict) or not {"user"} <= set(found) <= {"system", "user"}:
+            raise ValueError(f"{path}: a prompt has `user` and may have `system`, nothing else")
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{path}: `system` and `user` are texts; put | behind the colon")
+        for name in needs:
+            if not any(f"{{{name}}}" in text for text in texts):
+                raise ValueError(f"{path}: shows no {{{name}}}, which is to be judged by it")
+        self.texts = {role: found[role].strip() for role in ("system", "user") if role in found}
+        self.sha256 = hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
+
+    def messages(self, case: Mapping[str, str]) -> Messages:
+        """The messages of one case."""
+
+        def fill(text: str) -> str:
+            return re.sub(r"\{(\w+)\}", lambda found: case.get(found[1], found[0]), text)
+
+        return [{"role": role, "content": fill(text)} for role, text in self.texts.items()]
+
+    def settings(self) -> dict[str, Any]:
+        """What results say of it."""
+        return {"prompt": self.file, "prompt_sha256": self.sha256, "prompt_texts": self.texts}
+
+
+@dataclass
+class Judge:
+    """An LM that judges answers.
+
+    A judgement that could be read is kept on disk under a hash of model, messages and sampling,
+    whatever the engine's address, and is never asked for again.
+
+    Args:
+        url: An OpenAI-compatible engine, up to and with /v1.
+        model: The engine's name of its model; judges of different names and versions are not to
+            be compared.
+        cache: Folder of the judgements.
+        temperature: Of the judge's answers.
+        max_tokens: Longest answer of the judge.
+        tries: How often a judgement is asked for that cannot be read.
+        in_flight: Requests at once.
+    """
+
+    url: str
+    model: str
+    cache: str = "judgements"
+    temperature: float = 0.0
+    max_tokens: int = 512
+    tries: int = 3
+    in_flight: int = 8
+
+    def settings(self) -> dict[str, Any]:
+        """What results say of it."""
+        return {"model": self.model, **self.sampling}
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How it answers."""
+        return {"temperature": self.temperature, "max_tokens": self.max_tokens}
+
+    def judge(
+        self, cases: Mapping[str, Messages], read: Callable[[str], Verdict]
+    ) -> dict[str, Verdict]:
+        """Judge all cases.
+
+        Args:
+            cases: Messages by the case's name.
+            read: What the judge said to a verdict; a ValueError where it cannot be read.
+
+        Raises:
+            ValueError: If the judge refuses; or, once all others are judged and kept, a list of
+                the cases whose judgement could not be read.
+        """
+        places = {name: self._place(messages) for name, messages in cases.items()}
+        wanted = {place: cases[name] for name, place in places.items()}
+        kept = {place: self._kept(place, read) for place in wanted}
+        verdicts = {place: verdict for place, verdict in kept.items() if verdict is not None}
+        unread: dict[Path, Unread] = {}
+        engine = ChatEngine(self.url, self.model, self.in_flight)
+        missing = [place for place in wanted if place not in verdicts]
+        for place, found in engine.each(
+            lambda place: self._ask(engine, place, wanted[place], read), missing
+        ):
+            if isinstance(found, Unread):
+                unread[place] = found
+            elif isinstance(found, Exception):
+                raise ValueError(f"the judge {self.model}: {found}") from found
+            else:
+                verdicts[place] = found
+        if unread:
+            lines = [f"{name}: {unread[at]}" for name, at in places.items() if at in unread]
+            raise ValueError(
+                f"{len(lines)} of {len(cases)} judgements of {self.model} cannot be read, asked "
+                f"for {self.tries} times each; the others are kept in {self.cache}:\n  "
+                f"{listed(lines, 10)}"
+            )
+        return {name: verdicts[place] for name, place in places.items()}
+
+    def _kept(self, place: Path, read: Callable[[str], Verdict]) -> Verdict | None:
+        """The verdict on disk; None if there is none, or none that can be read in this way."""
+        if not place.is_file():
+            return None
+        try:
+            return read(json.loads(place.read_text(encoding="utf-8"))["said"])
+        except ValueError:
+            return None
+
+    def _ask(
+        self,
+        engine: ChatEngine,
+        place: Path,
+        messages: Messages,
+        read: Callable[[str], Verdict],
+    ) -> Verdict:
+        said = ""
+        for _ in range(self.tries):
+            said = engine.say(messages, **self.sampling)
+            try:
+                verdict = read(said)
+            except ValueError:
+                continue
+            kept = {"model": self.model, "messages": messages, **self.sampling, "said": said}
+            write(place, json.dumps(kept, indent=2) + "\n")
+            return verdict
+        raise Unread(repr(said[:200]))
+
+    def _place(self, messages: Messages) -> Path:
+        text = json.dumps([self.model, messages, self.sampling], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()
+        return Path(self.cache) / key[:2] / f"{key}.json"
+
+
+def read_object(said: str) -> dict[str, Any]:
+    """The first {...} of a judgement: JSON, or a dictionary as Python writes it.
+
+    The latter is what the published prompts ask for.
+    """
+    found = re.search(r"\{.*?\}", said, re.DOTALL)
+    if not found:
+        raise ValueError("no {...}")
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(found[0])
+        except (ValueError, SyntaxError, TypeError):
+            continue
+        if isinstance(value, dict):
+            return value
+    raise ValueError(f"{found[0]} is not JSON")
+
+
+def read_score(said: Mapping[str, Any], least: int, most: int) -> int:
+    """The `score` of a judgement; a broken one is cut down, as the released scorers do.
+
+    Source: LLaVA-VL/LLaVA-NeXT@e789bd4, llava/eval.
+    """
+    value = said.get("score")
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"`score` is {value!r}")
+    if not least <= float(value) <= most:
+        raise ValueError(f"`score` is {value!r}, not from {least} to {most}")
+    return int(float(value))

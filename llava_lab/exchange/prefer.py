@@ -1,0 +1,276 @@
+"""The verb prefer: questions -> pairs of a better and a worse answer of one model, for DPO.
+
+Each question is answered several times, each answer is scored, and the best and the worst become a
+pair. Questions whose answers are all alike, or all of one score, make none. Answers and scores are
+in a journal beside the output before the next questions are asked: a killed command goes on where
+it was. The output is written whole when every question is done.
+"""
+
+import json
+from argparse import ArgumentParser
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llava_lab.data.clip import VideoPath
+from llava_lab.data.fields import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
+from llava_lab.data.image import Policy
+from llava_lab.data.sample import Question, read_questions
+from llava_lab.disk import write
+from llava_lab.evaluate.benchmark import by_images
+from llava_lab.evaluate.generate import Sampling
+from llava_lab.evaluate.hallucination import true_and_untrue
+from llava_lab.evaluate.judge import Judge, Prompt, read_object, read_score
+from llava_lab.exchange.commands import add_frames, answer_questions, open_model, show_videos
+from llava_lab.exchange.journal import Journal
+from llava_lab.model.llava import Llava
+from llava_lab.verbs import MODEL_HELP, listed, one_message, verb_parser
+
+Answered = tuple[Question, str]
+Scored = list[tuple[str, int]]  # the answers to one question, with their scores
+Sampler = Callable[[Sequence[Question]], dict[str, str]]
+Scorer = Callable[[Sequence[Answered]], list[int]]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`prefer`: a model's own answers to a question file become preferences."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    with one_message(parser):
+        if (options.judge_url is None) != (options.judge_model is None):
+            raise ValueError("--judge-url and --judge-model go together")
+        if options.samples < 2:
+            raise ValueError(f"--samples {options.samples}: a pair takes at least 2")
+        if options.out.suffix != ".jsonl":
+            raise ValueError(f"--out {options.out}: name it .jsonl, as pairs are read")
+        questions = read_questions(options.questions, options.images)
+        score: Scorer = by_answers
+        told: Any = "answers"
+        if options.judge_url:
+            judge = Judge(options.judge_url, options.judge_model, options.judge_cache)
+            score = ByJudge(judge, options.judge_prompt)
+            told = score.settings()
+        check(questions, judged=bool(options.judge_url))
+        sampling = Sampling(options.temperature, options.seed)
+        videos = any(isinstance(path, VideoPath) for each in questions for path in each.images)
+        sample = LocalSampler(
+            options.model,
+            videos,
+            options.frames,
+            options.stride,
+            sampling=sampling,
+            max_new_tokens=options.max_new_tokens,
+            images_per_batch=options.images_per_batch,
+        )
+        shown = [options.model, options.frames, options.stride, asdict(sampling)]
+        asked = json.dumps([*shown, options.samples, options.max_new_tokens, told])
+        journal = Journal(options.out, asked)
+        size = options.images_per_batch
+        scored = prefer(questions, sample, score, journal, options.samples, size)
+        rows, why = pairs(questions, scored, options.images)
+        write(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        journal.path.unlink()
+        print(f"llava_lab: {len(rows)} pairs of {len(questions)} questions: {options.out}")
+        print(f"llava_lab: no pair: {why['alike']} with answers alike, {why['even']} of one score")
+
+
+def _parser() -> ArgumentParser:
+    parser = verb_parser(
+        "prefer",
+        "Sample answers to questions, score each, and write the best and the worst as pairs for "
+        "DPO. Without a judge, the questions' own answers decide: a candidate's score is its "
+        "sentences that are among them less those that are not. The same command goes on.",
+    )
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("questions", type=Path, help="JSONL of {question_id, image or video, text}")
+    parser.add_argument("--images", type=Path, help="folder of the images and videos")
+    parser.add_argument("--out", type=Path, required=True, help="JSONL to write")
+    parser.add_argument("--samples", type=int, default=4, help="answers to each question")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0, help="of the samples")
+    add_frames(parser)
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--images-per-batch", type=int, default=8)
+    parser.add_argument(
+        "--judge-url",
+        help="any OpenAI-compatible engine, which reads each question's `caption` and gives 1 to 5",
+    )
+    parser.add_argument("--judge-model", help="the engine's name of its model")
+    parser.add_argument(
+        "--judge-prompt", default="asset:judge/preference.yaml", help="YAML of `system` and `user`"
+    )
+    parser.add_argument("--judge-cache", default="judgements", help="folder of its judgements")
+    return parser
+
+
+def check(questions: Sequence[Question], judged: bool) -> None:
+    """Refuse questions that could not be scored, and ids that stand there twice."""
+    twice = [name for name, times in Counter(each.id for each in questions).items() if times > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} question ids stand there twice, the first {twice[0]!r}")
+    needs = "caption" if judged else "answer"
+    lacking = [q.source for q in questions if not (q.caption if judged else q.answers)]
+    if lacking:
+        raise ValueError(
+            f"{len(lacking)} questions have no `{needs}` to score by:\n  {listed(lacking, 10)}"
+        )
+
+
+def prefer(
+    questions: Sequence[Question],
+    sample: Sampler,
+    score: Scorer,
+    journal: Journal,
+    samples: int,
+    images_at_once: int,
+) -> dict[str, Scored]:
+    """Answers with their scores by question; what the journal holds is not asked again.
+
+    Args:
+        questions: All questions.
+        sample: Answers questions.
+        score: Scores answers.
+        journal: Where each question is noted when it is done.
+        samples: Answers to each question.
+        images_at_once: Images whose questions are done before they are noted.
+    """
+    done: dict[str, Scored] = journal.read()
+    groups = by_images([question for question in questions if question.id not in done])
+    with journal:
+        for start in range(0, len(groups), images_at_once):
+            asked = [q for group in groups[start : start + images_at_once] for q in group]
+            copies = {
+                f"{question.id}#{number}": question
+                for question in asked
+                for number in range(samples)
+            }
+            said = sample([replace(question, id=name) for name, question in copies.items()])
+            answered = [(question, said[name]) for name, question in copies.items()]
+            scores = zip((text for _, text in answered), score(answered), strict=True)
+            for question in asked:
+                done[question.id] = [next(scores) for _ in range(samples)]
+                journal.add(question.id, done[question.id])
+    return done
+
+
+def pairs(
+    questions: Sequence[Question], scored: dict[str, Scored], images: Path | None
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Rows as released preferences have them, and how many questions make none and why.
+
+    Of answers of one score the first is taken; empty ones take no part.
+
+    Raises:
+        ValueError: If no question makes a pair.
+    """
+    rows, why = [], Counter[str]()
+    for question in questions:
+        answers = [(text, score) for text, score in scored[question.id] if text]
+        scores = [score for _, score in answers]
+        if len({text for text, _ in answers}) < 2:
+            why["alike"] += 1
+        elif min(scores) == max(scores):
+            why["even"] += 1
+        else:
+            chosen, rejected = (answers[scores.index(pick(scores))] for pick in (max, min))
+            rows.append(_row(question, images, chosen, rejected))
+    if not rows:
+        raise ValueError(
+            f"none of {len(questions)} questions makes a pair: {why['alike']} have answers that "
+            f"are alike, {why['even']} answers of one score. Take more --samples, or a higher "
+            "--temperature."
+        )
+    return rows, why
+
+
+def _row(
+    question: Question, images: Path | None, chosen: tuple[str, int], rejected: tuple[str, int]
+) -> dict[str, Any]:
+    names = [str(path.relative_to(images.absolute())) for path in question.images if images]
+    video = any(isinstance(path, VideoPath) for path in question.images)
+    shown = {"video" if video else "image": names[0] if len(names) == 1 else names}
+    mark = VIDEO_PLACEHOLDER if video else IMAGE_PLACEHOLDER
+    return {
+        "id": question.id,
+        **(shown if names else {}),
+        "prompt": f"{mark}\n" * len(names) + question.prompt,
+        "chosen": chosen[0],
+        "rejected": rejected[0],
+        "chosen_score": chosen[1],
+        "rejected_score": rejected[1],
+    }
+
+
+def by_answers(answered: Sequence[Answered]) -> list[int]:
+    """Sentences of each answer that are among the question's own, less those that are not."""
+    counts = [true_and_untrue(text, question.answers) for question, text in answered]
+    return [true - untrue for true, untrue in counts]
+
+
+class ByJudge:
+    """1 to 5 by a judge that reads the question's caption, as LLaVA-Hound has it.
+
+    Args:
+        judge: Who judges.
+        prompt: File of what it is told.
+    """
+
+    def __init__(self, judge: Judge, prompt: str):
+        self.judge, self.prompt = judge, Prompt(prompt, ("caption", "question", "prediction"))
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the scores."""
+        return self.judge.settings() | self.prompt.settings()
+
+    def __call__(self, answered: Sequence[Answered]) -> list[int]:
+        """The score of each answer."""
+        cases = {
+            f"answer {number} to question {question.id}": self.prompt.messages(
+                {
+                    "caption": question.caption or "",
+                    "question": question.prompt,
+                    "answer": question.answers[0] if len(question.answers) == 1 else "none given",
+                    "prediction": text,
+                }
+            )
+            for number, (question, text) in enumerate(answered)
+        }
+        return list(self.judge.judge(cases, read_mark).values())
+
+
+def read_mark(said: str) -> int:
+    """The score of a judgement, from 1 to 5."""
+    return read_score(read_object(said), 1, 5)
+
+
+class LocalSampler:
+    """Our own model, opened when something is asked.
+
+    Args:
+        model: What `open_model` opens.
+        videos: Whether there are videos to be shown.
+        frames: Frames of a video; None takes those of training, or else 16.
+        stride: Pooling of a frame; None takes that of training, or else 2.
+        options: Those of `question_loader`.
+    """
+
+    def __init__(
+        self, model: str, videos: bool, frames: int | None, stride: int | None, **options: Any
+    ):
+        self.source, self.videos, self.options = model, videos, options
+        self.frames, self.stride = frames, stride
+
+    @cached_property
+    def opened(self) -> tuple[Llava, Policy]:
+        """The model, and how images become views."""
+        model, policy = open_model(self.source)
+        if self.videos:
+            policy = show_videos(model, policy, self.frames, self.stride)
+        return model, policy
+
+    def __call__(self, questions: Sequence[Question]) -> dict[str, str]:
+        """Answers by question id."""
+        return answer_questions(*self.opened, questions, **self.options)
