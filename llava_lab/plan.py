@@ -22,7 +22,9 @@ from llava_lab.data.video import Frames
 from llava_lab.model.llava import PARTS, Llava
 from llava_lab.report.grid import Grid
 from llava_lab.report.table import PAPER, published_grids, show
+from llava_lab.train.preference import PreferenceLoss
 from llava_lab.train.record import part_costs
+from llava_lab.train.stage import Stage
 from llava_lab.train.steps import Step
 from llava_lab.verbs import verb_parser
 
@@ -91,9 +93,10 @@ class PlanCLI(LabCLI):
             text = self.text_tokens.get(name, self.text_tokens.get("", TEXT_TOKENS))
             kept = list(activations(model, layout, step, text, self.devices))
             rows = [
-                *stage_rows(model, layout, rates[name], text, step.data.batch_size),
-                *hours_rows(model, layout, rates[name], text, step.data, self.utilization),
-                *memory_rows(model, rates[name], kept, self.devices),
+                *stage_rows(model, layout, step.recipe, text, step.data.batch_size),
+                *hours_rows(model, layout, step, text, self.utilization),
+                *memory_rows(model, step.recipe, kept, self.devices),
+                *reference_rows(model, step.recipe),
             ]
             title = f"Stage {name}; a row is {size} pixels and {text} text tokens"
             grids.append(Grid(title, ["what", "value", "formula"], rows))
@@ -120,7 +123,7 @@ def parts_grid(model: Llava, steps: dict[str, dict[str, float]]) -> Grid:
 
 
 def stage_rows(
-    model: Llava, layout: Layout, rates: dict[str, float], text: int, batch: int
+    model: Llava, layout: Layout, recipe: Stage, text: int, batch: int
 ) -> Iterator[list[str]]:
     """Tokens and FLOPs of a row."""
     views, tokens = layout.views, layout.tokens
@@ -128,11 +131,11 @@ def stage_rows(
     yield ["visual tokens", f"{tokens:,}", "of the layout, newlines included"]
     yield ["tokens of a step", f"{batch * (tokens + text):,}", f"{batch} rows x (visual + text)"]
     seen = tokens_seen(model, layout, text)
-    for name, cost in part_costs(seen, rates).items():
+    for name, cost in part_costs(seen, recipe.rates, recipe.lora is not None).items():
         size = model.size(name)
         formula = f"{cost // seen[name]} x {size:,} x {seen[name]:,} tokens"
         yield [f"FLOPs, {name}", f"{cost * size:.3g}", formula]
-    total = row_flops(model, layout, rates, text)
+    total = row_flops(model, layout, recipe, text)
     yield ["FLOPs of a row", f"{total:.3g}", "their sum; attention scores and recomputation apart"]
 
 
@@ -142,27 +145,23 @@ def tokens_seen(model: Llava, layout: Layout, text: int) -> dict[str, int]:
     return {"encoder": patches, "connector": patches, "llm": layout.tokens + text}
 
 
-def row_flops(model: Llava, layout: Layout, rates: dict[str, float], text: int) -> int:
+def row_flops(model: Llava, layout: Layout, recipe: Stage, text: int) -> int:
     """FLOPs of training on a row, forward and backward."""
-    costs = part_costs(tokens_seen(model, layout, text), rates)
+    seen = tokens_seen(model, layout, text)
+    costs = part_costs(seen, recipe.rates, recipe.lora is not None)
     return sum(cost * model.size(name) for name, cost in costs.items())
 
 
 def hours_rows(
-    model: Llava,
-    layout: Layout,
-    rates: dict[str, float],
-    text: int,
-    data: StageDataModule,
-    utilization: float,
+    model: Llava, layout: Layout, step: Step, text: int, utilization: float
 ) -> Iterator[list[str]]:
     """Hours of one device that the whole stage takes, all its rows being like this one."""
-    rows, formula = samples(data)
+    rows, formula = samples(step.data)
     if rows is None:
         yield ["samples", "unknown", formula]
         return
     yield ["samples", f"{rows:,}", formula]
-    flops = row_flops(model, layout, rates, text) * rows
+    flops = row_flops(model, layout, step.recipe, text) * rows
     for device, peak in PEAKS.items():
         formula = f"FLOPs of a row x samples / ({peak / 1e12:.0f} TFLOP/s x {utilization:g})"
         yield [f"{device}-hours", f"{flops / (peak * utilization) / 3600:,.1f}", formula]
@@ -210,13 +209,14 @@ def activations(
 
 def memory_rows(
     model: Llava,
-    rates: dict[str, float],
+    recipe: Stage,
     kept: Sequence[tuple[str, int, str]],
     devices: int,
 ) -> Iterator[list[str]]:
     """Weights, gradients, AdamW's moments and activations on each device."""
-    trained = sum(model.size(name) for name in PARTS if name in rates)
-    frozen = sum(model.size(name) for name in PARTS) - trained
+    trained = recipe.size(model)
+    adapters = recipe.lora.size(model.llm) if recipe.lora else 0
+    frozen = sum(model.size(name) for name in PARTS) + adapters - trained
     states, active = (
         TRAINED_BYTES * trained + FROZEN_BYTES * frozen,
         sum(size for _, size, _ in kept),
@@ -229,6 +229,15 @@ def memory_rows(
     yield ["GiB a device, DDP", f"{(states + active) / GIBI:,.1f}", formula]
     value, formula = states / devices + active, f"states over {devices} devices + activations"
     yield [f"GiB a device, FSDP2 or ZeRO-3 on {devices}", f"{value / GIBI:,.1f}", formula]
+
+
+def reference_rows(model: Llava, recipe: Stage) -> Iterator[list[str]]:
+    """What a preference stage would take more with its reference in memory."""
+    if isinstance(recipe.loss, PreferenceLoss):
+        whole = 0 if recipe.lora else sum(model.size(n) for n in PARTS if n in recipe.rates)
+        formula = f"{FROZEN_BYTES} x {whole:,} bytes of parts that train; here its numbers are kept"
+        more = f"{FROZEN_BYTES * whole / GIBI:,.1f}"
+        yield ["GiB more with a reference in memory", more, formula]
 
 
 def trace_grid(model: Llava, policy: Policy, sizes: Sequence[str]) -> Grid:

@@ -139,3 +139,22 @@ def test_tiny_scale_is_planned_without_a_world(capsys: pytest.CaptureFixture, tm
     experiment = REPOSITORY / "experiments" / "llava_next.yaml"
     plan.main(["-c", str(experiment), f"--world.root={tmp_path / 'none'}", "--trace"])
     assert "│ 1,944 │" not in capsys.readouterr().out and not (tmp_path / "none").exists()
+
+
+def test_a_preference_stage_says_what_a_reference_in_memory_would_take(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    size = str(REPOSITORY / "configs" / "size" / "video_72b.yaml")
+    said = planned(capsys, "llava_next_video_dpo", "-c", size)
+    (found,) = re.findall(r"GiB more with a reference in memory +│ +([\d,.]+) │", said)
+    assert float(found) == round(4 * LMS["qwen15_72b_chat"] / 2**30, 1)
+
+
+def test_of_an_lm_with_adapters_the_adapters_alone_have_moments(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    said = planned(capsys, "llava15", "-c", str(REPOSITORY / "configs" / "stage" / "lora.yaml"))
+    adapters = 32 * (4 * (4096 + 4096) + 3 * (4096 + 11008)) * 128  # q k v o, gate up down
+    connector = parameters(said)["connector"]
+    assert f"16 x {adapters + connector:,} trained" in said
+    assert f"4 x {LMS['vicuna_7b_v15']:,} x" in said  # no gradients of its own weights
