@@ -401,7 +401,7 @@ class RemoteEngine:
             {"type": kind, kind: {"url": _data_url(file)}} for file in files
         ]
         content.append({"type": "text", "text": prompt_of(item, self.prompt)})
-        body = {
+        body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": "user", "content": content}],
             "max_tokens": self.max_new_tokens,
