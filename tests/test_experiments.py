@@ -11,6 +11,7 @@ from conftest import REPOSITORY, stage_options
 from safetensors.torch import load_file
 
 from llava_lab import cli
+from llava_lab.__main__ import main
 from llava_lab.train.steps import Steps
 from llava_lab.world import photos
 
@@ -78,6 +79,21 @@ def test_stages_change_only_what_they_train(shortened: list[str], tmp_path: Path
     assert {name.split(".")[0] for name in align} == {"connector"}
     assert {name.split(".")[0] for name in instruct} == {"connector", "llm"}
     assert not torch.equal(align["connector.0.weight"], instruct["connector.0.weight"])
+
+
+def test_answer_says_of_a_run_what_its_evaluation_did(
+    shortened: list[str], small_world: Path, tmp_path: Path
+) -> None:
+    experiment = REPOSITORY / "experiments" / "llava15.yaml"
+    cli.main(["fit", "-c", str(experiment), *shortened, *stage_options(experiment, tmp_path)])
+    (predictions,) = tmp_path.glob("runs/*/*/predictions/questions.jsonl")
+    predicted = [json.loads(line) for line in predictions.read_text().splitlines()]
+    (questions,) = small_world.rglob("questions.jsonl")
+    run, out = predictions.parents[1], tmp_path / "answers.jsonl"
+    arguments = ["--images", str(small_world / "images"), "--max-new-tokens", "3"]
+    main(["answer", str(run), str(questions), "--out", str(out), *arguments])
+    said = {str(row["question_id"]): row["text"] for row in map(json.loads, out.open())}
+    assert said == {str(row["id"]): row["prediction"] for row in predicted}
 
 
 def test_a_second_experiment_reuses_what_it_shares(

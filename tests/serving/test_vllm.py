@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import requests
 import torch
-from environment import environment
+from environment import vllm
 from PIL import Image
 
 from llava_lab.__main__ import main
@@ -107,7 +107,7 @@ def serve(folder: Path, name: str, log: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [str(environment()), "-m", "vllm.entrypoints.openai.api_server"]
+    command = [str(vllm()), "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--host", "127.0.0.1", "--port", port, "--model", str(folder)]
     command += ["--served-model-name", name, "--dtype", "float32", "--enforce-eager"]
     # Pictures are scaled by Pillow as ours are, and not by torchvision, which rounds otherwise.

@@ -1,0 +1,148 @@
+"""13i. lmms-eval: its requests -> greedy answers of any model of ours, as `--model llava_lab`.
+
+Found by lmms-eval as an entry point of this package, where both are installed in one environment.
+Questions that share a picture or a video are answered together, as in `answer`; what cannot be
+answered is an error that names the task and the document, and never an empty answer.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.model import lmms  # pyrefly: ignore[missing-import]
+from lmms_eval.models.registry_v2 import ModelManifest  # pyrefly: ignore[missing-import]
+from PIL import Image
+from tqdm import tqdm
+
+from llava_lab.data.rows import VideoPath
+from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question
+from llava_lab.exchange.caption import VIDEO_FILES
+from llava_lab.exchange.commands import answer_questions, open_model, show_videos
+
+REQUESTS_AT_ONCE = 512  # whose pictures lie on disk together
+
+
+def manifest() -> ModelManifest:
+    """What lmms-eval's registry wants to know."""
+    path = f"{LlavaLab.__module__}.{LlavaLab.__name__}"
+    return ModelManifest(model_id="llava_lab", simple_class_path=path)
+
+
+class LlavaLab(lmms):
+    """A model of ours, as lmms-eval asks it.
+
+    Args:
+        model: Run folder, imported folder, checkpoint folder or hub id.
+        frames: Of a video; as trained, or else 16.
+        stride: Pooling of a frame; as trained, or else 2.
+        batch_size: Pictures or videos whose questions are answered at once.
+        device: lmms-eval's option; the model takes the GPU that is there.
+        max_batch_size: lmms-eval's option, not used.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        frames: int | None = None,
+        stride: int | None = None,
+        batch_size: int | str = 1,
+        device: str | None = None,
+        max_batch_size: int | None = None,
+    ):
+        super().__init__()
+        self.model, self.policy = open_model(model)
+        self.frames, self.stride, self.shows_videos = frames, stride, False
+        self.batch_size = int(batch_size)
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """Answers in the order of the requests."""
+        said: list[str] = []
+        with tqdm(total=len(requests), desc="llava_lab") as bar:
+            for start in range(0, len(requests), REQUESTS_AT_ONCE):
+                some = requests[start : start + REQUESTS_AT_ONCE]
+                with tempfile.TemporaryDirectory() as folder:
+                    said += self._answer(some, Path(folder))
+                bar.update(len(some))
+        return said
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+        """Not to be had."""
+        raise NotImplementedError("llava_lab: tasks of several rounds are not answered")
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """Not to be had."""
+        raise NotImplementedError("llava_lab: loglikelihoods are not computed; ask by generation")
+
+    def _answer(self, requests: Sequence[Any], folder: Path) -> list[str]:
+        questions: dict[int, list[Question]] = {}
+        ends: list[list[str]] = []
+        for number, request in enumerate(requests):
+            context, options, to_visual, document, task, split = request.args
+            place = f"task {task}, document {document}"
+            length, until = _options(options, place)
+            shown = to_visual(self.task_dict[task][split][document]) or []
+            paths = [_path(each, folder, place) for each in shown]
+            if any(isinstance(path, VideoPath) for path in paths):
+                self._show_videos()
+            text = _text(context, len(paths), place)
+            asked = Question(str(number), tuple(paths), text, None, (), place)
+            questions.setdefault(length, []).append(asked)
+            ends.append(until)
+        said: dict[str, str] = {}
+        for length, some in questions.items():
+            said |= answer_questions(
+                self.model,
+                self.policy,
+                some,
+                max_new_tokens=length,
+                images_per_batch=self.batch_size,
+            )
+        return [_cut(said[str(number)], until) for number, until in enumerate(ends)]
+
+    def _show_videos(self) -> None:
+        if not self.shows_videos:
+            self.policy = show_videos(self.model, self.policy, self.frames, self.stride)
+            self.shows_videos = True
+
+
+def _options(options: dict[str, Any], place: str) -> tuple[int, list[str]]:
+    """Longest answer and what ends it; anything but greedy is refused."""
+    if options.get("do_sample") and options.get("temperature", 1) > 0:
+        raise ValueError(f"{place}: wants answers at random ({options}); llava_lab's are greedy")
+    if options.get("num_beams", 1) > 1:
+        raise ValueError(f"{place}: wants {options['num_beams']} beams; llava_lab has one")
+    until = options.get("until") or []
+    return int(options.get("max_new_tokens", 1024)), [until] if isinstance(until, str) else until
+
+
+def _path(shown: Any, folder: Path, place: str) -> Path:
+    """Where a picture or a video lies: the same picture in the same place."""
+    if isinstance(shown, Image.Image):
+        picture = shown.convert("RGB")
+        name = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+        path = folder / f"{name}.png"
+        if not path.is_file():
+            picture.save(path, compress_level=1)
+        return path
+    if isinstance(shown, str) and Path(shown).exists():
+        path = Path(shown)
+        video = path.is_dir() or path.suffix.lower() in VIDEO_FILES
+        return VideoPath(path) if video else path
+    raise ValueError(f"{place}: shows {shown!r}, which is no picture and no file that is there")
+
+
+def _text(context: str, images: int, place: str) -> str:
+    """The question, its pictures first unless it says itself where they stand."""
+    found = context.count(IMAGE_PLACEHOLDER)
+    if found not in (0, images):
+        raise ValueError(f"{place}: {found} {IMAGE_PLACEHOLDER} in the text for {images} pictures")
+    return context if found else f"{IMAGE_PLACEHOLDER}\n" * images + context
+
+
+def _cut(text: str, until: Sequence[str]) -> str:
+    """The answer up to the first text that ends it."""
+    for end in until:
+        text = text.split(end)[0] if end else text
+    return text.strip()
