@@ -37,7 +37,7 @@ def command(world: Path, folder: Path) -> list[str]:
 
 
 def outcome(folder: Path) -> tuple[dict, dict]:
-    (run,) = (folder / "runs").glob("*/*")
+    (run,) = (folder / "runs").glob("llava15/*")
     weights = {path.parent.name: load_file(path) for path in run.glob("stages/*/*.safetensors")}
     return weights, json.loads((run / "results.json").read_text())
 
