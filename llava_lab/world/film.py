@@ -164,16 +164,16 @@ def all_true(film: Film) -> list[str]:
 def ask_presence(film: Film, rng: random.Random) -> Question:
     """Ask whether an object is in the film: POPE's questions, half of them about absent ones.
 
-    The detail `kind` is that of an absent object; one that is there has the kind that names its
-    objects in the same way.
+    In the words that ask it of pictures, which is where training asks it: a tiny model says yes to
+    any object "in the video". The detail `kind` is that of an absent object; one that is there has
+    the kind that names its objects in the same way.
     """
     items = dict.fromkeys(each.what for each in film.shown if isinstance(each.what, Item))
     question = ask_existence(replace(film.empty, items=tuple(items)), rng)
     kind = question.detail["kind"]
     if kind == "positive":
         kind = "adversarial" if " " in question.key else rng.choice(("random", "popular"))
-    text = question.text.replace("picture", "video")
-    return replace(question, text=text, detail={"kind": kind})
+    return replace(question, detail={"kind": kind})
 
 
 def say_order(first: str, second: str) -> str:
