@@ -166,7 +166,7 @@ class LabCLI(LightningCLI):
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ValueError(f"stages.{name}.trainer: no option {unknown[0]!r}{hint}")
             step.data.check(model)
-            config = self.options.stages[name].as_dict()
+            config = {**self.options.stages[name].as_dict(), "chat": step.data.chat(model)}
             if step.data.policy.newline:
                 mark += digest(newline)
             marks[name] = mark = fingerprint(mark, config, step.data.content())

@@ -129,12 +129,14 @@ def test_what_decides_a_stages_outcome_decides_whether_it_is_reused(
     assert said("llava15") == [True, True]
     assert said("llava_next") == [True, False]
     for change in (
-        "model.llm.template=v0",
         "model.llm.max_length=1000",
         "model.encoder.layer=-1",
         "seed_everything=1",
     ):
         assert said("llava15", f"--{change}") == [False, False], change
+    # The first stage has a template of its own, so that LMs of other templates share it.
+    assert said("llava15", "--model.llm.template=v0") == [True, False]
+    assert said("llava_next_qwen15_72b") == [True, False]
     assert said("llava15", "--stages.instruct.data.num_workers=2") == [True, True]
 
 

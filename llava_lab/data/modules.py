@@ -90,6 +90,10 @@ class StageDataModule(LightningDataModule):
         """Refuse what cannot work before any stage is trained."""
         self.accumulate(world=1)
 
+    def chat(self, model: Any) -> list[Any]:
+        """What the LM's own settings decide of how rows become ids; nothing by default."""
+        return []
+
     @abstractmethod
     def lengths(self) -> tuple[list[int], list[int]]:
         """Length of every training row, and its modality: 0 is text."""
@@ -226,6 +230,12 @@ class ImageDataModule(StageDataModule):
             rows = len(self.samples) + len(self.held)
             shown = listed(faults, 5)
             raise ValueError(f"{len(faults)} of {rows} rows cannot be trained on:\n  {shown}")
+
+    def chat(self, model: Any) -> list[Any]:
+        """Template and length, which are the LM's where the stage names none."""
+        llm = model.llm
+        template = self.template or llm.template
+        return [template, llm.tokenizer.chat_template, llm.length(self.max_length)]
 
     def setup(self, stage: str) -> None:
         """Read the rows and, where the encoder is frozen, store its features."""

@@ -74,7 +74,6 @@ class Llava(LightningModule):
             "encoder": f"{self.encoder.vision} {self.encoder}",
             "connector": str(self.connector),
             "llm": {key: value for key, value in config.items() if key not in UNTELLING},
-            "template": [llm.template, tokenizer.chat_template, llm.max_length],
             "tokenizer": tokenizer.backend_tokenizer.to_str()
             if tokenizer.is_fast
             else tokenizer.get_vocab(),
