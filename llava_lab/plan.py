@@ -52,9 +52,10 @@ FROZEN_BYTES, TRAINED_BYTES = 4, 16
 # Bytes that a block computes for its backward pass, a token and unit of width, in 16-bit precision
 # and without attention scores (Korthikanti et al. 2022, arXiv:2205.05198, equation 2 less its last
 # term), and how many of them are kept by each way of `gradient_checkpointing`: all; its input and
-# what its products and attention gave; its input. The others are there one block at a time.
+# what attention and its products gave, but the narrowing ones; its input. The rest is there one
+# block at a time.
 BLOCK_BYTES = 34
-KEPT_BYTES = {False: BLOCK_BYTES, "products": 22, True: 2}
+KEPT_BYTES = {False: BLOCK_BYTES, "products": 20, True: 2}
 
 
 class PlanCLI(LabCLI):

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.checkpoint import create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from llava_lab.model.llava import PARTS
 from llava_lab.model.llm import CausalLM
@@ -18,6 +18,14 @@ from llava_lab.model.weights import read_weights
 from llava_lab.train.lora import Lora, merge
 from llava_lab.train.loss import Loss
 from llava_lab.train.muon import Muon
+
+aten = torch.ops.aten
+ATTENTIONS = (
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+)
 
 
 class Stage(Callback):
@@ -39,9 +47,9 @@ class Stage(Callback):
             inside a part, with AdamW for its embeddings, output layer, norms and biases.
         betas: AdamW's; the default is that of the trainers that made the published models.
         gradient_checkpointing: Recompute the LM's activations in the backward pass: all but each
-            layer's input (true), which costs a forward pass more; or all but what matrix products
-            and attention gave (`products`), which costs next to nothing and halves the memory of
-            activations.
+            layer's input (true), which costs a forward pass more; or all but what attention and
+            the matrix products gave (`products`; products narrower than their input apart), which
+            costs next to nothing and more than halves the memory of activations.
         lora: Adapters that train in place of the LM's weights, at the LM's rate, or null.
     """
 
@@ -133,6 +141,14 @@ class Stage(Callback):
         for name in (*PARTS, "loss"):
             pl_module.part(name).train(name in self.rates)
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Let gradients go after a step: Lightning would hold them through the next forward."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            for optimizer in trainer.optimizers:
+                optimizer.zero_grad()
+
     def groups(self) -> Iterator[dict[str, Any]]:
         """Parameter groups: each part's hidden, other decayed and undecayed weights at its rate."""
         for name, rate in self.rates.items():
@@ -187,16 +203,19 @@ class Stage(Callback):
 
 def keep_products() -> Any:
     """Contexts of a checkpointed layer that keep what is dear to compute again."""
-    aten = torch.ops.aten
-    return create_selective_checkpoint_contexts(
-        [
-            *(aten.mm.default, aten.addmm.default),
-            aten._scaled_dot_product_flash_attention_for_cpu.default,
-            aten._scaled_dot_product_flash_attention.default,
-            aten._scaled_dot_product_efficient_attention.default,
-            aten._scaled_dot_product_cudnn_attention.default,
-        ]
-    )
+    return create_selective_checkpoint_contexts(_dear)
+
+
+def _dear(context: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
+    """Attention, and matrix products; but not those that come out narrower than they went in.
+
+    Keys and values of few heads are cheap, and nothing in its layer needs the last product.
+    """
+    product = operation in (aten.mm.default, aten.addmm.default)
+    narrow = product and arguments[-1].shape[1] < arguments[-2].shape[1]
+    if operation in ATTENTIONS or (product and not narrow):
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _hidden(part: nn.Module) -> set[Tensor]:
