@@ -179,7 +179,12 @@ def pairs_of(
         [source(folder, rows)], Pad(), batch_size=2, reference_store=store, **options
     )
     data.name = "dpo"
-    data.trainer = SimpleNamespace(lightning_module=model, world_size=1, global_rank=0)
+    data.trainer = SimpleNamespace(
+        lightning_module=model,
+        world_size=1,
+        global_rank=0,
+        strategy=SimpleNamespace(root_device="cpu"),
+    )
     data.check(model)
     data.setup("fit")
     dataset = data.train_rows()
@@ -301,7 +306,7 @@ def test_devices_share_the_work_on_the_reference(
         def meet(seen: set[str] = seen) -> None:
             seen |= {path.name for path in one.references.folder.iterdir()}
 
-        strategy = SimpleNamespace(barrier=meet)
+        strategy = SimpleNamespace(barrier=meet, root_device="cpu")
         one.references.fill(SimpleNamespace(global_rank=rank, world_size=2, strategy=strategy))
         written[rank] = seen - {"head.safetensors"}
     assert len(written[0]) == len(written[1]) == 2

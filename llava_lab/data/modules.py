@@ -243,6 +243,9 @@ class ImageDataModule(StageDataModule):
         images = [image for sample in self.samples + self.held for image in sample.images]
         frozen = not any(weight.requires_grad for weight in self.model.encoder.parameters())
         if self.feature_store and frozen and images:
+            assert self.trainer is not None
+            # Lightning moves the model after it has set the data up.
+            self.model.encoder.to(self.trainer.strategy.root_device)
             root = Path(self.feature_store)
             self.store = FeatureStore(root, self.model.encoder, self.policy, images)
             self.store.fill()

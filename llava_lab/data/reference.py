@@ -90,6 +90,7 @@ class ReferenceStore:
     def fill(self, trainer: Any) -> None:
         """Compute the chunks that are not there yet, each on one of the devices, and read all."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.model.to(trainer.strategy.root_device)  # Lightning does so only after this
         starts = range(0, len(self.rows), CHUNK)
         self._write_missing(starts[trainer.global_rank :: trainer.world_size])
         if trainer.world_size > 1:

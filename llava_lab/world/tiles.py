@@ -1,4 +1,4 @@
-"""0k. Tiles: a Scene -> one tile of its picture on a grid, and the phrases that are true of it.
+"""0l. Tiles: a Scene -> one tile of its picture on a grid, and the phrases that are true of it.
 
 An encoder that has seen whole pictures only knows every thing at one size. AnyRes shows it the same
 things two and three times as large, cut at edges and beside black bands; CLIP has seen all that.
