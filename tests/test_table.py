@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from llava_lab.report.grid import Grid, to_markdown, to_rich
 from llava_lab.report.published import published
 from llava_lab.report.rows import Estimate, difference, over_seeds, run_rows, seed_rows, t95
 from llava_lab.report.runs import find, read
-from llava_lab.report.sweep import difference_grids
+from llava_lab.report.sweep import difference_grids, plot
 from llava_lab.report.table import (
     PAPER,
     bracketed,
@@ -309,6 +310,21 @@ def test_points_against_one_are_paired_by_seed(tmp_path: Path) -> None:
     assert pope.headers == ["grid", "seeds", "f1"] and "against a" in pope.title
     with pytest.raises(ValueError, match="'d' is no finished point of s; it has 'a', 'b', 'c'"):
         list(difference_grids(sweep, found, "d"))
+
+
+def test_each_value_of_a_first_axis_has_a_panel(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("experiment: s.yaml\naxes: {factor: [1, 2], frames: [8, 16]}")
+    sweep, found = Sweep.read(file), []
+    for point in sweep.points():
+        frames = int(point.labels["frames"])
+        made = results(0, 0.5, cost={"visual_tokens_mean": 9.0 * frames})
+        run = read(write(tmp_path / point.labels["factor"] / str(frames), made))
+        found.append((point.labels, [run]))
+    plot(sweep, found, tmp_path / "two.png")
+    plot(Sweep(sweep.name, (), {"frames": {}}, (0,)), found[:2], tmp_path / "one.png")
+    with Image.open(tmp_path / "two.png") as two, Image.open(tmp_path / "one.png") as one:
+        assert two.width - one.width == 6 * 120 and two.height == one.height
 
 
 def test_mistakes_are_one_message(tmp_path: Path, capsys: Any) -> None:

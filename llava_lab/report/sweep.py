@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from llava_lab.report.grid import Grid
 from llava_lab.report.rows import (
@@ -141,41 +142,60 @@ def seconds(runs: list[Run]) -> float:
 
 
 def plot(sweep: Sweep, found: list[Group], out: Path) -> None:
-    """Draw accuracy by question type against visual tokens, or by name where tokens are equal."""
+    """Draw accuracy by question type against visual tokens, or by name where all have as many.
+
+    Where a sweep has several axes, each value of the first has a panel of its own.
+    """
     # Only here: the other tables start in half the time without it.
     from matplotlib.figure import Figure
 
-    tokens = [cost(done, "visual_tokens_mean") for _, done in found]
-    names = [", ".join(labels.values()) for labels, _ in found]
-    spread = len(set(tokens)) == len(tokens)
-    order = sorted(range(len(found)), key=lambda i: tokens[i]) if spread else range(len(found))
-    benchmark = scores(found[0])[0].benchmark
-    rows = [{r.score: r.value for r in scores(found[i]) if r.benchmark == benchmark} for i in order]
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    places = [tokens[i] for i in order] if spread else list(range(len(found)))
-    for score in rows[0]:
-        values = [row[score] for row in rows]
+    first = next(iter(sweep.axes))
+    panels: dict[str, list[Group]] = {}
+    for group in found:
+        name = f"{first}: {group[0][first]}" if len(sweep.axes) > 1 else ""
+        panels.setdefault(name, []).append(group)
+    figure = Figure(figsize=(2 + 6 * len(panels), 5), layout="constrained")
+    drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (name, groups) in zip(drawn, panels.items(), strict=True):
+        _draw(axes, groups, [axis for axis in sweep.axes if not name or axis != first])
+        axes.set_title(name)
+    drawn[0].set_ylabel("accuracy, %")
+    drawn[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    benchmark, scale = scores(found[0])[0].benchmark, found[0][1][0].results["scale"]
+    figure.suptitle(f"sweep {sweep.name}: {benchmark}, {scale} scale")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
+
+
+def _draw(axes: Any, groups: list[Group], named: list[str]) -> None:
+    """One panel: a line a score, a place a combination; those of equal tokens share one."""
+    tokens = [cost(runs, "visual_tokens_mean") for _, runs in groups]
+    spread = len(set(tokens)) > 1
+    order = sorted(range(len(groups)), key=lambda i: tokens[i]) if spread else range(len(groups))
+    places = {i: tokens[i] if spread else place for place, i in enumerate(order)}
+    names: dict[float, list[str]] = {}
+    for i in order:
+        names.setdefault(places[i], []).append(", ".join(groups[i][0][axis] for axis in named))
+    rows = {i: scores(groups[i]) for i in order}
+    benchmark = rows[0][0].benchmark
+    values = {i: {r.score: r.value for r in rows[i] if r.benchmark == benchmark} for i in order}
+    for score in values[0]:
+        line = [values[i][score] for i in order]
         # At 0% and 100%, rounding may put an end of the interval a hair on the wrong side.
-        low = [100 * max(0.0, value.value - value.low) for value in values]
-        high = [100 * max(0.0, value.high - value.value) for value in values]
+        low = [100 * max(0.0, value.value - value.low) for value in line]
+        high = [100 * max(0.0, value.high - value.value) for value in line]
         axes.errorbar(
-            places,
-            [100 * value.value for value in values],
+            [places[i] for i in order],
+            [100 * value.value for value in line],
             yerr=[low, high],
             label=score.removeprefix("accuracy/"),
             marker="o",
             capsize=3,
             linewidth=2.5 if score == "accuracy" else 1.2,
         )
-    axes.set_xticks(places, [names[i] for i in order], rotation=20, ha="right")
+    labels = [" = ".join(each) for each in names.values()]
     if spread:
-        axes.set_xlabel("visual tokens a sample (mean)")
-        for place, i in zip(places, order, strict=True):
-            axes.annotate(f"{tokens[i]:.0f}", (place, 0.01), xycoords=("data", "axes fraction"))
-    axes.set_ylabel("accuracy, %")
-    axes.set_title(f"sweep {sweep.name}: {benchmark}, {found[0][1][0].results['scale']} scale")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        labels = [f"{label} ({place:.0f})" for label, place in zip(labels, names, strict=True)]
+        axes.set_xlabel("visual tokens a sample (mean, in brackets)")
+    axes.set_xticks(list(names), labels, rotation=20, ha="right")
     axes.grid(alpha=0.3)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
