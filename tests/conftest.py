@@ -1,11 +1,15 @@
 """What several tests share, made in memory: small tokenizers of the two common kinds."""
 
 import json
+import os
 import string
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+# Tests run side by side, a core each; the processes that they start take no more, either.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import yaml

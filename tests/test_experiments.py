@@ -220,7 +220,7 @@ def test_a_finished_run_is_tested_validated_and_predicted_again(
     cli.main(["test", *options])
     after = results(tmp_path)
     assert after["benchmarks"] == before["benchmarks"]
-    (run,) = tmp_path.glob("runs/*/*")
+    (run,) = tmp_path.glob("runs/[!.]*/*")
     scored = (run / "predictions" / "questions.jsonl").read_text()
     cli.main(["predict", *options])
     lines = (run / "predictions" / "questions.jsonl").read_text().splitlines()
@@ -242,7 +242,7 @@ def test_a_runs_own_configuration_is_the_same_run(
     said = capsys.readouterr().out
     assert "finished before" in said
     assert ": training\n" not in said
-    assert len(list(tmp_path.glob("runs/*/*"))) == 1
+    assert len(list(tmp_path.glob("runs/[!.]*/*"))) == 1
 
 
 def test_photographs_of_others_train_and_are_asked_about_by_two_paths(

@@ -148,7 +148,7 @@ def test_without_peft_one_message_says_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"lora needs peft.*pip install"):
         main(lora_command(small_world, tmp_path))
-    assert not list(tmp_path.glob("runs/*/*"))
+    assert not list(tmp_path.glob("runs/[!.]*/*"))
 
 
 @pytest.mark.parametrize(

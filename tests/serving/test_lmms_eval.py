@@ -1,6 +1,6 @@
 """lmms-eval asks a model of ours about a task made here; answers must be those of `answer`.
 
-pytest -m serving tests/serving/test_lmms_eval.py
+pytest -n 0 -m serving tests/serving/test_lmms_eval.py
 """
 
 import json

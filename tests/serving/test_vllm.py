@@ -1,6 +1,6 @@
 """Exports served by vLLM: `caption` by the engine against our own engine, token for token.
 
-    pytest -m serving -s tests/serving
+    pytest -n 0 -m serving -s tests/serving
 
 Every model is tiny and random, large enough for vLLM: a head of 32, views of patch_size**2 pixels
 or more, patch grids of even sides. The first run makes vLLM's environment (`environment.py`).
