@@ -218,10 +218,8 @@ def memory_rows(
     trained = recipe.size(model)
     adapters = recipe.lora.size(model.llm) if recipe.lora else 0
     frozen = sum(model.size(name) for name in PARTS) + adapters - trained
-    states, active = (
-        TRAINED_BYTES * trained + FROZEN_BYTES * frozen,
-        sum(size for _, size, _ in kept),
-    )
+    states = TRAINED_BYTES * trained + FROZEN_BYTES * frozen
+    active = sum(size for _, size, _ in kept)
     formula = f"{TRAINED_BYTES} x {trained:,} trained + {FROZEN_BYTES} x {frozen:,} frozen bytes"
     yield ["GiB of states", f"{states / GIBI:,.1f}", formula]
     for part, size, formula in kept:

@@ -146,31 +146,17 @@ def stage_options(experiment: Path, folder: Path) -> list[str]:
     return options
 
 
-class JudgeServer(ThreadingHTTPServer):
-    """An OpenAI-compatible judge: `say` makes a text, or an HTTP status, of a request's body."""
-
-    def __init__(self, say: Callable[[dict], str | int]):
-        super().__init__(("127.0.0.1", 0), JudgeHandler)
-        self.say, self.lock, self.bodies = say, threading.Lock(), []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class JudgeHandler(BaseHTTPRequestHandler):
-    server: JudgeServer
+class EngineHandler(BaseHTTPRequestHandler):
+    """What engines on this machine share: they are silent, and answer in OpenAI's form."""
 
     def log_message(self, *_: object) -> None:
         pass
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.bodies.append(body)
-            said = self.server.say(body)
-        status = said if isinstance(said, int) else 200
-        reply = {"choices": [{"message": {"content": said}}]} if status == 200 else {"no": said}
+    def body(self) -> dict:
+        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def reply(self, said: str, status: int = 200) -> None:
+        reply = {"choices": [{"message": {"content": said}}]} if status == 200 else {"no": status}
         content = json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
@@ -178,17 +164,58 @@ class JudgeHandler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
+class EngineServer(ThreadingHTTPServer):
+    """An engine on a free port of this machine."""
+
+    def __init__(self, handler: type[EngineHandler]):
+        super().__init__(("127.0.0.1", 0), handler)
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
 @pytest.fixture
-def judge_server() -> Iterator[Callable[[Callable[[dict], str | int]], JudgeServer]]:
+def running() -> Iterator[Callable[[EngineServer], None]]:
+    """Runs engines until the test is over."""
+    servers: list[EngineServer] = []
+
+    def start(server: EngineServer) -> None:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+class JudgeServer(EngineServer):
+    """An OpenAI-compatible judge: `say` makes a text, or an HTTP status, of a request's body."""
+
+    def __init__(self, say: Callable[[dict], str | int]):
+        super().__init__(JudgeHandler)
+        self.say, self.bodies = say, []
+
+
+class JudgeHandler(EngineHandler):
+    server: JudgeServer
+
+    def do_POST(self) -> None:
+        body = self.body()
+        with self.server.lock:
+            self.server.bodies.append(body)
+            said = self.server.say(body)
+        self.reply("", said) if isinstance(said, int) else self.reply(said)
+
+
+@pytest.fixture
+def judge_server(running) -> Callable[[Callable[[dict], str | int]], JudgeServer]:
     """Starts judges on this machine."""
-    running: list[JudgeServer] = []
 
     def start(say: Callable[[dict], str | int]) -> JudgeServer:
         server = JudgeServer(say)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        running.append(server)
+        running(server)
         return server
 
-    yield start
-    for server in running:
-        server.shutdown()
+    return start

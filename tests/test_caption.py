@@ -4,15 +4,14 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import EngineHandler, EngineServer
 from PIL import Image
 
 from llava_lab.__main__ import main
@@ -23,30 +22,22 @@ from llava_lab.exchange.caption import Item, LocalEngine, caption, read_items
 PICTURES = 30
 
 
-class Server(ThreadingHTTPServer):
+class Server(EngineServer):
     """An engine that sometimes refuses, breaks off, or is slow."""
 
     def __init__(self, faults: dict[int, str], seconds: float = 0.0):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.faults, self.seconds = faults, seconds
         self.asked: Counter[str] = Counter()
         self.stops: set[str] = set()
         self.open = self.most_open = self.requests = 0
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(EngineHandler):
     server: Server
 
-    def log_message(self, *_: object) -> None:
-        pass
-
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         with self.server.lock:
             self.server.open += 1
             self.server.most_open = max(self.server.most_open, self.server.open)
@@ -64,30 +55,19 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "break":
             self.connection.close()
             return
-        status = int(fault or 200)
-        said = f"{body['model']}: {len(picture)} characters"
-        reply = {"choices": [{"message": {"content": said}}]} if status == 200 else {"no": 1}
-        content = json.dumps(reply).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        self.reply(f"{body['model']}: {len(picture)} characters", int(fault or 200))
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator:
+def serve(running, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Server]:
     monkeypatch.setattr(module, "BACKOFF", 0.001)
-    running: list[Server] = []
 
     def start(faults: dict[int, str] | None = None, seconds: float = 0.0) -> Server:
         server = Server(faults or {}, seconds)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        running.append(server)
+        running(server)
         return server
 
-    yield start
-    for server in running:
-        server.shutdown()
+    return start
 
 
 @pytest.fixture

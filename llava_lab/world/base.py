@@ -30,12 +30,10 @@ class World:
     def __post_init__(self) -> None:
         self.root = Path(self.root)
         for field in fields(self):
-            least = 0 if field.default == 0 else 1
-            if field.name not in ("root", "seed") and getattr(self, field.name) < least:
-                value = getattr(self, field.name)
-                raise ValueError(
-                    f"{type(self).__name__} needs {field.name} >= {least}, got {value}."
-                )
+            value, least = getattr(self, field.name), 0 if field.default == 0 else 1
+            if field.name not in ("root", "seed") and value < least:
+                name = f"{type(self).__name__} needs {field.name}"
+                raise ValueError(f"{name} >= {least}, got {value}.")
 
     def generate(self) -> None:
         """Write the world unless it is there already; a killed run leaves no half-world."""

@@ -166,7 +166,9 @@ class TinyWorld(World):
                         "question_id": number,
                         "image": _image_name("eval", index),
                         "text": text.with_format_prompt(question),
-                        "category": "/".join((kind, *filter(None, [question.detail.get("size")]))),
+                        "category": f"{kind}/{size}"
+                        if (size := question.detail.get("size"))
+                        else kind,
                         "answer": question.answer,
                         **question.detail,
                     }
