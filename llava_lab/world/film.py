@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 from PIL import Image
 
@@ -136,6 +137,50 @@ def sample_film(rng: random.Random) -> Film:
     return Film(frames, empty, tuple(shown), tuple(questions))
 
 
+def ask_all(film: Film, rng: random.Random) -> list[Question]:
+    """The film's questions and more of their kinds about the same objects, in any order.
+
+    Any question may come first, since those who ask of a film later ask one alone.
+    """
+    found = {question.text: question for question in film.questions}
+    items: dict[Item, float] = {}
+    for each in film.shown:
+        if isinstance(each.what, Item):
+            items.setdefault(each.what, each.start)
+    more = [ask_color(item) for item in items]
+    still = [each.what for each in film.shown if isinstance(each.what, Item) and not each.goal]
+    for first, second in permutations(dict.fromkeys(still), 2):
+        if items[second] - items[first] >= ORDER_SHARE:
+            more.append(ask_order(first, second, rng))
+    found = {question.text: question for question in more} | found
+    return rng.sample(list(found.values()), len(found))
+
+
+def ask_color(item: Item) -> Question:
+    """Ask what color an object is, which is said as something that is there for a moment."""
+    return Question(
+        "detail",
+        f"What color is the {item.shape}?",
+        item.color,
+        say_detail(item.name),
+        f"color of {item.shape}",
+        {},
+    )
+
+
+def ask_order(first: Item, second: Item, rng: random.Random) -> Question:
+    """Ask which of two objects is there first, naming them in any order."""
+    named = rng.sample((first.shape, second.shape), 2)
+    return Question(
+        "order",
+        f"What is there first, the {named[0]} or the {named[1]}?",
+        first.shape,
+        say_order(first.name, second.name),
+        f"first of {named[0]} and {named[1]}",
+        {},
+    )
+
+
 def story(film: Film) -> str:
     """Tell everything that happens, in sentences."""
     return " ".join(question.sentence for question in film.questions)
@@ -245,15 +290,7 @@ def _order(
     shown = [
         Shown(item, start, start + ORDER_SHARE) for item, start in zip(items, starts, strict=True)
     ]
-    named = rng.sample((first, second), 2)
-    question = Question(
-        "order",
-        f"What is there first, the {named[0]} or the {named[1]}?",
-        first,
-        say_order(items[0].name, items[1].name),
-        f"first of {named[0]} and {named[1]}",
-        {},
-    )
+    question = ask_order(*items, rng)
     return question, shown
 
 
@@ -277,15 +314,7 @@ def _count(rng: random.Random, shape: str, cell: int) -> tuple[Question, list[Sh
 def _detail(rng: random.Random, shape: str, cell: int) -> tuple[Question, list[Shown]]:
     item = _item(rng, shape, cell)
     start = rng.uniform(0, 1 - DETAIL_SHARE)
-    question = Question(
-        "detail",
-        f"What color is the {shape}?",
-        item.color,
-        say_detail(item.name),
-        f"color of {shape}",
-        {},
-    )
-    return question, [Shown(item, start, start + DETAIL_SHARE)]
+    return ask_color(item), [Shown(item, start, start + DETAIL_SHARE)]
 
 
 def _reading(rng: random.Random, cell: int) -> tuple[Question, list[Shown]]:

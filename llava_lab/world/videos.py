@@ -14,6 +14,7 @@ from llava_lab.world.film import (
     SIDE,
     Film,
     all_true,
+    ask_all,
     ask_presence,
     hallucinated,
     sample_film,
@@ -43,7 +44,7 @@ class TinyVideos(World):
             for a description.
     """
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     train_videos: int = 600
     eval_videos: int = 150
 
@@ -60,7 +61,7 @@ class TinyVideos(World):
             (folder / "videos" / split).mkdir(parents=True)
             for index, film in enumerate(made):
                 write_film(film, folder / "videos" / _video_name(split, index))
-        rows = (row for index, film in enumerate(films["train"]) for row in _rows(index, film))
+        rows = (row for index, film in enumerate(films["train"]) for row in self._rows(index, film))
         files = {
             INSTRUCT_VIDEO: json_list(rows),
             PREFERENCES: json_lines(self._pairs(films["train"])),
@@ -70,6 +71,17 @@ class TinyVideos(World):
             PRESENCE: json_lines(self._presence(films["eval"])),
         }
         self.finish(folder, files)
+
+    def _rows(self, index: int, film: Film) -> Iterable[dict[str, Any]]:
+        """Short answers to everything that is asked of a film, and the whole story."""
+        name, video = f"{index:06d}", _video_name("train", index)
+        (first, *others) = ask_all(film, self._rng("asked", index))
+        turns = [(with_format_prompt(first), first.answer)]
+        turns += [(question.text, question.answer) for question in others]
+        for kind, asked in (("short", turns), ("story", [(STORY_REQUEST, story(film))])):
+            (question, answer), *more = asked
+            shown = [(f"{IMAGE_PLACEHOLDER}\n{question}", answer), *more]
+            yield as_row(f"{name}-{kind}", shown, video=video)
 
     def _pairs(self, films: list[Film]) -> Iterable[dict[str, Any]]:
         """What happens, told as it is and with one thing that is not so."""
@@ -111,18 +123,6 @@ def write_film(film: Film, path: Path) -> None:
         for picture in film.pictures():
             container.mux(stream.encode(av.VideoFrame.from_image(picture)))
         container.mux(stream.encode())
-
-
-def _rows(index: int, film: Film) -> Iterable[dict[str, Any]]:
-    """Short answers to everything, and the whole story."""
-    name, video = f"{index:06d}", _video_name("train", index)
-    (first, *others) = film.questions
-    turns = [(with_format_prompt(first), first.answer)]
-    turns += [(question.text, question.answer) for question in others]
-    for kind, asked in (("short", turns), ("story", [(STORY_REQUEST, story(film))])):
-        (question, answer), *more = asked
-        shown = [(f"{IMAGE_PLACEHOLDER}\n{question}", answer), *more]
-        yield as_row(f"{name}-{kind}", shown, video=video)
 
 
 def _requests(split: str, films: list[Film]) -> Iterable[dict[str, Any]]:
