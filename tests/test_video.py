@@ -35,6 +35,7 @@ from llava_lab.world.film import (
     LENGTHS,
     TIMES,
     all_true,
+    ask_all,
     ask_presence,
     hallucinated,
     sample_film,
@@ -558,14 +559,17 @@ def test_every_true_sentence_is_true_and_no_pair_has_another() -> None:
 
 
 def test_films_show_what_is_said_of_them() -> None:
-    kinds = set()
+    kinds, first_kinds = set(), set()
     for number in range(60):
         film = sample_film(random.Random(number))
         assert len(film.questions) == ACTS_A_FILM and LENGTHS[0] <= film.frames <= LENGTHS[1]
         scenes = [film.scene(n / film.frames) for n in range(film.frames)]
         untrue = hallucinated(film, random.Random(number))
         assert untrue != story(film)
-        for question in film.questions:
+        asked = ask_all(film, random.Random(number))
+        assert {each.text for each in film.questions} <= {each.text for each in asked}
+        first_kinds.add(asked[0].type)
+        for question in (*film.questions, *asked):
             kinds.add(question.type)
             words = question.text.rstrip("?").split()
             if question.type == "motion":
@@ -593,7 +597,7 @@ def test_films_show_what_is_said_of_them() -> None:
                 assert colors == {question.answer}
             else:
                 assert {s.sign.glyph for s in scenes if s.sign} == {question.answer}
-    assert kinds == set(ACTS)
+    assert kinds == first_kinds == set(ACTS)
 
 
 def shapes_of(scene: Scene) -> set[str]:

@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import combinations
 
 from PIL import Image
 
@@ -142,27 +142,25 @@ def ask_all(film: Film, rng: random.Random) -> list[Question]:
 
     Any question may come first, since those who ask of a film later ask one alone.
     """
-    found = {question.text: question for question in film.questions}
-    items: dict[Item, float] = {}
-    for each in film.shown:
+    starts: dict[Item, float] = {}
+    for each in sorted(film.shown, key=lambda each: each.start):
         if isinstance(each.what, Item):
-            items.setdefault(each.what, each.start)
-    more = [ask_color(item) for item in items]
-    still = [each.what for each in film.shown if isinstance(each.what, Item) and not each.goal]
-    for first, second in permutations(dict.fromkeys(still), 2):
-        if items[second] - items[first] >= ORDER_SHARE:
+            starts.setdefault(each.what, each.start)
+    more = [ask_color(item) for item in starts]
+    for first, second in combinations(starts, 2):
+        if starts[second] - starts[first] >= ORDER_SHARE:
             more.append(ask_order(first, second, rng))
-    found = {question.text: question for question in more} | found
+    found = {question.text: question for question in (*more, *film.questions)}
     return rng.sample(list(found.values()), len(found))
 
 
 def ask_color(item: Item) -> Question:
-    """Ask what color an object is, which is said as something that is there for a moment."""
+    """Ask what color an object is."""
     return Question(
         "detail",
         f"What color is the {item.shape}?",
         item.color,
-        say_detail(item.name),
+        f"The {item.shape} is {item.color}.",
         f"color of {item.shape}",
         {},
     )
@@ -290,8 +288,7 @@ def _order(
     shown = [
         Shown(item, start, start + ORDER_SHARE) for item, start in zip(items, starts, strict=True)
     ]
-    question = ask_order(*items, rng)
-    return question, shown
+    return ask_order(items[0], items[1], rng), shown
 
 
 def _count(rng: random.Random, shape: str, cell: int) -> tuple[Question, list[Shown]]:
@@ -314,7 +311,8 @@ def _count(rng: random.Random, shape: str, cell: int) -> tuple[Question, list[Sh
 def _detail(rng: random.Random, shape: str, cell: int) -> tuple[Question, list[Shown]]:
     item = _item(rng, shape, cell)
     start = rng.uniform(0, 1 - DETAIL_SHARE)
-    return ask_color(item), [Shown(item, start, start + DETAIL_SHARE)]
+    question = replace(ask_color(item), sentence=say_detail(item.name))
+    return question, [Shown(item, start, start + DETAIL_SHARE)]
 
 
 def _reading(rng: random.Random, cell: int) -> tuple[Question, list[Shown]]:
