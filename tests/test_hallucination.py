@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from llava_lab.data.sample import read_questions
 from llava_lab.evaluate.hallucination import Chair, statements
 from llava_lab.evaluate.interval import wilson
 from llava_lab.evaluate.metric import Score, YesNo
@@ -62,12 +61,15 @@ def test_shares_are_those_counted_by_hand() -> None:
 
 def test_the_tiny_worlds_pairs_differ_in_what_is_measured(small_videos: Path) -> None:
     """Chosen answers are free of it, and every rejected one has an untrue sentence."""
-    asked = read_questions(small_videos / "prompts.jsonl", small_videos / "videos")
-    lines = (small_videos / "preferences.jsonl").read_text().splitlines()
+    prompts = (small_videos / "prompts.jsonl").read_text().splitlines()
+    answers = {row["video"]: row["answers"] for row in map(json.loads, prompts)}
+    pairs = [json.loads(row) for row in (small_videos / "preferences.jsonl").open()]
     metric = tiny()
-    for question, pair in zip(asked, map(json.loads, lines), strict=True):
-        assert metric.score(pair["chosen"], question.answers) == 1
-        assert len(metric.line(pair["rejected"], question.answers)["untrue"]) == 1
+    for pair in pairs:
+        assert metric.score(pair["chosen"], answers[pair["video"]]) == 1
+        assert len(metric.line(pair["rejected"], answers[pair["video"]])["untrue"]) == 1
+    assert {pair["video"] for pair in pairs} == set(answers)
+    assert len({(pair["video"], pair["rejected"]) for pair in pairs}) == len(pairs)
 
 
 def test_silence_invents_nothing_and_recalls_nothing() -> None:

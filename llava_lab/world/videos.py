@@ -26,6 +26,7 @@ INSTRUCT_VIDEO, QUESTIONS = "video_conversations.json", "questions.jsonl"
 PREFERENCES = "preferences.jsonl"
 # Requests for the story: of films to train on, from which `prefer` makes pairs, and of the others.
 PROMPTS, DESCRIPTIONS, PRESENCE = "prompts.jsonl", "descriptions.jsonl", "presence.jsonl"
+PAIRS_A_FILM = 4
 PRESENCE_QUESTIONS = 4
 STORY_REQUEST = "Describe the video."
 # One key frame in so many: what is decoded for one wanted frame.
@@ -86,14 +87,16 @@ class TinyVideos(World):
     def _pairs(self, films: list[Film]) -> Iterable[dict[str, Any]]:
         """What happens, told as it is and with one thing that is not so."""
         for index, film in enumerate(films):
-            chosen = story(film)
-            yield {
-                "id": f"{index:06d}",
-                "video": _video_name("train", index),
-                "prompt": f"{IMAGE_PLACEHOLDER}\n{STORY_REQUEST}",
-                "chosen": chosen,
-                "rejected": hallucinated(film, self._rng("pair", index)),
-            }
+            rng = self._rng("pair", index)
+            lies = dict.fromkeys(hallucinated(film, rng) for _ in range(PAIRS_A_FILM))
+            for number, lie in enumerate(lies):
+                yield {
+                    "id": f"{index:06d}-{number}",
+                    "video": _video_name("train", index),
+                    "prompt": f"{IMAGE_PLACEHOLDER}\n{STORY_REQUEST}",
+                    "chosen": story(film),
+                    "rejected": lie,
+                }
 
     def _presence(self, films: list[Film]) -> Iterable[dict[str, Any]]:
         """Whether objects are there that are, and that are not."""
