@@ -49,10 +49,24 @@ def test_sizes_are_the_published_ones(name: str, lm: str, capsys: pytest.Capture
     assert abs(found["all"] / 1e9 - CARDS[name, lm]) <= 0.004 * CARDS[name, lm]
 
 
-def test_mistral_is_built(capsys: pytest.CaptureFixture) -> None:
-    llm = f"--model.llm={REPOSITORY}/configs/lm/mistral_7b_instruct_v02.yaml"
-    said = planned(capsys, "llava_next", llm)
-    assert parameters(said)["llm"] == LMS["mistral_7b_instruct_v02"]
+@pytest.mark.parametrize(
+    ("size", "lm", "length"),
+    [
+        ("7b_32k", "mistral_7b_instruct_v02", 32768),
+        ("34b", "hermes_2_yi_34b", 8192),
+        ("72b", "qwen15_72b_chat", 32768),
+    ],
+)
+def test_larger_video_models_are_planned(
+    size: str, lm: str, length: int, capsys: pytest.CaptureFixture
+) -> None:
+    overlay = str(REPOSITORY / "configs" / "size" / f"video_{size}.yaml")
+    said = planned(capsys, "llava_next_video", "-c", overlay)
+    assert parameters(said)["llm"] == LMS[lm]
+    with pytest.raises(SystemExit):
+        frames = "--stages.instruct.data.init_args.policy.init_args.frames"
+        planned(capsys, "llava_next_video", "-c", overlay, f"{frames}=999")
+    assert f"{length:,}" in capsys.readouterr().err
 
 
 def test_trace_has_the_golden_counts(capsys: pytest.CaptureFixture) -> None:

@@ -21,13 +21,16 @@ device), the order of the file, and no clipping, which the recipe has not.
 
 Every (round, way) is a process of its own, in turn. Its first step, on a short pair at rate 0, is
 not counted. Seconds are those that the process had of a core, so that other work on the machine
-does not count. Memory is the peak of the process less what it had before the model was loaded.
+does not count. Memory is the peak of the process less what it had before the model was loaded;
+glibc is told to give freed blocks of a MiB back at once (`MALLOC`), for else the peak counts the
+holes of its heap, which depend on the order in which a step frees, and no GPU's allocator has them.
 """
 
 import argparse
 import importlib.util
 import json
 import logging
+import os
 import random
 import resource
 import statistics
@@ -43,6 +46,7 @@ MORE = [
     *("ours, keeping", "TRL, keeping", "TRL, precomputed, keeping"),
     *("TRL, answers", "TRL, precomputed, answers"),
 ]
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
 RATE, BETA, VOCABULARY = 1e-5, 0.1, 49152
 
 
@@ -253,9 +257,9 @@ def measure(options: argparse.Namespace, way: str, gradients: Path) -> dict[str,
     """One way in a process of its own."""
     numbers = ("--batch", str(options.batch), "--steps", str(1 + options.pairs // options.batch))
     command = [sys.executable, __file__, "--way", way, "--lm", options.lm, *numbers]
-    done = subprocess.run(
-        [*command, "--gradients", str(gradients)], capture_output=True, text=True, check=False
-    )
+    command += ["--gradients", str(gradients)]
+    environment = {**MALLOC, **os.environ}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{way}: {done.stderr[-3000:]}")
     found = json.loads(done.stdout.strip().splitlines()[-1])
