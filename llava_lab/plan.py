@@ -90,6 +90,7 @@ class PlanCLI(LabCLI):
         grids = [parts_grid(model, rates)]
         size = (self.trace or ["640x480"])[0]
         for name, step in steps.items():
+            model.check_policy(step.data.policy, model.llm.length(step.data.max_length))
             layout = step.data.policy.layout(_size(size), model.encoder.vision)
             text = self.text_tokens.get(name, self.text_tokens.get("", TEXT_TOKENS))
             kept = list(activations(model, layout, step, text, self.devices))
@@ -101,12 +102,14 @@ class PlanCLI(LabCLI):
             ]
             title = f"Stage {name}; a row is {size} pixels and {text} text tokens"
             grids.append(Grid(title, ["what", "value", "formula"], rows))
+        asked = self.datamodule
+        model.check_policy(asked.policy, int(model.llm.context * asked.rope_factor))
         tables = published_grids(self.options.experiment, PAPER)
         grids += [grid for grid in tables if grid.title.endswith(": training compute")]
         if self.trace is not None:
-            grids.append(trace_grid(model, self.datamodule.policy, self.trace or SIZES))
-        if isinstance(self.datamodule.policy, Frames):
-            grids.append(frames_grid(model, self.datamodule.policy))
+            grids.append(trace_grid(model, asked.policy, self.trace or SIZES))
+        if isinstance(asked.policy, Frames):
+            grids.append(frames_grid(model, asked.policy))
         show(grids, "rich")
 
 

@@ -63,10 +63,9 @@ def test_larger_video_models_are_planned(
     overlay = str(REPOSITORY / "configs" / "size" / f"video_{size}.yaml")
     said = planned(capsys, "llava_next_video", "-c", overlay)
     assert parameters(said)["llm"] == LMS[lm]
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=f"a row has {length:,}"):
         frames = "--stages.instruct.data.init_args.policy.init_args.frames"
         planned(capsys, "llava_next_video", "-c", overlay, f"{frames}=999")
-    assert f"{length:,}" in capsys.readouterr().err
 
 
 def test_trace_has_the_golden_counts(capsys: pytest.CaptureFixture) -> None:
