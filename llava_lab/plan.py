@@ -90,7 +90,7 @@ class PlanCLI(LabCLI):
         grids = [parts_grid(model, rates)]
         size = (self.trace or ["640x480"])[0]
         for name, step in steps.items():
-            model.check_policy(step.data.policy, model.llm.length(step.data.max_length))
+            step.data.check_policy(model)
             layout = step.data.policy.layout(_size(size), model.encoder.vision)
             text = self.text_tokens.get(name, self.text_tokens.get("", TEXT_TOKENS))
             kept = list(activations(model, layout, step, text, self.devices))

@@ -86,6 +86,9 @@ class StageDataModule(LightningDataModule):
             )
         return share // micro
 
+    def check_policy(self, model: Any) -> None:
+        """Refuse a policy; here there is nothing to refuse."""
+
     def check(self, model: Any) -> None:
         """Refuse what cannot work before any stage is trained."""
         self.accumulate(world=1)
@@ -216,7 +219,7 @@ class ImageDataModule(StageDataModule):
                 f"stages.{self.name}.data: policy is a {given.__name__}; {ours} takes "
                 f"{taken.__module__}.{taken.__qualname__}"
             )
-        model.check_policy(self.policy, model.llm.length(self.max_length))
+        self.check_policy(model)
         self.read()
         template_of = self._templates(model.llm, self.samples + self.held)
         faults = []
@@ -230,6 +233,10 @@ class ImageDataModule(StageDataModule):
             rows = len(self.samples) + len(self.held)
             shown = listed(faults, 5)
             raise ValueError(f"{len(faults)} of {rows} rows cannot be trained on:\n  {shown}")
+
+    def check_policy(self, model: Any) -> None:
+        """Refuse one that the model cannot follow or a row cannot hold."""
+        model.check_policy(self.policy, model.llm.length(self.max_length))
 
     def chat(self, model: Any) -> list[Any]:
         """Template and length, which are the LM's where the stage names none."""

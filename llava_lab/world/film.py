@@ -4,7 +4,6 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 from PIL import Image
 
@@ -138,20 +137,13 @@ def sample_film(rng: random.Random) -> Film:
 
 
 def ask_all(film: Film, rng: random.Random) -> list[Question]:
-    """The film's questions and more of their kinds about the same objects, in any order.
+    """The film's questions and the colors of all its objects, in any order.
 
     Any question may come first, since those who ask of a film later ask one alone.
     """
-    starts: dict[Item, float] = {}
-    for each in sorted(film.shown, key=lambda each: each.start):
-        if isinstance(each.what, Item):
-            starts.setdefault(each.what, each.start)
-    more = [ask_color(item) for item in starts]
-    for first, second in combinations(starts, 2):
-        if starts[second] - starts[first] >= ORDER_SHARE:
-            more.append(ask_order(first, second, rng))
-    found = {question.text: question for question in (*more, *film.questions)}
-    return rng.sample(list(found.values()), len(found))
+    items = {each.what: None for each in film.shown if isinstance(each.what, Item)}
+    asked = {question.text: question for question in (*map(ask_color, items), *film.questions)}
+    return rng.sample(list(asked.values()), len(asked))
 
 
 def ask_color(item: Item) -> Question:
