@@ -224,10 +224,10 @@ class LabCLI(LightningCLI):
         if self.options.stage is not None:
             say(f"stopped after stage {self.options.stage}: {run.folder}")
             return
-        benchmarks = self._evaluate(model, run)
+        evaluated = self._evaluate(model, run)
         results = {
             "stages": [{key: record[key] for key in STAGE_KEYS} for record in records],
-            "benchmarks": benchmarks,
+            **evaluated,
             "judges": self.judges(),
             "asked": asked,
             "cost": {
@@ -302,14 +302,15 @@ class LabCLI(LightningCLI):
 
     def _evaluate(self, model: Llava, run: Run) -> dict[str, Any]:
         """Ask all benchmarks; writes predictions."""
-        if not self.datamodule.benchmarks:
-            return {}
         scores = Scores(run.folder / "predictions")
-        self._evaluation_trainer(run, scores).test(model, datamodule=self.datamodule, verbose=False)
-        return {
+        if self.datamodule.benchmarks:
+            trainer = self._evaluation_trainer(run, scores)
+            trainer.test(model, datamodule=self.datamodule, verbose=False)
+        benchmarks = {
             name: {key: asdict(score) for key, score in found.items()}
             for name, found in scores.results.items()
         }
+        return {"benchmarks": benchmarks, "visual_tokens": scores.visual_tokens}
 
     def _evaluation_trainer(self, run: Run, scores: Scores) -> Trainer:
         logger = TensorBoardLogger(run.folder / "stages", name="evaluation", version="")
@@ -338,11 +339,11 @@ class LabCLI(LightningCLI):
         """Ask the benchmarks of a finished run again."""
         run = self._finished(model)
         path = run.folder / "results.json"
-        benchmarks = self._evaluate(model, run)
+        evaluated = self._evaluate(model, run)
         kept = json.loads(path.read_text()) if path.exists() else {"stages": [], "cost": {}}
         kept = {key: kept[key] for key in ("stages", "cost")}
-        told = {"benchmarks": benchmarks, "judges": self.judges(), "asked": self.asked()}
-        show(run.finish({**kept, **told}))
+        told = {"judges": self.judges(), "asked": self.asked()}
+        show(run.finish({**kept, **evaluated, **told}))
 
     def predict(self, model: Llava, **_: Any) -> None:
         """Answer the benchmarks' questions without scoring them."""

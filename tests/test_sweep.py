@@ -213,6 +213,7 @@ def test_a_finished_fit_is_not_done_again(
     assert "would be reused" in fit("--dry_run")
     assert "would be reused" not in fit("--dry_run", "--fresh")
     results = json.loads(before)
+    assert results["visual_tokens"] == dict.fromkeys(("questions", "held_out"), 36)
     path.write_text(json.dumps({**results, "asked": {"questions": "other"}}))
     assert "finished before" not in fit()
     assert json.loads(path.read_text())["asked"] == results["asked"]

@@ -14,7 +14,7 @@ from llava_lab.report.grid import Grid, to_markdown, to_rich
 from llava_lab.report.published import published
 from llava_lab.report.rows import Estimate, difference, over_seeds, run_rows, seed_rows, t95
 from llava_lab.report.runs import find, read
-from llava_lab.report.sweep import difference_grids, plot
+from llava_lab.report.sweep import _apart, difference_grids, plot, sweep_grids
 from llava_lab.report.table import (
     PAPER,
     bracketed,
@@ -325,6 +325,27 @@ def test_each_value_of_a_first_axis_has_a_panel(tmp_path: Path) -> None:
     plot(Sweep(sweep.name, (), {"frames": {}}, (0,)), found[:2], tmp_path / "one.png")
     with Image.open(tmp_path / "two.png") as two, Image.open(tmp_path / "one.png") as one:
         assert two.width - one.width == 6 * 120 and two.height == one.height
+
+
+def test_visual_tokens_are_those_of_the_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("experiment: s.yaml\naxes: {frames: [8, 16]}")
+    found = []
+    for point, counts in zip(Sweep.read(file).points(), ((70.0, 3.0), (144.0, 3.0)), strict=True):
+        asked = dict(zip(("scenes", "pope"), counts, strict=True))
+        run = read(write(tmp_path / point.labels["frames"], results(0, 0.5, visual_tokens=asked)))
+        found.append((point.labels, [run]))
+    scenes, pope = sweep_grids(Sweep.read(file), found)
+    assert [row[scenes.headers.index("visual tokens")] for row in scenes.rows] == ["70.0", "144.0"]
+    assert [row[pope.headers.index("visual tokens")] for row in pope.rows] == ["3.0", "3.0"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "apart"),
+    [((64, 64), False), ((64, 144), True), ((64, 144, 143), False), ((64, 144, 144), True)],
+)
+def test_places_of_an_axis_can_be_told_apart(counts: tuple[int, ...], apart: bool) -> None:
+    assert _apart(counts) is apart
 
 
 def test_mistakes_are_one_message(tmp_path: Path, capsys: Any) -> None:

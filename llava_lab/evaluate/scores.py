@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,9 @@ class Scores(Callback):
     def __init__(self, folder: Path):
         self.folder = folder
         self.answers: dict[int, dict[str, str]] = {}
+        self.shown: dict[int, dict[str, int]] = {}
         self.results: dict[str, dict[str, Score]] = {}
+        self.visual_tokens: dict[str, float] = {}
 
     def on_test_batch_end(
         self,
@@ -38,28 +41,35 @@ class Scores(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the answers."""
+        """Keep the answers, and how many visual tokens stood before them."""
         answers: Answers = outputs
         self.answers.setdefault(dataloader_idx, {}).update(
             zip(answers.ids, answers.texts, strict=True)
         )
+        self.shown.setdefault(dataloader_idx, {}).update(
+            zip(batch.batch.sources, batch.batch.visual_tokens, strict=True)
+        )
 
     on_predict_batch_end = on_test_batch_end
 
-    def _gathered(self, loader: int) -> dict[str, str]:
-        """Answers of all ranks; a sampler that pads repeats a question, an id keeps it once."""
-        mine = self.answers.get(loader, {})
+    @staticmethod
+    def _gathered(mine: dict[str, Any]) -> dict[str, Any]:
+        """What all ranks kept; a sampler that pads repeats a question, a name keeps it once."""
         if not (dist.is_available() and dist.is_initialized()):
             return mine
         every: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(every, mine)
-        return {name: text for part in every for name, text in part.items()}
+        return {name: each for part in every for name, each in part.items()}
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score every benchmark, seeing and blind."""
         data: BenchmarkDataModule = trainer.datamodule  # type: ignore[attr-defined]
         for loader, (benchmark, blind) in enumerate(data.passes):
-            answers = self._gathered(loader)
+            answers = self._gathered(self.answers.get(loader, {}))
+            counts = [
+                count for count in self._gathered(self.shown.get(loader, {})).values() if count
+            ]
+            self.visual_tokens.setdefault(benchmark.name, mean(counts) if counts else 0.0)
             if not blind and trainer.is_global_zero:
                 self._write(benchmark, answers, None)  # there even if a judge is not
             predictions = [answers[question.id] for question in benchmark.questions]
@@ -77,7 +87,7 @@ class Scores(Callback):
         """Write the answers, without scores."""
         data: BenchmarkDataModule = trainer.datamodule  # type: ignore[attr-defined]
         for loader, benchmark in enumerate(data.benchmarks):
-            answers = self._gathered(loader)
+            answers = self._gathered(self.answers.get(loader, {}))
             if trainer.is_global_zero:
                 self._write(benchmark, answers, None)
 

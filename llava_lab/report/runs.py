@@ -18,6 +18,11 @@ class Run:
     path: Path
     results: dict[str, Any]
 
+    def visual_tokens(self, benchmark: str) -> float:
+        """Visual tokens before a question about something shown, mean; or else training's."""
+        asked = self.results.get("visual_tokens", {})
+        return asked.get(benchmark, self.results["cost"]["visual_tokens_mean"])
+
     def recipe(self) -> object:
         """What two runs share if only their seed differs.
 

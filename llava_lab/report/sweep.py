@@ -1,5 +1,6 @@
 """12f. Sweep: its finished points -> a row each, a plot, and the published rows beside them."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def sweep_grids(sweep: Sweep, found: list[Group]) -> Iterator[Grid]:
             body.append(
                 [
                     *(labels[axis] for axis in sweep.axes),
-                    *(str(len(done)), f"{cost(done, 'visual_tokens_mean'):.1f}"),
+                    *(str(len(done)), f"{tokens(done, benchmark):.1f}"),
                     *(f"{cost(done, 'train_flops'):.3g}", f"{seconds(done):.0f}"),
                     *(plus_minus(first.margin), *(plus_minus(here[name].value) for name in names)),
                 ]
@@ -131,6 +132,11 @@ def _signed(pairs: Sequence[tuple[Estimate, ...]]) -> str:
     return f"{100 * found.value:+.1f} ± {50 * (found.high - found.low):.1f}{star}"
 
 
+def tokens(runs: list[Run], benchmark: str) -> float:
+    """Mean of a benchmark's visual tokens before a question."""
+    return sum(run.visual_tokens(benchmark) for run in runs) / len(runs)
+
+
 def cost(runs: list[Run], key: str) -> float:
     """Mean of one cost of some runs."""
     return sum(run.results["cost"][key] for run in runs) / len(runs)
@@ -142,7 +148,7 @@ def seconds(runs: list[Run]) -> float:
 
 
 def plot(sweep: Sweep, found: list[Group], out: Path) -> None:
-    """Draw accuracy by question type against visual tokens, or by name where all have as many.
+    """Draw accuracy by question type against visual tokens, or by name where those hardly differ.
 
     Where a sweep has several axes, each value of the first has a panel of its own.
     """
@@ -167,17 +173,24 @@ def plot(sweep: Sweep, found: list[Group], out: Path) -> None:
     figure.savefig(out, dpi=120)
 
 
+def _apart(numbers: Sequence[float]) -> bool:
+    """Whether those that differ do so by enough to be read as places of an axis."""
+    places = sorted(set(numbers))
+    room = 0.05 * (places[-1] - places[0])
+    return len(places) > 1 and all(b - a > room for a, b in itertools.pairwise(places))
+
+
 def _draw(axes: Any, groups: list[Group], named: list[str]) -> None:
     """One panel: a line a score, a place a combination; those of equal tokens share one."""
-    tokens = [cost(runs, "visual_tokens_mean") for _, runs in groups]
-    spread = len(set(tokens)) > 1
-    order = sorted(range(len(groups)), key=lambda i: tokens[i]) if spread else range(len(groups))
-    places = {i: tokens[i] if spread else place for place, i in enumerate(order)}
+    rows = [scores(group) for group in groups]
+    benchmark = rows[0][0].benchmark
+    shown = [tokens(runs, benchmark) for _, runs in groups]
+    spread = _apart(shown)
+    order = sorted(range(len(groups)), key=lambda i: shown[i]) if spread else range(len(groups))
+    places = {i: shown[i] if spread else place for place, i in enumerate(order)}
     names: dict[float, list[str]] = {}
     for i in order:
         names.setdefault(places[i], []).append(", ".join(groups[i][0][axis] for axis in named))
-    rows = {i: scores(groups[i]) for i in order}
-    benchmark = rows[0][0].benchmark
     values = {i: {r.score: r.value for r in rows[i] if r.benchmark == benchmark} for i in order}
     for score in values[0]:
         line = [values[i][score] for i in order]
@@ -196,6 +209,6 @@ def _draw(axes: Any, groups: list[Group], named: list[str]) -> None:
     labels = [" = ".join(each) for each in names.values()]
     if spread:
         labels = [f"{label} ({place:.0f})" for label, place in zip(labels, names, strict=True)]
-        axes.set_xlabel("visual tokens a sample (mean, in brackets)")
+        axes.set_xlabel("visual tokens before a question (mean, in brackets)")
     axes.set_xticks(list(names), labels, rotation=20, ha="right")
     axes.grid(alpha=0.3)
