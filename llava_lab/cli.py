@@ -25,7 +25,7 @@ from llava_lab.evaluate.benchmark import BenchmarkDataModule
 from llava_lab.evaluate.scores import Scores
 from llava_lab.model.llava import PARTS, Llava
 from llava_lab.model.weights import digest
-from llava_lab.parser import LabParser
+from llava_lab.parser import LabParser, with_references
 from llava_lab.report.table import results_tables
 from llava_lab.run import Run, fingerprint, peak_memory
 from llava_lab.train.checkpoint import StageCheckpoint
@@ -450,7 +450,7 @@ def run_cli(kind: type[LabCLI], arguments: list[str]) -> None:
         kind(
             Llava,
             BenchmarkDataModule,
-            args=with_scale(arguments),
+            args=with_scale(with_references(arguments)),
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,

@@ -3,10 +3,13 @@
 import difflib
 import importlib
 import inspect
+import json
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import jsonargparse._typehints as typehints
+import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf import OmegaConf
@@ -28,6 +31,27 @@ def _forget(parser_or_action: Any, prev_val: Any, value: Any) -> None:
 
 
 typehints.discard_init_args_on_class_path_change = _forget
+
+
+def with_references(arguments: Iterable[str]) -> list[str]:
+    """Let the value of `--key=value` refer to another option, as that of a file may.
+
+    jsonargparse resolves `${...}` in files alone, of which `-c` takes the text, too.
+    """
+    found: list[str] = []
+    for argument in arguments:
+        key, is_option, value = argument.partition("=")
+        if not (argument.startswith("--") and is_option and "${" in value):
+            found.append(argument)
+            continue
+        try:
+            tree = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f'{argument}: not YAML; quote what refers: "${{...}}"') from error
+        for part in reversed(key.removeprefix("--").split(".")):
+            tree = {part: tree}
+        found += ["-c", json.dumps(tree)]
+    return found
 
 
 class LabParser(LightningArgumentParser):

@@ -127,12 +127,7 @@ class Sweep:
     def command(self, runs: Path, point: Point, more: Sequence[str] = ()) -> list[str]:
         """The `fit` of a point: what is the point's own comes last and wins."""
         files = [part for file in self.files for part in ("-c", str(file))]
-        written = {key: _written(value) for key, value in point.options.items()}
-        options = [f"--{key}={text}" for key, text in written.items() if "${" not in text]
-        # A reference to another option is resolved in a file only, of which -c takes the text, too.
-        referring = {key: point.options[key] for key, text in written.items() if "${" in text}
-        if referring:
-            options += ["-c", json.dumps(_nested(referring))]
+        options = [f"--{key}={_written(value)}" for key, value in point.options.items()]
         seed = f"--seed_everything={point.seed}"
         head = [sys.executable, "-m", "llava_lab", "fit", *files, *more, f"--runs={runs}"]
         return [*head, *options, seed]
@@ -155,18 +150,6 @@ def _values(where: str, axis: str, values: Any) -> dict[str, dict[str, Any]]:
         if all(isinstance(bundle, dict) for bundle in bundles.values()):
             return bundles
     raise ValueError(f"{where}: an axis is a list of values, or names with options under each")
-
-
-def _nested(options: dict[str, Any]) -> dict[str, Any]:
-    """{"a.b": 1} -> {"a": {"b": 1}}."""
-    tree: dict[str, Any] = {}
-    for key, value in options.items():
-        *above, last = key.split(".")
-        node = tree
-        for part in above:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return tree
 
 
 def _written(value: Any) -> str:

@@ -37,6 +37,7 @@ def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
         ("--stages.align.recipe.schedule=cosin", ["schedule", "cosin"]),
         ("--stages.align.recipe.rates.vision=1e-3", ["unknown part 'vision'", "connector"]),
         ("--stages.align.data.template=v7", ["v7"]),
+        ("--paths.questions=[${paths.root}}]", ["--paths.questions", "quote what refers"]),
         ("--stages.align.data.micro_batch_size=5", ["batch_size 8", "micro_batch_size 5"]),
         ("--stages.align.trainer.max_stepz=1", ["stages.align.trainer", "max_stepz"]),
         ("--paths.align=/nowhere/chat.json", ["/nowhere/chat.json"]),
@@ -120,6 +121,20 @@ def printed(capsys: pytest.CaptureFixture, *arguments: str) -> dict:
         cli.main(["fit", "-c", LLAVA15, *arguments, "--print_config"])
     out = capsys.readouterr().out
     return yaml.safe_load("\n".join(x for x in out.splitlines() if not x.startswith("llava_lab:")))
+
+
+def test_an_option_may_refer_to_another(capsys: pytest.CaptureFixture) -> None:
+    sources = '[{path: "${paths.root}/a.json", images: "${paths.align_images}"}]'
+    found = printed(
+        capsys,
+        f"--stages.instruct.data.init_args.sources={sources}",
+        "--resolution=${data.max_new_tokens}",
+        "--data.max_new_tokens=42",
+        "--paths.root=elsewhere",
+    )
+    (source,) = found["stages"]["instruct"]["data"]["init_args"]["sources"]
+    assert source["path"] == "elsewhere/a.json"
+    assert source["images"] == "elsewhere/images" and found["resolution"] == 42
 
 
 def test_a_swapped_class_takes_nothing_of_the_one_before(
