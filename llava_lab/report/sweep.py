@@ -46,6 +46,35 @@ def scores(group: Group) -> list[Row]:
     return seed_rows(runs) if len(runs) > 1 else run_rows(runs[0].results)
 
 
+def held_out(runs: list[Run]) -> dict[str, Estimate]:
+    """Numbers of the last stage's held-out rows, "dpo/kl": means over seeds."""
+    stages = [run.results["stages"][-1] for run in runs if run.results["stages"]]
+    found = {}
+    for name in stages[0].get("held_out", {}) if stages else ():
+        values = [stage["held_out"][name] for stage in stages]
+        several = len(values) > 1
+        found[f"{stages[0]['name']}/{name}"] = (
+            over_seeds(values) if several else Estimate(*(3 * values))
+        )
+    return found
+
+
+def held_out_grids(sweep: Sweep, found: list[Group]) -> Iterator[Grid]:
+    """A table of the held-out rows' numbers, for each stage that is some point's last."""
+    rows: dict[str, list[list[str]]] = {}
+    heads: dict[str, list[str]] = {}
+    for labels, runs in found:
+        numbers = held_out(runs)
+        for stage in {name.partition("/")[0] for name in numbers}:
+            cells = [f"{e.value:.3f} ± {(e.high - e.low) / 2:.3f}" for e in numbers.values()]
+            heads[stage] = [name.partition("/")[2] for name in numbers]
+            rows.setdefault(stage, []).append([*labels.values(), str(len(runs)), *cells])
+    for stage, body in rows.items():
+        title = f"sweep {sweep.name}, held-out rows of stage {stage}"
+        notes = ["Mean over seeds ± half of a 95% t-interval; not in %."]
+        yield Grid(title, [*sweep.axes, "seeds", *heads[stage]], body, notes, names=len(sweep.axes))
+
+
 def sweep_grids(sweep: Sweep, found: list[Group]) -> Iterator[Grid]:
     """For each benchmark a table with a row a combination."""
     rows = [scores(group) for group in found]
@@ -147,30 +176,62 @@ def seconds(runs: list[Run]) -> float:
     return sum(stage["seconds"] for run in runs for stage in run.results["stages"]) / len(runs)
 
 
-def plot(sweep: Sweep, found: list[Group], out: Path) -> None:
-    """Draw accuracy by question type against visual tokens, or by name where those hardly differ.
+def plot(
+    sweep: Sweep, found: list[Group], out: Path, drawn: Sequence[str] = (), x: str | None = None
+) -> None:
+    """Draw scores against visual tokens, or by name where those hardly differ.
 
     Where a sweep has several axes, each value of the first has a panel of its own.
+
+    Args:
+        sweep: The sweep.
+        found: Its finished combinations.
+        out: The picture, .png or .pdf.
+        drawn: Scores ("presence/hallucination") or held-out numbers of the last stage
+            ("dpo/reward_accuracy"); else the accuracies of the first benchmark.
+        x: A score or number to draw against.
+
+    Raises:
+        ValueError: If no point has such a score.
     """
     # Only here: the other tables start in half the time without it.
     from matplotlib.figure import Figure
 
-    first = next(iter(sweep.axes))
-    panels: dict[str, list[Group]] = {}
-    for group in found:
-        name = f"{first}: {group[0][first]}" if len(sweep.axes) > 1 else ""
-        panels.setdefault(name, []).append(group)
-    figure = Figure(figsize=(2 + 6 * len(panels), 5), layout="constrained")
-    drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (name, groups) in zip(drawn, panels.items(), strict=True):
-        _draw(axes, groups, [axis for axis in sweep.axes if not name or axis != first])
-        axes.set_title(name)
-    drawn[0].set_ylabel("accuracy, %")
-    drawn[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     benchmark, scale = scores(found[0])[0].benchmark, found[0][1][0].results["scale"]
-    figure.suptitle(f"sweep {sweep.name}: {benchmark}, {scale} scale")
+    values = [_numbers(group) for group in found]
+    known = [name for name in values[0] if all(name in each for each in values)]
+    for name in (*drawn, *([x] if x else [])):
+        if name not in known:
+            raise ValueError(f"{name!r} is not in all points of {sweep.name}: {', '.join(known)}")
+    lines = list(drawn) or [name for name in known if name.startswith(f"{benchmark}/")]
+    shown = [tokens(runs, benchmark) for _, runs in found]
+    places = [each[x].value for each in values] if x else shown
+    first = next(iter(sweep.axes))
+    panels: dict[str, list[int]] = {}
+    for number, (labels, _) in enumerate(found):
+        name = f"{first}: {labels[first]}" if len(sweep.axes) > 1 else ""
+        panels.setdefault(name, []).append(number)
+    figure = Figure(figsize=(2 + 6 * len(panels), 5), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (name, chosen) in zip(all_axes, panels.items(), strict=True):
+        named = [axis for axis in sweep.axes if not name or axis != first]
+        points = [
+            (places[i], ", ".join(found[i][0][axis] for axis in named), values[i]) for i in chosen
+        ]
+        _draw(axes, points, lines, x or "visual tokens before a question, mean")
+        axes.set_title(name)
+    all_axes[0].set_ylabel("%" if drawn else "accuracy, %")
+    all_axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    what = "" if drawn else f": {benchmark}"
+    figure.suptitle(f"sweep {sweep.name}{what}, {scale} scale")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
+
+
+def _numbers(group: Group) -> dict[str, Estimate]:
+    """What can be drawn of a combination, by name."""
+    found = {f"{row.benchmark}/{row.score}": row.value for row in scores(group)}
+    return found | held_out(group[1])
 
 
 def _apart(numbers: Sequence[float]) -> bool:
@@ -180,35 +241,38 @@ def _apart(numbers: Sequence[float]) -> bool:
     return len(places) > 1 and all(b - a > room for a, b in itertools.pairwise(places))
 
 
-def _draw(axes: Any, groups: list[Group], named: list[str]) -> None:
-    """One panel: a line a score, a place a combination; those of equal tokens share one."""
-    rows = [scores(group) for group in groups]
-    benchmark = rows[0][0].benchmark
-    shown = [tokens(runs, benchmark) for _, runs in groups]
-    spread = _apart(shown)
-    order = sorted(range(len(groups)), key=lambda i: shown[i]) if spread else range(len(groups))
-    places = {i: shown[i] if spread else place for place, i in enumerate(order)}
+def _draw(
+    axes: Any,
+    points: list[tuple[float, str, dict[str, Estimate]]],
+    lines: Sequence[str],
+    x: str,
+) -> None:
+    """One panel: a line a score, a place a combination; those of equal places share one."""
+    spread = _apart([place for place, _, _ in points])
+    if spread:
+        points = sorted(points, key=lambda point: point[0])
+    else:
+        points = [(number, name, values) for number, (_, name, values) in enumerate(points)]
     names: dict[float, list[str]] = {}
-    for i in order:
-        names.setdefault(places[i], []).append(", ".join(groups[i][0][axis] for axis in named))
-    values = {i: {r.score: r.value for r in rows[i] if r.benchmark == benchmark} for i in order}
-    for score in values[0]:
-        line = [values[i][score] for i in order]
+    for place, name, _ in points:
+        names.setdefault(place, []).append(name)
+    for line in lines:
+        found = [values[line] for _, _, values in points]
         # At 0% and 100%, rounding may put an end of the interval a hair on the wrong side.
-        low = [100 * max(0.0, value.value - value.low) for value in line]
-        high = [100 * max(0.0, value.high - value.value) for value in line]
+        low = [100 * max(0.0, value.value - value.low) for value in found]
+        high = [100 * max(0.0, value.high - value.value) for value in found]
         axes.errorbar(
-            [places[i] for i in order],
-            [100 * value.value for value in line],
+            [place for place, _, _ in points],
+            [100 * value.value for value in found],
             yerr=[low, high],
-            label=score.removeprefix("accuracy/"),
+            label=line,
             marker="o",
             capsize=3,
-            linewidth=2.5 if score == "accuracy" else 1.2,
+            linewidth=2.5 if line.endswith("/accuracy") else 1.2,
         )
     labels = [" = ".join(each) for each in names.values()]
     if spread:
-        labels = [f"{label} ({place:.0f})" for label, place in zip(labels, names, strict=True)]
-        axes.set_xlabel("visual tokens before a question (mean, in brackets)")
+        labels = [f"{label} ({place:.3g})" for label, place in zip(labels, names, strict=True)]
+        axes.set_xlabel(f"{x} (in brackets)")
     axes.set_xticks(list(names), labels, rotation=20, ha="right")
     axes.grid(alpha=0.3)

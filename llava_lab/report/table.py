@@ -14,7 +14,13 @@ from llava_lab.report.grid import Grid, to_markdown, to_rich
 from llava_lab.report.published import published
 from llava_lab.report.rows import NONE, Row, bracketed, plus_minus, run_rows, seed_rows
 from llava_lab.report.runs import Run, find, read
-from llava_lab.report.sweep import difference_grids, finished_groups, plot, sweep_grids
+from llava_lab.report.sweep import (
+    difference_grids,
+    finished_groups,
+    held_out_grids,
+    plot,
+    sweep_grids,
+)
 from llava_lab.sweep import Sweep
 from llava_lab.verbs import one_message, verb_parser
 
@@ -45,6 +51,10 @@ def main(arguments: list[str] | None = None) -> None:
         "--against", metavar="POINT", help="also print what a sweep's other points have more: '1x1'"
     )
     parser.add_argument("--plot", type=Path, help="picture of the sweep to draw, .png or .pdf")
+    drawn = "what the plot has in place of the first benchmark's accuracies: presence/hallucination"
+    parser.add_argument("--scores", nargs="+", default=[], metavar="SCORE", help=drawn)
+    against = "what it has it against in place of visual tokens, such as dpo/kl of held-out rows"
+    parser.add_argument("--x", metavar="SCORE", help=against)
     options, more = parser.parse_known_args(arguments)
     with one_message(parser):
         if options.runs_or_sweep[0].suffix == ".yaml":
@@ -83,7 +93,7 @@ def sweep_table(options: Namespace, more: Sequence[str]) -> None:
     """
     sweep = Sweep.read(options.runs_or_sweep[0])
     found = finished_groups(sweep, options.runs, more)
-    grids = list(sweep_grids(sweep, found))
+    grids = [*sweep_grids(sweep, found), *held_out_grids(sweep, found)]
     if options.against is not None:
         grids += difference_grids(sweep, found, options.against)
     for each in sweep.published:
@@ -98,7 +108,7 @@ def sweep_table(options: Namespace, more: Sequence[str]) -> None:
         grids += chosen
     show(grids, options.format)
     if options.plot:
-        plot(sweep, found, options.plot)
+        plot(sweep, found, options.plot, options.scores, options.x)
 
 
 def show(grids: Sequence[Grid], format: Literal["rich", "md", "csv"]) -> None:

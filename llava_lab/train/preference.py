@@ -54,6 +54,7 @@ class PreferenceLoss(Loss):
             "reward_margin": margins.mean(),
             "reward_accuracy": (margins > 0).float().mean(),
             "likelihood_accuracy": (logps[:, 0] > logps[:, 1]).float().mean(),
+            "reference_accuracy": (batch.reference[:, 0] > batch.reference[:, 1]).float().mean(),
             # Of the answers at hand, not of the model's own: tells drift, is no divergence.
             "gain_a_token": (gains.detach() / tokens).mean(),
         }
