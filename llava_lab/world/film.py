@@ -32,8 +32,12 @@ ACTS = ("motion", "order", "count", "detail", "reading")
 ACTS_A_FILM = 3
 # How much of a film the evidence of an act is there.
 ORDER_SHARE, DETAIL_SHARE, READING_SHARE = 0.2, 0.12, 0.3
+# How often a lie is another object rather than something else about the one that is there.
+INVENTED_SHARE = 0.4
 MOST_TIMES = 4
 TIMES = ("", "once", "twice", "three times", "four times")
+# An object as a sentence names it, with its article.
+NAMED = re.compile(rf"[Aa]n? (?:{'|'.join(COLORS)}) (?:{'|'.join(SHAPES)})")
 # Cells that something moves along, by where it moves.
 LINES = {
     "right": ((0, 1, 2), (3, 4, 5), (6, 7, 8)),
@@ -227,16 +231,27 @@ def say_detail(name: str) -> str:
 
 
 def hallucinated(film: Film, rng: random.Random) -> str:
-    """The story with one thing that is not so: a color, a count, a way, an order, an object."""
+    """The story with one thing that is not so: a color, a count, a way, an order, an object.
+
+    It has as many sentences as the story, of the same kinds: else it would be known by those alone.
+    """
     sentences = [question.sentence for question in film.questions]
-    place = rng.randrange(len(sentences) + 1)
-    if place == len(sentences):
-        shapes = {each.what.shape for each in film.shown if isinstance(each.what, Item)}
-        name = f"{rng.choice(COLORS)} {rng.choice([s for s in SHAPES if s not in shapes])}"
-        sentences.insert(rng.randrange(place + 1), say_detail(name))
+    place = rng.randrange(len(sentences))
+    named = list(NAMED.finditer(sentences[place]))
+    if named and rng.random() < INVENTED_SHARE:
+        sentences[place] = _invented(sentences[place], rng.choice(named), film, rng)
     else:
         sentences[place] = _untrue(film.questions[place], rng)
     return " ".join(sentences)
+
+
+def _invented(sentence: str, named: re.Match[str], film: Film, rng: random.Random) -> str:
+    """The sentence with another object, of a shape that the film does not show."""
+    shown = {each.what.shape for each in film.shown if isinstance(each.what, Item)}
+    shape = rng.choice([shape for shape in SHAPES if shape not in shown])
+    name = article(f"{rng.choice(COLORS)} {shape}")
+    name = name.capitalize() if named.start() == 0 else name
+    return sentence[: named.start()] + name + sentence[named.end() :]
 
 
 def _untrue(question: Question, rng: random.Random) -> str:
