@@ -14,7 +14,7 @@ from llava_lab.report.grid import Grid, to_markdown, to_rich
 from llava_lab.report.published import published
 from llava_lab.report.rows import Estimate, difference, over_seeds, run_rows, seed_rows, t95
 from llava_lab.report.runs import find, read
-from llava_lab.report.sweep import _apart, difference_grids, plot, sweep_grids
+from llava_lab.report.sweep import _apart, difference_grids, held_out_grids, plot, sweep_grids
 from llava_lab.report.table import (
     PAPER,
     bracketed,
@@ -338,6 +338,32 @@ def test_visual_tokens_are_those_of_the_benchmark(tmp_path: Path) -> None:
     scenes, pope = sweep_grids(Sweep.read(file), found)
     assert [row[scenes.headers.index("visual tokens")] for row in scenes.rows] == ["70.0", "144.0"]
     assert [row[pope.headers.index("visual tokens")] for row in pope.rows] == ["3.0", "3.0"]
+
+
+def test_numbers_of_held_out_rows_are_a_table_and_can_be_drawn(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("experiment: s.yaml\nseeds: [0, 1, 2]\naxes: {beta: [0.1, 1]}")
+    sweep, found = Sweep.read(file), []
+    for beta in ("0.1", "1"):
+        runs = []
+        for seed in range(3):
+            made = results(seed, 0.5)
+            made["stages"][0]["held_out"] = {"kl": float(beta) * (1 + seed)}
+            runs.append(read(write(tmp_path / beta / str(seed), made)))
+        found.append(({"beta": beta}, runs))
+    (grid,) = held_out_grids(sweep, found)
+    # 0.1, 0.2 and 0.3: t(2) = 4.3027 times a deviation of 0.1 over the root of 3.
+    assert grid.headers == ["beta", "seeds", "kl"] and "stage align" in grid.title
+    assert grid.rows == [["0.1", "3", "0.200 ± 0.248"], ["1", "3", "2.000 ± 2.484"]]
+    figures = []
+    for scores, x in (([], None), (["pope/f1", "scenes/accuracy"], "align/kl")):
+        out = tmp_path / f"{len(figures)}.png"
+        plot(sweep, found, out, scores, x)
+        figures.append(out.read_bytes())
+    assert figures[0] != figures[1]
+    with pytest.raises(ValueError, match=r"'align/k' is not in all points of s: .*align/kl"):
+        plot(sweep, found, tmp_path / "none.png", [], "align/k")
+    assert not (tmp_path / "none.png").exists()
 
 
 @pytest.mark.parametrize(
