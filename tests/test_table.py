@@ -11,10 +11,11 @@ from PIL import Image
 from rich.console import Console
 
 from llava_lab.report.grid import Grid, to_markdown, to_rich
+from llava_lab.report.plot import _apart, plot
 from llava_lab.report.published import published
 from llava_lab.report.rows import Estimate, difference, over_seeds, run_rows, seed_rows, t95
 from llava_lab.report.runs import find, read
-from llava_lab.report.sweep import _apart, difference_grids, held_out_grids, plot, sweep_grids
+from llava_lab.report.sweep import difference_grids, held_out_grids, sweep_grids
 from llava_lab.report.table import (
     PAPER,
     bracketed,

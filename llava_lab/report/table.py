@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llava_lab.report.grid import Grid, to_markdown, to_rich
+from llava_lab.report.plot import plot
 from llava_lab.report.published import published
 from llava_lab.report.rows import NONE, Row, bracketed, plus_minus, run_rows, seed_rows
 from llava_lab.report.runs import Run, find, read
@@ -18,7 +19,6 @@ from llava_lab.report.sweep import (
     difference_grids,
     finished_groups,
     held_out_grids,
-    plot,
     sweep_grids,
 )
 from llava_lab.sweep import Sweep
