@@ -79,7 +79,7 @@ def test_what_could_not_be_scored_is_refused() -> None:
 def test_a_models_own_answers_train_it(
     shortened: list[str], small_videos: Path, tmp_path: Path, judge_server, capsys
 ) -> None:
-    """The way of docs/video.md: a model, pairs of its own answers, two steps of DPO on them."""
+    """As in docs/preferences.md: a model, pairs of its own answers, two steps of DPO on them."""
     sft, dpo = (REPOSITORY / "experiments" / f"llava_next_video{end}.yaml" for end in ("", "_dpo"))
     options = [*shortened, *stage_options(sft, tmp_path)]
     cli.main(["fit", "-c", str(sft), *options, "--data.benchmarks=[]"])

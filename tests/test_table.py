@@ -362,17 +362,28 @@ def test_numbers_of_held_out_rows_are_a_table_and_can_be_drawn(tmp_path: Path) -
         plot(sweep, found, out, scores, x)
         figures.append(out.read_bytes())
     assert figures[0] != figures[1]
+    plot(sweep, found, tmp_path / "against.png", against="0.1")
+    with Image.open(tmp_path / "against.png") as two, Image.open(tmp_path / "0.png") as one:
+        assert two.width == one.width and two.height - one.height == 4 * 120
     with pytest.raises(ValueError, match=r"'align/k' is not in all points of s: .*align/kl"):
         plot(sweep, found, tmp_path / "none.png", [], "align/k")
     assert not (tmp_path / "none.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("counts", "apart"),
-    [((64, 64), False), ((64, 144), True), ((64, 144, 143), False), ((64, 144, 144), True)],
+    ("places", "apart"),
+    [
+        ([(64, 0.1), (144, 0.2)], True),
+        ([(64, 0.1), (64, 0.1)], False),
+        ([(64, 0.1), (144, 0.2), (143, 0.3)], False),
+        ([(64, 0.1), (144, 0.2), (144, 0.2)], True),
+        ([(64, 0.1), (144, 0.2), (144, 0.3)], False),
+    ],
 )
-def test_places_of_an_axis_can_be_told_apart(counts: tuple[int, ...], apart: bool) -> None:
-    assert _apart(counts) is apart
+def test_an_axis_shows_places_that_can_be_told_apart(
+    places: list[tuple[float, float]], apart: bool
+) -> None:
+    assert _apart([(x, {"scenes/f1": Estimate(y, y, y)}) for x, y in places]) is apart
 
 
 def test_mistakes_are_one_message(tmp_path: Path, capsys: Any) -> None:

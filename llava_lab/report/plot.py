@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from llava_lab.report.rows import Estimate
-from llava_lab.report.sweep import Group, held_out, scores, tokens
+from llava_lab.report.sweep import Group, differences, held_out, scores, tokens
 from llava_lab.sweep import Sweep
 
 
 def plot(
-    sweep: Sweep, found: list[Group], out: Path, drawn: Sequence[str] = (), x: str | None = None
+    sweep: Sweep,
+    found: list[Group],
+    out: Path,
+    drawn: Sequence[str] = (),
+    x: str | None = None,
+    against: str | None = None,
 ) -> None:
     """Draw scores against visual tokens, or by name where those hardly differ.
 
@@ -24,9 +29,10 @@ def plot(
         drawn: Scores ("presence/hallucination") or held-out numbers of the last stage
             ("dpo/reward_accuracy"); else the accuracies of the first benchmark.
         x: A score or number to draw against.
+        against: A combination; below, what every other one has more than it, paired by seed.
 
     Raises:
-        ValueError: If no point has such a score.
+        ValueError: If no point has such a score, or no combination such a name.
     """
     # Only here: the other tables start in half the time without it.
     from matplotlib.figure import Figure
@@ -37,29 +43,52 @@ def plot(
     for name in (*drawn, *([x] if x else [])):
         if name not in known:
             raise ValueError(f"{name!r} is not in all points of {sweep.name}: {', '.join(known)}")
-    lines = list(drawn) or [name for name in known if name.startswith(f"{benchmark}/")]
+    own = [name for name in known if name.startswith(f"{benchmark}/")]
+    short = {name: name.removeprefix(f"{benchmark}/").removeprefix("accuracy/") for name in own}
+    lines = {name: name for name in drawn} or short
     shown = [tokens(runs, benchmark) for _, runs in found]
     places = [each[x].value for each in values] if x else shown
+    rows = [("%" if drawn else "accuracy, %", values)]
+    if against is not None:
+        rows.append((f"points more than {against}", _more_than(sweep, found, against)))
     first = next(iter(sweep.axes))
     panels: dict[str, list[int]] = {}
     for number, (labels, _) in enumerate(found):
         name = f"{first}: {labels[first]}" if len(sweep.axes) > 1 else ""
         panels.setdefault(name, []).append(number)
-    figure = Figure(figsize=(2 + 6 * len(panels), 5), layout="constrained")
-    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (name, chosen) in zip(all_axes, panels.items(), strict=True):
-        named = [axis for axis in sweep.axes if not name or axis != first]
-        points = [
-            (places[i], ", ".join(found[i][0][axis] for axis in named), values[i]) for i in chosen
-        ]
-        _draw(axes, points, lines, x or "visual tokens before a question, mean")
-        axes.set_title(name)
-    all_axes[0].set_ylabel("%" if drawn else "accuracy, %")
-    all_axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    size = (2 + 6 * len(panels), 1 + 4 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    every = figure.subplots(len(rows), len(panels), sharex="col", sharey="row", squeeze=False)
+    for (label, numbers), row in zip(rows, every, strict=True):
+        for axes, (name, chosen) in zip(row, panels.items(), strict=True):
+            named = [axis for axis in sweep.axes if not name or axis != first]
+            points = [
+                (places[i], ", ".join(found[i][0][axis] for axis in named), numbers[i])
+                for i in chosen
+            ]
+            spread = _apart([(places[i], values[i]) for i in chosen])
+            _draw(axes, points, lines, spread)
+            if spread and numbers is rows[-1][1]:
+                axes.set_xlabel(f"{x or 'visual tokens before a question, mean'} (in brackets)")
+            axes.set_title(name)
+        row[0].set_ylabel(label)
+    for axes in every[1:].flat:
+        axes.axhline(0, color="black", linewidth=0.8)
+    every[0][0].set_ylim(-3, 103)  # intervals of few seeds may end where no share can be
+    every[0][-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     what = "" if drawn else f": {benchmark}"
     figure.suptitle(f"sweep {sweep.name}{what}, {scale} scale")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
+
+
+def _more_than(sweep: Sweep, found: list[Group], against: str) -> list[dict[str, Estimate]]:
+    """What can be drawn of each combination's difference; that from itself is none."""
+    more = {
+        str(labels): {f"{benchmark}/{score}": each for (benchmark, score), each in values.items()}
+        for labels, _, values in differences(sweep, found, against)
+    }
+    return [more.get(str(labels), {}) for labels, _ in found]
 
 
 def _numbers(group: Group) -> dict[str, Estimate]:
@@ -68,9 +97,13 @@ def _numbers(group: Group) -> dict[str, Estimate]:
     return found | held_out(group[1])
 
 
-def _apart(numbers: Sequence[float]) -> bool:
-    """Whether those that differ do so by enough to be read as places of an axis."""
-    places = sorted(set(numbers))
+def _apart(points: Sequence[tuple[float, dict[str, Estimate]]]) -> bool:
+    """Whether an axis can show the places: all that differ do so enough, or else are one model."""
+    there: dict[float, dict[str, Estimate]] = {}
+    for place, values in points:
+        if there.setdefault(place, values) != values:
+            return False
+    places = sorted(there)
     room = 0.05 * (places[-1] - places[0])
     return len(places) > 1 and all(b - a > room for a, b in itertools.pairwise(places))
 
@@ -78,11 +111,10 @@ def _apart(numbers: Sequence[float]) -> bool:
 def _draw(
     axes: Any,
     points: list[tuple[float, str, dict[str, Estimate]]],
-    lines: Sequence[str],
-    x: str,
+    lines: dict[str, str],
+    spread: bool,
 ) -> None:
     """One panel: a line a score, a place a combination; those of equal places share one."""
-    spread = _apart([place for place, _, _ in points])
     if spread:
         points = sorted(points, key=lambda point: point[0])
     else:
@@ -90,16 +122,19 @@ def _draw(
     names: dict[float, list[str]] = {}
     for place, name, _ in points:
         names.setdefault(place, []).append(name)
-    for line in lines:
-        found = [values[line] for _, _, values in points]
+    # Side by side, so that intervals do not hide each other.
+    gaps = [b - a for a, b in itertools.pairwise(sorted(names))]
+    step = 0.3 * min(gaps, default=0) / len(lines)
+    for number, (line, name) in enumerate(lines.items()):
+        there = [(place, values[line]) for place, _, values in points if line in values]
         # At 0% and 100%, rounding may put an end of the interval a hair on the wrong side.
-        low = [100 * max(0.0, value.value - value.low) for value in found]
-        high = [100 * max(0.0, value.high - value.value) for value in found]
+        low = [100 * max(0.0, value.value - value.low) for _, value in there]
+        high = [100 * max(0.0, value.high - value.value) for _, value in there]
         axes.errorbar(
-            [place for place, _, _ in points],
-            [100 * value.value for value in found],
+            [place + step * (number - (len(lines) - 1) / 2) for place, _ in there],
+            [100 * value.value for _, value in there],
             yerr=[low, high],
-            label=line,
+            label=name,
             marker="o",
             capsize=3,
             linewidth=2.5 if line.endswith("/accuracy") else 1.2,
@@ -107,6 +142,5 @@ def _draw(
     labels = [" = ".join(each) for each in names.values()]
     if spread:
         labels = [f"{label} ({place:.3g})" for label, place in zip(labels, names, strict=True)]
-        axes.set_xlabel(f"{x} (in brackets)")
     axes.set_xticks(list(names), labels, rotation=20, ha="right")
     axes.grid(alpha=0.3)

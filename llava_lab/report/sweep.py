@@ -104,11 +104,13 @@ def sweep_grids(sweep: Sweep, found: list[Group]) -> Iterator[Grid]:
         yield Grid(title, [*head, *names], body, notes, names=len(sweep.axes))
 
 
-def difference_grids(sweep: Sweep, found: list[Group], base: str) -> Iterator[Grid]:
-    """For each benchmark, what every other combination has more than the one of this name.
+def differences(
+    sweep: Sweep, found: list[Group], base: str
+) -> list[tuple[dict[str, str], int, dict[tuple[str, str], Estimate]]]:
+    """Of every other combination its labels, seeds, and what it has more than the one of this name.
 
     Seeds are paired: both points of a pair began with the same seed and share the stages before
-    the one that differs.
+    the one that differs. Of one seed, the interval is over questions.
 
     Raises:
         ValueError: If no finished combination has that name.
@@ -120,20 +122,28 @@ def difference_grids(sweep: Sweep, found: list[Group], base: str) -> Iterator[Gr
             f"--against: {base!r} is no finished point of {sweep.name}; it has {known}"
         )
     first = {run.results["seed"]: _values(run) for run in named[base][1]}
-    rows: dict[str, list[tuple[list[str], dict[str, str]]]] = {}
+    every = []
     for name, (labels, runs) in named.items():
         pairs = [(_values(run), first.get(run.results["seed"])) for run in runs]
         both = [(ours, theirs) for ours, theirs in pairs if theirs is not None]
         if name == base or not both:
             continue
-        cells: dict[str, dict[str, str]] = {}
-        for benchmark, score in both[0][0]:
-            if all((benchmark, score) in values for pair in both for values in pair):
-                each = [tuple(values[benchmark, score] for values in pair) for pair in both]
-                cells.setdefault(benchmark, {})[score] = _signed(each)
-        for benchmark, of_scores in cells.items():
-            head = [*labels.values(), str(len(both))]
-            rows.setdefault(benchmark, []).append((head, of_scores))
+        more = {
+            key: _more([(ours[key], theirs[key]) for ours, theirs in both])
+            for key in both[0][0]
+            if all(key in values for pair in both for values in pair)
+        }
+        every.append((labels, len(both), more))
+    return every
+
+
+def difference_grids(sweep: Sweep, found: list[Group], base: str) -> Iterator[Grid]:
+    """For each benchmark, what every other combination has more than the one of this name."""
+    rows: dict[str, list[tuple[list[str], dict[str, str]]]] = {}
+    for labels, seeds, more in differences(sweep, found, base):
+        for benchmark in dict.fromkeys(benchmark for benchmark, _ in more):
+            cells = {score: _signed(e) for (of, score), e in more.items() if of == benchmark}
+            rows.setdefault(benchmark, []).append(([*labels.values(), str(seeds)], cells))
     notes = [
         f"Points more than {base}: mean of each seed's difference ± half of a 95% t-interval; of "
         "one seed, an interval over questions (Newcombe). *: there is no zero in the interval."
@@ -149,14 +159,17 @@ def _values(run: Run) -> dict[tuple[str, str], Estimate]:
     return {(row.benchmark, row.score): row.value for row in run_rows(run.results)}
 
 
-def _signed(pairs: Sequence[tuple[Estimate, ...]]) -> str:
-    """A difference in points with its interval, and a star where the interval has no zero."""
+def _more(pairs: Sequence[tuple[Estimate, Estimate]]) -> Estimate:
+    """Mean difference of pairs."""
     if len(pairs) > 1:
-        found = over_seeds([ours.value - theirs.value for ours, theirs in pairs])
-    else:
-        found = difference(*pairs[0])
-    star = "*" if found.low > 0 or found.high < 0 else ""
-    return f"{100 * found.value:+.1f} ± {50 * (found.high - found.low):.1f}{star}"
+        return over_seeds([ours.value - theirs.value for ours, theirs in pairs])
+    return difference(*pairs[0])
+
+
+def _signed(more: Estimate) -> str:
+    """A difference in points with its interval, and a star where the interval has no zero."""
+    star = "*" if more.low > 0 or more.high < 0 else ""
+    return f"{100 * more.value:+.1f} ± {50 * (more.high - more.low):.1f}{star}"
 
 
 def tokens(runs: list[Run], benchmark: str) -> float:

@@ -108,7 +108,7 @@ def sweep_table(options: Namespace, more: Sequence[str]) -> None:
         grids += chosen
     show(grids, options.format)
     if options.plot:
-        plot(sweep, found, options.plot, options.scores, options.x)
+        plot(sweep, found, options.plot, options.scores, options.x, options.against)
 
 
 def show(grids: Sequence[Grid], format: Literal["rich", "md", "csv"]) -> None:
