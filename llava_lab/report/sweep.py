@@ -48,12 +48,10 @@ def held_out(runs: list[Run]) -> dict[str, Estimate]:
     """Numbers of the last stage's held-out rows, "dpo/kl": means over seeds."""
     stages = [run.results["stages"][-1] for run in runs if run.results["stages"]]
     found = {}
-    for name in stages[0].get("held_out", {}) if stages else ():
+    for name, value in stages[0].get("held_out", {}).items() if stages else ():
         values = [stage["held_out"][name] for stage in stages]
-        several = len(values) > 1
-        found[f"{stages[0]['name']}/{name}"] = (
-            over_seeds(values) if several else Estimate(*(3 * values))
-        )
+        mean = over_seeds(values) if len(values) > 1 else Estimate(value, value, value)
+        found[f"{stages[0]['name']}/{name}"] = mean
     return found
 
 
@@ -64,12 +62,16 @@ def held_out_grids(sweep: Sweep, found: list[Group]) -> Iterator[Grid]:
     for labels, runs in found:
         numbers = held_out(runs)
         for stage in {name.partition("/")[0] for name in numbers}:
-            cells = [f"{e.value:.3f} ± {(e.high - e.low) / 2:.3f}" for e in numbers.values()]
+            half = " ± {:.3f}" if len(runs) > 1 else ""
+            cells = [
+                f"{each.value:.3f}{half.format((each.high - each.low) / 2)}"
+                for each in numbers.values()
+            ]
             heads[stage] = [name.partition("/")[2] for name in numbers]
             rows.setdefault(stage, []).append([*labels.values(), str(len(runs)), *cells])
     for stage, body in rows.items():
         title = f"sweep {sweep.name}, held-out rows of stage {stage}"
-        notes = ["Mean over seeds ± half of a 95% t-interval; not in %."]
+        notes = ["Mean ± half of a 95% t-interval over seeds, where there are several; not in %."]
         yield Grid(title, [*sweep.axes, "seeds", *heads[stage]], body, notes, names=len(sweep.axes))
 
 
