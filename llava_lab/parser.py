@@ -34,14 +34,17 @@ typehints.discard_init_args_on_class_path_change = _forget
 
 
 def with_references(arguments: Iterable[str]) -> list[str]:
-    """Let the value of `--key=value` refer to another option, as that of a file may.
+    """Let the value of `--key=value` or `--key value` refer to another option, as in a file.
 
     jsonargparse resolves `${...}` in files alone, of which `-c` takes the text, too.
     """
     found: list[str] = []
     for argument in arguments:
-        key, is_option, value = argument.partition("=")
-        if not (argument.startswith("--") and is_option and "${" in value):
+        before = found[-1] if found else ""
+        if "${" in argument and before.startswith("--") and "=" not in before:
+            argument = f"{found.pop()}={argument}"
+        key, _, value = argument.partition("=")
+        if not (key.startswith("--") and "${" in value) or key == "--config":
             found.append(argument)
             continue
         try:

@@ -128,7 +128,8 @@ def test_an_option_may_refer_to_another(capsys: pytest.CaptureFixture) -> None:
     found = printed(
         capsys,
         f"--stages.instruct.data.init_args.sources={sources}",
-        "--resolution=${data.max_new_tokens}",
+        "--resolution",
+        "${data.max_new_tokens}",
         "--data.max_new_tokens=42",
         "--paths.root=elsewhere",
     )
