@@ -102,14 +102,13 @@ class PlanCLI(LabCLI):
             ]
             title = f"Stage {name}; a row is {size} pixels and {text} text tokens"
             grids.append(Grid(title, ["what", "value", "formula"], rows))
-        asked = self.datamodule
-        model.check_policy(asked.policy, int(model.llm.context * asked.rope_factor))
+        self.datamodule.check_policy(model)
         tables = published_grids(self.options.experiment, PAPER)
         grids += [grid for grid in tables if grid.title.endswith(": training compute")]
         if self.trace is not None:
-            grids.append(trace_grid(model, asked.policy, self.trace or SIZES))
-        if isinstance(asked.policy, Frames):
-            grids.append(frames_grid(model, asked.policy))
+            grids.append(trace_grid(model, self.datamodule.policy, self.trace or SIZES))
+        if isinstance(self.datamodule.policy, Frames):
+            grids.append(frames_grid(model, self.datamodule.policy))
         show(grids, "rich")
 
 

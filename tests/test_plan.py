@@ -63,9 +63,10 @@ def test_larger_video_models_are_planned(
     overlay = str(REPOSITORY / "configs" / "size" / f"video_{size}.yaml")
     said = planned(capsys, "llava_next_video", "-c", overlay)
     assert parameters(said)["llm"] == LMS[lm]
-    with pytest.raises(SystemExit, match=f"a row has {length:,}"):
-        frames = "--stages.instruct.data.init_args.policy.init_args.frames"
-        planned(capsys, "llava_next_video", "-c", overlay, f"{frames}=999")
+    for part in ("stages.instruct.data.init_args", "data"):
+        with pytest.raises(SystemExit, match=f"a row has {length:,}"):
+            frames = f"--{part}.policy.init_args.frames=999"
+            planned(capsys, "llava_next_video", "-c", overlay, frames)
 
 
 def test_trace_has_the_golden_counts(capsys: pytest.CaptureFixture) -> None:

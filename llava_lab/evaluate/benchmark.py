@@ -256,9 +256,13 @@ class BenchmarkDataModule(LightningDataModule):
         """Refuse what could not be asked, before anything is spent."""
         for benchmark in self.benchmarks:
             benchmark.check(self.policy)
-        model.check_policy(self.policy, int(model.llm.context * self.rope_factor))
+        self.check_policy(model)
         if self.rope_factor != 1:
             scale_positions(copy(model.llm.model.config), self.rope_factor)
+
+    def check_policy(self, model: Any) -> None:
+        """Refuse one that the model cannot follow or the LM cannot read."""
+        model.check_policy(self.policy, int(model.llm.context * self.rope_factor))
 
     def setup(self, stage: str) -> None:
         """Scale the LM's positions."""

@@ -66,10 +66,10 @@ class Scores(Callback):
         data: BenchmarkDataModule = trainer.datamodule  # type: ignore[attr-defined]
         for loader, (benchmark, blind) in enumerate(data.passes):
             answers = self._gathered(self.answers.get(loader, {}))
-            counts = [
-                count for count in self._gathered(self.shown.get(loader, {})).values() if count
-            ]
-            self.visual_tokens.setdefault(benchmark.name, mean(counts) if counts else 0.0)
+            if not blind:
+                shown = self._gathered(self.shown.get(loader, {}))
+                counts = [count for count in shown.values() if count]
+                self.visual_tokens[benchmark.name] = mean(counts) if counts else 0.0
             if not blind and trainer.is_global_zero:
                 self._write(benchmark, answers, None)  # there even if a judge is not
             predictions = [answers[question.id] for question in benchmark.questions]

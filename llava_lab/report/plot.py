@@ -46,8 +46,10 @@ def plot(
     own = [name for name in known if name.startswith(f"{benchmark}/")]
     short = {name: name.removeprefix(f"{benchmark}/").removeprefix("accuracy/") for name in own}
     lines = {name: name for name in drawn} or short
-    shown = [tokens(runs, benchmark) for _, runs in found]
-    places = [each[x].value for each in values] if x else shown
+    places = [
+        numbers[x].value if x else tokens(runs, benchmark)
+        for (_, runs), numbers in zip(found, values, strict=True)
+    ]
     rows = [("%" if drawn else "accuracy, %", values)]
     if against is not None:
         rows.append((f"points more than {against}", _more_than(sweep, found, against)))
@@ -59,19 +61,17 @@ def plot(
     size = (2 + 6 * len(panels), 1 + 4 * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     every = figure.subplots(len(rows), len(panels), sharex="col", sharey="row", squeeze=False)
-    for (label, numbers), row in zip(rows, every, strict=True):
-        for axes, (name, chosen) in zip(row, panels.items(), strict=True):
-            named = [axis for axis in sweep.axes if not name or axis != first]
-            points = [
-                (places[i], ", ".join(found[i][0][axis] for axis in named), numbers[i])
-                for i in chosen
-            ]
-            spread = _apart([(places[i], values[i]) for i in chosen])
-            _draw(axes, points, lines, spread)
-            if spread and numbers is rows[-1][1]:
-                axes.set_xlabel(f"{x or 'visual tokens before a question, mean'} (in brackets)")
+    for column, (name, chosen) in zip(every.T, panels.items(), strict=True):
+        named = [axis for axis in sweep.axes if not name or axis != first]
+        names = {i: ", ".join(found[i][0][axis] for axis in named) for i in chosen}
+        spread = _apart([(places[i], values[i]) for i in chosen])
+        for axes, (_, numbers) in zip(column, rows, strict=True):
+            _draw(axes, [(places[i], names[i], numbers[i]) for i in chosen], lines, spread)
             axes.set_title(name)
-        row[0].set_ylabel(label)
+        if spread:
+            column[-1].set_xlabel(f"{x or 'visual tokens before a question, mean'} (in brackets)")
+    for axes, (label, _) in zip(every[:, 0], rows, strict=True):
+        axes.set_ylabel(label)
     for axes in every[1:].flat:
         axes.axhline(0, color="black", linewidth=0.8)
     every[0][0].set_ylim(-3, 103)  # intervals of few seeds may end where no share can be

@@ -36,8 +36,8 @@ ORDER_SHARE, DETAIL_SHARE, READING_SHARE = 0.2, 0.12, 0.3
 INVENTED_SHARE = 0.4
 MOST_TIMES = 4
 TIMES = ("", "once", "twice", "three times", "four times")
-# An object as a sentence names it, with its article.
-NAMED = re.compile(rf"[Aa]n? (?:{'|'.join(COLORS)}) (?:{'|'.join(SHAPES)})")
+# An object as a sentence names it: its article, and its name as a group.
+NAMED = re.compile(rf"[Aa]n? ((?:{'|'.join(COLORS)}) (?:{'|'.join(SHAPES)}))")
 # Cells that something moves along, by where it moves.
 LINES = {
     "right": ((0, 1, 2), (3, 4, 5), (6, 7, 8)),
@@ -88,6 +88,11 @@ class Film:
     empty: Scene
     shown: tuple[Shown, ...]
     questions: tuple[Question, ...]
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Its objects, each once, in the order of `shown`."""
+        return tuple(dict.fromkeys(e.what for e in self.shown if isinstance(e.what, Item)))
 
     def pictures(self) -> Iterator[Image.Image]:
         """The frames in order; a frame like the one before it is drawn once."""
@@ -145,8 +150,8 @@ def ask_all(film: Film, rng: random.Random) -> list[Question]:
 
     Any question may come first, since those who ask of a film later ask one alone.
     """
-    items = {each.what: None for each in film.shown if isinstance(each.what, Item)}
-    asked = {question.text: question for question in (*map(ask_color, items), *film.questions)}
+    every = (*map(ask_color, film.items), *film.questions)
+    asked = {question.text: question for question in every}
     return rng.sample(list(asked.values()), len(asked))
 
 
@@ -207,8 +212,7 @@ def ask_presence(film: Film, rng: random.Random) -> Question:
     any object "in the video". The detail `kind` is that of an absent object; one that is there has
     the kind that names its objects in the same way.
     """
-    items = dict.fromkeys(each.what for each in film.shown if isinstance(each.what, Item))
-    question = ask_existence(replace(film.empty, items=tuple(items)), rng)
+    question = ask_existence(replace(film.empty, items=film.items), rng)
     kind = question.detail["kind"]
     if kind == "positive":
         kind = "adversarial" if " " in question.key else rng.choice(("random", "popular"))
@@ -247,7 +251,7 @@ def hallucinated(film: Film, rng: random.Random) -> str:
 
 def _invented(sentence: str, named: re.Match[str], film: Film, rng: random.Random) -> str:
     """The sentence with another object, of a shape that the film does not show."""
-    shown = {each.what.shape for each in film.shown if isinstance(each.what, Item)}
+    shown = {item.shape for item in film.items}
     shape = rng.choice([shape for shape in SHAPES if shape not in shown])
     name = article(f"{rng.choice(COLORS)} {shape}")
     name = name.capitalize() if named.start() == 0 else name
@@ -258,7 +262,7 @@ def _untrue(question: Question, rng: random.Random) -> str:
     """The question's sentence, with another answer."""
     sentence, answer = question.sentence, question.answer
     if question.type == "order":
-        first, second = re.findall(r"(?:An?|an?) (\w+ \w+)", sentence)
+        first, second = NAMED.findall(sentence)
         return say_order(second, first)
     if question.type == "count":
         times = rng.choice([each for each in TIMES[1:] if each != TIMES[int(answer)]])

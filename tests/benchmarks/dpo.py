@@ -23,7 +23,7 @@ Every (round, way) is a process of its own, in turn. Its first step, on a short 
 not counted. Seconds are those that the process had of a core, so that other work on the machine
 does not count. Memory is the peak of the process less what it had before the model was loaded;
 glibc is told to give freed blocks of a MiB back at once (`MALLOC`), for else the peak counts the
-holes of its heap, which depend on the order in which a step frees, and no GPU's allocator has them.
+holes of its heap, which depend on the order in which a step frees.
 """
 
 import argparse
