@@ -8,7 +8,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from llava_lab.data import image as images
-from llava_lab.data.image import Pad, Policy, Square, Vision, load_image
+from llava_lab.data.image import Pad, Policy, Square, Vision, load_image, verify_media
 from llava_lab.data.layout import Block, Layout
 
 CLIP = Vision(
@@ -153,3 +153,13 @@ def test_bombs_are_refused_unread(side: int, tmp_path: Path) -> None:
     Image.new("1", (side, side)).save(tmp_path / "bomb.png")
     with pytest.raises(ValueError, match=r"bomb\.png: .*at most 100000000 are read"):
         load_image(tmp_path / "bomb.png")
+
+
+def test_a_check_returns_what_the_layout_takes_and_refuses_what_loading_refuses(
+    tmp_path: Path,
+) -> None:
+    picture((20, 10)).save(tmp_path / "a.png")
+    assert verify_media(tmp_path / "a.png", Square()) == (20, 10)
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"b\.png: damaged or truncated"):
+        verify_media(tmp_path / "b.png", Square())

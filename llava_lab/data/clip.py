@@ -10,7 +10,7 @@ import av
 from av.error import FFmpegError
 from PIL import Image
 
-from llava_lab.data.image import load_image
+from llava_lab.data.picture import load_image
 from llava_lab.data.rows import VideoPath, frame_files
 
 __all__ = ["Clip", "Index", "VideoPath", "frame_files", "index_clip", "load_clip"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from llava_lab.data.features import image_digest
-from llava_lab.data.image import Policy, load_image
+from llava_lab.data.image import Policy
 from llava_lab.data.modules import StageDataModule
 from llava_lab.data.rows import ImageFolder, read_rows
 
@@ -144,4 +144,4 @@ class Pictures(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, tuple[str, ...]]:
         path, phrases = self.rows[index]
-        return self.policy.pixels(load_image(path), self.vision), phrases
+        return self.policy.pixels(self.policy.load(path), self.vision), phrases

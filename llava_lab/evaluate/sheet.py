@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from llava_lab.data.clip import VideoPath, load_clip
+from llava_lab.data.picture import load_image
 
 PAPER, CARD, FRAME = "#e9ebee", "#ffffff", "#f4f5f7"
 INK, QUIET, RIGHT, WRONG = "#1f2328", "#6a737d", "#1a7f37", "#cf222e"
@@ -184,8 +185,7 @@ def _framed(image: Image.Image | Path, side: int) -> Image.Image:
     if isinstance(image, VideoPath):
         image = _frames(image)
     if isinstance(image, Path):
-        with Image.open(image) as opened:
-            image = opened.convert("RGB")
+        image = load_image(image)
     inside = ImageOps.contain(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
     framed = Image.new("RGB", (side, side), FRAME)
     framed.paste(inside, ((side - inside.width) // 2, (side - inside.height) // 2))
