@@ -12,4 +12,4 @@ its leg of that way.
     world/    the tiny world: pictures and texts in the official formats, made in seconds
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

@@ -1,7 +1,5 @@
 """fit, validate, test and predict: LightningCLI with stages."""
 
-import difflib
-import inspect
 import json
 import logging
 import os
@@ -17,21 +15,28 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from llava_lab.disk import link, write
 from llava_lab.evaluate.benchmark import BenchmarkDataModule
 from llava_lab.evaluate.scores import Scores
+from llava_lab.fingerprint import fingerprint, without
 from llava_lab.model.llava import PARTS, Llava
 from llava_lab.model.weights import digest
 from llava_lab.parser import LabParser, with_references
 from llava_lab.report.table import results_tables
-from llava_lab.run import Run, fingerprint, peak_memory
+from llava_lab.run import Run, git_commit, peak_memory
 from llava_lab.train.checkpoint import StageCheckpoint
 from llava_lab.train.record import Bar, Record
 from llava_lab.train.stage import load_trained, save_trained, stage_file
 from llava_lab.train.steps import Step, Steps
+from llava_lab.train.trainer import (
+    check_options,
+    check_stage_options,
+    deciding,
+    make_trainer,
+    one_message,
+)
 from llava_lab.world.generate import TinyWorld
 from llava_lab.world.videos import TinyVideos
 
@@ -152,45 +157,38 @@ class LabCLI(LightningCLI):
         names = list(named)
         return {name: named[name] for name in names[: names.index(last) + 1]}
 
+    def instantiate_trainer(self, **more: Any) -> Trainer:
+        """Lightning's own trainer, once its options are known to be honoured."""
+        check_options(self.options.trainer, "trainer")
+        with one_message():
+            return super().instantiate_trainer(**more)
+
     def chain(self, model: Llava, steps: dict[str, Step]) -> dict[str, str]:
         """Fingerprint of every stage; reads and checks all data before anything is spent."""
-        options = set(inspect.signature(Trainer.__init__).parameters)
-        weights = model.state_dict()
+        options, weights = self.options, model.state_dict()
         # Stages whose policy has no newlines are the same with a newline and without.
         newline = {key: weights.pop(key) for key in list(weights) if key.startswith("newline.")}
-        marks, mark = {}, fingerprint(digest(weights), model.settings(), "")
+        parts = [
+            [options.model.get(name), model.part(name)] for name in ("encoder", "connector", "llm")
+        ]
+        found: dict[str, str] = {}
+        last = fingerprint(digest(weights), parts, options.seed_everything)
         for name, step in steps.items():
             step.data.name = name
-            if unknown := sorted(set(step.trainer) - options):
-                near = difflib.get_close_matches(unknown[0], options, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"stages.{name}.trainer: no option {unknown[0]!r}{hint}")
+            check_stage_options(step.trainer, f"stages.{name}.trainer")
             step.data.check(model)
-            config = {**self.options.stages[name].as_dict(), "chat": step.data.chat(model)}
+            recipe = [options.stages[name].recipe, step.recipe.loss]
+            data = [options.stages[name].data, step.data.chat(model), step.data.content()]
+            trainer = deciding({**options.trainer.as_dict(), **step.trainer})
             if step.data.policy.newline:
-                mark += digest(newline)
-            marks[name] = mark = fingerprint(mark, config, step.data.content())
-        return marks
+                last += digest(newline)
+            found[name] = last = fingerprint(last, recipe, data, trainer)
+        return found
 
     def stage_trainer(self, name: str, step: Step, run: Run, callbacks: list[Callback]) -> Trainer:
         """The trainer of one stage."""
-        logger = TensorBoardLogger(run.folder / "stages", name=name, version="")
-        base = dict(self.init.trainer)
-        options: dict[str, Any] = {
-            "logger": logger,
-            "enable_checkpointing": False,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-            "log_every_n_steps": 10,
-            **{key: value for key, value in base.items() if value is not None},
-            **step.trainer,
-            "max_epochs": 1,
-            "max_steps": -1,
-            "default_root_dir": str(run.folder),
-            "use_distributed_sampler": False,
-        }
-        options["callbacks"] = [*options.get("callbacks", []), *callbacks]
-        trainer = self.trainer_class(**options)
+        options = {**dict(self.init.trainer), **step.trainer}
+        trainer = make_trainer(options, run.folder, name, callbacks, Bar(name))
         trainer.accumulate_grad_batches = step.data.accumulate(trainer.world_size)
         return trainer
 
@@ -246,8 +244,13 @@ class LabCLI(LightningCLI):
         show(path)
 
     def asked(self) -> dict[str, str]:
-        """Hash of what each benchmark asks."""
-        return {each.name: each.content() for each in self.datamodule.benchmarks}
+        """Fingerprint of what each benchmark asks and of how it is asked and scored."""
+        data = without(self.options.data.as_dict(), BenchmarkDataModule.idle)
+        benchmarks = dict(zip(self.datamodule.benchmarks, data.pop("benchmarks"), strict=True))
+        return {
+            each.name: fingerprint(each.content(), config, data)
+            for each, config in benchmarks.items()
+        }
 
     def judges(self) -> dict[str, Any]:
         """Who judges which benchmark, and what it is told."""
@@ -263,12 +266,14 @@ class LabCLI(LightningCLI):
         folder = run.stage(name)
         found = self._find(run, mark)
         if found is not None:
-            say(f"stage {name}: finished in {found}, reused")
             record = json.loads((found / "stage.json").read_text())
+            other = record["git"] != git_commit()
+            by = f" (trained by commit {record['git']})" if other else ""
+            say(f"stage {name}: finished in {found}, reused{by}")
             if found != folder:
                 link(stage_file(found), stage_file(folder))
                 write(folder / "stage.json", (found / "stage.json").read_text())
-            load_trained(model, stage_file(folder))
+            load_trained(model, stage_file(folder), mark)
             return {**record, "reused": found != folder or record.get("reused", False)}
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = StageCheckpoint(folder, step.recipe, self.options.checkpoint_seconds)
@@ -278,9 +283,7 @@ class LabCLI(LightningCLI):
         if self.options.fresh:
             checkpoint.clear()
         write(mark_file, mark)
-        trainer = self.stage_trainer(
-            name, step, run, [step.recipe, recorder, checkpoint, Bar(name)]
-        )
+        trainer = self.stage_trainer(name, step, run, [step.recipe, recorder, checkpoint])
         # Before the data is set up, which asks whether the encoder is frozen.
         step.recipe.begin(model)
         newest = checkpoint.newest()
@@ -290,12 +293,14 @@ class LabCLI(LightningCLI):
         if checkpoint.interrupted:
             say(f"interrupted and saved at step {trainer.global_step}; the same command goes on")
             sys.exit(AGAIN)
-        if not recorder.held_out and (held := step.data.val_dataloader()):
-            trainer.validate(model, held, verbose=False)  # killed between the last step and this
+        # Not validated at the last step, or killed between that and this.
+        if recorder.validated != trainer.global_step and (held := step.data.val_dataloader()):
+            trainer.validate(model, held, verbose=False)
         step.recipe.finish(model)
-        record = {"name": name, "fingerprint": mark, "reused": False, **recorder.summary(trainer)}
+        record = {"name": name, "fingerprint": mark, "reused": False, "git": git_commit()}
+        record |= recorder.summary(trainer)
         if trainer.is_global_zero:
-            save_trained(step.recipe.trained(model), stage_file(folder))
+            save_trained(step.recipe.trained(model), stage_file(folder), mark)
             write(folder / "stage.json", json.dumps(record, indent=2) + "\n")
             checkpoint.clear()
         return record
@@ -313,26 +318,22 @@ class LabCLI(LightningCLI):
         return {"benchmarks": benchmarks, "visual_tokens": scores.visual_tokens}
 
     def _evaluation_trainer(self, run: Run, scores: Scores) -> Trainer:
-        logger = TensorBoardLogger(run.folder / "stages", name="evaluation", version="")
-        return self.instantiate_trainer(
-            logger=logger,
-            callbacks=[scores, Bar("questions")],
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            default_root_dir=str(run.folder),
-        )
+        options = dict(self.init.trainer)
+        return make_trainer(options, run.folder, "evaluation", [scores], Bar("questions"))
 
     def _finished(self, model: Llava) -> Run:
         """Load what the run's stages have trained."""
         run = self.open_run()
         for name, step in self.steps().items():
             step.data.name = name
-            if not (run.stage(name) / "stage.json").exists():
+            record = run.stage(name) / "stage.json"
+            if not record.exists():
                 raise ValueError(
                     f"{run.folder}: stage {name} is not finished. Run fit with the same options "
                     f"first."
                 )
-            load_trained(model, stage_file(run.stage(name)))
+            fingerprint = json.loads(record.read_text())["fingerprint"]
+            load_trained(model, stage_file(record.parent), fingerprint)
         return run
 
     def test(self, model: Llava, **_: Any) -> None:

@@ -19,15 +19,6 @@ from llava_lab import __version__
 from llava_lab.disk import write
 
 PACKAGES = ("lightning", "pillow", "timm", "tokenizers", "torch", "torchmetrics", "transformers")
-# Options of a stage that change how it is computed or shown, not what comes out.
-IDLE = {
-    "num_workers",
-    "feature_store",
-    "path",
-    "images",
-    "enable_progress_bar",
-    "log_every_n_steps",
-}
 
 
 class Run:
@@ -110,27 +101,6 @@ def _read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON ({error}). Delete the stage's folder.") from error
-
-
-def fingerprint(parent: str, config: dict[str, Any], content: str) -> str:
-    """What decides a stage's outcome: the weights before it, its options, its data's content."""
-    text = json.dumps([__version__, parent, dict(_telling(config)), content], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _telling(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Options without those that do not change the outcome."""
-    for key, value in config.items():
-        if key not in IDLE:
-            yield key, _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return dict(_telling(value))
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, (int, float, str, type(None))) else str(value)
 
 
 def git_commit() -> str | None:

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -52,6 +52,8 @@ class StageDataModule(LightningDataModule):
         num_workers: Processes that load rows beside the main one.
     """
 
+    # Options that do not decide what a stage becomes; files count by their content.
+    idle: ClassVar[tuple[str, ...]] = ("num_workers",)
     policy: Policy
 
     def __init__(
@@ -170,6 +172,7 @@ class ImageDataModule(StageDataModule):
         num_workers: Processes that load rows beside the main one.
     """
 
+    idle = ("num_workers", "feature_store", "sources.path", "sources.images")
     takes: type = Policy
 
     def __init__(
@@ -258,9 +261,9 @@ class ImageDataModule(StageDataModule):
             self.store.fill()
 
     def content(self) -> str:
-        """Hash of what is said and of image bytes of all rows."""
+        """Hash of what is said and of image bytes of all rows, those held out apart."""
         self.read()
-        return self.content_of(self.samples)
+        return f"{self.content_of(self.samples)} {self.content_of(self.held)}"
 
     @staticmethod
     def content_of(samples: Sequence[Sample]) -> str:

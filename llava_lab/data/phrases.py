@@ -70,6 +70,8 @@ class PhraseDataModule(StageDataModule):
         num_workers: Processes that load pictures beside the main one.
     """
 
+    idle = (*StageDataModule.idle, "path", "images")
+
     def __init__(
         self,
         path: Path,

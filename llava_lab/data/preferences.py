@@ -167,6 +167,8 @@ class PreferenceDataModule(ImageDataModule):
         num_workers: Processes that load rows beside the main one.
     """
 
+    idle = (*ImageDataModule.idle, "reference_store")
+
     def __init__(
         self,
         sources: list[Source],

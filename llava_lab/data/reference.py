@@ -1,20 +1,16 @@
 """3k. Reference: log-probabilities of the model that a stage starts from, computed once."""
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llava_lab.data.features import policy_key
 from llava_lab.data.sample import Sample
+from llava_lab.fingerprint import fingerprint
 from llava_lab.model.weights import digest
+from llava_lab.tensors import made_again
 from llava_lab.train.loss import answer_logps
 
 if TYPE_CHECKING:
@@ -75,12 +71,13 @@ class ReferenceStore:
         held: int,
     ):
         self.model, self.rows, self.pack = model, rows, pack
-        shown = policy_key(rows.views.policy, layout=True)
-        parts = [digest(model.state_dict()), str(model.settings()), shown, settings, f"{held} held"]
-        self.folder = root / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+        parts = [digest(model.state_dict()), model.encoder, model.connector, model.llm]
+        self.key = fingerprint(*parts, rows.views.policy, settings, held)[:24]
+        self.folder = root / self.key
         self.place = {id(sample): index for index, sample in enumerate(rows.samples)}
         self.first_held = len(rows) - held
         self.numbers: Tensor | None = None
+        self.hidden: dict[str, Tensor] = {}
         self.head: dict[str, Tensor] = {}
 
     def file(self, index: int) -> Path:
@@ -96,20 +93,29 @@ class ReferenceStore:
         if trainer.world_size > 1:
             trainer.strategy.barrier()
             self._write_missing(starts)  # none, unless machines have disks of their own
-        self.numbers = torch.cat([load_file(self.file(start))["logps"] for start in starts])
+        found = [self._chunk(start) for start in starts]
+        self.numbers = torch.cat([each["logps"] for each in found])
+        self.hidden = {k: each[k] for each in found for k in each if k != "logps"}
         if self.first_held < len(self.rows):
-            self.head = load_file(self.folder / HEAD)
+            self.head = self._head()
 
     def _write_missing(self, starts: range) -> None:
         training = self.model.training
         self.model.eval()
         for start in starts:
-            if not self.file(start).exists():
-                end = min(start + CHUNK, len(self.rows))
-                self._save(self.file(start), self._compute(range(start, end)))
-        if self.first_held < len(self.rows) and not (self.folder / HEAD).exists():
-            self._save(self.folder / HEAD, self.model.llm.head().state_dict())
+            self._chunk(start)
+        if self.first_held < len(self.rows):
+            self._head()
         self.model.train(training)
+
+    def _chunk(self, start: int) -> dict[str, Tensor]:
+        indices = range(start, min(start + CHUNK, len(self.rows)))
+        key = f"{self.key}/{start}"
+        return made_again(self.file(start), key, lambda: self._compute(indices))
+
+    def _head(self) -> dict[str, Tensor]:
+        head = self.model.llm.head()
+        return made_again(self.folder / HEAD, f"{self.key}/head", head.state_dict)
 
     @torch.no_grad()
     def _compute(self, indices: range) -> dict[str, Tensor]:
@@ -126,12 +132,6 @@ class ReferenceStore:
                     hidden[f"hidden.{row}"] = states[own].cpu()
         return {"logps": torch.cat(logps), **hidden}
 
-    def _save(self, target: Path, tensors: dict[str, Tensor]) -> None:
-        handle, draft = tempfile.mkstemp(dir=self.folder, suffix=".draft")
-        os.close(handle)
-        save_file({name: each.detach().cpu().contiguous() for name, each in tensors.items()}, draft)
-        os.replace(draft, target)
-
     def __getitem__(self, sample: Sample) -> Tensor:
         """Log-probabilities [2] of a row's chosen and rejected answer."""
         assert self.numbers is not None, "fill() comes first"
@@ -142,6 +142,5 @@ class ReferenceStore:
         index = self.place[id(sample)]
         if index < self.first_held:
             return None
-        with safe_open(self.file(index), "pt") as file:
-            hidden = file.get_tensor(f"hidden.{index}")
+        hidden = self.hidden[f"hidden.{index}"]
         return Before(hidden, self.head["weight"], self.head.get("bias"))

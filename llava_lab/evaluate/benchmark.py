@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import IGNORE, Template, get_template
 from llava_lab.data.clip import VideoPath
+from llava_lab.data.features import image_digest
 from llava_lab.data.image import Policy
 from llava_lab.data.modules import Position, Views, place_image, run_seed
 from llava_lab.data.sample import Question, Turn, read_questions
@@ -37,6 +38,8 @@ class Benchmark:
         held_out: Ask only about the pictures that a stage with this `hold_out` keeps from
             training; 0 asks about all.
     """
+
+    idle = ("questions", "images")  # files count by their content
 
     def __init__(
         self,
@@ -66,12 +69,13 @@ class Benchmark:
         return read_questions(Path(self.path), images, self.held_out)
 
     def content(self) -> str:
-        """Hash of what is asked, and of who judges; pictures by their place."""
+        """Hash of what is asked, of the bytes of its pictures and videos, and of who judges."""
+        digests = {path: image_digest(path) for q in self.questions for path in q.images}
         rows: list[Any] = [
-            [q.id, q.text, q.answers, [i.name for i in q.images]] for q in self.questions
+            [q.id, q.text, q.category, q.answers, q.caption, [digests[i] for i in q.images]]
+            for q in self.questions
         ]
-        if told := self.metric.settings():
-            rows.append(told)
+        rows.append(self.metric.settings())
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def check(self, policy: Policy) -> None:
@@ -231,6 +235,8 @@ class BenchmarkDataModule(LightningDataModule):
         rope_factor: Divide the LM's positions by it while questions are answered (linear scaling),
             so that it reads so many times the length that it was trained on.
     """
+
+    idle = ("num_workers",)
 
     def __init__(
         self,

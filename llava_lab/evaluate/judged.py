@@ -31,6 +31,8 @@ class Judged(BenchmarkMetric):
             own; asset:judge/NAME.yaml for ours.
     """
 
+    # Whom to ask and how often; `settings` has who answers and what is asked.
+    idle = ("judge.url", "judge.cache", "judge.tries", "judge.in_flight")
     needs: tuple[str, ...] = ("question", "answer", "prediction")
     verdicts: list[Tensor] | Tensor
 

@@ -1,5 +1,6 @@
 """13d. Load: a run's folder or an imported one -> the model and the policy of its images."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def load_model(folder: Path) -> tuple[Llava, Policy]:
         record = folder / "stages" / name
         if not (record / "stage.json").is_file():
             raise ValueError(f"{folder}: stage {name} is not finished; repeat its fit")
-        load_trained(model, stage_file(record))
+        fingerprint = json.loads((record / "stage.json").read_text())["fingerprint"]
+        load_trained(model, stage_file(record), fingerprint)
     model.llm.scale(config["data"].get("rope_factor", 1.0))
     return model.eval(), built.policy
 

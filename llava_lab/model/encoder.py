@@ -62,6 +62,8 @@ class TransformersEncoder(Encoder):
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
     has_cls: ClassVar[bool]
+    # Weights and configuration count by what they are, wherever they came from.
+    idle: ClassVar[tuple[str, ...]] = ("name", "weights")
 
     def __init__(
         self,
@@ -277,6 +279,8 @@ class TimmEncoder(Encoder):
         weights: A .safetensors, .bin, .pt or .pth file to load in place of timm's weights.
         options: Further arguments of timm.create_model, such as depth or embed_dim.
     """
+
+    idle: ClassVar[tuple[str, ...]] = ("weights",)  # they count by what they are
 
     def __init__(
         self,

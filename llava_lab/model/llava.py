@@ -18,8 +18,6 @@ from llava_lab.model.pool import connect
 from llava_lab.model.splice import splice
 from llava_lab.model.weights import load_part, seeded
 
-# Of an LM's configuration: what does not change what it computes.
-UNTELLING = ("_name_or_path", "architectures", "transformers_version")
 PARTS = ("encoder", "connector", "llm", "newline")
 
 
@@ -65,19 +63,6 @@ class Llava(LightningModule):
     def size(self, name: str) -> int:
         """Weights of a part."""
         return sum(weight.numel() for weight in self.part(name).parameters())
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the outcome of training beside the weights and a stage's own options."""
-        llm, tokenizer = self.llm, self.llm.tokenizer
-        config = llm.model.config.to_diff_dict()
-        return {
-            "encoder": f"{self.encoder.vision} {self.encoder}",
-            "connector": str(self.connector),
-            "llm": {key: value for key, value in config.items() if key not in UNTELLING},
-            "tokenizer": tokenizer.backend_tokenizer.to_str()
-            if tokenizer.is_fast
-            else tokenizer.get_vocab(),
-        }
 
     def check_policy(self, policy: Policy, max_length: int) -> None:
         """Refuse a policy that this model cannot follow.

@@ -35,6 +35,10 @@ class CausalLM(nn.Module):
             reads so many times its length; `max_length` and those of stages are multiplied.
     """
 
+    # Weights, configuration and tokenizer count by what they are; template and length by the
+    # stages that use them.
+    idle = ("name", "weights", "tokenizer", "tokenizer_source", "template", "max_length")
+
     def __init__(
         self,
         name: str | None,
@@ -84,6 +88,12 @@ class CausalLM(nn.Module):
                 f"{kind} does not use transformers' attention interface, so the packed forest "
                 "cannot reach it. Set model.llm.attention to padded."
             )
+
+    def identity(self) -> Any:
+        """What the tokenizer does."""
+        if self.tokenizer.is_fast:
+            return self.tokenizer.backend_tokenizer.to_str()
+        return self.tokenizer.get_vocab()
 
     def length(self, max_length: int | None) -> int:
         """Longest row in tokens where a recipe says `max_length`, or nothing."""

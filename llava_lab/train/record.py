@@ -29,6 +29,7 @@ class Record(Callback):
         self.clock = 0.0
         self.bar = (0.0, 0)
         self.held_out: dict[str, float] = {}
+        self.validated = -1  # step after which the held-out numbers were taken
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -48,6 +49,9 @@ class Record(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the numbers of the held-out rows."""
+        if trainer.sanity_checking:
+            return
+        self.validated = trainer.global_step
         self.held_out = {
             name.removeprefix("held_out_"): float(value)
             for name, value in sorted(trainer.callback_metrics.items())

@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from llava_lab.model.llava import PARTS
 from llava_lab.model.llm import CausalLM
-from llava_lab.model.weights import read_weights
+from llava_lab.model.weights import misfit
+from llava_lab.tensors import Damaged, not_finite, read_tensors, write_tensors
 from llava_lab.train.lora import Lora, merge
 from llava_lab.train.loss import Loss
 from llava_lab.train.muon import Muon
@@ -240,15 +240,37 @@ def stage_file(folder: Path) -> Path:
     return folder / "weights.safetensors"
 
 
-def save_trained(weights: dict[str, Tensor], path: Path) -> None:
-    """Write a finished stage's weights, whole or not at all."""
-    draft = path.with_suffix(".draft")
-    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}, draft)
-    draft.replace(path)
+def save_trained(weights: dict[str, Tensor], path: Path, fingerprint: str) -> None:
+    """Write a finished stage's weights, whole or not at all.
+
+    Raises:
+        ValueError: If they are no numbers any more: a stage that diverged is not finished.
+    """
+    if broken := not_finite(weights):
+        raise ValueError(
+            f"{path.parent}: the stage diverged: {len(broken)} of {len(weights)} tensors hold NaN "
+            f"or infinity, the first {broken[0]!r}. Lower its rates, or clip its gradients with "
+            "trainer.gradient_clip_val"
+        )
+    write_tensors(path, weights, fingerprint)
 
 
-def load_trained(model: nn.Module, path: Path) -> None:
-    """Load what a stage has trained over the model's weights."""
-    unknown = model.load_state_dict(read_weights(path), strict=False).unexpected_keys
-    if unknown:
-        raise ValueError(f"{path} does not fit the model: it does not know {unknown[:5]}")
+def load_trained(model: nn.Module, path: Path, fingerprint: str) -> None:
+    """Load what a stage has trained over the model's weights.
+
+    Args:
+        model: The model that the stage began with.
+        path: The stage's weights.
+        fingerprint: The stage's, as its record has it.
+
+    Raises:
+        ValueError: If the weights are damaged, another stage's or another model's.
+    """
+    try:
+        found = read_tensors(path, fingerprint)
+    except (Damaged, FileNotFoundError) as error:
+        raise ValueError(f"{error}. Delete {path.parent}; `fit` trains the stage again") from error
+    own = model.state_dict()
+    if problem := misfit(found, {key: own[key] for key in found if key in own}, own):
+        raise ValueError(f"{path} does not fit the model: {problem}")
+    model.load_state_dict(found, strict=False)

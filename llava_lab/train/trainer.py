@@ -1,0 +1,167 @@
+"""Trainer: each of Lightning's options is honoured or refused, and decides a stage or does not."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    DeviceStatsMonitor,
+    LearningRateMonitor,
+    ModelSummary,
+    ProgressBar,
+)
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+DEFAULTS = {
+    name: option.default
+    for name, option in inspect.signature(Trainer.__init__).parameters.items()
+    if name != "self"
+}
+# Options that the stages set themselves, and what to set instead.
+LENGTH = "a stage's length is that of its data: set stages.NAME.data.epochs or data.max_steps"
+SHARES = "a stage hands out its own batches, the same for any number of devices; leave it out"
+REFUSED = {
+    "max_epochs": LENGTH,
+    "min_epochs": LENGTH,
+    "max_steps": LENGTH,
+    "min_steps": LENGTH,
+    "overfit_batches": "to fit few rows often, set a source's sampling to first:N and data.epochs",
+    "accumulate_grad_batches": "set stages.NAME.data.micro_batch_size; the rest of batch_size is "
+    "accumulated",
+    "use_distributed_sampler": SHARES,
+    "reload_dataloaders_every_n_epochs": SHARES,
+    "default_root_dir": "everything is written below --runs",
+    "enable_checkpointing": "checkpoints to go on from are written every --checkpoint_seconds; for "
+    "others name a ModelCheckpoint in trainer.callbacks",
+    "barebones": "it would record nothing of the stage; leave it out",
+}
+# Options that decide neither a stage's weights nor its held-out numbers.
+IDLE = (
+    *("accelerator", "strategy", "devices", "num_nodes", "plugins"),
+    *("logger", "log_every_n_steps", "enable_autolog_hparams", "model_registry"),
+    *("enable_progress_bar", "enable_model_summary", "profiler", "detect_anomaly"),
+    *("limit_test_batches", "limit_predict_batches", "inference_mode"),
+    *("deterministic", "benchmark", "num_sanity_val_steps"),
+)
+# Options that take objects: they are those of all stages.
+OBJECTS = ("logger", "callbacks", "profiler", "plugins")
+# What the user calls the numbers of a logger, which stages put their names behind.
+PREFIXES: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+OBSERVERS = (DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar)
+
+
+def check_options(options: Mapping[str, Any], place: str) -> None:
+    """Refuse unknown options and those that the stages set themselves.
+
+    Args:
+        options: Options of Lightning's Trainer.
+        place: Key under which they stand, for messages.
+
+    Raises:
+        ValueError: Names the option and what to set instead.
+    """
+    for name, value in options.items():
+        if name not in DEFAULTS:
+            near = difflib.get_close_matches(name, DEFAULTS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{place}: no option {name!r}{hint}")
+        if name in REFUSED and value != DEFAULTS[name]:
+            raise ValueError(f"{place}.{name} cannot be {value!r}: {REFUSED[name]}")
+
+
+def check_stage_options(options: Mapping[str, Any], place: str) -> None:
+    """Refuse in a stage's own options also those that take objects."""
+    check_options(options, place)
+    if found := [name for name in OBJECTS if name in options]:
+        raise ValueError(f"{place}.{found[0]}: set trainer.{found[0]}, which all stages share")
+
+
+def deciding(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that decide what a stage becomes, where they are not Lightning's defaults.
+
+    Args:
+        options: Options as a parsed configuration has them.
+    """
+    told = {
+        name: value
+        for name, value in options.items()
+        if name not in (*IDLE, *REFUSED) and value != DEFAULTS[name]
+    }
+    callbacks = told.pop("callbacks", None) or []
+    callbacks = callbacks if isinstance(callbacks, Sequence) else [callbacks]
+    acting = [each for each in callbacks if not issubclass(_kind(each), OBSERVERS)]
+    return {**told, "callbacks": acting} if acting else told
+
+
+def _kind(callback: Mapping[str, Any]) -> type:
+    module, _, name = callback["class_path"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def make_trainer(
+    options: Mapping[str, Any],
+    folder: Path,
+    name: str,
+    callbacks: Sequence[Callback],
+    bar: Callback,
+) -> Trainer:
+    """The trainer of one stage, or of the questions.
+
+    Args:
+        options: Options of Lightning's Trainer, checked; None takes the default.
+        folder: The run's.
+        name: Name of the stage, for its logs.
+        callbacks: What the lab adds to the user's own.
+        bar: Progress bar to show unless the user has another one or none.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    own = given.pop("callbacks", [])
+    own = list(own) if isinstance(own, Sequence) else [own]
+    shown = given.get("enable_progress_bar", True)
+    if shown and not any(isinstance(each, ProgressBar) for each in own):
+        own.append(bar)
+    given["logger"] = _loggers(given.get("logger", True), folder, name)
+    for key in REFUSED:
+        given.pop(key, None)
+    defaults = {"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10}
+    chosen: dict[str, Any] = {**defaults, **given}
+    with one_message():
+        return Trainer(
+            **chosen,
+            callbacks=[*own, *callbacks],
+            enable_checkpointing=any(isinstance(each, Checkpoint) for each in own),
+            max_epochs=1,
+            max_steps=-1,
+            default_root_dir=str(folder),
+            use_distributed_sampler=False,
+        )
+
+
+def _loggers(given: Any, folder: Path, name: str) -> Any:
+    """TensorBoard's, unless the user has others, which tell stages apart by a prefix."""
+    if given is True:
+        return TensorBoardLogger(folder / "stages", name=name, version="")
+    loggers = given if isinstance(given, Sequence) else [given] if given else []
+    for each in loggers:
+        # One logger serves all stages, and each stage counts its steps from 0.
+        if hasattr(each, "_prefix"):
+            PREFIXES.setdefault(each, each._prefix)
+            each._prefix = "-".join(filter(None, (PREFIXES[each], name)))
+    return list(loggers) or False
+
+
+@contextmanager
+def one_message() -> Iterator[None]:
+    """Let what Lightning refuses end in one message."""
+    try:
+        yield
+    except (MisconfigurationException, ImportError, TypeError) as error:
+        raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
