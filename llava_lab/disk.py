@@ -1,6 +1,7 @@
 """Files and folders that come into being whole or not at all."""
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -9,6 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LEFTOVER_SECONDS = 24 * 3600
+PLAIN = re.compile(r"[\w+=@(),.-](?:[\w+=@(),. -]*[\w+=@(),-])?")
+
+
+def plain_name(name: str, what: str) -> str:
+    """Return a user's name that becomes that of a file or folder, or refuse it.
+
+    Args:
+        name: The name.
+        what: What it names, for messages: "data.benchmarks: name".
+
+    Raises:
+        ValueError: If it is no plain file name, so that it could lead somewhere else, or begins
+            with a dot, as files of our own do.
+    """
+    if not name or name[0] in ".-~" or not PLAIN.fullmatch(name) or len(name.encode()) > 150:
+        raise ValueError(
+            f"{what} {name!r:.200} is no plain file name: letters, digits and ' _.,+=@()-', "
+            "150 bytes at the most, none of '.-~' or a space first, no dot or space last"
+        )
+    return name
 
 
 def write(path: Path, text: str) -> None:

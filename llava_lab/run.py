@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from llava_lab import __version__
-from llava_lab.disk import write
+from llava_lab.disk import plain_name, write
 
 PACKAGES = ("lightning", "pillow", "timm", "tokenizers", "torch", "torchmetrics", "transformers")
 
@@ -33,6 +33,8 @@ class Run:
     """
 
     def __init__(self, root: Path, experiment: str, scale: str, seed: int, config: str):
+        plain_name(experiment, "experiment")
+        plain_name(scale or "own", "scale")
         self.root, self.experiment, self.scale, self.seed = root, experiment, scale, seed
         self.config, self.config_sha256 = config, hashlib.sha256(config.encode()).hexdigest()
         identity = f"{scale or 'own'}-seed{seed}-{self.config_sha256[:8]}"

@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from llava_lab.disk import write
+from llava_lab.disk import plain_name, write
 from llava_lab.verbs import one_message, verb_parser
 
 KEYS = {"sweep", "experiment", "overlays", "seeds", "axes", "published"}
@@ -96,7 +96,7 @@ class Sweep:
         published = found.get("published", [])
         if not all(isinstance(t, dict) and t.keys() == {"experiment", "title"} for t in published):
             raise ValueError(f"{path}: published is a list of {{experiment: ..., title: ...}}")
-        name = str(found.get("sweep", path.stem))
+        name = plain_name(str(found.get("sweep", path.stem)), f"{path}: sweep")
         return cls(name, tuple(files), axes, tuple(seeds), tuple(published))
 
     def points(self) -> list[Point]:

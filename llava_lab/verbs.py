@@ -19,6 +19,13 @@ def listed(lines: Sequence[str], most: int) -> str:
     return "\n  ".join([*lines[:most], *(["..."] if len(lines) > most else [])])
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on, of a command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
 @contextmanager
 def one_message(parser: argparse.ArgumentParser) -> Iterator[None]:
     """End a mistake in one message and exit status 2, unless the traceback is asked for."""

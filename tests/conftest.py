@@ -182,7 +182,7 @@ def running() -> Iterator[Callable[[EngineServer], None]]:
     servers: list[EngineServer] = []
 
     def start(server: EngineServer) -> None:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         servers.append(server)
 
     yield start

@@ -21,7 +21,7 @@ def read_id(row: dict[str, Any], key: str, default: int | None = None) -> str:
     value = row.get(key, default)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Refused(f"{key!r} must be text or a whole number, not {reprlib.repr(value)}")
-    return str(value)
+    return read_text(str(value), repr(key))
 
 
 def read_text(value: Any, what: str) -> str:
@@ -84,7 +84,7 @@ def read_media(row: dict[str, Any]) -> tuple[list[str], str | None]:
     if video is not None:
         if not isinstance(video, str) or not video:
             raise Refused(f"'video' must be a path, not {reprlib.repr(video)}")
-        return [], video
+        return [], read_text(video, "'video'")
     if images is None:
         return [], None
     names = images if isinstance(images, list) else [images]

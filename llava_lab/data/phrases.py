@@ -11,9 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from llava_lab.data.features import image_digest
+from llava_lab.data.fields import read_text
 from llava_lab.data.image import Policy
-from llava_lab.data.modules import StageDataModule
-from llava_lab.data.rows import ImageFolder, read_rows
+from llava_lab.data.keys import PHRASE_KEYS
+from llava_lab.data.modules import StageDataModule, run_seed
+from llava_lab.data.rows import ImageFolder, Refused, Row
+from llava_lab.data.sample import Source, read_each
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,8 @@ class PhraseDataModule(StageDataModule):
         """Read and validate the rows, once."""
         if self.rows:
             return
-        folder = ImageFolder(self.images)
-        for row in read_rows(self.path):
-            match row.value:
-                case {"image": str(image), "phrases": [str(), *_] as phrases}:
-                    self.rows.append((folder.find(image), tuple(phrases)))
-                case _:
-                    raise ValueError(
-                        f"{self.path}, {row}: a row needs `image` and a list of `phrases`"
-                    )
+        source = Source(self.path, self.images)
+        self.rows = read_each(source, run_seed(), _read_phrases)
 
     def setup(self, stage: str) -> None:
         """Read the rows."""
@@ -133,6 +129,18 @@ class PhraseDataModule(StageDataModule):
         rows_, columns = self.model.encoder.vision.grid
         counts = [rows_ * columns] * len(rows)
         return PhraseBatch(torch.cat([pixels for pixels, _ in rows]), padded, truth, counts)
+
+
+def _read_phrases(row: Row, folder: ImageFolder | None) -> tuple[Path, tuple[str, ...]]:
+    PHRASE_KEYS.check(row.value)
+    image, phrases = row.value.get("image"), row.value.get("phrases")
+    if not isinstance(image, str) or not isinstance(phrases, list) or not phrases:
+        raise Refused("a row needs `image` and a list of `phrases`")
+    assert folder is not None
+    read = tuple(read_text(phrase, "a phrase") for phrase in phrases)
+    if not all(phrase.strip() for phrase in read):
+        raise Refused("a phrase is empty")
+    return folder.find(image), read
 
 
 class Pictures(Dataset):

@@ -11,9 +11,17 @@ from torch.utils.data import DataLoader
 
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import IGNORE
-from llava_lab.data.fields import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, find_images, read_text
+from llava_lab.data.fields import (
+    IMAGE_PLACEHOLDER,
+    VIDEO_PLACEHOLDER,
+    find_images,
+    read_id,
+    read_media,
+)
 from llava_lab.data.image import Policy
+from llava_lab.data.keys import PREFERENCE_KEYS
 from llava_lab.data.modules import EncodedRows, ImageDataModule, run_seed
+from llava_lab.data.pair_rows import place_marks, read_pair
 from llava_lab.data.reference import Before, ReferenceStore
 from llava_lab.data.rows import ImageFolder, Refused, VideoPath
 from llava_lab.data.rows import Row as FileRow
@@ -44,7 +52,7 @@ class Preference(Sample):
 def read_preferences(source: Source, seed: int) -> list[Preference]:
     """Read and validate rows `{id, image or video, prompt, chosen, rejected}`, in file order.
 
-    Placeholders in the prompt are taken out and one is put first, as in LLaVA-NeXT's loader.
+    TRL's rows are read, too: a list of `images`, and messages in place of texts.
 
     Args:
         source: Which file, which images, which rows.
@@ -55,25 +63,55 @@ def read_preferences(source: Source, seed: int) -> list[Preference]:
     """
 
     def read(row: FileRow, folder: ImageFolder | None) -> Preference:
-        prompt, chosen, rejected = (
-            read_text(row.value.get(key), repr(key)) for key in ("prompt", "chosen", "rejected")
-        )
-        for mark in (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER):
-            prompt = prompt.replace(mark, "")
-            if mark in chosen or mark in rejected:
-                raise Refused(f"an answer holds a literal {mark}")
-        for key, text in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
-            if not text.strip():
-                raise Refused(f"{key!r} is empty")
-        if chosen.strip() == rejected.strip():
-            raise Refused("'chosen' and 'rejected' are the same answer")
-        images = find_images(row.value, folder, videos=True)
-        shown = "".join(f"{IMAGE_PLACEHOLDER}\n" for _ in images) + prompt.strip()
-        turns = (Turn("user", shown), Turn("assistant", chosen))
-        name = str(row.value.get("id", row.number))
-        return Preference(name, turns, images, row.place, source.template, rejected=rejected)
+        return _read_preference(row, folder, source.template)
 
     return read_each(source, seed, read)
+
+
+def _read_preference(
+    row: FileRow, folder: ImageFolder | None, template: str | None = None
+) -> Preference:
+    PREFERENCE_KEYS.check(row.value)
+    name = read_id(row.value, "id", row.number)
+    value = _one_key(row.value)
+    images = find_images(value, folder, videos=True)
+    prompt, chosen, rejected = _read_texts(value, len(images))
+    turns = (Turn("user", prompt), Turn("assistant", chosen))
+    return Preference(name, turns, images, row.place, template, rejected=rejected)
+
+
+def _read_texts(row: dict[str, Any], media: int) -> tuple[str, str, str]:
+    """The prompt, with a placeholder for each picture or video, and the two answers."""
+    prompt, chosen, rejected = read_pair(row)
+    for key, text in (("chosen", chosen), ("rejected", rejected)):
+        if not text.strip():
+            raise Refused(f"{key!r} is empty")
+        for mark in (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER):
+            if mark in text:
+                raise Refused(f"an answer holds a literal {mark}")
+    if chosen.strip() == rejected.strip():
+        raise Refused("'chosen' and 'rejected' are the same answer")
+    return place_marks(prompt, media), chosen, rejected
+
+
+def unreadable(row: dict[str, Any]) -> str | None:
+    """Why a row cannot be read, whatever its files are; None where it can."""
+    try:
+        names, video = read_media(row)
+        _read_texts(row, len(names) + (video is not None))
+    except Refused as problem:
+        return str(problem)
+    return None
+
+
+def _one_key(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with TRL's `images` under `image`; an empty list is no picture, as in TRL."""
+    images = row.get("images")
+    if images is None or images == []:
+        return row
+    if row.get("image") not in (None, images):
+        raise Refused("has both 'image' and 'images'; keep one of them")
+    return {**row, "image": images}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import difflib
 import gc
-import json
 import math
 import os
 import random
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from llava_lab.strict_json import parse, parse_list
 
 FRAME_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VIDEO_FILES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -99,6 +100,8 @@ def read_rows(path: Path) -> list[Row]:
     """
     if path.suffix not in (".json", ".jsonl"):
         raise ValueError(f"{path}: name it .json (one list of rows) or .jsonl (one row a line)")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder, not a file of rows")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file{_nearest(path)}")
     try:
@@ -118,30 +121,20 @@ def _nearest(path: Path) -> str:
 
 
 def _read_list(path: Path) -> list[Row]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as problem:
-        hint = "; if it has one row a line, name it .jsonl" if problem.msg == "Extra data" else ""
-        where = f"{path}, line {problem.lineno}, column {problem.colno}"
-        raise ValueError(f"{where}: not JSON ({problem.msg}){hint}") from None
+    values = parse_list(path.read_text(encoding="utf-8-sig"), str(path))
     if not isinstance(values, list):
         raise ValueError(f"{path}: holds a JSON {type(values).__name__}, not a list of rows")
     return [Row(f"{path}, row {n}", n, value) for n, value in enumerate(values, 1)]
 
 
 def _read_lines(path: Path) -> list[Row]:
-    rows = []
     with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            place = f"{path}, line {number}"
-            try:
-                rows.append(Row(place, number, json.loads(line)))
-            except json.JSONDecodeError as problem:
-                where = f"{place}, column {problem.colno}"
-                raise ValueError(f"{where}: not JSON ({problem.msg})") from None
-    return rows
+        return [
+            Row(place, number, parse(line, place))
+            for number, line in enumerate(file, 1)
+            if line.strip()
+            for place in [f"{path}, line {number}"]
+        ]
 
 
 def parse_sampling(sampling: str) -> tuple[str, Fraction, bool]:

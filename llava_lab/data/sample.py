@@ -1,11 +1,12 @@
 """1. Sample: rows of LLaVA-format files -> validated samples and questions."""
 
 import hashlib
+import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from llava_lab.data.fields import (
     IMAGE_PLACEHOLDER,
@@ -16,6 +17,7 @@ from llava_lab.data.fields import (
     read_messages,
     read_text,
 )
+from llava_lab.data.keys import QUESTION_KEYS, SAMPLE_KEYS
 from llava_lab.data.rows import (
     BadRow,
     BadRows,
@@ -253,26 +255,36 @@ def _read_each(
         except Refused as problem:
             value = row.value if isinstance(row.value, dict) else {}
             shown = value.get("question_id", value.get("id", row.number))
-            bad.append(BadRow(row.place, str(shown), str(problem)))
+            shown = str(shown) if isinstance(shown, str | int) else reprlib.repr(shown)
+            bad.append(BadRow(row.place, shown[:200], str(problem)))
     return good, bad
 
 
 def _read_sample(
     row: Row, folder: ImageFolder | None, videos: bool = True, template: str | None = None
 ) -> Sample:
+    SAMPLE_KEYS.check(row.value)
     name = read_id(row.value, "id", row.number)
-    turns = tuple(Turn(role, text) for role, text in read_messages(row.value))
     images = find_images(row.value, folder, videos)
-    if row.value.get("video") is not None:
+    return Sample(name, read_turns(row.value, len(images)), images, row.place, template)
+
+
+def read_turns(row: dict[str, Any], media: int) -> tuple[Turn, ...]:
+    """Return a row's conversation, with one `<image>` for each of its pictures or videos."""
+    turns = tuple(Turn(role, text) for role, text in read_messages(row))
+    if row.get("video") is not None:
         turns = tuple(replace(turn, text=_shown(turn.text)) for turn in turns)
-    check_placeholders(sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns), len(images))
-    return Sample(name, turns, images, row.place, template)
+    if any(IMAGE_PLACEHOLDER in turn.text for turn in turns[1::2]):
+        raise Refused(f"an answer holds a literal {VIDEO_PLACEHOLDER}")
+    check_placeholders(sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns), media)
+    return turns
 
 
 def read_question(row: Row, folder: ImageFolder | None) -> Question:
     """Return the question of a question file's row, or refuse the row."""
     value = row.value
     name = read_id(value, "question_id")
+    QUESTION_KEYS.check(value)
     text = read_text(value.get("text"), "'text'")
     if not text.replace(IMAGE_PLACEHOLDER, "").strip():
         raise Refused("'text' is empty")

@@ -18,6 +18,7 @@ from llava_lab.data.features import image_digest
 from llava_lab.data.image import Policy
 from llava_lab.data.modules import Position, Views, place_image, run_seed
 from llava_lab.data.sample import Question, Turn, read_questions
+from llava_lab.disk import plain_name
 from llava_lab.evaluate.generate import Questions, Sampling
 from llava_lab.evaluate.metric import BenchmarkMetric
 from llava_lab.model.llm import scale_positions
@@ -250,7 +251,10 @@ class BenchmarkDataModule(LightningDataModule):
         rope_factor: float = 1.0,
     ):
         super().__init__()
-        names = [benchmark.name for benchmark in benchmarks]
+        names = [
+            plain_name(benchmark.name, "data.benchmarks: name").casefold()
+            for benchmark in benchmarks
+        ]
         if len(set(names)) < len(names):
             raise ValueError(f"data.benchmarks: two benchmarks have one name among {names}")
         self.benchmarks, self.policy = benchmarks, policy

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import yaml
 
 from llava_lab.disk import write
-from llava_lab.exchange.engine import ChatEngine
+from llava_lab.exchange.engine import ChatEngine, Unsaid, check_url
 from llava_lab.model.weights import locate
+from llava_lab.strict_json import parse
 from llava_lab.verbs import listed
 
 Verdict = TypeVar("Verdict")
@@ -92,6 +93,9 @@ class Judge:
     tries: int = 3
     in_flight: int = 8
 
+    def __post_init__(self) -> None:
+        check_url(self.url)
+
     def settings(self) -> dict[str, Any]:
         """What results say of it."""
         return {"model": self.model, **self.sampling}
@@ -144,9 +148,12 @@ class Judge:
         if not place.is_file():
             return None
         try:
-            return read(json.loads(place.read_text(encoding="utf-8"))["said"])
+            match parse(place.read_text(encoding="utf-8"), str(place)):
+                case {"said": str(said)}:
+                    return read(said)
         except ValueError:
-            return None
+            pass
+        return None
 
     def _ask(
         self,
@@ -157,7 +164,11 @@ class Judge:
     ) -> Verdict:
         said = ""
         for _ in range(self.tries):
-            said = engine.say(messages, **self.sampling)
+            try:
+                said = engine.say(messages, **self.sampling)
+            except Unsaid as problem:
+                said = str(problem)
+                continue
             try:
                 verdict = read(said)
             except ValueError:
@@ -181,10 +192,10 @@ def read_object(said: str) -> dict[str, Any]:
     found = re.search(r"\{.*?\}", said, re.DOTALL)
     if not found:
         raise ValueError("no {...}")
-    for parse in (json.loads, ast.literal_eval):
+    for reader in (json.loads, ast.literal_eval):
         try:
-            value = parse(found[0])
-        except (ValueError, SyntaxError, TypeError):
+            value = reader(found[0])
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
         if isinstance(value, dict):
             return value

@@ -8,22 +8,34 @@ import argparse
 import base64
 import json
 import mimetypes
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
-from llava_lab.data.rows import VIDEO_FILES, ImageFolder, Refused, VideoPath, frame_files, read_rows
-from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question
+from llava_lab.data.fields import read_id, read_media
+from llava_lab.data.keys import CAPTION_KEYS
+from llava_lab.data.rows import (
+    VIDEO_FILES,
+    ImageFolder,
+    Refused,
+    Row,
+    VideoPath,
+    frame_files,
+    read_rows,
+)
+from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question, read_turns
 from llava_lab.disk import write
-from llava_lab.exchange.engine import ChatEngine
+from llava_lab.exchange.engine import ChatEngine, Cut, Unsaid
 from llava_lab.exchange.journal import Journal
-from llava_lab.verbs import MODEL_HELP, listed, one_message, verb_parser
+from llava_lab.verbs import MODEL_HELP, listed, one_message, positive, verb_parser
 
 PROMPT = "Describe this {kind} in detail."
+TRIES = 3  # how often an engine is asked that does not answer
 
 
 @dataclass(frozen=True)
@@ -73,11 +85,11 @@ def main(arguments: Sequence[str]) -> None:
         "--engine-url", help="any OpenAI-compatible engine: http://127.0.0.1:8000/v1"
     )
     parser.add_argument("--prompt", help="by default 'Describe this image [or video] in detail.'")
-    parser.add_argument("--frames", type=int, help="of a video, by the local model; or else 16")
-    parser.add_argument("--stride", type=int, help="pooling of its frames; or else 2")
-    parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--images-per-batch", type=int, default=8, help="of the local model")
-    parser.add_argument("--in-flight", type=int, default=32, help="requests at once to the engine")
+    parser.add_argument("--frames", type=positive, help="of a video, locally; or else 16")
+    parser.add_argument("--stride", type=positive, help="pooling of its frames; or else 2")
+    parser.add_argument("--max-new-tokens", type=positive, default=256)
+    parser.add_argument("--images-per-batch", type=positive, default=8, help="of the local model")
+    parser.add_argument("--in-flight", type=positive, default=32, help="requests to it at once")
     parser.add_argument(
         "--stop", help="text that ends an engine's answers, such as '###' of the template v0"
     )
@@ -105,7 +117,9 @@ def main(arguments: Sequence[str]) -> None:
                 model, prompt, length, options.images_per_batch, options.frames, options.stride
             )
         shown = [options.frames, options.stride]
-        asked = json.dumps([model, options.engine_url, prompt, length, *shown, options.stop])
+        # Of an engine's captions only whole ones are kept, whatever the most of their tokens is.
+        most = None if options.engine_url else length
+        asked = json.dumps([model, options.engine_url, prompt, most, *shown, options.stop])
         caption(items, engine, prompt, options.out, asked)
         print(f"llava_lab: {len(items)} captions: {options.out}")
 
@@ -125,33 +139,44 @@ def read_items(inputs: Path, images: Path | None) -> list[Item]:
     """
     if inputs.is_dir():
         known = (*Image.registered_extensions(), *VIDEO_FILES)
-        paths = sorted(path for path in inputs.rglob("*") if path.suffix.lower() in known)
-        names = [str(path.relative_to(inputs)) for path in paths]
-        items = [
-            Item(name, name, VideoPath(path) if path.suffix.lower() in VIDEO_FILES else path)
-            for name, path in zip(names, paths, strict=True)
-        ]
+        paths = [path for path in inputs.rglob("*") if path.suffix.lower() in known]
+        items = [_file(path, inputs) for path in sorted(paths) if path.is_file()]
     else:
         folder = ImageFolder(images or inputs.parent)
-        items = []
-        for row in read_rows(inputs):
-            values = row.value if isinstance(row.value, dict) else {}
-            kind: Literal["image", "video"] = "video" if "video" in values else "image"
-            name = values.get(kind)
-            if not isinstance(name, str):
-                raise ValueError(f"{row.place}: `{kind}` is {name!r}, not one path")
-            try:
-                path = folder.find(name, kind)
-            except Refused as error:
-                raise ValueError(f"{row.place}: {error}") from error
-            path = VideoPath(path) if kind == "video" else path
-            items.append(Item(str(values.get("id", name)), name, path))
+        items = [_item(row, folder) for row in read_rows(inputs)]
     twice = [name for name, times in Counter(item.id for item in items).items() if times > 1]
     if twice:
         raise ValueError(f"{inputs}: {len(twice)} ids stand there twice, the first {twice[0]!r}")
     if not items:
         raise ValueError(f"{inputs}: there is no image and no video")
     return items
+
+
+def _file(path: Path, folder: Path) -> Item:
+    """The input that a file of a folder is."""
+    name = str(path.relative_to(folder))
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(name)
+        raise ValueError(f"{folder}: file name {shown!r} is not UTF-8; rename it") from None
+    return Item(name, name, VideoPath(path) if path.suffix.lower() in VIDEO_FILES else path)
+
+
+def _item(row: Row, folder: ImageFolder) -> Item:
+    """The input that a row names."""
+    values = row.value if isinstance(row.value, dict) else {}
+    try:
+        CAPTION_KEYS.check(values)
+        images, video = read_media(values)
+        names = images if video is None else [video]
+        if len(names) != 1:
+            raise Refused(f"`image` is {values.get('image')!r}, not one path")
+        path = folder.find(names[0], "image" if video is None else "video")
+        name = names[0] if values.get("id") is None else read_id(values, "id")
+    except Refused as problem:
+        raise ValueError(f"{row.place}: {problem}") from None
+    return Item(name, names[0], path if video is None else VideoPath(path))
 
 
 def caption(
@@ -169,36 +194,59 @@ def caption(
     Raises:
         ValueError: If inputs could not be captioned: they are listed, the others are kept.
     """
+    if out.suffix not in (".json", ".jsonl") or out.is_dir():
+        raise ValueError(f"--out {out}: name a file .json or .jsonl, as rows are read")
+    if problem := unreadable(row_of(items[0], prompt, "A caption.")):
+        raise ValueError(f"--prompt {prompt!r} makes rows that cannot be read: {problem}")
     journal = Journal(out, asked)
-    done = journal.read()
+    kept = journal.read()
+    rows = {
+        item.id: row_of(item, prompt, kept[item.id])
+        for item in items
+        if item.id in kept and unreadable(row_of(item, prompt, kept[item.id])) is None
+    }
     failed: list[str] = []
+    missing = [item for item in items if item.id not in rows]
     with journal:
-        for item, said in engine([item for item in items if item.id not in done]):
-            if isinstance(said, Exception):
-                failed.append(f"{item.name}: {said}")
-            else:
-                done[item.id] = said
+        for item, said in engine(missing):
+            problem = said
+            if not isinstance(said, Exception):
+                rows[item.id] = row_of(item, prompt, said)
+                problem = unreadable(rows[item.id])
+            if problem is None:
                 journal.add(item.id, said)
+            else:
+                failed.append(f"{item.name}: {problem}")
     if failed:
         raise ValueError(
             f"{len(failed)} of {len(items)} inputs have no caption; the same command tries them "
             f"again and keeps the others:\n  {listed(failed, 10)}"
         )
-    rows = [
-        {
-            "id": item.id,
-            item.kind: item.name,
-            "conversations": [
-                {"from": "human", "value": f"{IMAGE_PLACEHOLDER}\n{prompt_of(item, prompt)}"},
-                {"from": "gpt", "value": done[item.id]},
-            ],
-        }
-        for item in items
-    ]
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    lines = [json.dumps(rows[item.id], ensure_ascii=False) for item in items]
     text = "\n".join(lines) if out.suffix == ".jsonl" else "[\n" + ",\n".join(lines) + "\n]"
     write(out, text + "\n")
     journal.path.unlink()
+
+
+def row_of(item: Item, prompt: str | None, said: Any) -> dict[str, Any]:
+    """The row of an input and its caption."""
+    return {
+        "id": item.id,
+        item.kind: item.name,
+        "conversations": [
+            {"from": "human", "value": f"{IMAGE_PLACEHOLDER}\n{prompt_of(item, prompt)}"},
+            {"from": "gpt", "value": said},
+        ],
+    }
+
+
+def unreadable(row: dict[str, Any]) -> str | None:
+    """Why a stage could not read a row of a caption; None where it can."""
+    try:
+        read_turns(row, 1)
+    except Refused as problem:
+        return f"{problem}; the caption is {row['conversations'][1]['value']!r:.200}"
+    return None
 
 
 def prompt_of(item: Item, prompt: str | None) -> str:
@@ -319,7 +367,15 @@ class RemoteEngine:
         sampling: dict[str, Any] = {"max_tokens": self.max_new_tokens, "temperature": 0}
         if self.stop is not None:
             sampling["stop"] = [self.stop]
-        return self.engine.say(messages, **sampling)
+        for tries in range(1, TRIES + 1):
+            try:
+                return self.engine.say(messages, **sampling)
+            except Cut as problem:
+                raise Unsaid(f"{problem}; raise --max-new-tokens") from None
+            except Unsaid as problem:
+                if tries == TRIES:
+                    raise Unsaid(f"{problem}, asked {TRIES} times") from None
+        raise AssertionError("returned or raised")
 
 
 def _data_url(file: Path) -> str:

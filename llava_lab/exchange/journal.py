@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from llava_lab.strict_json import parse
+
 
 class Journal:
     """Results on disk, one line each; the first line says what was asked.
@@ -20,21 +22,40 @@ class Journal:
         self.mark = hashlib.sha256(asked.encode()).hexdigest()
 
     def read(self) -> dict[str, Any]:
-        """Results by id; a line that a kill cut short is cut off."""
+        """Results by id; a line that a kill cut short is cut off.
+
+        Raises:
+            ValueError: If the journal is of another question, or damaged.
+        """
         if not self.path.is_file():
             return {}
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        lines = whole.decode().splitlines()
-        if lines and json.loads(lines[0])["asked"] != self.mark:
-            raise ValueError(
-                f"{self.path}: begun with another model or other options. Repeat that command, or "
-                "remove the file to begin anew."
-            )
+        found: dict[str, Any] = {}
+        for number, line in enumerate(whole.splitlines(), 1):
+            place = f"{self.path}, line {number}"
+            match self._parsed(line, place):
+                case {"asked": str(mark)} if number == 1:
+                    if mark != self.mark:
+                        raise ValueError(
+                            f"{self.path}: begun with another model or other options. Repeat that "
+                            "command, or remove the file to begin anew."
+                        )
+                case [str(name), result] if number > 1:
+                    found[name] = result
+                case _:
+                    raise ValueError(f"{place}: damaged; remove the file to begin anew")
         if len(whole) < len(content):
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))
-        return dict(json.loads(line) for line in lines[1:])
+        return found
+
+    @staticmethod
+    def _parsed(line: bytes, place: str) -> Any:
+        try:
+            return parse(line.decode(), place)
+        except ValueError as problem:
+            raise ValueError(f"{place}: damaged ({problem}); remove it to begin anew") from None
 
     def __enter__(self) -> "Journal":
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from llava_lab.data.clip import VideoPath
-from llava_lab.data.fields import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
+from llava_lab.data.fields import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, read_text
 from llava_lab.data.image import Policy
+from llava_lab.data.preferences import unreadable
+from llava_lab.data.rows import Refused
 from llava_lab.data.sample import Question, read_questions
 from llava_lab.disk import write
 from llava_lab.evaluate.benchmark import by_images
@@ -27,8 +29,9 @@ from llava_lab.evaluate.judge import Judge, Prompt, read_object, read_score
 from llava_lab.exchange.commands import add_frames, answer_questions, open_model, show_videos
 from llava_lab.exchange.journal import Journal
 from llava_lab.model.llava import Llava
-from llava_lab.verbs import MODEL_HELP, listed, one_message, verb_parser
+from llava_lab.verbs import MODEL_HELP, listed, one_message, positive, verb_parser
 
+MARKS = (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER)
 Answered = tuple[Question, str]
 Scored = list[tuple[str, int]]  # the answers to one question, with their scores
 Sampler = Callable[[Sequence[Question]], dict[str, str]]
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
             judge = Judge(options.judge_url, options.judge_model, options.judge_cache)
             score = ByJudge(judge, options.judge_prompt)
             told = score.settings()
-        check(questions, judged=bool(options.judge_url))
+        check(questions, bool(options.judge_url), options.images)
         sampling = Sampling(options.temperature, options.seed)
         videos = any(isinstance(path, VideoPath) for each in questions for path in each.images)
         sample = LocalSampler(
@@ -88,12 +91,12 @@ def _parser() -> ArgumentParser:
     parser.add_argument("questions", type=Path, help="JSONL of {question_id, image or video, text}")
     parser.add_argument("--images", type=Path, help="folder of the images and videos")
     parser.add_argument("--out", type=Path, required=True, help="JSONL to write")
-    parser.add_argument("--samples", type=int, default=4, help="answers to each question")
+    parser.add_argument("--samples", type=positive, default=4, help="answers to each question")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
     add_frames(parser)
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--images-per-batch", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=positive, default=128)
+    parser.add_argument("--images-per-batch", type=positive, default=8)
     parser.add_argument(
         "--judge-url",
         help="any OpenAI-compatible engine, which reads each question's `caption` and gives 1 to 5",
@@ -106,8 +109,8 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def check(questions: Sequence[Question], judged: bool) -> None:
-    """Refuse questions that could not be scored, and ids that stand there twice."""
+def check(questions: Sequence[Question], judged: bool, images: Path | None = None) -> None:
+    """Refuse questions that could not be scored or make no pair, and ids that stand there twice."""
     twice = [name for name, times in Counter(each.id for each in questions).items() if times > 1]
     if twice:
         raise ValueError(f"{len(twice)} question ids stand there twice, the first {twice[0]!r}")
@@ -116,6 +119,12 @@ def check(questions: Sequence[Question], judged: bool) -> None:
     if lacking:
         raise ValueError(
             f"{len(lacking)} questions have no `{needs}` to score by:\n  {listed(lacking, 10)}"
+        )
+    trial = ("A.", 1), ("B.", 0)
+    found = [(q.source, unreadable(_row(q, images, *trial))) for q in questions]
+    if wrong := [f"{source}: {problem}" for source, problem in found if problem]:
+        raise ValueError(
+            f"{len(wrong)} questions would make pairs that cannot be read:\n  {listed(wrong, 10)}"
         )
 
 
@@ -161,16 +170,20 @@ def pairs(
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Rows as released preferences have them, and how many questions make none and why.
 
-    Of answers of one score the first is taken; empty ones take no part.
+    Of answers of one score the first is taken; those that no reader of preferences would take,
+    because they are empty or hold a placeholder, take no part.
 
     Raises:
         ValueError: If no question makes a pair.
     """
     rows, why = [], Counter[str]()
     for question in questions:
-        answers = [(text, score) for text, score in scored[question.id] if text]
-        scores = [score for _, score in answers]
-        if len({text for text, _ in answers}) < 2:
+        told: dict[str, int] = {}
+        for text, score in scored[question.id]:
+            if usable := _usable(text):
+                told.setdefault(usable, score)
+        answers, scores = list(told.items()), list(told.values())
+        if len(answers) < 2:
             why["alike"] += 1
         elif min(scores) == max(scores):
             why["even"] += 1
@@ -186,17 +199,26 @@ def pairs(
     return rows, why
 
 
+def _usable(text: str) -> str:
+    """An answer as a reader of preferences takes it; empty where it takes none."""
+    try:
+        said = read_text(text, "an answer").strip()
+    except Refused:
+        return ""
+    return "" if any(mark in said for mark in MARKS) else said
+
+
 def _row(
     question: Question, images: Path | None, chosen: tuple[str, int], rejected: tuple[str, int]
 ) -> dict[str, Any]:
     names = [str(path.relative_to(images.absolute())) for path in question.images if images]
     video = any(isinstance(path, VideoPath) for path in question.images)
     shown = {"video" if video else "image": names[0] if len(names) == 1 else names}
-    mark = VIDEO_PLACEHOLDER if video else IMAGE_PLACEHOLDER
+    text = question.text.replace(IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER) if video else question.text
     return {
         "id": question.id,
         **(shown if names else {}),
-        "prompt": f"{mark}\n" * len(names) + question.prompt,
+        "prompt": text,
         "chosen": chosen[0],
         "rejected": rejected[0],
         "chosen_score": chosen[1],

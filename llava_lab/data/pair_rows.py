@@ -1,0 +1,84 @@
+"""1e. Pair rows: a preference as LLaVA-NeXT or TRL write it -> its prompt and its two answers.
+
+LLaVA-NeXT's rows have texts. TRL's may have lists of messages, whose content is text or a list of
+parts, and may leave the prompt out where `chosen` and `rejected` begin with it.
+"""
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from llava_lab.data.fields import (
+    IMAGE_PLACEHOLDER,
+    VIDEO_PLACEHOLDER,
+    check_placeholders,
+    read_text,
+)
+from llava_lab.data.rows import Refused
+
+_MARKS = {"image": IMAGE_PLACEHOLDER, "video": VIDEO_PLACEHOLDER}
+
+
+def read_pair(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return prompt, chosen and rejected answer as texts; pictures are marked in the prompt."""
+    prompt, chosen, rejected = (row.get(key) for key in ("prompt", "chosen", "rejected"))
+    if prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
+        if chosen[:-1] != rejected[:-1]:
+            raise Refused("no 'prompt', and 'chosen' and 'rejected' begin with different messages")
+        prompt, chosen, rejected = chosen[:-1], chosen[-1:], rejected[-1:]
+    return (
+        _read(prompt, "prompt", "user"),
+        _read(chosen, "chosen", "assistant"),
+        _read(rejected, "rejected", "assistant"),
+    )
+
+
+def _read(value: Any, key: str, role: str) -> str:
+    """The text of a field: as it stands, or of its one message."""
+    if not isinstance(value, list):
+        return read_text(value, repr(key))
+    if len(value) != 1 or not isinstance(value[0], dict):
+        roles = [each.get("role") if isinstance(each, dict) else each for each in value]
+        raise Refused(
+            f"{key!r} must be text or one message from {role!r}; it has messages from "
+            f"{reprlib.repr(roles)}"
+        )
+    message = value[0]
+    if message.get("role") != role:
+        raise Refused(f"{key!r} must be from {role!r}, not {reprlib.repr(message.get('role'))}")
+    content = message.get("content")
+    if not isinstance(content, list):
+        return read_text(content, f"'content' of {key!r}")
+    return "".join(_part(part, key) for part in content)
+
+
+def _part(part: Any, key: str) -> str:
+    """Text of one part of a message's content; of a picture or video, its placeholder."""
+    said = {k: v for k, v in part.items() if v is not None} if isinstance(part, dict) else {}
+    match said:
+        case {"type": "text", "text": text, **more} if not more:
+            return read_text(text, f"'text' in {key!r}")
+        case {"type": ("image" | "video") as kind, **more} if not more:
+            return _MARKS[kind]
+        case {"type": "image" | "video"}:
+            raise Refused(f"{key!r} has {reprlib.repr(part)}; list its file under 'images'")
+    raise Refused(f"{key!r} has {reprlib.repr(part)}; parts are of type 'text', 'image' or 'video'")
+
+
+def place_marks(prompt: str, media: int) -> str:
+    r"""Return the prompt with as many `<image>` as it has pictures or videos.
+
+    One stands in front of the prompt, as "<image>\nQ", wherever it was, as in LLaVA-NeXT's loader;
+    several stay where they are, or stand in front of a prompt that has none.
+
+    Raises:
+        Refused: If the prompt has placeholders, but not one for each, or nothing else.
+    """
+    marked = prompt.replace(VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER)
+    found = marked.count(IMAGE_PLACEHOLDER)
+    if found:
+        check_placeholders(found, media)
+    bare = marked.replace(IMAGE_PLACEHOLDER, "").strip()
+    if not bare:
+        raise Refused("'prompt' is empty")
+    return marked.strip() if found > 1 else f"{IMAGE_PLACEHOLDER}\n" * media + bare
