@@ -19,7 +19,7 @@ from llava_lab.data.features import FeatureStore
 from llava_lab.data.image import Pad, Square, Vision
 from llava_lab.data.layout import Pool
 from llava_lab.data.modules import VideoDataModule
-from llava_lab.data.rows import BadRows
+from llava_lab.data.rows import BadRows, ImageFolder, Refused
 from llava_lab.data.sample import Source, read_samples
 from llava_lab.data.video import Frames
 from llava_lab.evaluate.benchmark import Benchmark
@@ -125,7 +125,7 @@ def test_only_what_is_near_a_wanted_frame_is_decoded(
         keys = [p.pts for p in container.demux(video=0) if p.pts is not None and p.is_keyframe]
     assert len(keys) >= 9
     monkeypatch.setattr(
-        "llava_lab.data.clip._upright", lambda frame: seen.append(frame.pts) or real(frame)
+        "llava_lab.data.decode._upright", lambda frame: seen.append(frame.pts) or real(frame)
     )
     counted = []
     choose = Frames(frames=4).choose
@@ -158,6 +158,62 @@ def test_a_folder_of_frames_is_a_video(tmp_path: Path) -> None:
     clip = load_clip(tmp_path, lambda count, fps: range(0, count, 2))
     assert [shown(frame) for frame in clip.frames] == [0, 80, 160]
     assert clip.times == [0.0, 1.0, 2.0] and clip.duration == 2.5 and clip.size == (20, 10, 3)
+
+
+def frames_named(folder: Path, *names: str) -> Path:
+    """A folder of frames whose brightness is their place in `names`."""
+    folder.mkdir()
+    for place, name in enumerate(names):
+        Image.new("RGB", (4, 4), (place * 10,) * 3).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{number}.png" for number in range(1, 13)],
+        [f"clip2_f{number}.png" for number in range(8, 12)],
+        [f"{number:03d}.png" for number in (0, 14, 28, 43, 57)],
+        ["frame_9.png", "frame_10.png", "last.png"],
+        ["a.png", "b.png"],
+    ],
+)
+def test_frames_of_a_folder_come_in_the_order_of_their_numbers(
+    names: list[str], tmp_path: Path
+) -> None:
+    folder = frames_named(tmp_path / "f", *names)
+    clip = load_clip(folder, lambda count, fps: range(count))
+    assert [shown(frame) for frame in clip.frames] == [place * 10 for place in range(len(names))]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["1.png", "2.png", "4.png"], r"2\.png and 4\.png are 2 apart, others 1"),
+        (["f10.png", "f20.png", "f40.png"], r"f20\.png and f40\.png are 20 apart, others 10"),
+        (["1.png", "01.png", "2.png"], r"01\.png and 1\.png have one number"),
+        (["1.png", "1.bmp", "2.png"], r"1\.bmp and 1\.png have one number"),
+    ],
+)
+def test_a_frame_that_is_missing_or_twice_is_named(
+    names: list[str], words: str, tmp_path: Path
+) -> None:
+    folder = frames_named(tmp_path / "f", *names)
+    with pytest.raises(ValueError, match=rf"f: frames {words}"):
+        index_clip(folder)
+
+
+def test_a_link_in_a_folder_of_frames_must_not_lead_out(tmp_path: Path) -> None:
+    folder = frames_named(tmp_path / "f", "1.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    root = tmp_path / "root"
+    root.mkdir()
+    folder.rename(root / "f")
+    (root / "f" / "2.png").symlink_to(root / "f" / "1.png")
+    assert ImageFolder(root).find("f", "video") == root / "f"
+    (root / "f" / "3.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(Refused, match=r"path 'f/3\.png' is a link out of"):
+        ImageFolder(root).find("f", "video")
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
@@ -200,7 +256,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no frames"):
         load_clip(tmp_path / "empty", choose)
-    sound = tmp_path / "sound.wav"
+    sound = tmp_path / "sound.mkv"
     with av.open(str(sound), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")

@@ -2,6 +2,7 @@
 
 import difflib
 import gc
+import itertools
 import math
 import os
 import random
@@ -16,8 +17,9 @@ from typing import Any, Literal, NamedTuple
 from llava_lab.strict_json import parse, parse_list
 
 FRAME_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-VIDEO_FILES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+VIDEO_FILES = (".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov", ".mpg", ".mpeg", ".ts")
 _SHOWN = 10
+_LAST_NUMBER = re.compile(r"(.*?)([0-9]+)([^0-9]*)")
 _SAMPLING = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 
 
@@ -182,11 +184,41 @@ class VideoPath(type(Path())):  # pyrefly: ignore[invalid-inheritance]
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The frames in a folder, by name."""
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in FRAME_FILES)
+    """The frames in a folder, in the order of the numbers in their names: 2 before 10.
+
+    Raises:
+        ValueError: If there is none, or if names that differ in one number alone have a number
+            twice or do not rise in equal steps, so that a frame seems to be missing.
+    """
+    files = [file for file in folder.iterdir() if file.suffix.lower() in FRAME_FILES]
     if not files:
         raise ValueError(f"{folder}: no frames; files named {', '.join(FRAME_FILES)} are read")
+    files.sort(key=_natural)
+    _check_numbers(folder, files)
     return files
+
+
+def _natural(file: Path) -> tuple[list[tuple[bool, int, str]], str]:
+    """A key by which texts are sorted as texts and numbers in them as numbers."""
+    parts = re.findall(r"([0-9]+)|([^0-9]+)", file.stem)
+    return [(not number, int(number or 0), text) for number, text in parts], file.name
+
+
+def _check_numbers(folder: Path, files: Sequence[Path]) -> None:
+    found = [_LAST_NUMBER.fullmatch(file.stem) for file in files]
+    if len({(match[1], match[3]) if match else None for match in found}) > 1:
+        return
+    numbers = [int(match[2]) for match in found if match]
+    steps = [after - before for before, after in itertools.pairwise(numbers)]
+    # Frames that were spread over a video and rounded are, for instance, 14 or 15 apart.
+    most = min(steps, default=0) + (min(steps, default=0) > 1)
+    for (before, after), step in zip(itertools.pairwise(files), steps, strict=False):
+        if step == 0 or step > most:
+            what = "have one number" if step == 0 else f"are {step} apart, others {min(steps)}"
+            raise ValueError(
+                f"{folder}: frames {before.name} and {after.name} {what}; frames are taken to be "
+                "equally far apart: one is missing or too many, or number them so"
+            )
 
 
 class ImageFolder:
@@ -222,6 +254,9 @@ class ImageFolder:
         is_link = self._listed[folder].get(parts[-1])
         if kind == "video" and is_link is not False and os.path.isdir(self.root / name):
             self._keep_inside(name)
+            for file, links in self._list(name).items():
+                if links:
+                    self._keep_inside(f"{name}/{file}")
             return self.root / name
         if is_link is None or (is_link and not os.path.isfile(self.root / name)):
             raise Refused(f"{kind} {name!r} is not in {self.root}")
@@ -244,4 +279,4 @@ class ImageFolder:
         real = os.path.realpath(self.root / name)
         if real != self._real and not real.startswith(os.path.join(self._real, "")):
             way_out = "keep the files themselves there, or give them a source of their own"
-            raise Refused(f"image path {name!r} is a link out of {self.root} to {real}; {way_out}")
+            raise Refused(f"path {name!r} is a link out of {self.root} to {real}; {way_out}")
