@@ -1,5 +1,6 @@
 """3n. Decode: one video file -> when its frames are shown, and the pictures of some of them."""
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ MAX_SECONDS = 24 * 3600
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,mpegvideo,flv,asf,ogg"
 # Those with a time for every frame and an index of the key frames, so that they seek exactly.
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+
+_CLOCK = re.compile(r"(\d+):(\d+):(\d+\.?\d*)", re.ASCII)
 
 Opened = tuple[av.container.InputContainer, av.VideoStream]
 
@@ -103,7 +106,9 @@ def _opened(path: Path, **options: str) -> Iterator[Opened]:
     """A file and its first video stream; a decoder's troubles become one message."""
     rules = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     try:
-        container = av.open(str(path.absolute()), options={**rules, **options})
+        container = av.open(
+            str(path.absolute()), options={**rules, **options}, metadata_errors="replace"
+        )
     except FFmpegError as error:
         raise ValueError(
             f"{path}: not a video, damaged, cut short, or of a format that is not read "
@@ -113,6 +118,8 @@ def _opened(path: Path, **options: str) -> Iterator[Opened]:
         if not container.streams.video:
             raise ValueError(f"{path}: has no pictures, only sound")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError(f"{path}: of a codec that FFmpeg cannot decode, or damaged")
         if stream.width * stream.height > MAX_FRAME_PIXELS:
             raise ValueError(
                 f"{path}: frames of {stream.width}x{stream.height}, at most {MAX_FRAME_PIXELS:,} "
@@ -123,6 +130,9 @@ def _opened(path: Path, **options: str) -> Iterator[Opened]:
         yield container, stream
     except FFmpegError as error:
         raise ValueError(f"{path}: damaged video ({error.strerror})") from error
+    except (IndexError, AttributeError, ArithmeticError) as error:
+        # PyAV stumbles over what a damaged header promises.
+        raise ValueError(f"{path}: damaged video ({error})") from error
     finally:
         container.close()
 
@@ -197,9 +207,8 @@ def _check_whole(
 def _promised_end(stream: av.VideoStream) -> float:
     """When Matroska's header says that the stream ends, in seconds; 0 where nothing is said."""
     for key, value in stream.metadata.items():
-        if key.startswith("DURATION"):
-            hours, minutes, seconds = value.split(":")
-            return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        if key.startswith("DURATION") and (found := _CLOCK.fullmatch(value)):
+            return 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
     return 0.0
 
 
