@@ -1,7 +1,12 @@
 """The command line: `python -m llava_lab VERB`; a verb's modules are imported when it is named."""
 
 import importlib
+import io
+import os
 import sys
+
+from llava_lab.signals import AGAIN
+from llava_lab.verbs import Stop, one_message
 
 HELP = """usage: python -m llava_lab VERB [options]
 
@@ -48,6 +53,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one verb."""
     arguments = sys.argv[1:] if arguments is None else arguments
     verb = arguments[0] if arguments else "--help"
+    with one_message():
+        _run(verb, arguments)
+
+
+def _run(verb: str, arguments: list[str]) -> None:
     if verb in ("-h", "--help"):
         print(HELP, end="")
     elif verb in TOOLS:
@@ -61,8 +71,21 @@ def main(arguments: list[str] | None = None) -> None:
         known = [*LIGHTNING, *TOOLS]
         near = difflib.get_close_matches(verb, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"verbs are {', '.join(known)}"
-        sys.exit(f"error: there is no verb {verb!r}: {hint}")
+        raise ValueError(f"there is no verb {verb!r}: {hint}")
+
+
+def run() -> None:
+    """Run one verb as a process of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a table has lines that some locales lack
+            stream.reconfigure(errors="replace")
+    try:
+        main()
+    except Stop as stop:
+        if stop.code == AGAIN:  # threads may still wait for an engine's answers
+            os._exit(AGAIN)
+        raise
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import sys
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -35,8 +33,9 @@ from llava_lab.train.trainer import (
     check_stage_options,
     deciding,
     make_trainer,
-    one_message,
+    named_refusal,
 )
+from llava_lab.verbs import one_message
 from llava_lab.world.generate import TinyWorld
 from llava_lab.world.videos import TinyVideos
 
@@ -45,7 +44,6 @@ STAGE_KEYS = (
     *("name", "fingerprint", "reused", "steps", "samples", "tokens", "seconds"),
     *("loss_first", "loss_last", "held_out"),
 )
-AGAIN = 75  # exit status of an interrupted run: the same command goes on
 
 
 @dataclass
@@ -160,7 +158,7 @@ class LabCLI(LightningCLI):
     def instantiate_trainer(self, **more: Any) -> Trainer:
         """Lightning's own trainer, once its options are known to be honoured."""
         check_options(self.options.trainer, "trainer")
-        with one_message():
+        with named_refusal():
             return super().instantiate_trainer(**more)
 
     def chain(self, model: Llava, steps: dict[str, Step]) -> dict[str, str]:
@@ -217,7 +215,7 @@ class LabCLI(LightningCLI):
         run.begin()
         records = []
         for name, step in steps.items():
-            with run.alone(marks[name]):
+            with run.alone(marks[name], name):
                 records.append(self._stage(model, run, name, step, marks[name]))
         if self.options.stage is not None:
             say(f"stopped after stage {self.options.stage}: {run.folder}")
@@ -276,13 +274,10 @@ class LabCLI(LightningCLI):
             load_trained(model, stage_file(folder), mark)
             return {**record, "reused": found != folder or record.get("reused", False)}
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = StageCheckpoint(folder, step.recipe, self.options.checkpoint_seconds)
+        checkpoint = StageCheckpoint(folder, mark, step.recipe, self.options.checkpoint_seconds)
         recorder = Record(step.recipe)
-        if (mark_file := folder / "fingerprint").exists() and mark_file.read_text() != mark:
-            checkpoint.clear()  # another code version or data began here
         if self.options.fresh:
             checkpoint.clear()
-        write(mark_file, mark)
         trainer = self.stage_trainer(name, step, run, [step.recipe, recorder, checkpoint])
         # Before the data is set up, which asks whether the encoder is frozen.
         step.recipe.begin(model)
@@ -290,9 +285,6 @@ class LabCLI(LightningCLI):
         say(f"stage {name}: " + (f"going on from {newest.name}" if newest else "training"))
         model.strict_loading = False
         trainer.fit(model, datamodule=step.data, ckpt_path=newest, weights_only=True)
-        if checkpoint.interrupted:
-            say(f"interrupted and saved at step {trainer.global_step}; the same command goes on")
-            sys.exit(AGAIN)
         # Not validated at the last step, or killed between that and this.
         if recorder.validated != trainer.global_step and (held := step.data.val_dataloader()):
             trainer.validate(model, held, verbose=False)
@@ -447,7 +439,7 @@ def run_cli(kind: type[LabCLI], arguments: list[str]) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
-    try:
+    with one_message():
         kind(
             Llava,
             BenchmarkDataModule,
@@ -459,10 +451,3 @@ def run_cli(kind: type[LabCLI], arguments: list[str]) -> None:
             parser_class=LabParser,
             parser_kwargs={"parser_mode": "omegaconf+"},
         )
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get("LLAVA_LAB_DEBUG"):
-            raise
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on")
-        sys.exit(130)

@@ -1,16 +1,25 @@
 """Files and folders that come into being whole or not at all."""
 
+import contextlib
+import errno
+import hashlib
 import os
 import re
 import shutil
-import tempfile
+import socket
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 LEFTOVER_SECONDS = 24 * 3600
 PLAIN = re.compile(r"[\w+=@(),.-](?:[\w+=@(),. -]*[\w+=@(),-])?")
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+DRAFT = ".draft"
+_cleaned: set[Path] = set()
 
 
 def plain_name(name: str, what: str) -> str:
@@ -34,30 +43,57 @@ def plain_name(name: str, what: str) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a text file, and the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def link(source: Path, target: Path) -> None:
     """Let a file stand in a second place, without a copy where the disk allows it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(target.name + ".draft")
-    draft.unlink(missing_ok=True)
+    with whole(target) as draft:
+        draft.unlink()
+        try:
+            os.link(source, draft)
+        except OSError:
+            shutil.copyfile(source, draft)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give an empty file to fill, which becomes `path` unless an error ends the block.
+
+    The file is on disk when it gets its name, so that neither a kill nor a power cut leaves a part
+    of it there. What killed processes left half-written in the folder is removed.
+
+    Raises:
+        OSError: If the block could not write, whatever the library that it wrote with says.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path.parent)
+    draft = path.with_name(_draft_name())
     try:
-        os.link(source, draft)
-    except OSError:
-        draft.write_bytes(source.read_bytes())
-    os.replace(draft, target)
+        # As the user's umask has it, where `tempfile` lets nobody else read.
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        if path.exists():
+            shutil.copymode(path, draft)
+        try:
+            yield draft
+        except (RuntimeError, SafetensorError) as error:  # of torch and safetensors: no room, often
+            raise OSError(errno.EIO, f"cannot be written ({error})", str(path)) from error
+        _flush(draft)
+        os.replace(draft, path)
+        _flush(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(draft)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder to fill, which becomes `path` unless an error ends the block.
-
-    Folders that killed processes left half-filled are removed after a day; younger ones may
-    belong to a process that is still writing.
 
     Raises:
         FileExistsError: If `path` exists and is no empty folder.
@@ -65,14 +101,58 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} exists already; choose another name or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}-draft-"
-    for left in path.parent.glob(f"{prefix}*"):
-        if time.time() - left.stat().st_mtime > LEFTOVER_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
-    draft = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    _remove_leftovers(path.parent)
+    draft = path.with_name(_draft_name())
+    draft.mkdir()
     try:
-        draft.chmod(0o755)
         yield draft
+        for folder, _, files in os.walk(draft):
+            for name in files:
+                _flush(Path(folder) / name)
         os.replace(draft, path)
+        _flush(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _draft_name() -> str:
+    """A name that no other process uses, and that says who writes there."""
+    return f".{HOST}-{os.getpid()}-{uuid.uuid4().hex[:12]}{DRAFT}"
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove, once a process, drafts whose writers are dead.
+
+    A process of another machine cannot be asked; what it left is removed after a day.
+    """
+    if folder in _cleaned:
+        return
+    _cleaned.add(folder)
+    for left in folder.glob(f".*-*-*{DRAFT}"):
+        host, number, _ = left.name[1:].split("-", 2)
+        dead = number.isdigit() and not _lives(int(number)) and host == HOST
+        with contextlib.suppress(OSError):
+            if dead or time.time() - left.stat().st_mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot flush a folder
+            raise
+    finally:
+        os.close(handle)

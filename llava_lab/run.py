@@ -1,6 +1,5 @@
 """A run on disk: its folder, its record, and finished stages found again by their fingerprint."""
 
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -17,8 +16,10 @@ import torch
 
 from llava_lab import __version__
 from llava_lab.disk import plain_name, write
+from llava_lab.lock import lock
 
 PACKAGES = ("lightning", "pillow", "timm", "tokenizers", "torch", "torchmetrics", "transformers")
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 
 
 class Run:
@@ -56,18 +57,21 @@ class Run:
         return None
 
     @contextmanager
-    def alone(self, fingerprint: str) -> Iterator[None]:
+    def alone(self, fingerprint: str, name: str) -> Iterator[None]:
         """Keep a stage for this process: another fit that needs it waits and finds it finished.
 
-        Ranks of one job train a stage together, and none waits.
+        Ranks of one job train a stage together: the first one keeps it for all, and refuses a
+        stage that another job trains, as the others would not wait with it.
+
+        Args:
+            fingerprint: The stage's fingerprint.
+            name: The stage's name, for messages.
         """
-        if "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        if any(int(os.environ.get(each) or 0) for each in RANKS):
             yield
             return
-        path = self.root / ".training" / fingerprint
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:  # the kernel lets go of it with the process
-            fcntl.flock(file, fcntl.LOCK_EX)
+        several = "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS") or 1) > 1
+        with lock(self.root / ".training" / fingerprint, f"stage {name}", wait=not several):
             yield
 
     def finished(self, marks: dict[str, str], asked: dict[str, str]) -> Path | None:

@@ -170,7 +170,7 @@ def main(arguments: Sequence[str]) -> None:
         "--dry-run", action="store_true", help="list the points and what each would reuse"
     )
     options, more = parser.parse_known_args(arguments)
-    with one_message(parser):
+    with one_message():
         sweep = Sweep.read(options.sweep)
         if options.dry_run:
             dry_run(sweep, options.runs, more)

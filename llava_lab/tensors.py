@@ -5,8 +5,6 @@ a flipped byte, a missing tensor, or another owner's content is found out when i
 """
 
 import json
-import os
-import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
@@ -16,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from llava_lab import disk
 
 ABOUT = "llava_lab"
 
@@ -28,7 +28,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str) -> None:
     """Write tensors with their checksums.
 
     Args:
-        path: The file; its folder is there.
+        path: The file.
         tensors: Names and tensors, on any device.
         key: What they belong to, such as a fingerprint.
     """
@@ -36,15 +36,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str) -> None:
     checksums = {name: _checksum(each) for name, each in whole.items()}
     # One entry: safetensors writes several in any order, and equal content makes equal files here.
     about = {ABOUT: json.dumps({"key": key, "checksums": checksums})}
-    handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".draft")
-    os.close(handle)
-    try:
+    with disk.whole(path) as draft:
         save_file(whole, draft, about)
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 def read_tensors(path: Path, key: str, names: list[str] | None = None) -> dict[str, Tensor]:

@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_is_found_out(small_world: Path, tmp_path: Path) ->
     data[len(data) // 2] ^= 1
     checkpoint.write_bytes(data)
     done = subprocess.run(command(small_world, tmp_path), capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert f"{checkpoint}: damaged" in done.stderr
     assert "Delete it" in done.stderr
     assert "Traceback" not in done.stderr

@@ -103,7 +103,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.engine_url and (options.frames or options.stride):
         parser.error("--frames and --stride are the local model's; an engine has its own setting")
-    with one_message(parser):
+    with one_message():
         items = read_items(options.inputs, options.images)
         index, number = options.shard
         items = items[index::number]

@@ -40,7 +40,7 @@ def import_main(arguments: Sequence[str]) -> None:
         "--template", help="chat template; by default what the checkpoint's resembles"
     )
     options = parser.parse_args(arguments)
-    with one_message(parser):
+    with one_message():
         made = import_checkpoint(options.checkpoint, options.out, options.template)
         print(f"llava_lab: {made}")
         print(
@@ -63,7 +63,7 @@ def export_main(arguments: Sequence[str]) -> None:
         help="where no class of transformers sees as this model does, write the nearest one",
     )
     options = parser.parse_args(arguments)
-    with one_message(parser):
+    with one_message():
         model, policy = open_model(options.model)
         departures = export_model(
             model, policy, options.out, not options.no_verify, options.nearest
@@ -85,7 +85,7 @@ def answer_main(arguments: Sequence[str]) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--images-per-batch", type=int, default=8)
     options = parser.parse_args(arguments)
-    with one_message(parser):
+    with one_message():
         questions = read_questions(options.questions, options.images)
         # As the file has them: the released scorers tell 4 from "4".
         keys = [row.value.get("question_id") for row in read_rows(options.questions)]
@@ -139,7 +139,7 @@ def chat_main(arguments: Sequence[str]) -> None:
     add_frames(parser)
     parser.add_argument("--max-new-tokens", type=int, default=256)
     options = parser.parse_args(arguments)
-    with one_message(parser):
+    with one_message():
         model, policy = open_model(options.model)
         if options.video:
             policy = show_videos(model, policy, options.frames, options.stride)

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     """`prefer`: a model's own answers to a question file become preferences."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    with one_message(parser):
+    with one_message():
         if (options.judge_url is None) != (options.judge_model is None):
             raise ValueError("--judge-url and --judge-model go together")
         if options.samples < 2:

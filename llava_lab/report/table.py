@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     against = "what it has it against in place of visual tokens, such as dpo/kl of held-out rows"
     parser.add_argument("--x", metavar="SCORE", help=against)
     options, more = parser.parse_known_args(arguments)
-    with one_message(parser):
+    with one_message():
         if options.runs_or_sweep[0].suffix == ".yaml":
             sweep_table(options, more)
             return

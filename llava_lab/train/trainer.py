@@ -133,8 +133,8 @@ def make_trainer(
         given.pop(key, None)
     defaults = {"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10}
     chosen: dict[str, Any] = {**defaults, **given}
-    with one_message():
-        return Trainer(
+    with named_refusal():
+        trainer = Trainer(
             **chosen,
             callbacks=[*own, *callbacks],
             enable_checkpointing=any(isinstance(each, Checkpoint) for each in own),
@@ -143,6 +143,9 @@ def make_trainer(
             default_root_dir=str(folder),
             use_distributed_sampler=False,
         )
+    # Its handler of SIGTERM saves nothing, and hangs with several ranks; ours is llava_lab.signals.
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    return trainer
 
 
 def _loggers(given: Any, folder: Path, name: str) -> Any:
@@ -159,7 +162,7 @@ def _loggers(given: Any, folder: Path, name: str) -> Any:
 
 
 @contextmanager
-def one_message() -> Iterator[None]:
+def named_refusal() -> Iterator[None]:
     """Let what Lightning refuses end in one message."""
     try:
         yield

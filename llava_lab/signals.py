@@ -1,0 +1,152 @@
+"""Signals: an interrupted verb ends within seconds, and the same command goes on."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+TAKEN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN = 75  # exit status of an interrupted verb: the same command goes on
+MESSAGE = "interrupted; the same command goes on"
+GRACE_SECONDS = 10.0
+SECOND_SECONDS = 0.5  # a signal that comes sooner after the first is the same one, sent twice
+
+
+class Interrupted(BaseException):
+    """A signal asked the verb to end.
+
+    Not a KeyboardInterrupt: Lightning would answer that one itself, with exit status 1.
+    """
+
+
+class _State:
+    """What this process knows of signals."""
+
+    active = False  # whether a verb has taken them
+    deferred = False  # whether work goes on until it is saved
+    came: int | None = None
+    since = 0.0
+
+
+_state = _State()
+
+
+def came() -> bool:
+    """Whether a signal has asked this process to end."""
+    return _state.came is not None
+
+
+def defer() -> None:
+    """From here on a signal only makes `came` true: what runs will save and end by itself."""
+    _state.deferred = True
+
+
+def resume() -> None:
+    """Let signals end the verb wherever it is again.
+
+    Raises:
+        Interrupted: If one came in the meantime.
+    """
+    if _state.deferred:
+        _state.deferred = False
+        if came():
+            raise interruption()
+
+
+def interruption(message: str = MESSAGE) -> Interrupted:
+    """What to raise once work is saved; the process ends by itself if that does not end it.
+
+    Args:
+        message: What is still to be said.
+    """
+    _state.deferred = False
+    threading.Thread(target=_end_after_grace, daemon=True).start()
+    return Interrupted(message)
+
+
+@contextmanager
+def taken() -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into `Interrupted`, raised once wherever the verb is.
+
+    A second signal ends the process at once, even where Python code does not run. What was
+    started with SIGHUP ignored (nohup) goes on ignoring it. Child processes that are forked
+    have the usual handlers.
+    """
+    if _state.active or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    numbers = [number for number in TAKEN if not (number == signal.SIGHUP and ignored)]
+    _state.active, _state.deferred, _state.came = True, False, None
+    before = {number: signal.signal(number, _take) for number in numbers}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+    try:
+        yield
+    finally:
+        _state.active = _state.deferred = False
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writer)
+
+
+def _take(number: int, frame: FrameType | None) -> None:
+    if _state.came is None:
+        _state.came = number
+        if not _state.deferred:
+            raise interruption()
+
+
+def _watch(reader: int) -> None:
+    """End the process at a second signal; runs beside the verb, whatever that waits for."""
+    first = 0.0
+    while number := os.read(reader, 1):
+        if number[0] not in TAKEN:
+            continue
+        now = time.monotonic()
+        if not first:
+            first = now
+            if not _state.deferred:
+                threading.Thread(target=_end_after_grace, daemon=True).start()
+        elif now - first >= SECOND_SECONDS:
+            os._exit(128 + number[0])
+    os.close(reader)
+
+
+def _end_after_grace() -> None:
+    time.sleep(GRACE_SECONDS)
+    if _state.active and not _state.deferred:
+        print(f"llava_lab: {MESSAGE}", file=sys.stderr, flush=True)
+        os._exit(AGAIN)
+
+
+def _forked() -> None:
+    """A forked child, such as a loader's worker, is not the verb."""
+    if _state.active:
+        _state.active = False
+        signal.set_wakeup_fd(-1)
+        for number in TAKEN:
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            if signal.getsignal(number) is _take:
+                signal.signal(number, usual)
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def end_with(stream: int) -> None:
+    """Interrupt this process when the other end of a pipe is closed: its parent has died."""
+
+    def wait() -> None:
+        while os.read(stream, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
