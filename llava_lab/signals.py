@@ -26,7 +26,7 @@ class Interrupted(BaseException):
 class _State:
     """What this process knows of signals."""
 
-    active = False  # whether a verb has taken them
+    owner = 0  # process whose verb has taken them
     deferred = False  # whether work goes on until it is saved
     came: int | None = None
     since = 0.0
@@ -76,12 +76,12 @@ def taken() -> Iterator[None]:
     started with SIGHUP ignored (nohup) goes on ignoring it. Child processes that are forked
     have the usual handlers.
     """
-    if _state.active or threading.current_thread() is not threading.main_thread():
+    if _active() or threading.current_thread() is not threading.main_thread():
         yield
         return
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     numbers = [number for number in TAKEN if not (number == signal.SIGHUP and ignored)]
-    _state.active, _state.deferred, _state.came = True, False, None
+    _state.owner, _state.deferred, _state.came = os.getpid(), False, None
     before = {number: signal.signal(number, _take) for number in numbers}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -90,14 +90,20 @@ def taken() -> Iterator[None]:
     try:
         yield
     finally:
-        _state.active = _state.deferred = False
+        _state.owner, _state.deferred = 0, False
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
         os.close(writer)
 
 
+def _active() -> bool:
+    return _state.owner == os.getpid()
+
+
 def _take(number: int, frame: FrameType | None) -> None:
+    if not _active():
+        os._exit(128 + number)  # a child that was forked a moment ago
     if _state.came is None:
         _state.came = number
         if not _state.deferred:
@@ -122,15 +128,15 @@ def _watch(reader: int) -> None:
 
 def _end_after_grace() -> None:
     time.sleep(GRACE_SECONDS)
-    if _state.active and not _state.deferred:
+    if _active() and not _state.deferred:
         print(f"llava_lab: {MESSAGE}", file=sys.stderr, flush=True)
         os._exit(AGAIN)
 
 
 def _forked() -> None:
     """A forked child, such as a loader's worker, is not the verb."""
-    if _state.active:
-        _state.active = False
+    if _state.owner:
+        _state.owner = 0
         signal.set_wakeup_fd(-1)
         for number in TAKEN:
             usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL

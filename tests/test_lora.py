@@ -108,6 +108,7 @@ def lora_command(world: Path, root: Path) -> list[str]:
 def test_an_interrupted_stage_goes_on_exactly_and_needs_no_peft_when_done(
     small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from llava_lab import signals
     from llava_lab.train.checkpoint import StageCheckpoint
 
     main(lora_command(small_world, tmp_path / "whole"))
@@ -117,10 +118,10 @@ def test_an_interrupted_stage_goes_on_exactly_and_needs_no_peft_when_done(
     def stop(self: StageCheckpoint, trainer) -> None:
         save(self, trainer)
         if self.folder.name == "instruct" and trainer.global_step == 2:
-            (file,) = self.folder.glob("step-*.ckpt")
+            file = max(self.folder.glob("step-*.ckpt"))
             state = torch.load(file, weights_only=True)["state_dict"]
             sizes.append({name.split(".")[0] for name in state if "lora_" not in name})
-            self.interrupted = trainer.should_stop = True
+            raise signals.interruption()
 
     monkeypatch.setattr(StageCheckpoint, "save", stop)
     with pytest.raises(SystemExit):
