@@ -177,7 +177,7 @@ class LabCLI(LightningCLI):
             step.data.check(model)
             recipe = [options.stages[name].recipe, step.recipe.loss]
             data = [options.stages[name].data, step.data.chat(model), step.data.content()]
-            trainer = deciding({**options.trainer.as_dict(), **step.trainer})
+            trainer = deciding({**options.trainer.as_dict(), **dict(options.stages[name].trainer)})
             if step.data.policy.newline:
                 last += digest(newline)
             found[name] = last = fingerprint(last, recipe, data, trainer)

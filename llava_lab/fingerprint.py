@@ -223,6 +223,7 @@ def _file(module: str) -> Path | None:
     return Path(file).resolve() if file else None
 
 
+@functools.cache
 def _origin(module: str | None) -> str:
     """Whose code a module is: `recorded` by a version, of another `package`, or `foreign`."""
     top, file = (module or "builtins").partition(".")[0], _file(module or "")

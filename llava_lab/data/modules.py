@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -138,9 +139,11 @@ class StageDataModule(LightningDataModule):
         )
 
     def steps(self) -> int:
-        """Optimizer steps of the whole stage."""
+        """Optimizer steps of the whole stage, or up to `trainer.limit_train_batches`."""
         assert self.trainer is not None
-        return len(self.batches()) // self.accumulate(self.trainer.world_size)
+        limit, batches = self.trainer.limit_train_batches, len(self.batches())
+        batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+        return math.ceil(batches / self.accumulate(self.trainer.world_size))
 
     def train_dataloader(self) -> StageLoader:
         """The whole stage as one pass, so that its progress bar counts to the stage's end."""
@@ -274,7 +277,9 @@ class ImageDataModule(StageDataModule):
             for image in sample.images:
                 known[image] = known.get(image) or image_digest(image)
             shown = [known[image] for image in sample.images]
-            total.update(json.dumps([sample.said, shown]).encode())
+            # A row's place decides where its image stands, if that is drawn at random.
+            place = Path(sample.source).name
+            total.update(json.dumps([place, sample.said, shown]).encode())
         return total.hexdigest()
 
     def lengths(self) -> tuple[list[int], list[int]]:
@@ -392,7 +397,8 @@ class EncodedRows(Dataset):
 
     def encode(self, sample: Sample, turns: Sequence[Turn], layouts: Sequence[Layout]) -> Encoded:
         """Ids and labels of a sample's turns."""
-        chance = random.Random(f"{run_seed()}/{sample.source}")
+        # By the file's name and row, so that it is the same wherever the file lies.
+        chance = random.Random(f"{run_seed()}/{Path(sample.source).name}")
         placed = place_image(turns, self.image_position, chance)
         return self.templates[sample.template].encode(
             self.views.told(placed, sample.images),
