@@ -155,9 +155,16 @@ class LabCLI(LightningCLI):
         names = list(named)
         return {name: named[name] for name in names[: names.index(last) + 1]}
 
+    def instantiate_classes(self) -> None:
+        """Refuse trainer options that would not be honoured, before anything is built."""
+        check_options(self.options.trainer.as_dict(), "trainer")
+        for name, stage in self.options.stages.as_dict().items():
+            if stage is not None:
+                check_stage_options(stage["trainer"], f"stages.{name}.trainer")
+        super().instantiate_classes()
+
     def instantiate_trainer(self, **more: Any) -> Trainer:
-        """Lightning's own trainer, once its options are known to be honoured."""
-        check_options(self.options.trainer, "trainer")
+        """Lightning's own trainer; what it refuses ends in one message."""
         with named_refusal():
             return super().instantiate_trainer(**more)
 
@@ -173,7 +180,6 @@ class LabCLI(LightningCLI):
         last = fingerprint(digest(weights), parts, options.seed_everything)
         for name, step in steps.items():
             step.data.name = name
-            check_stage_options(step.trainer, f"stages.{name}.trainer")
             step.data.check(model)
             recipe = [options.stages[name].recipe, step.recipe.loss]
             data = [options.stages[name].data, step.data.chat(model), step.data.content()]
