@@ -22,7 +22,7 @@ from llava_lab.fingerprint import fingerprint, without
 from llava_lab.model.llava import PARTS, Llava
 from llava_lab.model.weights import digest
 from llava_lab.parser import LabParser, with_references
-from llava_lab.report.table import results_tables
+from llava_lab.report.table import answer_notes, results_tables
 from llava_lab.run import Run, git_commit, peak_memory
 from llava_lab.train.checkpoint import StageCheckpoint
 from llava_lab.train.record import Bar, Record
@@ -313,7 +313,11 @@ class LabCLI(LightningCLI):
             name: {key: asdict(score) for key, score in found.items()}
             for name, found in scores.results.items()
         }
-        return {"benchmarks": benchmarks, "visual_tokens": scores.visual_tokens}
+        return {
+            "benchmarks": benchmarks,
+            "answered": scores.counts(),
+            "visual_tokens": scores.visual_tokens,
+        }
 
     def _evaluation_trainer(self, run: Run, scores: Scores) -> Trainer:
         options = dict(self.init.trainer)
@@ -350,6 +354,8 @@ class LabCLI(LightningCLI):
         scores = Scores(run.folder / "predictions")
         trainer = self._evaluation_trainer(run, scores)
         trainer.predict(model, datamodule=self.datamodule, return_predictions=False)
+        for note in answer_notes({"answered": scores.counts()}):
+            say(note)
         say(f"answers: {run.folder / 'predictions'}")
 
     def validate(self, model: Llava, **_: Any) -> None:

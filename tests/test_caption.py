@@ -215,10 +215,10 @@ def test_one_bad_image_does_not_cost_its_batch(
     items = read_items(pictures, None)
     bad = items[3]
 
-    def say(model, policy, questions, **_: object) -> dict[str, str]:
+    def say(model, policy, questions, **_: object) -> list[str]:
         if any(question.id == bad.id for question in questions):
             raise ValueError("damaged or truncated image")
-        return {question.id: f"saw {question.id}" for question in questions}
+        return [f"saw {question.id}" for question in questions]
 
     monkeypatch.setattr(commands, "open_model", lambda source: (None, None))
     monkeypatch.setattr(commands, "answer_questions", say)
@@ -248,9 +248,7 @@ def test_videos_are_captioned_like_pictures(
     shown = []
     monkeypatch.setattr(commands, "open_model", lambda source: ("model", "policy"))
     monkeypatch.setattr(commands, "show_videos", lambda *each: shown.append(each) or "frames")
-    monkeypatch.setattr(
-        commands, "answer_questions", lambda model, policy, asked, **_: {asked[0].id: policy}
-    )
+    monkeypatch.setattr(commands, "answer_questions", lambda model, policy, asked, **_: [policy])
     assert dict(LocalEngine("m", None, 8, 8, frames=5)(items)) == {items[0]: "frames"}
     assert shown == [("model", "policy", 5, None)]
     found = sorted((pictures / "more").glob("*.png"))

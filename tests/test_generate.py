@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from llava_lab.data.batch import Batch, Row, Segment
-from llava_lab.data.sample import Question
-from llava_lab.evaluate.benchmark import Benchmark, Trees, other_images
+from llava_lab.evaluate.benchmark import Benchmark
 from llava_lab.evaluate.generate import Questions, Sampling, answer
+from llava_lab.evaluate.groups import by_images
 from llava_lab.evaluate.metric import ExactMatch
+from llava_lab.evaluate.prompts import Trees
 from llava_lab.model.connector import Linear
 from llava_lab.model.encoder import TimmEncoder
 from llava_lab.model.llava import Llava
@@ -80,31 +81,18 @@ def test_questions_of_one_image_share_its_prefix(model: Llava, small_world: Path
     benchmark = Benchmark(
         "q", str(small_world / QUESTIONS), str(small_world / "images"), ExactMatch()
     )
-    groups = benchmark.groups()
+    groups = by_images(benchmark.questions)
     from llava_lab.data.chat import get_template
     from llava_lab.data.image import Pad
     from llava_lab.data.modules import Views
 
     views = Views(Pad(), model.encoder.vision)
-    images = [group[0].images for group in groups]
-    trees = Trees(groups, images, get_template("v1"), model.llm.tokenizer, views, "first", None)
-    row, ids = trees[0]
-    assert len(row.segments) == 1 + len(groups[0]) == 1 + len(ids)
+    trees = Trees(groups, get_template("v1"), model.llm.tokenizer, views, "first", None)
+    row, group = trees[0]
+    assert len(row.segments) == 1 + len(group.questions) == 1 + len(group.places) > 2
     assert row.segments[0].ids.count(-200) == row.layouts[0].tokens
     assert all(segment.ids.count(-200) == 0 for segment in row.segments[1:])
     assert all(segment.parent == 0 for segment in row.segments[1:])
-
-
-def test_blind_deals_every_image_to_another_question() -> None:
-    def group(name: str) -> list[Question]:
-        return [Question(name, (Path(name),), "?", None, ("x",), name)]
-
-    groups = [group(f"{number}.png") for number in range(20)]
-    dealt = other_images(groups)
-    own = [each[0].images for each in groups]
-    assert sorted(dealt) == sorted(own)
-    assert all(mine != theirs for mine, theirs in zip(own, dealt, strict=True))
-    assert dealt == other_images(groups)
 
 
 def leaf(ids: list[int]) -> Row:

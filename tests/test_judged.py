@@ -192,13 +192,12 @@ def test_a_pair_is_one_sample_of_the_sheet(judge_server, small_videos, tmp_path)
     metric = Consistency(judge, {"consistency": "asset:judge/consistency.yaml"})
     path = dump(tmp_path / "q.json", [{"video_name": "000001", "Q1": "a", "Q2": "b", "A": "so"}])
     benchmark = OpenEnded("vcg", path, str(small_videos / "videos" / "eval"), metric)
-    answers = {"1/1": "yes", "1/2": "yes"}
+    texts = ["yes", "yes"]
     drawn: list[tuple] = []
     writer = SimpleNamespace(add_image=lambda name, picture, **_: drawn.append((name, picture)))
     trainer: Any = SimpleNamespace(loggers=[SimpleNamespace(experiment=writer)])
-    Scores._show(
-        trainer, benchmark, answers, metric.grade(benchmark.questions, list(answers.values()))
-    )
+    lines = metric.grade(benchmark.questions, texts)
+    Scores._show(trainer, "vcg", benchmark.questions, texts, lines)
     assert [name for name, _ in drawn] == ["samples/vcg"]
 
 

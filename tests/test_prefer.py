@@ -40,12 +40,12 @@ def test_every_question_is_sampled_once_whenever_it_is_killed(tmp_path: Path) ->
     words = {"q0": "left right up", "q1": "up up up", "q2": "up down right", "q4": "up left left"}
     asked: list[str] = []
 
-    def sample(batch: Sequence[Question]) -> dict[str, str]:
+    def sample(batch: Sequence[Question]) -> list[str]:
         if len(asked) == 6:
             asked.append("killed")
             raise KeyboardInterrupt
         asked.extend(question.id for question in batch)
-        return {q.id: words.get(q.id[:2], "left up left").split()[int(q.id[-1])] for q in batch}
+        return [words.get(q.id[:2], "left up left").split()[int(q.id[-1])] for q in batch]
 
     out = tmp_path / "pairs.jsonl"
     with pytest.raises(KeyboardInterrupt):

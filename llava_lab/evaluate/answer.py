@@ -54,6 +54,7 @@ def vqa_answer(text: str) -> str:
     """Apply the VQA evaluation server's processing of answers.
 
     "The two dogs." -> "2 dogs", "dont know" -> "don't know", "black/white" -> "black white".
+    Articles are removed as there: "A" becomes the empty text, which an empty prediction equals.
     """
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
     # Trimmed before the marks are looked at: one at the very end has no space beside it.

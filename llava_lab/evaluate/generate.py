@@ -1,6 +1,7 @@
 """11a. Generate: questions about images -> answers, each image's prefix computed once."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -51,11 +52,12 @@ class Questions:
 
     Attributes:
         batch: The packed prompts.
-        ids: Question ids, in the order of the forest's leaves.
+        ids: Question ids, in the order of the forest's leaves; they may repeat.
         max_new_tokens: Longest answer.
         stop_ids: Token ids that end an answer.
         stop_string: Text that ends an answer where no single token does.
         sampling: How tokens are drawn; None takes the likeliest.
+        places: Of each tree, the index of its questions in their file.
     """
 
     batch: Batch
@@ -64,6 +66,7 @@ class Questions:
     stop_ids: frozenset[int]
     stop_string: str | None = None
     sampling: Sampling | None = None
+    places: Sequence[Sequence[int]] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,7 +92,7 @@ class Answers:
     """What was answered.
 
     Attributes:
-        ids: Question ids.
+        ids: Question ids, in the order of the questions.
         texts: What the model said, special tokens and white space at the ends removed.
         tokens: Token ids of each answer, the stop token included.
     """

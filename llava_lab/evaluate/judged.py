@@ -61,16 +61,16 @@ class Judged(BenchmarkMetric):
 
     def cases(
         self, questions: Sequence[Question], predictions: Sequence[str]
-    ) -> dict[str, dict[str, str]]:
-        """What the prompt shows of each case, by question id."""
+    ) -> dict[int, dict[str, str]]:
+        """What the prompt shows of each case, by the question's index; ids may repeat."""
         return {
-            question.id: {
+            index: {
                 "question": question.prompt,
                 "answer": question.answers[0],
                 "prediction": prediction,
                 "caption": question.caption or "",
             }
-            for question, prediction in zip(questions, predictions, strict=True)
+            for index, (question, prediction) in enumerate(zip(questions, predictions, strict=True))
         }
 
     def unasked(self, case: Mapping[str, str]) -> Verdict | None:
@@ -82,26 +82,30 @@ class Judged(BenchmarkMetric):
     ) -> list[dict[str, Any]]:
         """Have every case judged, once for all ranks."""
         cases = self.cases(questions, predictions)
-        found = self._verdicts(cases)
-        category = {question.id: question.category or "" for question in questions}
+        found = self._verdicts(cases, questions)
         self.reset()
-        self.update([found[name] for name in cases], [category[name] for name in cases])
-        return [self.tell(found[each.id]) if each.id in found else {} for each in questions]
+        self.update(list(found.values()), [questions[index].category or "" for index in found])
+        return [self.tell(found[at]) if at in found else {} for at in range(len(questions))]
 
-    def _verdicts(self, cases: Mapping[str, Mapping[str, str]]) -> dict[str, Verdict]:
+    def _verdicts(
+        self, cases: Mapping[int, Mapping[str, str]], questions: Sequence[Question]
+    ) -> dict[int, Verdict]:
         """Verdicts of all cases, those of all prompts behind one another."""
         done: dict[str, Verdict] = {}
         asked: dict[str, Messages] = {}
-        names = {case: [f"{name} of {case}" for name in self.prompts] for case in cases}
-        for case, values in cases.items():
+        names = {
+            at: [f"{name} of {questions[at].id} (question {at + 1})" for name in self.prompts]
+            for at in cases
+        }
+        for at, values in cases.items():
             known = self.unasked(values)
-            for name, prompt in zip(names[case], self.prompts.values(), strict=True):
+            for name, prompt in zip(names[at], self.prompts.values(), strict=True):
                 if known is not None:
                     done[name] = known
                 else:
                     asked[name] = prompt.messages(values)
         done |= on_one_rank(lambda: self.judge.judge(asked, self.read))
-        return {case: sum((done[name] for name in names[case]), ()) for case in cases}
+        return {at: sum((done[name] for name in names[at]), ()) for at in cases}
 
     def update(self, verdicts: Sequence[Verdict], categories: Sequence[str]) -> None:
         """Add verdicts, each with its question's category."""
@@ -191,27 +195,38 @@ class Consistency(Aspects):
 
     def check(self, questions: Sequence[Question]) -> None:
         """Refuse a question without its other wording."""
-        names = {question.id for question in questions}
-        for question in questions:
-            name, _, number = question.id.rpartition("/")
-            if number not in ("1", "2") or f"{name}/{3 - int(number)}" not in names:
+        super().check(questions)
+        paired = {index for pair in self.pairs(questions) for index in pair}
+        for index, question in enumerate(questions):
+            if index not in paired:
                 raise ValueError(
                     f"{question.source}: question {question.id} has no second wording beside it; "
                     "rows need Q1 and Q2, and `limit` an even number"
                 )
 
+    @staticmethod
+    def pairs(questions: Sequence[Question]) -> list[tuple[int, int]]:
+        """Indices of N/1 and N/2; where ids repeat, of the first two, of the second two and on."""
+        indices: dict[str, list[int]] = {}
+        for index, question in enumerate(questions):
+            indices.setdefault(question.id, []).append(index)
+        return [
+            pair
+            for name, firsts in indices.items()
+            if name.endswith("/1")
+            for pair in zip(firsts, indices.get(f"{name[:-2]}/2", []), strict=False)
+        ]
+
     def cases(
         self, questions: Sequence[Question], predictions: Sequence[str]
-    ) -> dict[str, dict[str, str]]:
-        """Pairs, by the id of the first wording."""
+    ) -> dict[int, dict[str, str]]:
+        """Pairs, by the index of the first wording."""
         single = super().cases(questions, predictions)
         joined = {}
-        for name, case in single.items():
-            if name.endswith("/1"):
-                other = single[f"{name[:-2]}/2"]
-                more = {f"{key}2": other[key] for key in ("question", "prediction")}
-                joined[name] = case | more
-        return joined
+        for first, second in self.pairs(questions):
+            more = {f"{key}2": single[second][key] for key in ("question", "prediction")}
+            joined[first] = single[first] | more
+        return dict(sorted(joined.items()))
 
     def unasked(self, case: Mapping[str, str]) -> Verdict | None:
         """0 where either answer is none."""
@@ -235,6 +250,7 @@ class Relative(Judged):
 
     def check(self, questions: Sequence[Question]) -> None:
         """Refuse a picture that the judge could not know."""
+        super().check(questions)
         for question in questions:
             if not question.caption:
                 raise ValueError(

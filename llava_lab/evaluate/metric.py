@@ -62,8 +62,23 @@ class BenchmarkMetric(Metric):
             of one that is scored together with another.
         """
 
+    def compute_here(self) -> dict[str, Score]:
+        """Scores of what this process saw: all there is where every rank graded all answers."""
+        # The instance's own `compute` is torchmetrics', which gathers what other ranks saw.
+        return type(self).compute(self)
+
+    @abstractmethod
+    def compute(self) -> dict[str, Score]:
+        """Score all questions of all ranks."""
+
     def check(self, questions: Sequence[Question]) -> None:
         """Refuse questions that could not be scored, before anything is spent."""
+        for question in questions:
+            if "\n" in (question.category or ""):
+                raise ValueError(
+                    f"{question.source}: the category {question.category!r} contains a line "
+                    "break; remove it"
+                )
 
     def settings(self) -> dict[str, Any]:
         """What results say of it, beside its scores: nothing of a rule."""
@@ -102,6 +117,15 @@ class QuestionMetric(BenchmarkMetric):
     @abstractmethod
     def score(self, prediction: str, answers: Sequence[str]) -> float:
         """Score one question in [0, 1]."""
+
+    def check(self, questions: Sequence[Question]) -> None:
+        """Refuse answers that the rule cannot score against, too."""
+        super().check(questions)
+        for question in questions:
+            try:
+                self.score("", question.answers)
+            except ValueError as error:
+                raise ValueError(f"{question.source}: {error}") from error
 
     def line(self, prediction: str, answers: Sequence[str]) -> dict[str, Any]:
         """What the prediction file says of one answer."""
@@ -172,6 +196,10 @@ class VQAAccuracy(QuestionMetric):
     The official rule is defined for ten answers only. With n others than ten the same mean is
     taken over n people, and where fewer than 3 others remain, all of them must agree for a 1
     (min(3, n - 1) in place of 3). A single answer is compared as it is: 1 for a match, else 0.
+
+    The official processing removes articles, so that the answer "A" and a prediction without text
+    are equal and score 1. Published numbers contain this; `empty_correct` in results.json counts
+    such answers.
     """
 
     def score(self, prediction: str, answers: Sequence[str]) -> float:

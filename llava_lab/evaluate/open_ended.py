@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llava_lab.data.fields import read_id
 from llava_lab.data.rows import VIDEO_FILES, BadRow, BadRows, ImageFolder, Refused, Row, read_rows
 from llava_lab.data.sample import Question, read_question
 from llava_lab.evaluate.benchmark import Benchmark
@@ -68,15 +69,18 @@ class OpenEnded(Benchmark):
         bad: list[BadRow] = []
         for row in rows:
             try:
-                for values in self._plain(row):
-                    name = str(values["question_id"])
+                if not isinstance(row.value, dict):
+                    raise Refused(f"a row must be an object, not {type(row.value).__name__}")
+                named = "video_name" in row.value
+                name = read_id(row.value, "question_id", row.number if named else None)
+                unique = f"{name}_{seen[name]}" if seen[name] else name
+                seen[name] += 1
+                for end, values in self._plain(row.value):
                     if self.answers is not None:
-                        values["answer"] = _next(answers, name, self.answers)
+                        values["answer"] = _next(answers, name + end, self.answers)
                     if self.captions is not None:
                         values["caption"] = captions.get(str(values.get("image")))
-                    if seen[name]:
-                        values["question_id"] = f"{name}_{seen[name]}"
-                    seen[name] += 1
+                    values["question_id"] = unique + end
                     questions.append(read_question(Row(row.place, row.number, values), folder))
             except Refused as problem:
                 bad.append(BadRow(row.place, str(row.number), str(problem)))
@@ -89,21 +93,17 @@ class OpenEnded(Benchmark):
             )
         return questions
 
-    def _plain(self, row: Row) -> Iterator[dict[str, Any]]:
-        """The row as rows of a question file."""
-        if not isinstance(row.value, dict):
-            raise Refused(f"a row must be an object, not {type(row.value).__name__}")
-        values = dict(row.value)
-        if "video_name" not in values:
-            yield values
+    def _plain(self, row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The row as rows of a question file, each with what its id has behind the row's."""
+        if "video_name" not in row:
+            yield "", dict(row)
             return
-        shown = {"video": self._video(values["video_name"]), "answer": values.get("A")}
-        name = values.get("question_id", row.number)
-        if "Q1" in values:
+        shown = {"video": self._video(row["video_name"]), "answer": row.get("A")}
+        if "Q1" in row:
             for number in (1, 2):
-                yield {"question_id": f"{name}/{number}", "text": values.get(f"Q{number}"), **shown}
+                yield f"/{number}", {"text": row.get(f"Q{number}"), **shown}
         else:
-            yield {"question_id": name, "text": values.get("Q", values.get("question")), **shown}
+            yield "", {"text": row.get("Q", row.get("question")), **shown}
 
     @cached_property
     def _found(self) -> dict[str, dict[str, str]]:
@@ -143,10 +143,17 @@ class OpenEnded(Benchmark):
             found[str(values["question_id"])].append(answer)
         return found
 
-    def _captions(self) -> dict[str, Any]:
+    def _captions(self) -> dict[str, str]:
         """Captions by image."""
-        rows = read_rows(Path(self.captions)) if self.captions else []
-        return {str(row.value.get("image")): row.value.get("caption") for row in rows}
+        found: dict[str, Any] = {}
+        for row in read_rows(Path(self.captions)) if self.captions else ():
+            values = row.value if isinstance(row.value, dict) else {}
+            image, caption = values.get("image"), values.get("caption")
+            if not isinstance(image, str) or caption is None:
+                raise ValueError(f"{row.place}: a caption has `image` and `caption`")
+            if found.setdefault(image, caption) != caption:
+                raise ValueError(f"{row.place}: another caption of {image!r} stands before it")
+        return found
 
 
 def _next(answers: dict[str, list[str]], name: str, path: str) -> str:

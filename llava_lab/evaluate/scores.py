@@ -1,6 +1,7 @@
 """11e. Scores: the callback that keeps answers, scores them and shows a sheet of samples."""
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -9,13 +10,36 @@ import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from llava_lab.data.sample import Question
 from llava_lab.disk import write
-from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
+from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule, Pass
 from llava_lab.evaluate.generate import Answers, Questions
 from llava_lab.evaluate.metric import Score
 from llava_lab.evaluate.sheet import SheetItem, sheet
 
 SHOWN = 12
+Numbered = dict[int, dict[int, Any]]  # by test loader, then by a question's place in its file
+
+
+@dataclass
+class Answered:
+    """What a benchmark's scores were computed from.
+
+    Attributes:
+        questions: Questions that the benchmark has.
+        answered: Questions that were answered; all, unless batches were limited.
+        empty: Answers without any text.
+        empty_correct: Of these, how many the benchmark's rule accepts, wholly or in part; None
+            where nothing was scored.
+        no_blind: Whether a blind score was asked for and there is none, since a question could
+            only be shown its own images.
+    """
+
+    questions: int
+    answered: int
+    empty: int
+    empty_correct: int | None = None
+    no_blind: bool = False
 
 
 class Scores(Callback):
@@ -27,10 +51,11 @@ class Scores(Callback):
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.answers: dict[int, dict[str, str]] = {}
-        self.shown: dict[int, dict[str, int]] = {}
+        self.texts: Numbered = {}
+        self.shown: Numbered = {}
         self.results: dict[str, dict[str, Score]] = {}
         self.visual_tokens: dict[str, float] = {}
+        self.answered: dict[str, Answered] = {}
 
     def on_test_batch_end(
         self,
@@ -43,82 +68,97 @@ class Scores(Callback):
     ) -> None:
         """Keep the answers, and how many visual tokens stood before them."""
         answers: Answers = outputs
-        self.answers.setdefault(dataloader_idx, {}).update(
-            zip(answers.ids, answers.texts, strict=True)
-        )
-        self.shown.setdefault(dataloader_idx, {}).update(
-            zip(batch.batch.sources, batch.batch.visual_tokens, strict=True)
-        )
+        places = [place for tree in batch.places for place in tree]
+        texts = self.texts.setdefault(dataloader_idx, {})
+        texts.update(zip(places, answers.texts, strict=True))
+        firsts = [tree[0] for tree in batch.places]
+        shown = self.shown.setdefault(dataloader_idx, {})
+        shown.update(zip(firsts, batch.batch.visual_tokens, strict=True))
 
     on_predict_batch_end = on_test_batch_end
 
-    @staticmethod
-    def _gathered(mine: dict[str, Any]) -> dict[str, Any]:
-        """What all ranks kept; a sampler that pads repeats a question, a name keeps it once."""
-        if not (dist.is_available() and dist.is_initialized()):
-            return mine
-        every: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(every, mine)
-        return {name: each for part in every for name, each in part.items()}
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Score what was answered; after `predict`, only write it.
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score every benchmark, seeing and blind."""
+        A rank without a batch skips Lightning's hooks for the end of a test, but not this one.
+        """
+        if stage not in ("test", "predict"):
+            return
         data: BenchmarkDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        for loader, (benchmark, blind) in enumerate(data.passes):
-            answers = self._gathered(self.answers.get(loader, {}))
-            if not blind:
-                shown = self._gathered(self.shown.get(loader, {}))
-                counts = [count for count in shown.values() if count]
-                self.visual_tokens[benchmark.name] = mean(counts) if counts else 0.0
-            if not blind and trainer.is_global_zero:
-                self._write(benchmark, answers, None)  # there even if a judge is not
-            predictions = [answers[question.id] for question in benchmark.questions]
-            lines = benchmark.metric.grade(benchmark.questions, predictions)
-            # Every rank has gathered all answers already: the metric is not to gather again.
-            benchmark.metric.sync_on_compute = False
-            scores: dict[str, Score] = benchmark.metric.compute()
-            kept = self.results.setdefault(benchmark.name, {})
-            kept.update({f"blind_{key}" if blind else key: s for key, s in scores.items()})
-            if not blind and trainer.is_global_zero:
-                self._write(benchmark, answers, lines)
-                self._show(trainer, benchmark, answers, lines)
+        passes = [each for each in data.passes if stage == "test" or not each.blind]
+        blind = {each.benchmark.name for each in passes if each.blind}
+        texts, shown = _of_all_ranks(self.texts), _of_all_ranks(self.shown)
+        for loader, each in enumerate(passes):
+            said = dict(sorted(texts.get(loader, {}).items()))
+            if not each.blind:
+                tokens = [count for count in shown.get(loader, {}).values() if count]
+                self.visual_tokens[each.benchmark.name] = mean(tokens) if tokens else 0.0
+                self._begin(trainer, each.benchmark, said)
+            if stage == "test":
+                self._score(trainer, each, said)
+                no_blind = each.benchmark.blind and each.benchmark.name not in blind
+                self.answered[each.benchmark.name].no_blind = no_blind
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the answers, without scores."""
-        data: BenchmarkDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        for loader, benchmark in enumerate(data.benchmarks):
-            answers = self._gathered(self.answers.get(loader, {}))
-            if trainer.is_global_zero:
-                self._write(benchmark, answers, None)
+    def _begin(self, trainer: Trainer, benchmark: Benchmark, said: dict[int, str]) -> None:
+        """Count the answers and write them, so that they are there even if a judge is not."""
+        self.results[benchmark.name] = {}
+        empty = sum(not text.strip() for text in said.values())
+        self.answered[benchmark.name] = Answered(len(benchmark.questions), len(said), empty)
+        if trainer.is_global_zero:
+            self._write(benchmark, said, [{}] * len(said))
+
+    def _score(self, trainer: Trainer, asked: Pass, said: dict[int, str]) -> None:
+        """Score one pass; nothing where nothing was answered."""
+        if not said:
+            return
+        benchmark, name = asked.benchmark, asked.benchmark.name
+        questions = [benchmark.questions[place] for place in said]
+        lines = benchmark.metric.grade(questions, list(said.values()))
+        scores = benchmark.metric.compute_here()
+        if asked.blind:
+            self.results[name] |= {f"blind_{key}": score for key, score in scores.items()}
+            return
+        self.results[name] |= scores
+        pairs = zip(said.values(), lines, strict=True)
+        accepted = [line.get("correct", 0) > 0 for text, line in pairs if not text.strip()]
+        self.answered[name].empty_correct = sum(accepted)
+        if trainer.is_global_zero:
+            self._write(benchmark, said, lines)
+            self._show(trainer, benchmark.name, questions, list(said.values()), lines)
+
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """What each benchmark's scores were computed from, for results.json."""
+        return {name: asdict(counts) for name, counts in self.answered.items()}
 
     def _write(
-        self, benchmark: Benchmark, answers: dict[str, str], graded: list[dict[str, Any]] | None
+        self, benchmark: Benchmark, said: dict[int, str], graded: list[dict[str, Any]]
     ) -> None:
-        """One JSON line a question, in the order of the file."""
+        """One JSON line a question that was answered, in the order of the file."""
         lines = []
-        for index, question in enumerate(benchmark.questions):
+        for (place, text), more in zip(said.items(), graded, strict=True):
+            question = benchmark.questions[place]
             line: dict[str, Any] = {
                 "id": question.id,
                 "question": question.prompt,
                 "category": question.category,
                 "answer": question.answers[0] if question.answers else None,
-                "prediction": answers[question.id],
+                "prediction": text,
             }
-            more = graded[index] if graded is not None else {}
-            lines.append(json.dumps(line | more, ensure_ascii=False))
-        write(self.folder / f"{benchmark.name}.jsonl", "\n".join(lines) + "\n")
+            lines.append(json.dumps(line | more, ensure_ascii=False) + "\n")
+        write(self.folder / f"{benchmark.name}.jsonl", "".join(lines))
 
     @staticmethod
     def _show(
         trainer: Trainer,
-        benchmark: Benchmark,
-        answers: dict[str, str],
+        name: str,
+        questions: list[Question],
+        texts: list[str],
         graded: list[dict[str, Any]],
     ) -> None:
         """A sheet of questions spread over the file, to the loggers that take pictures."""
-        pairs = [
-            (question, line["correct"])
-            for question, line in zip(benchmark.questions, graded, strict=True)
+        samples = [
+            (question, text, line["correct"])
+            for question, text, line in zip(questions, texts, graded, strict=True)
             if question.images and line
         ]
         items = [
@@ -126,13 +166,26 @@ class Scores(Callback):
                 image=question.images[0],
                 question=question.prompt,
                 answer=question.answers[0],
-                prediction=answers[question.id],
+                prediction=text,
                 correct=right >= 0.5,
             )
-            for question, right in pairs[:: max(1, len(pairs) // SHOWN)][:SHOWN]
+            for question, text, right in samples[:: max(1, len(samples) // SHOWN)][:SHOWN]
         ]
         for logger in trainer.loggers:
             writer = getattr(logger, "experiment", None)
             if items and hasattr(writer, "add_image"):
                 picture = np.asarray(sheet(items))
-                writer.add_image(f"samples/{benchmark.name}", picture, dataformats="HWC")
+                writer.add_image(f"samples/{name}", picture, dataformats="HWC")
+
+
+def _of_all_ranks(mine: Numbered) -> Numbered:
+    """What all ranks kept; each question was answered on one of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return mine
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, mine)
+    found: Numbered = {}
+    for part in every:
+        for loader, kept in part.items():
+            found.setdefault(loader, {}).update(kept)
+    return found

@@ -296,14 +296,13 @@ class LocalEngine:
             except (OSError, ValueError):  # one bad image must not cost its batch
                 for item in batch:
                     try:
-                        yield item, self._ask(model, policy, [item])[item.id]
+                        yield item, self._ask(model, policy, [item])[0]
                     except (OSError, ValueError) as error:
                         yield item, error
             else:
-                for item in batch:
-                    yield item, said[item.id]
+                yield from zip(batch, said, strict=True)
 
-    def _ask(self, model: Any, policy: Any, items: Sequence[Item]) -> dict[str, str]:
+    def _ask(self, model: Any, policy: Any, items: Sequence[Item]) -> list[str]:
         from llava_lab.exchange.commands import answer_questions
 
         questions = [

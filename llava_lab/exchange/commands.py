@@ -18,8 +18,15 @@ from llava_lab.data.rows import read_rows
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question, Turn, read_questions
 from llava_lab.data.video import Frames
 from llava_lab.disk import write
-from llava_lab.evaluate.benchmark import by_images, question_loader
 from llava_lab.evaluate.generate import Questions, answer
+from llava_lab.evaluate.groups import by_images
+from llava_lab.evaluate.prompts import (
+    Sizes,
+    beyond,
+    check_questions,
+    question_loader,
+    trees_of,
+)
 from llava_lab.exchange.load import is_ours, load_model
 from llava_lab.exchange.released import import_checkpoint
 from llava_lab.exchange.save import export_model
@@ -88,8 +95,9 @@ def answer_main(arguments: Sequence[str]) -> None:
     with one_message():
         questions = read_questions(options.questions, options.images)
         # As the file has them: the released scorers tell 4 from "4".
-        keys = [row.value.get("question_id") for row in read_rows(options.questions)]
-        keys = [question.id for question in questions] if None in keys else keys
+        rows = [row.value for row in read_rows(options.questions)]
+        asked_each = "conversations" in rows[0]
+        keys = [each.id for each in questions] if asked_each else [r["question_id"] for r in rows]
         model, policy = open_model(options.model)
         if any(isinstance(path, VideoPath) for each in questions for path in each.images):
             policy = show_videos(model, policy, options.frames, options.stride)
@@ -101,31 +109,53 @@ def answer_main(arguments: Sequence[str]) -> None:
             max_new_tokens=options.max_new_tokens,
             images_per_batch=options.images_per_batch,
         )
-        rows = [
+        answers = [
             {
                 "question_id": key,
                 "prompt": question.prompt,
-                "text": said[question.id],
+                "text": text,
                 "model_id": Path(options.model).name,
                 "metadata": {},
             }
-            for key, question in zip(keys, questions, strict=True)
+            for key, question, text in zip(keys, questions, said, strict=True)
         ]
-        write(options.out, "".join(json.dumps(row) + "\n" for row in rows))
-        print(f"llava_lab: {len(rows)} answers: {options.out}")
+        write(options.out, "".join(json.dumps(each) + "\n" for each in answers))
+        print(f"llava_lab: {len(answers)} answers: {options.out}")
 
 
 def answer_questions(
     model: Llava, policy: Policy, questions: Sequence[Question], **options: Any
-) -> dict[str, str]:
-    """Answers by question id, greedy unless `sampling` is given; options of `question_loader`."""
-    groups = by_images(questions)
-    images = [group[0].images for group in groups]
-    said: dict[str, str] = {}
-    for batch in question_loader(model, groups, images, policy, **options):
+) -> list[str]:
+    """One answer a question, in their order, greedy unless `sampling` is given.
+
+    Args:
+        model: What answers.
+        policy: How an image becomes views.
+        questions: The questions; their ids may repeat.
+        options: Those of `question_loader`.
+
+    Raises:
+        ValueError: If a question cannot be asked; nothing is computed then.
+    """
+    said = [""] * len(questions)
+    for batch in question_loader(model, by_images(questions), policy, **options):
+        places = [place for tree in batch.places for place in tree]
         answers = answer(model, batch.to(_device(model)))
-        said.update(zip(answers.ids, answers.texts, strict=True))
+        for place, text in zip(places, answers.texts, strict=True):
+            said[place] = text
     return said
+
+
+def check_answerable(
+    model: Llava,
+    policy: Policy,
+    questions: Sequence[Question],
+    max_new_tokens: int,
+    sizes: Sizes | None = None,
+) -> None:
+    """Refuse what `answer_questions` would refuse of all questions, before any is answered."""
+    trees = trees_of(model, by_images(questions), policy, "first", None, None)
+    check_questions(trees, model.llm.context, max_new_tokens, sizes or Sizes(policy))
 
 
 def chat_main(arguments: Sequence[str]) -> None:
@@ -169,6 +199,8 @@ def talk(
         turns.append(Turn("user", shown + text))
         told = show.told(turns, images)
         ids = template.prompt(told, tokenizer, [each.tokens for each in layouts], "the chat")
+        if problem := beyond(ids, images, layouts, show, model.llm.context, max_new_tokens):
+            raise ValueError(f"the chat, question {len(turns) // 2 + 1}: {problem}")
         row = Row([Segment(ids, [IGNORE] * len(ids))], views, layouts, "the chat")
         stops = frozenset(template.stop_ids(tokenizer))
         batch = Batch.pack([row])

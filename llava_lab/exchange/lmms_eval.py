@@ -7,7 +7,7 @@ answered is an error that names the task and the document, and never an empty an
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,12 @@ from tqdm import tqdm
 from llava_lab.data.rows import VideoPath
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question
 from llava_lab.exchange.caption import VIDEO_FILES
-from llava_lab.exchange.commands import answer_questions, open_model, show_videos
+from llava_lab.exchange.commands import (
+    answer_questions,
+    check_answerable,
+    open_model,
+    show_videos,
+)
 
 REQUESTS_AT_ONCE = 512  # whose pictures lie on disk together
 
@@ -58,10 +63,13 @@ class LlavaLab(lmms):
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Answers in the order of the requests."""
+        for some in _portions(requests):
+            with tempfile.TemporaryDirectory() as folder:
+                for length, (_, questions) in self._questions(some, Path(folder)).items():
+                    check_answerable(self.model, self.policy, questions, length)
         said: list[str] = []
         with tqdm(total=len(requests), desc="llava_lab") as bar:
-            for start in range(0, len(requests), REQUESTS_AT_ONCE):
-                some = requests[start : start + REQUESTS_AT_ONCE]
+            for some in _portions(requests):
                 with tempfile.TemporaryDirectory() as folder:
                     said += self._answer(some, Path(folder))
                 bar.update(len(some))
@@ -76,35 +84,48 @@ class LlavaLab(lmms):
         raise NotImplementedError("llava_lab: loglikelihoods are not computed; ask by generation")
 
     def _answer(self, requests: Sequence[Any], folder: Path) -> list[str]:
-        questions: dict[int, list[Question]] = {}
-        ends: list[list[str]] = []
+        said = [""] * len(requests)
+        for length, (numbers, questions) in self._questions(requests, folder).items():
+            answers = answer_questions(
+                self.model,
+                self.policy,
+                questions,
+                max_new_tokens=length,
+                images_per_batch=self.batch_size,
+            )
+            for number, text in zip(numbers, answers, strict=True):
+                said[number] = text
+        ends = [_options(request.args[1], "")[1] for request in requests]
+        return [_cut(text, until) for text, until in zip(said, ends, strict=True)]
+
+    def _questions(
+        self, requests: Sequence[Any], folder: Path
+    ) -> dict[int, tuple[list[int], list[Question]]]:
+        """Indices of requests, and their questions, by the longest answer that they want."""
+        found: dict[int, tuple[list[int], list[Question]]] = {}
         for number, request in enumerate(requests):
             context, options, to_visual, document, task, split = request.args
             place = f"task {task}, document {document}"
-            length, until = _options(options, place)
+            length, _ = _options(options, place)
             shown = to_visual(self.task_dict[task][split][document]) or []
             paths = [_path(each, folder, place) for each in shown]
             if any(isinstance(path, VideoPath) for path in paths):
                 self._show_videos()
             text = _text(context, len(paths), place)
-            asked = Question(str(number), tuple(paths), text, None, (), place)
-            questions.setdefault(length, []).append(asked)
-            ends.append(until)
-        said: dict[str, str] = {}
-        for length, some in questions.items():
-            said |= answer_questions(
-                self.model,
-                self.policy,
-                some,
-                max_new_tokens=length,
-                images_per_batch=self.batch_size,
-            )
-        return [_cut(said[str(number)], until) for number, until in enumerate(ends)]
+            numbers, questions = found.setdefault(length, ([], []))
+            numbers.append(number)
+            questions.append(Question(str(number), tuple(paths), text, None, (), place))
+        return found
 
     def _show_videos(self) -> None:
         if not self.shows_videos:
             self.policy = show_videos(self.model, self.policy, self.frames, self.stride)
             self.shows_videos = True
+
+
+def _portions(requests: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(requests), REQUESTS_AT_ONCE):
+        yield requests[start : start + REQUESTS_AT_ONCE]
 
 
 def _options(options: dict[str, Any], place: str) -> tuple[int, list[str]]:

@@ -22,11 +22,17 @@ from llava_lab.data.preferences import unreadable
 from llava_lab.data.rows import Refused
 from llava_lab.data.sample import Question, read_questions
 from llava_lab.disk import write
-from llava_lab.evaluate.benchmark import by_images
 from llava_lab.evaluate.generate import Sampling
+from llava_lab.evaluate.groups import by_images
 from llava_lab.evaluate.hallucination import true_and_untrue
 from llava_lab.evaluate.judge import Judge, Prompt, read_object, read_score
-from llava_lab.exchange.commands import add_frames, answer_questions, open_model, show_videos
+from llava_lab.exchange.commands import (
+    add_frames,
+    answer_questions,
+    check_answerable,
+    open_model,
+    show_videos,
+)
 from llava_lab.exchange.journal import Journal
 from llava_lab.model.llava import Llava
 from llava_lab.verbs import MODEL_HELP, listed, one_message, positive, verb_parser
@@ -34,7 +40,7 @@ from llava_lab.verbs import MODEL_HELP, listed, one_message, positive, verb_pars
 MARKS = (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER)
 Answered = tuple[Question, str]
 Scored = list[tuple[str, int]]  # the answers to one question, with their scores
-Sampler = Callable[[Sequence[Question]], dict[str, str]]
+Sampler = Callable[[Sequence[Question]], list[str]]
 Scorer = Callable[[Sequence[Answered]], list[int]]
 
 
@@ -58,10 +64,9 @@ def main(arguments: Sequence[str]) -> None:
             told = score.settings()
         check(questions, bool(options.judge_url), options.images)
         sampling = Sampling(options.temperature, options.seed)
-        videos = any(isinstance(path, VideoPath) for each in questions for path in each.images)
         sample = LocalSampler(
             options.model,
-            videos,
+            questions,
             options.frames,
             options.stride,
             sampling=sampling,
@@ -150,14 +155,10 @@ def prefer(
     groups = by_images([question for question in questions if question.id not in done])
     with journal:
         for start in range(0, len(groups), images_at_once):
-            asked = [q for group in groups[start : start + images_at_once] for q in group]
-            copies = {
-                f"{question.id}#{number}": question
-                for question in asked
-                for number in range(samples)
-            }
-            said = sample([replace(question, id=name) for name, question in copies.items()])
-            answered = [(question, said[name]) for name, question in copies.items()]
+            asked = [q for each in groups[start : start + images_at_once] for q in each.questions]
+            copies = [(question, number) for question in asked for number in range(samples)]
+            said = sample([replace(each, id=f"{each.id}#{number}") for each, number in copies])
+            answered = [(each, text) for (each, _), text in zip(copies, said, strict=True)]
             scores = zip((text for _, text in answered), score(answered), strict=True)
             for question in asked:
                 done[question.id] = [next(scores) for _ in range(samples)]
@@ -273,26 +274,33 @@ class LocalSampler:
 
     Args:
         model: What `open_model` opens.
-        videos: Whether there are videos to be shown.
+        questions: All that will be asked; they are checked before the first is.
         frames: Frames of a video; None takes those of training, or else 16.
         stride: Pooling of a frame; None takes that of training, or else 2.
         options: Those of `question_loader`.
     """
 
     def __init__(
-        self, model: str, videos: bool, frames: int | None, stride: int | None, **options: Any
+        self,
+        model: str,
+        questions: Sequence[Question],
+        frames: int | None,
+        stride: int | None,
+        **options: Any,
     ):
-        self.source, self.videos, self.options = model, videos, options
+        self.source, self.questions, self.options = model, questions, options
         self.frames, self.stride = frames, stride
 
     @cached_property
     def opened(self) -> tuple[Llava, Policy]:
         """The model, and how images become views."""
         model, policy = open_model(self.source)
-        if self.videos:
+        images = [path for question in self.questions for path in question.images]
+        if any(isinstance(path, VideoPath) for path in images):
             policy = show_videos(model, policy, self.frames, self.stride)
+        check_answerable(model, policy, self.questions, self.options["max_new_tokens"])
         return model, policy
 
-    def __call__(self, questions: Sequence[Question]) -> dict[str, str]:
-        """Answers by question id."""
+    def __call__(self, questions: Sequence[Question]) -> list[str]:
+        """One answer a question, in their order."""
         return answer_questions(*self.opened, questions, **self.options)

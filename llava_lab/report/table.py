@@ -195,7 +195,7 @@ def score_grid(results: dict[str, Any], path: Path | None = None) -> Grid:
         "In %, with 95% intervals over questions (Wilson, or a bootstrap where scores are partial)."
         " Blind: images shuffled between questions. Margin: value less blind, in points."
     ]
-    notes += judge_notes(results)
+    notes += answer_notes(results) + judge_notes(results)
     title = f"{_scaled(results)}, seed {results['seed']}"
     return Grid(title + (f" ({path})" if path else ""), HEADERS, rows, notes, names=2)
 
@@ -212,8 +212,33 @@ def seeds_grid(runs: Sequence[Run]) -> Grid:
         f"In %, mean ± half of a 95% t-interval over {len(runs)} seeds. Blind: images shuffled"
         " between questions. Margin: value less blind of each seed, in points."
     ]
+    for run in runs:
+        notes += [f"Seed {run.results['seed']}: {note}" for note in answer_notes(run.results)]
     notes += judge_notes(runs[0].results)
     return Grid(title, HEADERS, rows, notes, names=2)
+
+
+def answer_notes(results: dict[str, Any]) -> list[str]:
+    """What a reader must know of the answers behind the scores; nothing where all is as usual."""
+    notes = []
+    for name, counts in results.get("answered", {}).items():
+        if counts["answered"] < counts["questions"]:
+            notes.append(
+                f"{name}: {counts['answered']} of {counts['questions']} questions were answered, "
+                "since the trainer limits batches (limit_test_batches, limit_predict_batches, "
+                "fast_dev_run)."
+            )
+        if counts["empty"]:
+            accepted = counts["empty_correct"]
+            rule = "" if accepted is None else f"; the benchmark's rule accepts {accepted} of them"
+            notes.append(
+                f"{name}: {counts['empty']} of {counts['answered']} answers are empty{rule}."
+            )
+        if counts["no_blind"]:
+            notes.append(
+                f"{name}: no blind score, since a question could only be shown its own images."
+            )
+    return notes
 
 
 def judge_notes(results: dict[str, Any]) -> list[str]:

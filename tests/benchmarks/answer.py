@@ -25,8 +25,9 @@ from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import IGNORE, get_template
 from llava_lab.data.image import Pad
 from llava_lab.data.sample import Question, Turn
-from llava_lab.evaluate.benchmark import by_images, question_loader
 from llava_lab.evaluate.generate import answer
+from llava_lab.evaluate.groups import by_images
+from llava_lab.evaluate.prompts import question_loader
 from llava_lab.model.connector import MLP
 from llava_lab.model.encoder import TimmEncoder
 from llava_lab.model.llava import Llava
@@ -54,14 +55,8 @@ def ask(folder: Path, images: int) -> list[Question]:
 
 def ours(model: Llava, questions: Sequence[Question], length: int, at_once: int) -> Said:
     """Answers as the verbs compute them."""
-    groups = by_images(questions)
     loader = question_loader(
-        model,
-        groups,
-        [group[0].images for group in groups],
-        Pad(),
-        max_new_tokens=length,
-        images_per_batch=at_once,
+        model, by_images(questions), Pad(), max_new_tokens=length, images_per_batch=at_once
     )
     found = [answer(model, batch) for batch in loader]
     return {name: ids for each in found for name, ids in zip(each.ids, each.tokens, strict=True)}

@@ -28,8 +28,9 @@ from llava_lab.data.anyres import AnyRes
 from llava_lab.data.image import Pad, Policy, Square
 from llava_lab.data.sample import Question
 from llava_lab.data.video import Frames
-from llava_lab.evaluate.benchmark import by_images, question_loader
 from llava_lab.evaluate.generate import answer
+from llava_lab.evaluate.groups import by_images
+from llava_lab.evaluate.prompts import question_loader
 from llava_lab.exchange.caption import Item, prompt_of, read_items
 from llava_lab.exchange.save import export_model
 from llava_lab.model.connector import MLP
@@ -147,10 +148,8 @@ def our_tokens(
         Question(item.id, (item.path,), f"<image>\n{prompt_of(item, None)}", None, (), item.name)
         for item in items
     ]
-    groups = by_images(questions)
-    images = [group[0].images for group in groups]
     found = {}
-    for asked in question_loader(model, groups, images, policy, max_new_tokens=LENGTH):
+    for asked in question_loader(model, by_images(questions), policy, max_new_tokens=LENGTH):
         said = answer(model, asked)
         found[said.ids[0]] = (asked.batch.ids.tolist(), said.tokens[0])
     return found

@@ -1,0 +1,142 @@
+"""11l. Groups: questions -> groups that share their images; other images for a blind pass."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from pathlib import Path
+
+from llava_lab.data.features import image_digest
+from llava_lab.data.modules import Position, place_image, run_seed
+from llava_lab.data.rows import VideoPath
+from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question, Turn
+
+
+@dataclass(frozen=True)
+class Group:
+    """Questions that are asked about the same images, which are computed once for all of them.
+
+    Attributes:
+        images: What is shown: the questions' own images or, in a blind pass, those of others.
+        questions: The questions.
+        places: Index of each question in its file. It tells questions apart; ids may repeat.
+    """
+
+    images: tuple[Path, ...]
+    questions: list[Question]
+    places: list[int]
+
+    @property
+    def number_and_kind(self) -> tuple[int, bool]:
+        """Number of images, and whether they are videos."""
+        return len(self.images), any(isinstance(image, VideoPath) for image in self.images)
+
+
+def placed(question: Question, position: Position, prompt: str | None = None) -> Turn:
+    """The question as the user's turn, its image where `position` wants it.
+
+    Args:
+        question: The question.
+        position: Where its image stands.
+        prompt: Line that is added to it, or None.
+    """
+    text = question.text if prompt is None else f"{question.text}\n{prompt}"
+    chance = random.Random(f"{run_seed()}/{question.id}")
+    (turn,) = place_image([Turn("user", text)], position, chance)
+    return turn
+
+
+def by_images(questions: Sequence[Question], position: Position = "first") -> list[Group]:
+    """Questions that share their images, in the order in which each image is first asked about.
+
+    Questions share a group if they begin alike up to the last image, so that a common prefix holds
+    all images. Questions without images have a group each.
+    """
+    groups: dict[Hashable, Group] = {}
+    for place, question in enumerate(questions):
+        before, _, _ = placed(question, position).text.rpartition(IMAGE_PLACEHOLDER)
+        # A path of a picture equals that of a video, but they are shown differently.
+        kinds = tuple(type(image) for image in question.images)
+        key = (question.images, kinds, before) if question.images else place
+        group = groups.setdefault(key, Group(question.images, [], []))
+        group.questions.append(question)
+        group.places.append(place)
+    return list(groups.values())
+
+
+def blind_groups(groups: Sequence[Group]) -> list[Group] | None:
+    """The same questions with images of other questions; groups without images keep none.
+
+    Groups with the same number of images are dealt them along one shuffled circle, so that each is
+    used once. Where that would show a group one of its own images, under whatever name, two groups
+    of the circle swap; where no swap helps, images of the whole benchmark are drawn for it.
+
+    Returns:
+        The groups, or None where there are no images, or a group to which no other image can be
+        shown.
+    """
+    if not any(group.images for group in groups):
+        return None
+    content = contents(image for group in groups for image in group.images)
+    own = [{content[image] for image in group.images} for group in groups]
+
+    def suits(index: int, images: Sequence[Path]) -> bool:
+        return own[index].isdisjoint(content[image] for image in images)
+
+    dealt = [group.images for group in groups]
+    for circle in _circles(groups):
+        shown = [groups[index].images for index in circle]
+        for place, index in enumerate(circle):
+            dealt[index] = shown[(place + 1) % len(circle)]
+        _swap(circle, dealt, suits)
+    pool = {content[image]: image for group in groups for image in group.images}
+    for index, group in enumerate(groups):
+        if group.images and not suits(index, dealt[index]):
+            others = [image for key, image in pool.items() if key not in own[index]]
+            if not others:
+                return None
+            dealt[index] = _drawn(group, others, f"{run_seed()}/blind/{index}")
+    return [replace(group, images=images) for group, images in zip(groups, dealt, strict=True)]
+
+
+def _swap(
+    circle: Sequence[int],
+    dealt: list[tuple[Path, ...]],
+    suits: Callable[[int, Sequence[Path]], bool],
+) -> None:
+    """Swap what was dealt to groups that it does not suit with what suits both."""
+    for index in circle:
+        if suits(index, dealt[index]):
+            continue
+        for other in circle:
+            if suits(index, dealt[other]) and suits(other, dealt[index]):
+                dealt[index], dealt[other] = dealt[other], dealt[index]
+                break
+
+
+def _drawn(group: Group, others: list[Path], seed: str) -> tuple[Path, ...]:
+    """As many images as the group has, of its kind if there are any; repeated if too few."""
+    number, video = group.number_and_kind
+    random.Random(seed).shuffle(others)
+    others.sort(key=lambda image: isinstance(image, VideoPath) != video)
+    return tuple(islice(cycle(others), number))
+
+
+def _circles(groups: Sequence[Group]) -> list[list[int]]:
+    """Indices of the groups with the same number and kind of images, shuffled."""
+    circles: dict[tuple[int, bool], list[int]] = {}
+    for index, group in enumerate(groups):
+        if group.images:
+            circles.setdefault(group.number_and_kind, []).append(index)
+    for circle in circles.values():
+        random.Random(f"{run_seed()}/blind").shuffle(circle)
+    return list(circles.values())
+
+
+def contents(images: Iterable[Path]) -> dict[Path, Hashable]:
+    """A key for what each file holds; files are read only where several are equally long."""
+    paths = dict.fromkeys(images)
+    sizes = {path: path.stat().st_size if path.is_file() else None for path in paths}
+    times = Counter(sizes.values())
+    return {path: size if times[size] == 1 else image_digest(path) for path, size in sizes.items()}

@@ -1,0 +1,256 @@
+"""11m. Prompts: groups of questions -> batches of prompts, checked before anything is computed."""
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from llava_lab.data.batch import Batch, Row, Segment
+from llava_lab.data.chat import IGNORE, VISUAL, Template, get_template
+from llava_lab.data.image import Policy, verify_media
+from llava_lab.data.layout import Layout
+from llava_lab.data.modules import Position, Views
+from llava_lab.data.rows import VideoPath
+from llava_lab.data.sample import Question
+from llava_lab.data.video import Frames
+from llava_lab.evaluate.generate import Questions, Sampling
+from llava_lab.evaluate.groups import Group, placed
+from llava_lab.verbs import listed
+
+
+class Trees(Dataset):
+    """One row a group of questions: what their prompts share is the root, the rest its leaves.
+
+    Args:
+        groups: Questions that are asked about the same images.
+        template: Chat template.
+        tokenizer: The LM's tokenizer.
+        views: How images become views.
+        position: Where the image stands in the question.
+        prompt: Line that is added to every question, or None.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        template: Template,
+        tokenizer: Any,
+        views: Views,
+        position: Position,
+        prompt: str | None,
+    ):
+        self.groups, self.template, self.tokenizer = groups, template, tokenizer
+        self.views, self.position, self.prompt = views, position, prompt
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> tuple[Row, Group]:
+        group = self.groups[index]
+        views, layouts = self.views(group.images)
+        prompts = [self.ids(question, group, layouts) for question in group.questions]
+        shared = min(_common(prompts), min(map(len, prompts)) - 1)
+        root = prompts[0][:shared]
+        leaves = [prompt[shared:] for prompt in prompts]
+        segments = [Segment(root, [IGNORE] * len(root))] if shared else []
+        parent = 0 if shared else None
+        segments += [Segment(leaf, [IGNORE] * len(leaf), parent) for leaf in leaves]
+        return Row(segments, views, layouts, group.questions[0].source), group
+
+    def ids(self, question: Question, group: Group, layouts: Sequence[Layout]) -> list[int]:
+        """Token ids of the prompt of one question of a group."""
+        turn = placed(question, self.position, self.prompt)
+        turns = self.views.told([turn], group.images)
+        tokens = [layout.tokens for layout in layouts]
+        return self.template.prompt(turns, self.tokenizer, tokens, source=question.source)
+
+
+def _common(prompts: Sequence[Sequence[int]]) -> int:
+    """Length of the longest beginning that all prompts share."""
+    for place, tokens in enumerate(zip(*prompts, strict=False)):
+        if len(set(tokens)) > 1:
+            return place
+    return min(map(len, prompts))
+
+
+class Sizes:
+    """Sizes of images and videos as a policy loads them; each file is read once.
+
+    Args:
+        policy: How images and videos are loaded.
+    """
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+        # A picture and a video may have equal paths.
+        self._of = cache(lambda path, _: self._read(path))
+
+    def __call__(self, path: Path) -> tuple[int, ...]:
+        """Width and height; of a video also its frames. Raises what loading the file raises."""
+        found = self._of(path, type(path))
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _read(self, path: Path) -> tuple[int, ...] | Exception:
+        try:
+            return verify_media(path, self.policy)
+        except (OSError, ValueError) as error:
+            return error
+
+
+def check_questions(trees: Trees, context: int, max_new_tokens: int, sizes: Sizes) -> None:
+    """Refuse questions that cannot be asked: broken images, and prompts that the LM cannot hold.
+
+    Args:
+        trees: The questions.
+        context: Most tokens that the LM reads.
+        max_new_tokens: Longest answer.
+        sizes: Sizes of the images.
+
+    Raises:
+        ValueError: With the row of every such question, and the reason.
+    """
+    policy, vision = trees.views.policy, trees.views.vision
+    faults = []
+    for group in trees.groups:
+        for question in group.questions:
+            try:
+                layouts = [policy.layout(sizes(image), vision) for image in group.images]
+                ids = trees.ids(question, group, layouts)
+            except (OSError, ValueError) as error:
+                named = str(error).startswith(question.source)
+                faults.append(str(error) if named else f"{question.source}: {error}")
+                continue
+            if problem := beyond(ids, group.images, layouts, trees.views, context, max_new_tokens):
+                blind = "" if group.images == question.images else " (blind: images of others)"
+                faults.append(f"{question.source}{blind}: {problem}")
+    if faults:
+        number = sum(len(group.questions) for group in trees.groups)
+        head = f"{len(faults)} of {number} questions cannot be asked:\n  " if number > 1 else ""
+        raise ValueError(f"{head}{listed(faults, 10)}")
+
+
+def beyond(
+    ids: Sequence[int],
+    images: Sequence[Path],
+    layouts: Sequence[Layout],
+    views: Views,
+    context: int,
+    max_new_tokens: int,
+) -> str | None:
+    """Why a prompt and its answer are more than the LM reads, and what would fit; else None."""
+    if len(ids) + max_new_tokens <= context:
+        return None
+    visual = sum(token == VISUAL for token in ids)
+    text, room = len(ids) - visual, context - max_new_tokens
+    ways = []
+    if images and isinstance(images[0], VideoPath) and isinstance(views.policy, Frames):
+        kind = "video" if len(images) == 1 else "videos"
+        ways.append(f"{views.policy.most_frames(views.vision, room, text)} frames")
+    else:
+        kind = "picture" if len(images) == 1 else "pictures"
+        tokens = [layout.tokens for layout in layouts]
+        # Where each picture ends; what stands behind the last one stays, however many there are.
+        seen = [place for place, token in enumerate(ids, 1) if token == VISUAL]
+        ends = [seen[whole - 1] for whole in accumulate(tokens)]
+        fit = sum(end + len(ids) - ends[-1] <= room for end in ends)
+        alike = "pictures of this size" if len(set(tokens)) == 1 else "of its pictures"
+        ways += [f"{fit} {alike}"] if images else []
+    if len(ids) < context:
+        ways.append(f"answers of {context - len(ids):,} tokens")
+    parts = [f"{visual:,} of {len(images)} {kind}"] if images else []
+    parts += [f"{text:,} of text", f"{max_new_tokens:,} for the answer"]
+    what_fits = f"; what fits: {', or '.join(ways)}" if ways else ""
+    return (
+        f"{len(ids) + max_new_tokens:,} tokens ({', '.join(parts)}), and the LM reads "
+        f"{context:,}{what_fits}"
+    )
+
+
+def question_loader(
+    model: Any,
+    groups: Sequence[Group],
+    policy: Policy,
+    *,
+    position: Position = "first",
+    prompt: str | None = None,
+    template: str | None = None,
+    max_new_tokens: int = 128,
+    images_per_batch: int = 1,
+    num_workers: int = 0,
+    sampling: Sampling | None = None,
+    rank: int = 0,
+    world: int = 1,
+    sizes: Sizes | None = None,
+) -> DataLoader:
+    """Batches of questions for `answer`, in the order of the groups.
+
+    The ranks of a job share the batches: each is answered once, with the same questions in it as
+    on one rank. A rank may have none.
+
+    Args:
+        model: Whose tokenizer, encoder and template the prompts are made for.
+        groups: Questions that are asked about the same images.
+        policy: How an image becomes views.
+        position: Where the image stands in the question.
+        prompt: Line that is added to every question.
+        template: Chat template; null takes the LM's.
+        max_new_tokens: Longest answer.
+        images_per_batch: Groups that are answered at once.
+        num_workers: Processes that load images beside the main one.
+        sampling: How tokens are drawn; None takes the likeliest.
+        rank: Number of this process.
+        world: Number of processes.
+        sizes: Sizes of images that were read before; None reads all.
+
+    Raises:
+        ValueError: If a question cannot be asked; all of them are checked, on every rank.
+    """
+    for name, value in {
+        "max_new_tokens": max_new_tokens,
+        "images_per_batch": images_per_batch,
+    }.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it is 1 or more")
+    trees = trees_of(model, groups, policy, position, prompt, template)
+    check_questions(trees, model.llm.context, max_new_tokens, sizes or Sizes(policy))
+    starts = range(0, len(groups), images_per_batch)[rank::world]
+    trees.groups = [each for start in starts for each in groups[start : start + images_per_batch]]
+    stop_ids = frozenset(trees.template.stop_ids(trees.tokenizer))
+
+    def collate(items: list[tuple[Row, Group]]) -> Questions:
+        asked = [group for _, group in items]
+        return Questions(
+            Batch.pack([row for row, _ in items]),
+            [question.id for group in asked for question in group.questions],
+            max_new_tokens,
+            stop_ids,
+            trees.template.stop_string,
+            sampling,
+            [group.places for group in asked],
+        )
+
+    # Lightning replaces any other sampler under several ranks, and would share the share out again.
+    whole = DistributedSampler(trees, num_replicas=1, rank=0, shuffle=False)
+    return DataLoader(
+        trees, images_per_batch, sampler=whole, collate_fn=collate, num_workers=num_workers
+    )
+
+
+def trees_of(
+    model: Any,
+    groups: Sequence[Group],
+    policy: Policy,
+    position: Position,
+    prompt: str | None,
+    template: str | None,
+) -> Trees:
+    """The prompts of a model; the arguments are those of `question_loader`."""
+    style = get_template(template or model.llm.template)
+    views = Views(policy, model.encoder.vision)
+    return Trees(groups, style, model.llm.tokenizer, views, position, prompt)
