@@ -89,8 +89,10 @@ def repeated(folder: Path, pictures: int = 7) -> Path:
     return write_rows(folder / "questions.jsonl", rows)
 
 
-def run_test(model: Llava, benchmarks: list[Benchmark], folder: Path, **options: Any) -> Scores:
-    """Scores as `test` computes them."""
+def run_test(
+    model: Llava, benchmarks: list[Benchmark], folder: Path, verb: str = "test", **options: Any
+) -> Scores:
+    """Scores as `test` computes them, or none as in `predict`."""
     scores = Scores(folder / "predictions")
     trainer = Trainer(
         accelerator="cpu",
@@ -103,7 +105,10 @@ def run_test(model: Llava, benchmarks: list[Benchmark], folder: Path, **options:
         **options,
     )
     data = BenchmarkDataModule(benchmarks, Pad(), max_new_tokens=4, images_per_batch=2)
-    trainer.test(model, datamodule=data, verbose=False)
+    if verb == "test":
+        trainer.test(model, datamodule=data, verbose=False)
+    else:
+        trainer.predict(model, datamodule=data, return_predictions=False)
     return scores
 
 
@@ -206,6 +211,7 @@ def run_rank(rank: int, world: int, port: int, folder: Path) -> None:
     asked = [one, all_] if world == 1 else [all_, one]
     scores = run_test(make_model(), asked, out, devices=world, strategy="ddp")
     few = run_test(make_model(), [one], out / "few", devices=world, strategy="ddp")
+    run_test(make_model(), [one, all_], out / "said", "predict", devices=world, strategy="ddp")
     found = {
         name: {key: asdict(score) for key, score in sorted(kept.items())}
         for name, kept in sorted((scores.results | {"few": few.results["one"]}).items())
@@ -229,8 +235,13 @@ def test_two_ranks_give_what_one_gives_and_count_no_question_twice(tmp_path: Pat
     assert found["all"]["accuracy"]["n"] == found["all"]["blind_accuracy"]["n"] == 14
     assert found["one"]["accuracy"]["n"] == found["few"]["accuracy"]["n"] == 2
     assert found["one"].keys() == found["few"].keys()
-    for name in ("predictions/all.jsonl", "predictions/one.jsonl", "few/predictions/one.jsonl"):
-        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    for part in ("", "few", "said"):
+        files = sorted((tmp_path / "1" / part / "predictions").iterdir())
+        for file in files:
+            other = tmp_path / "2" / part / "predictions" / file.name
+            assert file.read_bytes() == other.read_bytes()
+    lines = [json.loads(line) for line in (tmp_path / "2/said/predictions/all.jsonl").open()]
+    assert len(lines) == 14 and not any("correct" in line for line in lines)
 
 
 @pytest.mark.parametrize("options", [{"limit_test_batches": 1}, {"fast_dev_run": True}])

@@ -238,7 +238,11 @@ def question_loader(
     # Lightning replaces any other sampler under several ranks, and would share the share out again.
     whole = DistributedSampler(trees, num_replicas=1, rank=0, shuffle=False)
     return DataLoader(
-        trees, images_per_batch, sampler=whole, collate_fn=collate, num_workers=num_workers
+        trees,
+        batch_size=images_per_batch,
+        sampler=whole,
+        collate_fn=collate,
+        num_workers=num_workers,
     )
 
 
