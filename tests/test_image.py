@@ -7,8 +7,9 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from llava_lab.data import image as images
-from llava_lab.data.image import Pad, Policy, Square, Vision, load_image, verify_media
+from llava_lab.data import resample
+from llava_lab.data.anyres import AnyRes
+from llava_lab.data.image import Pad, Policy, Square, Vision, load_image, normalise, verify_media
 from llava_lab.data.layout import Block, Layout
 
 CLIP = Vision(
@@ -57,11 +58,11 @@ def test_squash_equals_siglips_processor(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("strip", [10_000, images.STRIP_PIXELS])
+@pytest.mark.parametrize("strip", [10_000, resample.STRIP_PIXELS])
 def test_pad_equals_a_canvas_in_full(
     size: tuple[int, int], strip: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "STRIP_PIXELS", strip)
+    monkeypatch.setattr(resample, "STRIP_PIXELS", strip)
     side, (width, height) = max(size), size
     canvas = Image.new("RGB", (side, side), (122, 116, 104))
     canvas.paste(picture(size), ((side - width) // 2, (side - height) // 2))
@@ -70,11 +71,48 @@ def test_pad_equals_a_canvas_in_full(
     torch.testing.assert_close(Pad().pixels(picture(size), CLIP), theirs, rtol=0, atol=1e-6)
 
 
+THIN = [(1, 900), (900, 1), (3, 1201), (700, 2), (2, 1999), (40, 1000), (997, 100), (150, 601)]
+
+
+@pytest.mark.parametrize("size", [*THIN, *SIZES])
+def test_a_thin_picture_is_padded_as_in_full(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the shape, both ways give the same pixels."""
+    for side in (56, 33):
+        slow = resample.pad(picture(size), side, (122, 116, 104))
+        monkeypatch.setattr(resample, "STRIP_PIXELS", 100)
+        monkeypatch.setattr(resample, "THIN", 0)
+        fast = resample.pad(picture(size), side, (122, 116, 104))
+        monkeypatch.undo()
+        assert np.array_equal(np.asarray(slow), np.asarray(fast))
+
+
+@pytest.mark.parametrize("size", [(1, 3_000_000), (3_000_000, 1), (33, 150_000)])
+def test_a_picture_of_any_shape_needs_no_more_than_its_pixels(size: tuple[int, int]) -> None:
+    """The canvas of the first would have nine million million pixels: it is never built."""
+    image = Image.new("RGB", size, (255, 0, 0))
+    for policy in (Pad(), Square(), Square("squash"), AnyRes("1x2, 2x1, 2x2")):
+        pixels = policy.pixels(image, CLIP)
+        assert len(pixels) == policy.layout(size, CLIP).views and pixels.isfinite().all()
+    red = normalise(Image.new("RGB", (56, 56), (255, 0, 0)), CLIP)
+    assert torch.equal(Square("squash").pixels(image, CLIP), red)
+
+
+def test_a_line_is_squashed_as_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in [(1, 900), (3, 777)]:
+        slow = resample.scale(picture(size), (56, 56))
+        monkeypatch.setattr(resample, "MAX_PIXELS", 100)
+        fast = resample.scale(picture(size), (56, 56))
+        monkeypatch.undo()
+        assert np.abs(np.asarray(slow, int) - np.asarray(fast, int)).max() <= 2
+
+
 def test_a_hair_is_cropped_without_being_built(monkeypatch: pytest.MonkeyPatch) -> None:
     for size in [(3, 900), (900, 3), (5, 777), (777, 5), (1, 999)]:
-        slow = images.centre(picture(size), 56)
-        monkeypatch.setattr(images, "MAX_PIXELS", 56 * 56)
-        fast = images.centre(picture(size), 56)
+        slow = resample.centre(picture(size), 56)
+        monkeypatch.setattr(resample, "MAX_PIXELS", 56 * 56)
+        fast = resample.centre(picture(size), 56)
         monkeypatch.undo()
         levels = np.abs(np.asarray(slow, int) - np.asarray(fast, int))
         assert levels.max() <= 1 and levels.mean() < 0.001

@@ -99,6 +99,12 @@ def test_black_pictures_of_any_depth_are_black(tmp_path: Path) -> None:
         assert not gray(save(tmp_path / "a.tiff", np.zeros((4, 4), kind))).any()
 
 
+def test_a_line_beyond_what_can_be_scaled_is_refused(tmp_path: Path) -> None:
+    Image.new("1", (1, 4_000_001)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png: 1x4000001 pixels, a side has at most 4000000"):
+        load_image(tmp_path / "a.png")
+
+
 def test_lab_is_refused_and_animations_and_pages_give_their_first(tmp_path: Path) -> None:
     Image.new("LAB", (4, 4)).save(tmp_path / "lab.tiff")
     with pytest.raises(ValueError, match=r"lab\.tiff: its mode LAB is not read"):

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from llava_lab.data.image import Policy, Vision, normalise, scale
+from llava_lab.data.image import Policy, Vision, normalise
 from llava_lab.data.layout import Block, Layout
+from llava_lab.data.resample import scale
 
 Size = tuple[int, int]
 NUMBERS = r"(\d+|\{[\d,\s]+\})"

@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from llava_lab.data.layout import Block, Layout
-from llava_lab.data.picture import MAX_PIXELS, load_image
-
-STRIP_PIXELS = 16_000_000
+from llava_lab.data.picture import load_image
+from llava_lab.data.resample import centre, pad, scale
 
 
 @dataclass(frozen=True)
@@ -147,46 +146,6 @@ class Pad(Policy):
             int(vision.mean[2] * 255),
         )
         return normalise(pad(image, vision.image_size, background), vision)
-
-
-def scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The image at another width and height, bicubic."""
-    return image.resize(size, Image.Resampling.BICUBIC)
-
-
-def centre(image: Image.Image, side: int) -> Image.Image:
-    """The centre square of the image after its shorter side is scaled to `side`."""
-    short = min(image.size)
-    width, height = (int(side * length / short) for length in image.size)
-    left, top = (width - side) // 2, (height - side) // 2
-    if width * height <= MAX_PIXELS:
-        return scale(image, (width, height)).crop((left, top, left + side, top + side))
-    # A line of 1x5000 would become 336x1680000, so only what the centre needs is scaled: bicubic
-    # looks two pixels far. Pillow keeps the box in float32; a level of 255 may come out one off.
-    across, down = image.width / width, image.height / height
-    box = (left * across, top * down, (left + side) * across, (top + side) * down)
-    near = (max(0, int(box[0]) - 3), max(0, int(box[1]) - 3))
-    far = (min(image.width, int(box[2]) + 4), min(image.height, int(box[3]) + 4))
-    box = (box[0] - near[0], box[1] - near[1], box[2] - near[0], box[3] - near[1])
-    return image.crop(near + far).resize((side, side), Image.Resampling.BICUBIC, box)
-
-
-def pad(image: Image.Image, side: int, background: tuple[int, int, int]) -> Image.Image:
-    """The image, centred on a square canvas of its longer side, scaled to `side`.
-
-    Pillow scales a square's rows and then its columns. So does this, but only strips of the canvas
-    ever exist: the result is the same to the bit, and a long thin image needs no gigabytes.
-    """
-    canvas = max(image.size)
-    left, top = (canvas - image.width) // 2, (canvas - image.height) // 2
-    rows = Image.new("RGB", (side, canvas), background)
-    step = max(1, STRIP_PIXELS // canvas)
-    for start in range(0, image.height, step):
-        stop = min(start + step, image.height)
-        strip = Image.new("RGB", (canvas, stop - start), background)
-        strip.paste(image.crop((0, start, image.width, stop)), (left, 0))
-        rows.paste(scale(strip, (side, stop - start)), (0, top + start))
-    return scale(rows, (side, side))
 
 
 def normalise(view: Image.Image, vision: Vision) -> Tensor:

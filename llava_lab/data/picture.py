@@ -10,6 +10,8 @@ from llava_lab.data.png import check_png
 
 # No photograph or scan that the benchmarks use comes near it; decoded, it is 400 MB.
 MAX_PIXELS = 100_000_000
+# Pillow cannot scale much longer lines.
+MAX_SIDE = 4_000_000
 # Modes whose conversion to RGB is the one that their pixels mean.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
@@ -39,7 +41,7 @@ def load_image(path: str | Path, upright: bool = False) -> Image.Image:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no image, damaged, of levels that are not read, or larger than
-            `MAX_PIXELS`.
+            `MAX_PIXELS` or `MAX_SIDE`.
     """
     path = Path(path)
     check_regular(path, "image")
@@ -90,6 +92,10 @@ def check_regular(path: Path, kind: str) -> None:
 def _read(image: ImageFile.ImageFile, path: Path, upright: bool) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise _UnreadableError(_too_large(f"{image.width}x{image.height} pixels"))
+    if max(image.size) > MAX_SIDE:
+        raise _UnreadableError(
+            f"{image.width}x{image.height} pixels, a side has at most {MAX_SIDE}; cut the image"
+        )
     if image.format == "EPS":
         raise _UnreadableError("Pillow runs another program to draw EPS; save it as PNG")
     if image.format == "PNG":
