@@ -42,7 +42,7 @@ from llava_lab.world.videos import TinyVideos
 TINY = "configs/scale/tiny.yaml"
 STAGE_KEYS = (
     *("name", "fingerprint", "reused", "steps", "samples", "tokens", "seconds"),
-    *("loss_first", "loss_last", "held_out"),
+    *("loss_first", "loss_last", "held_out", "rows_skipped"),
 )
 
 
@@ -180,6 +180,8 @@ class LabCLI(LightningCLI):
         last = fingerprint(digest(weights), parts, options.seed_everything)
         for name, step in steps.items():
             step.data.name = name
+            if (runs := Path(options.runs)).is_dir() and step.data.cache is None:
+                step.data.cache = runs / ".verified"
             step.data.check(model)
             recipe = [options.stages[name].recipe, step.recipe.loss]
             data = [options.stages[name].data, step.data.chat(model), step.data.content()]
@@ -296,7 +298,7 @@ class LabCLI(LightningCLI):
             trainer.validate(model, held, verbose=False)
         step.recipe.finish(model)
         record = {"name": name, "fingerprint": mark, "reused": False, "git": git_commit()}
-        record |= recorder.summary(trainer)
+        record |= recorder.summary(trainer) | {"rows_skipped": step.data.skipped}
         if trainer.is_global_zero:
             save_trained(step.recipe.trained(model), stage_file(folder), mark)
             write(folder / "stage.json", json.dumps(record, indent=2) + "\n")

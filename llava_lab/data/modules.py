@@ -7,7 +7,7 @@ import os
 import random
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -24,17 +24,20 @@ from llava_lab.data.features import FeatureStore, image_digest
 from llava_lab.data.image import Policy, Vision
 from llava_lab.data.layout import Layout
 from llava_lab.data.loader import StageLoader, stage_batches
-from llava_lab.data.rows import VideoPath
+from llava_lab.data.rows import BadRow, ImageFolder, VideoPath
+from llava_lab.data.rows import Row as FileRow
 from llava_lab.data.sample import (
     IMAGE_PLACEHOLDER,
+    Found,
     Sample,
     Source,
     Turn,
     hold_out,
-    read_samples,
+    read_source,
+    sample_reader,
 )
+from llava_lab.data.verified import shown_by_time, verified
 from llava_lab.data.video import Frames
-from llava_lab.verbs import listed
 
 Position = Literal["keep", "first", "first_or_last"]
 
@@ -71,6 +74,8 @@ class StageDataModule(LightningDataModule):
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.epochs, self.max_steps = epochs, max_steps
         self.group_by_modality, self.num_workers = group_by_modality, num_workers
+        self.cache: Path | None = None
+        self.skipped: dict[str, int] = {}
 
     @property
     def model(self) -> Any:
@@ -204,20 +209,52 @@ class ImageDataModule(StageDataModule):
         self.feature_store = feature_store
         self.samples: list[Sample] = []
         self.held: list[Sample] = []
+        self.checked = False
         self.store: FeatureStore | None = None
+        if feature_store is not None:
+            self.cache = Path(feature_store) / "verified"
 
-    def read(self) -> None:
-        """Read and validate the rows, once."""
-        if not self.samples:
-            self.samples, self.held = hold_out(self.rows(), self.held_share)
+    def read(self, model: Any = None) -> None:
+        """Read the rows, once; with a model, also find those that it could not be trained on.
 
-    def rows(self) -> list[Sample]:
-        """All rows of all files."""
-        videos = self.policy.videos
-        return [row for each in self.sources for row in read_samples(each, run_seed(), videos)]
+        Raises:
+            BadRows: If rows are bad and their source does not skip them, or has no others.
+        """
+        if self.samples and (self.checked or model is None):
+            return
+        every = [read_source(each, run_seed(), self.reader(each)) for each in self.sources]
+        if model is not None:
+            every = [self.usable(model, found) for found in every]
+            self.checked = True
+        for found in every:
+            found.warn()
+        self.skipped = {str(found.source.path): len(found.bad) for found in every if found.bad}
+        rows = [row for found in every for row in found.items]
+        self.samples, self.held = hold_out(rows, self.held_share)
+
+    def reader(self, source: Source) -> Callable[[FileRow, ImageFolder | None], Sample]:
+        """What reads a row of a source as a sample, or refuses it."""
+        return sample_reader(source, self.policy.videos)
+
+    def usable(self, model: Any, found: Found[Sample]) -> Found[Sample]:
+        """Add to the bad rows of a source those that the model could not be trained on.
+
+        Every picture is decoded and every row measured, so that no fault ends a stage later on.
+        """
+        path = Path(found.source.path)
+        rows = self._encoded(found.items, model)
+        reasons = rows.refused(self.cache, path.name)
+        bad = [
+            BadRow(row.source, row.id, reasons[number])
+            for number, row in enumerate(found.items)
+            if number in reasons
+        ]
+        kept = [row for number, row in enumerate(found.items) if number not in reasons]
+        every = [*found.bad, *bad]
+        return Found(found.source, kept, every, found.total, "cannot be trained on").settled()
 
     def check(self, model: Any) -> None:
-        """Refuse another policy, an unknown template, and rows that it cannot write, too."""
+        """Refuse another policy, an unknown template, and rows that it cannot train on, too."""
         super().check(model)
         if not isinstance(self.policy, self.takes):
             given, ours, taken = type(self.policy), type(self).__name__, self.takes
@@ -226,19 +263,7 @@ class ImageDataModule(StageDataModule):
                 f"{taken.__module__}.{taken.__qualname__}"
             )
         self.check_policy(model)
-        self.read()
-        template_of = self._templates(model.llm, self.samples + self.held)
-        faults = []
-        for sample in self.samples + self.held:
-            try:
-                for turns in sample.conversations:
-                    template_of[sample.template].check(turns, model.llm.tokenizer)
-            except ValueError as error:
-                faults.append(f"{sample.source}: {error}")
-        if faults:
-            rows = len(self.samples) + len(self.held)
-            shown = listed(faults, 5)
-            raise ValueError(f"{len(faults)} of {rows} rows cannot be trained on:\n  {shown}")
+        self.read(model)
 
     def check_policy(self, model: Any) -> None:
         """Refuse one that the model cannot follow or a row cannot hold."""
@@ -252,7 +277,7 @@ class ImageDataModule(StageDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the rows and, where the encoder is frozen, store its features."""
-        self.read()
+        self.read(self.model)
         images = [image for sample in self.samples + self.held for image in sample.images]
         frozen = not any(weight.requires_grad for weight in self.model.encoder.parameters())
         if self.feature_store and frozen and images:
@@ -294,12 +319,15 @@ class ImageDataModule(StageDataModule):
         stages = self.template or llm.template
         return {name: get_template(name or stages, self.masking) for name in names}
 
-    def _encoded(self, samples: Sequence[Sample]) -> "EncodedRows":
-        llm = self.model.llm
-        views = Views(self.policy, self.model.encoder.vision, self.store)
+    def _encoded(self, samples: Sequence[Sample], model: Any = None) -> "EncodedRows":
+        model = model or self.model
+        llm = model.llm
+        views = Views(self.policy, model.encoder.vision, self.store)
         templates = self._templates(llm, samples)
         length = llm.length(self.max_length)
-        return EncodedRows(samples, templates, llm.tokenizer, views, self.image_position, length)
+        return EncodedRows(
+            samples, templates, llm.tokenizer, views, self.image_position, length, llm.context
+        )
 
     def train_rows(self) -> "EncodedRows":
         """Training rows, encoded when asked for."""
@@ -351,8 +379,12 @@ class Views:
                 image = self.policy.load(path)
                 views.append(self.policy.pixels(image, self.vision))
                 size = image.size
-            layouts.append(self.policy.layout(size, self.vision))
+            layouts.append(self.layout(size))
         return (torch.cat(views) if views else None), layouts
+
+    def layout(self, size: tuple[int, ...]) -> Layout:
+        """Where the features of an image or video of this size stand."""
+        return self.policy.layout(size, self.vision)
 
     def told(self, turns: Sequence[Turn], images: Sequence[Path]) -> Sequence[Turn]:
         """The turns with what the policy has to say about each image behind its placeholder."""
@@ -382,9 +414,11 @@ class EncodedRows(Dataset):
         views: Views,
         image_position: Position,
         max_length: int,
+        context: int | None = None,
     ):
         self.samples, self.templates, self.tokenizer = samples, templates, tokenizer
         self.views, self.image_position, self.max_length = views, image_position, max_length
+        self.context = context or max_length
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -397,16 +431,64 @@ class EncodedRows(Dataset):
 
     def encode(self, sample: Sample, turns: Sequence[Turn], layouts: Sequence[Layout]) -> Encoded:
         """Ids and labels of a sample's turns."""
-        # By the file's name and row, so that it is the same wherever the file lies.
-        chance = random.Random(f"{run_seed()}/{Path(sample.source).name}")
-        placed = place_image(turns, self.image_position, chance)
         return self.templates[sample.template].encode(
-            self.views.told(placed, sample.images),
+            self.told(sample, turns),
             self.tokenizer,
             [layout.tokens for layout in layouts],
             source=sample.source,
             max_length=self.max_length,
         )
+
+    def told(self, sample: Sample, turns: Sequence[Turn]) -> Sequence[Turn]:
+        """The turns as they are encoded: pictures in their place, with what is said of each."""
+        # By the file's name and row, so that it is the same wherever the file lies.
+        chance = random.Random(f"{run_seed()}/{Path(sample.source).name}")
+        placed = place_image(turns, self.image_position, chance)
+        return self.views.told(placed, sample.images)
+
+    def refused(self, cache: Path | None, what: str) -> dict[int, str]:
+        """Why samples cannot be trained on, by their number; what can is not in it.
+
+        Args:
+            cache: Folder in which it is remembered which files were decoded whole.
+            what: What is read, to say how far long work is.
+        """
+        paths = [image for sample in self.samples for image in sample.images]
+        sizes, faults = verified(paths, self.views.policy, cache, what)
+        found: dict[int, str] = {}
+        for number, sample in enumerate(shown_by_time(self.samples, f"{what}: rows measured")):
+            if broken := [faults[image] for image in sample.images if image in faults]:
+                found[number] = broken[0]
+                continue
+            try:
+                layouts = [self.views.layout(sizes[image]) for image in sample.images]
+                self.measure(sample, layouts)
+            except ValueError as problem:
+                found[number] = str(problem).removeprefix(f"{sample.source}: ")
+        return found
+
+    def measure(self, sample: Sample, layouts: Sequence[Layout]) -> None:
+        """Refuse what `encode` would refuse, or the LM cannot read; most is not even tokenized.
+
+        Raises:
+            ValueError: With the reason.
+        """
+        template, turns = self.templates[sample.template], self.told(sample, sample.turns)
+        template.check(turns, self.tokenizer)
+        written = "".join(piece.text for piece in template.pieces(turns, self.tokenizer))
+        # A token of ASCII text is a character or more; each image begins a text of its own.
+        most = len(written) + sum(layout.tokens for layout in layouts) + len(layouts) + 2
+        if not written.isascii() or most > min(self.max_length, self.context):
+            self.within(self.encode(sample, sample.turns, layouts))
+
+    def within(self, encoded: Encoded) -> None:
+        """Refuse more tokens than the LM can read."""
+        if len(encoded.ids) > self.context:
+            raise ValueError(
+                f"{len(encoded.ids)} tokens, cut at max_length {self.max_length}, but the LM reads "
+                f"{self.context}; set max_length to that, or scale the LM's positions "
+                "(model.llm.rope_factor)"
+            )
 
 
 def run_seed() -> int:

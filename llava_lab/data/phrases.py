@@ -17,6 +17,8 @@ from llava_lab.data.keys import PHRASE_KEYS
 from llava_lab.data.modules import StageDataModule, run_seed
 from llava_lab.data.rows import ImageFolder, Refused, Row
 from llava_lab.data.sample import Source, read_each
+from llava_lab.data.verified import verified
+from llava_lab.verbs import listed
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,16 @@ class PhraseDataModule(StageDataModule):
             return
         source = Source(self.path, self.images)
         self.rows = read_each(source, run_seed(), _read_phrases)
+
+    def check(self, model: Any) -> None:
+        """Refuse rows that cannot be read and pictures that cannot be decoded, too."""
+        super().check(model)
+        self.read()
+        images = [image for image, _ in self.rows]
+        _, faults = verified(images, self.policy, self.cache, self.path.name)
+        if faults:
+            shown = listed(list(faults.values()), 10)
+            raise ValueError(f"{self.path}: {len(faults)} pictures cannot be read:\n  {shown}")
 
     def setup(self, stage: str) -> None:
         """Read the rows."""

@@ -1,6 +1,6 @@
 """3j. Preferences: rows of a prompt with a chosen and a rejected answer -> trees of one prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from llava_lab.data.fields import (
 )
 from llava_lab.data.image import Policy
 from llava_lab.data.keys import PREFERENCE_KEYS
-from llava_lab.data.modules import EncodedRows, ImageDataModule, run_seed
+from llava_lab.data.layout import Layout
+from llava_lab.data.modules import EncodedRows, ImageDataModule
 from llava_lab.data.pair_rows import place_marks, read_pair
 from llava_lab.data.reference import Before, ReferenceStore
 from llava_lab.data.rows import ImageFolder, Refused, VideoPath
 from llava_lab.data.rows import Row as FileRow
-from llava_lab.data.sample import Sample, Source, Turn, read_each
+from llava_lab.data.sample import Found, Sample, Source, Turn, read_each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +62,12 @@ def read_preferences(source: Source, seed: int) -> list[Preference]:
     Raises:
         BadRows: Some rows are not usable and `on_bad_row` is "error", or none is usable.
     """
+    return read_each(source, seed, preference_reader(source))
 
-    def read(row: FileRow, folder: ImageFolder | None) -> Preference:
-        return _read_preference(row, folder, source.template)
 
-    return read_each(source, seed, read)
+def preference_reader(source: Source) -> Callable[[FileRow, ImageFolder | None], Preference]:
+    """What reads a row of a source as a preference, or refuses it."""
+    return lambda row, folder: _read_preference(row, folder, source.template)
 
 
 def _read_preference(
@@ -179,6 +181,21 @@ class EncodedPairs(EncodedRows):
             return row, None, None
         return row, self.store.before(sample), self.store[sample]
 
+    def measure(self, sample: Sample, layouts: Sequence[Layout]) -> None:
+        """Refuse a pair that `encode` would refuse, or whose answers are the same tokens.
+
+        Raises:
+            ValueError: With the reason.
+        """
+        chosen, rejected = (self.encode(sample, turns, layouts) for turns in sample.conversations)
+        for encoded in (chosen, rejected):
+            self.within(encoded)
+        if chosen.ids == rejected.ids:
+            raise ValueError(
+                f"'chosen' and 'rejected' are the same {len(chosen.ids)} tokens, cut at max_length "
+                f"{self.max_length}; raise it or remove the row"
+            )
+
 
 def _prompt_length(labels: Sequence[int]) -> int:
     return next(place for place, label in enumerate(labels) if label != IGNORE)
@@ -238,19 +255,19 @@ class PreferenceDataModule(ImageDataModule):
         self.reference_store = reference_store
         self.references: ReferenceStore | None = None
 
-    def rows(self) -> list[Sample]:
-        """All rows of all files."""
-        return [row for each in self.sources for row in read_preferences(each, run_seed())]
+    def reader(self, source: Source) -> Callable[[FileRow, ImageFolder | None], Preference]:
+        """What reads a row of a source as a preference, or refuses it."""
+        return preference_reader(source)
 
-    def check(self, model: Any) -> None:
+    def usable(self, model: Any, found: Found[Sample]) -> Found[Sample]:
         """Refuse videos where the policy cannot show them, too."""
-        super().check(model)
-        for sample in self.samples:
+        for sample in found.items:
             if not self.policy.videos and any(isinstance(p, VideoPath) for p in sample.images):
                 raise ValueError(
                     f"{sample.source}: a video, which policy {type(self.policy).__name__} of "
                     f"stages.{self.name}.data cannot show; take llava_lab.data.video.Frames"
                 )
+        return super().usable(model, found)
 
     def setup(self, stage: str) -> None:
         """Read the rows, store features and the reference's numbers.
@@ -265,7 +282,7 @@ class PreferenceDataModule(ImageDataModule):
             )
         super().setup(stage)
         rows = [*self.samples, *self.held]
-        encoded = self._pairs(rows)
+        encoded = self._encoded(rows)
         root = Path(self.reference_store)
         store = ReferenceStore(
             root, self.model, encoded, self.collate, self.settings(), len(self.held)
@@ -282,14 +299,14 @@ class PreferenceDataModule(ImageDataModule):
         length = self.model.llm.length(self.max_length)
         return f"{self.content_of(self.samples + self.held)} {templates} {length}"
 
-    def _pairs(self, samples: Sequence[Sample]) -> EncodedPairs:
-        rows = EncodedPairs(**vars(self._encoded(samples)))
+    def _encoded(self, samples: Sequence[Sample], model: Any = None) -> EncodedPairs:
+        rows = EncodedPairs(**vars(super()._encoded(samples, model)))
         rows.store = self.references
         return rows
 
     def train_rows(self) -> EncodedRows:
         """Training rows, encoded when asked for."""
-        return self._pairs(self.samples)
+        return self._encoded(self.samples)
 
     def collate(self, rows: list[Any]) -> Pairs:
         """Rows to a batch."""
@@ -300,4 +317,4 @@ class PreferenceDataModule(ImageDataModule):
         if not self.held:
             return []
         size = self.micro_batch_size or min(self.batch_size, 32)
-        return DataLoader(self._pairs(self.held), batch_size=size, collate_fn=self.collate)
+        return DataLoader(self._encoded(self.held), batch_size=size, collate_fn=self.collate)

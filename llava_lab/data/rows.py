@@ -62,16 +62,24 @@ class BadRows(ValueError):
         total: How many rows were looked at.
     """
 
-    def __init__(self, path: Path, rows: Sequence[BadRow], total: int, way_out: str = ""):
-        super().__init__(path, rows, total, way_out)
+    def __init__(
+        self,
+        path: Path,
+        rows: Sequence[BadRow],
+        total: int,
+        way_out: str = "",
+        fault: str = "are not usable",
+    ):
+        super().__init__(path, rows, total, way_out, fault)
         self.path = path
         self.rows = list(rows)
         self.total = total
         self.way_out = way_out
+        self.fault = fault
 
     def __str__(self) -> str:
         end = f"; {self.way_out}" if self.way_out else ""
-        lines = [f"{self.path}: {len(self.rows)} of {self.total} rows are not usable{end}"]
+        lines = [f"{self.path}: {len(self.rows)} of {self.total} rows {self.fault}{end}"]
         lines += [f"  {row}" for row in self.rows[:_SHOWN]]
         if len(self.rows) > _SHOWN:
             lines.append(f"  and {len(self.rows) - _SHOWN} more")

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from llava_lab.data.fields import (
     IMAGE_PLACEHOLDER,
@@ -115,7 +115,8 @@ class Source:
         sampling: Which rows to take, before they are validated: "all", "first:N", "end:N" or
             "random:N". N is a count or a percentage such as "10%", rounded up.
         on_bad_row: "error" refuses the file and lists its bad rows; "skip" leaves them out and
-            warns once with their number.
+            warns once with their number. Bad are rows whose fields are wrong, whose pictures cannot
+            be read, whose text holds a mark of the template, or that are too long to train on.
         template: Chat template of these rows; null takes the stage's.
     """
 
@@ -145,28 +146,75 @@ def read_samples(source: Source, seed: int, videos: bool = False) -> list[Sample
     Raises:
         BadRows: Some rows are not usable and `on_bad_row` is "error", or none is usable.
     """
-    return read_each(
-        source, seed, lambda row, folder: _read_sample(row, folder, videos, source.template)
-    )
+    return read_each(source, seed, sample_reader(source, videos))
 
 
-@collector_paused()
+def sample_reader(source: Source, videos: bool) -> Callable[[Row, ImageFolder | None], Sample]:
+    """What reads a row of a source as a sample, or refuses it."""
+    return lambda row, folder: _read_sample(row, folder, videos, source.template)
+
+
+@dataclass(frozen=True)
+class Found(Generic[_Item]):
+    """Rows of a source that could be read, and those that could not.
+
+    Attributes:
+        source: The source.
+        items: What was read, in file order.
+        bad: Rows that were not.
+        total: How many rows there are.
+        fault: What the bad rows have in common, for messages.
+    """
+
+    source: Source
+    items: list[_Item]
+    bad: list[BadRow]
+    total: int
+    fault: str = "are not usable"
+
+    def settled(self) -> "Found[_Item]":
+        """The same, if `on_bad_row` lets bad rows be left out.
+
+        Raises:
+            BadRows: If there are any and `on_bad_row` is "error", or no other row.
+        """
+        path = Path(self.source.path)
+        if self.bad and (self.source.on_bad_row == "error" or not self.items):
+            way_out = "mend them, or set on_bad_row: skip to leave them out" if self.items else ""
+            raise BadRows(path, self.bad, self.total, way_out, self.fault)
+        return self
+
+    def warn(self, stacklevel: int = 2) -> None:
+        """Say once how many rows are left out, and why the first is."""
+        if self.bad:
+            number = f"{len(self.bad)} of {self.total} rows are left out"
+            warning = f"{self.source.path}: {number}; the first: {self.bad[0]}"
+            warnings.warn(warning, stacklevel=stacklevel + 1)
+
+
 def read_each(
     source: Source, seed: int, read: Callable[[Row, ImageFolder | None], _Item]
 ) -> list[_Item]:
     """What `read` makes of each row of a source; those it refuses go the way of `on_bad_row`."""
+    found = read_source(source, seed, read)
+    found.warn(stacklevel=3)  # of read_samples and its like
+    return found.items
+
+
+@collector_paused()
+def read_source(
+    source: Source, seed: int, read: Callable[[Row, ImageFolder | None], _Item]
+) -> Found[_Item]:
+    """What `read` makes of each row of a source, and what it refuses.
+
+    Raises:
+        BadRows: If there is any and `on_bad_row` is "error", or no other row.
+    """
     path = Path(source.path)
     folder = _open_folder(source.images)
     rows = choose(read_rows(path), source.sampling, f"{seed}/{path.name}", path)
-    samples, bad = _read_each(rows, lambda row: read(row, folder))
-    if bad and (source.on_bad_row == "error" or not samples):
-        way_out = "mend them, or set on_bad_row: skip to leave them out" if samples else ""
-        raise BadRows(path, bad, len(rows), way_out)
-    if bad:
-        number = f"{len(bad)} of {len(rows)} rows are left out"
-        # Over read_samples and collector_paused.
-        warnings.warn(f"{path}: {number}; the first: {bad[0]}", stacklevel=4)
-    return samples
+    items, bad = _read_each(rows, lambda row: read(row, folder))
+    return Found(source, items, bad, len(rows)).settled()
 
 
 @collector_paused()

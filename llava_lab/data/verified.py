@@ -1,0 +1,149 @@
+"""3n. Verified: pictures and videos that were decoded whole once, with their sizes, remembered."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import av
+import PIL
+
+from llava_lab.data.clip import frame_files
+from llava_lab.data.image import Policy, verify_media
+from llava_lab.data.rows import VideoPath
+from llava_lab.data.video import Frames
+from llava_lab.fingerprint import fingerprint
+
+Size = tuple[int, ...]
+_Item = TypeVar("_Item")
+
+THREADS = min(16, os.cpu_count() or 1)
+AT_ONCE = 512  # files handed to the threads together, and written down together
+SHOWN_SECONDS = 10.0
+
+# What this process has decoded: by rule and path, the file's state and the size that was found.
+_known: dict[tuple[str, str], tuple[str, Size]] = {}
+
+
+def verified(
+    paths: Iterable[Path], policy: Policy, cache: Path | None, what: str
+) -> tuple[dict[Path, Size], dict[Path, str]]:
+    """Decode every file that was not decoded before, as `verify_media` does.
+
+    Args:
+        paths: Pictures and videos.
+        policy: How they are shown.
+        cache: Folder in which to remember files that were decoded whole, by path, size and times;
+            None remembers them for this process alone.
+        what: What they are for, to say how far long work is.
+
+    Returns:
+        Width, height and, of a video, the frames that are shown, of each file that can be read; and
+        of each other one, why it cannot.
+    """
+    rules = {video: _rule(policy, video) for video in (False, True)}
+    if cache is not None:
+        for rule in set(rules.values()):
+            _recall(cache, rule)
+    sizes: dict[Path, Size] = {}
+    faults: dict[Path, str] = {}
+    missing: dict[str, list[Path]] = {}
+    for path in dict.fromkeys(paths):
+        rule = rules[isinstance(path, VideoPath)]
+        known = _known.get((rule, str(path)))
+        if known is not None and known[0] == _state(path):
+            sizes[path] = known[1]
+        else:
+            missing.setdefault(rule, []).append(path)
+    for rule, files in missing.items():
+        for path, state, found in _decode(files, policy, what, cache, rule):
+            if isinstance(found, str):
+                faults[path] = found
+            else:
+                sizes[path] = found
+                _known[rule, str(path)] = state, found
+    return sizes, faults
+
+
+def shown_by_time(items: Sequence[_Item], what: str) -> Iterator[_Item]:
+    """The items, with a line about how far the work is, now and then where it takes long."""
+    last = time.monotonic()
+    for number, item in enumerate(items):
+        if time.monotonic() - last > SHOWN_SECONDS:
+            last = time.monotonic()
+            print(f"llava_lab: {what}: {number:,} of {len(items):,}", flush=True)
+        yield item
+
+
+def _decode(
+    paths: Sequence[Path], policy: Policy, what: str, cache: Path | None, rule: str
+) -> Iterator[tuple[Path, str, Size | str]]:
+    """Each file with its state, and its size or why it cannot be read; sizes are written down."""
+
+    def decode(path: Path) -> tuple[Path, str, Size | str]:
+        state = _state(path)
+        try:
+            return path, state, tuple(verify_media(path, policy))
+        except (OSError, ValueError) as problem:
+            return path, state, str(problem)
+
+    starts = range(0, len(paths), AT_ONCE)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in shown_by_time(starts, f"{what}: {AT_ONCE} files each decoded"):
+            done = list(pool.map(decode, paths[start : start + AT_ONCE]))
+            if cache is not None:
+                cache.mkdir(parents=True, exist_ok=True)
+                with _file(cache, rule).open("a", encoding="utf-8") as file:
+                    file.writelines(_line(*each) for each in done if not isinstance(each[2], str))
+            yield from done
+
+
+def _rule(policy: Policy, video: bool) -> str:
+    """What decides what loading a file gives; most policies load pictures alike."""
+    decoders = (PIL.__version__, av.__version__)
+    alike = type(policy).load is Policy.load or (type(policy) is Frames and not video)
+    values = (decoders,) if alike else (decoders, policy)
+    return fingerprint(*values, leave_out=("idle", "layout_only"))[:24]
+
+
+def _state(path: Path) -> str:
+    """Hash of sizes and times of a file, or of all frames of a folder; empty where there is none.
+
+    Whatever writes to a file sets the time of its last change, which cannot be set back.
+    """
+    try:
+        files = frame_files(path) if path.is_dir() else [path]
+        states = [(file.name, file.stat()) for file in files]
+    except (OSError, ValueError):
+        return ""
+    return _sum(json.dumps([[n, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for n, s in states]))
+
+
+def _file(cache: Path, rule: str) -> Path:
+    return cache / f"{rule}.jsonl"
+
+
+def _line(path: Path, state: str, size: Size | str) -> str:
+    values = json.dumps([str(path), state, size])
+    return f"{_sum(values)} {values}\n"
+
+
+def _sum(values: str) -> str:
+    return hashlib.sha256(values.encode()).hexdigest()[:16]
+
+
+def _recall(cache: Path, rule: str) -> None:
+    """Take over what was written down; lines that a kill or a disk has damaged are not."""
+    path = _file(cache, rule)
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            digest, _, values = line.rstrip("\n").partition(" ")
+            if digest == _sum(values):
+                name, state, size = json.loads(values)
+                _known[rule, name] = state, tuple(size)
