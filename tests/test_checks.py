@@ -34,14 +34,13 @@ def row(name: str, image: Any = "a.png", question: str = "<image>\nWhat?", answe
 
 
 def pair(name: str, **changes: Any) -> dict[str, Any]:
-    values = {
-        "id": name,
-        "image": "a.png",
-        "prompt": "What?",
-        "chosen": "A dog.",
-        "rejected": "No.",
-    }
-    return {**values, **changes}
+    answers = {"chosen": "A dog.", "rejected": "No."}
+    return {"id": name, "image": "a.png", "prompt": "What?", **answers, **changes}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny()
 
 
 @pytest.fixture
@@ -110,12 +109,12 @@ def test_a_row_that_cannot_be_trained_on_is_named_or_left_out(
     assert kept.content() == whole.content() and whole.skipped == {}
 
 
-@pytest.mark.parametrize("text", ["word ", "größe ", "a"])
+@pytest.mark.parametrize("text", ["word ", "é", "a"])
 def test_a_row_is_refused_exactly_where_it_cannot_be_encoded(
     text: str, folder: Path, model: Any
 ) -> None:
     outcomes = set()
-    for words in range(1, 60, 3):
+    for words in range(60):
         rows = source(folder, [row("x", question=f"<image>\n{text * words}?")])
         made, encoded = data(ImageDataModule, rows), data(ImageDataModule, rows)
         encoded.read()
@@ -235,11 +234,8 @@ def test_a_run_says_how_many_rows_it_left_out(
     stages = ("align", "instruct")
     options = [
         *shortened,
-        *(f"--stages.{stage}.data.max_steps=1" for stage in ("align", "instruct")),
-        *(
-            f"--stages.{stage}.data.feature_store={tmp_path / 'f'}"
-            for stage in ("align", "instruct")
-        ),
+        *(f"--stages.{stage}.data.max_steps=1" for stage in stages),
+        *(f"--stages.{stage}.data.feature_store={tmp_path / 'f'}" for stage in stages),
         f"--paths.instruct={tmp_path / 'rows.json'}",
         "--data.benchmarks=[]",
     ]
