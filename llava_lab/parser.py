@@ -8,14 +8,18 @@ import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+import jsonargparse._actions as actions
 import jsonargparse._typehints as typehints
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf import OmegaConf
 
+from llava_lab.trust import guarded
+
 # `${resolution}` in a file means the root of the whole configuration, whatever the verb.
-set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+# jsonargparse's list of modules that no value may name (os, subprocess, ...) refuses, not warns.
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True, import_path_denylist=[])
 # The tiny scale shrinks views by two sevenths: 336 px to 96, 224 px to 64.
 OmegaConf.register_resolver("sevenths", lambda pixels: int(pixels) * 2 // 7, replace=True)
 
@@ -31,6 +35,8 @@ def _forget(parser_or_action: Any, prev_val: Any, value: Any) -> None:
 
 
 typehints.discard_init_args_on_class_path_change = _forget
+# Every value that names a class passes here, at any depth and in either form of a name.
+typehints.import_object = actions.import_object = guarded(typehints.import_object)
 
 
 def with_references(arguments: Iterable[str]) -> list[str]:

@@ -17,6 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 from llava_lab import signals
 
 MODEL_HELP = "run folder, imported folder, checkpoint folder or hub id"
+TEMPLATE_HELP = (
+    "chat template: v1, mistral_instruct, qwen_1_5, ...; by default the model's own, or the one "
+    "that writes exactly what a checkpoint's own does"
+)
 MISTAKE = 2  # exit status: the message says what to change
 FAULT = 70  # exit status: an error in llava_lab itself
 SPACE = "Free some space, or choose another place; the same command goes on."
@@ -47,6 +51,19 @@ class Stop(SystemExit):
 def verb_parser(verb: str, description: str) -> argparse.ArgumentParser:
     """The parser of one verb."""
     return argparse.ArgumentParser(prog=f"python -m llava_lab {verb}", description=description)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every verb that takes a MODEL."""
+    parser.add_argument("--template", metavar="NAME", help=TEMPLATE_HELP)
+    parser.add_argument(
+        "--trust-code",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="module beside llava_lab whose classes the MODEL folder may name; may be repeated. "
+        "Its code runs: name only what you know",
+    )
 
 
 def listed(lines: Sequence[str], most: int) -> str:

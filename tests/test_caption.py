@@ -220,7 +220,7 @@ def test_one_bad_image_does_not_cost_its_batch(
             raise ValueError("damaged or truncated image")
         return [f"saw {question.id}" for question in questions]
 
-    monkeypatch.setattr(commands, "open_model", lambda source: (None, None))
+    monkeypatch.setattr(commands, "open_model", lambda *_: (None, None))
     monkeypatch.setattr(commands, "answer_questions", say)
     found = list(LocalEngine("m", "What?", 8, 8)(items))
     assert [item for item, _ in found] == items
@@ -246,7 +246,7 @@ def test_videos_are_captioned_like_pictures(
     items = read_items(tmp_path / "rows.jsonl", pictures)
     assert [item.kind for item in items] == ["video"]
     shown = []
-    monkeypatch.setattr(commands, "open_model", lambda source: ("model", "policy"))
+    monkeypatch.setattr(commands, "open_model", lambda *_: ("model", "policy"))
     monkeypatch.setattr(commands, "show_videos", lambda *each: shown.append(each) or "frames")
     monkeypatch.setattr(commands, "answer_questions", lambda model, policy, asked, **_: [policy])
     assert dict(LocalEngine("m", None, 8, 8, frames=5)(items)) == {items[0]: "frames"}

@@ -260,7 +260,7 @@ def test_a_tensor_missing_from_a_folder_is_named(folders: dict[str, Path], tmp_p
         ClipEncoder(str(tmp_path))
     whole = (folders["clip"] / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match="its weights do not load"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: damaged or cut short"):
         ClipEncoder(str(tmp_path))
 
 

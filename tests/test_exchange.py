@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
@@ -100,6 +102,31 @@ def pictures(sizes: list[tuple[int, int]] = SIZES) -> list[Image.Image]:
     ]
 
 
+def as_transformers_4(folder: Path) -> None:
+    """Rewrite a checkpoint as version 4 of transformers wrote it, which the hub's are."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["torch_dtype"] = part.pop("dtype", None) or "float32"
+        part["transformers_version"] = "4.36.2"
+    text = config["text_config"]
+    rope = text.pop("rope_parameters")
+    text["rope_theta"] = rope.pop("rope_theta")
+    kind = rope.pop("rope_type")
+    text["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    usual = AutoConfig.for_model(text["model_type"]).to_dict()
+    kept = {key: value for key, value in text.items() if key == "model_type" or key not in usual}
+    kept |= {key: value for key, value in text.items() if usual.get(key) != value}
+    config["text_config"] = {key: value for key, value in kept.items() if key != "layer_types"}
+    path.write_text(json.dumps(config))
+    tensors = load_file(folder / "model.safetensors")
+    old = {
+        re.sub(r"^vision_tower\.(?!vision_model)", "vision_tower.vision_model.", name): value
+        for name, value in tensors.items()
+    }
+    save_file(old, folder / "model.safetensors", {"format": "pt"})
+
+
 def make_theirs(
     folder: Path,
     tower: str,
@@ -107,8 +134,9 @@ def make_theirs(
     tied: bool = False,
     tiles: bool = False,
     pool: tuple[str, int] | None = None,
+    rope: dict | None = None,
 ) -> None:
-    """A random checkpoint of transformers, as the hub has them.
+    """A random checkpoint of transformers, as the hub has them: written by version 4.
 
     LLaVA-NeXT with `tiles`; LLaVA-NeXT-Video with the mode and stride of a `pool`, too.
     """
@@ -119,7 +147,13 @@ def make_theirs(
     strategy = "default" if clip else "full"
     values = {
         "vision_config": {**TOWER, "model_type": f"{tower}_vision_model", "initializer_range": 0.2},
-        "text_config": {**LM, "model_type": lm, "tie_word_embeddings": tied},
+        "text_config": {
+            **LM,
+            "model_type": lm,
+            "tie_word_embeddings": tied,
+            # As in v1.6-Mistral, Llama-3 and Qwen1.5; the default is 10,000.
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, **(rope or {})},
+        },
         "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
         "vision_feature_layer": -2,
         "vision_feature_select_strategy": strategy,
@@ -158,6 +192,7 @@ def make_theirs(
         num_additional_image_tokens=int(clip),
         chat_template=TEMPLATE,
     ).save_pretrained(folder)
+    as_transformers_4(folder)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +205,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def imported(released: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("imported") / "ours"
-    import_checkpoint(str(released), out)
+    import_checkpoint(str(released), out, template="v1")
     return out
 
 
@@ -442,7 +477,7 @@ def test_the_nearest_class_is_written_when_asked(tmp_path: Path, capsys) -> None
 
 
 def test_a_checkpoint_goes_out_without_an_import(released: Path, tmp_path: Path) -> None:
-    main(["export", str(released), "--out", str(tmp_path / "out")])
+    main(["export", str(released), "--out", str(tmp_path / "out"), "--template", "v1"])
     theirs, ours = (load_file(path / "model.safetensors") for path in (released, tmp_path / "out"))
     kept = {our_name(name): value for name, value in theirs.items()}
     assert kept.keys() == {our_name(name) for name in ours}
@@ -520,7 +555,7 @@ def test_missing_left_over_and_misshapen_tensors_are_named(released: Path, tmp_p
         changed = {k: v for k, v in {**tensors, name: value}.items() if v is not None}
         save_file(changed, folder / "model.safetensors")
         with pytest.raises(ValueError) as error:
-            import_checkpoint(str(folder), tmp_path / "out")
+            import_checkpoint(str(folder), tmp_path / "out", template="v1")
         assert message in str(error.value)
         assert {path.name for path in tmp_path.iterdir()} == {"theirs"}
 
@@ -535,13 +570,13 @@ def test_shards_are_read_and_missing_ones_named(released: Path, tmp_path: Path) 
         save_file({n: tensors[n] for n in names if shards[n] == shard}, folder / shard)
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": shards}))
-    import_checkpoint(str(folder), tmp_path / "out")
+    import_checkpoint(str(folder), tmp_path / "out", template="v1")
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 shards missing: model-00002-of-00002"):
-        import_checkpoint(str(folder), tmp_path / "other")
+        import_checkpoint(str(folder), tmp_path / "other", template="v1")
     index.unlink()
     with pytest.raises(FileNotFoundError, match=r"holds none of"):
-        import_checkpoint(str(folder), tmp_path / "other")
+        import_checkpoint(str(folder), tmp_path / "other", template="v1")
 
 
 def test_the_original_layout(imported: Path, tmp_path: Path) -> None:
@@ -627,7 +662,7 @@ def test_answer_and_chat(imported: Path, released: Path, tmp_path: Path, capsys)
     assert [row["question_id"] for row in said] == [f"q{n}" for n in range(5)]
     # The checkpoint itself, without an import, gives the same answers.
     before = out.read_text().replace('"ours"', '"llava-hf"')
-    main(["answer", str(released), str(path), *arguments])
+    main(["answer", str(released), str(path), *arguments, "--template", "v1"])
     assert out.read_text() == before
     model, policy = load_model(imported)
     lines = iter(["What is 0?", "And then?", ""])

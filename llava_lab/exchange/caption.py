@@ -32,7 +32,14 @@ from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question, read_turns
 from llava_lab.disk import write
 from llava_lab.exchange.engine import ChatEngine, Cut, Unsaid
 from llava_lab.exchange.journal import Journal
-from llava_lab.verbs import MODEL_HELP, listed, one_message, positive, verb_parser
+from llava_lab.verbs import (
+    MODEL_HELP,
+    add_model_options,
+    listed,
+    one_message,
+    positive,
+    verb_parser,
+)
 
 PROMPT = "Describe this {kind} in detail."
 TRIES = 3  # how often an engine is asked that does not answer
@@ -81,6 +88,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--model", required=True, help=f"{MODEL_HELP}; or the engine's name of its model"
     )
+    add_model_options(parser)
     parser.add_argument(
         "--engine-url", help="any OpenAI-compatible engine: http://127.0.0.1:8000/v1"
     )
@@ -103,6 +111,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.engine_url and (options.frames or options.stride):
         parser.error("--frames and --stride are the local model's; an engine has its own setting")
+    if options.engine_url and (options.template or options.trust_code):
+        parser.error("--template and --trust-code are the local model's; an engine has its own")
     with one_message():
         items = read_items(options.inputs, options.images)
         index, number = options.shard
@@ -114,9 +124,16 @@ def main(arguments: Sequence[str]) -> None:
             )
         else:
             engine = LocalEngine(
-                model, prompt, length, options.images_per_batch, options.frames, options.stride
+                model,
+                prompt,
+                length,
+                options.images_per_batch,
+                options.frames,
+                options.stride,
+                options.template,
+                options.trust_code,
             )
-        shown = [options.frames, options.stride]
+        shown = [options.template, options.frames, options.stride]
         # Of an engine's captions only whole ones are kept, whatever the most of their tokens is.
         most = None if options.engine_url else length
         asked = json.dumps([model, options.engine_url, prompt, most, *shown, options.stop])
@@ -264,6 +281,8 @@ class LocalEngine:
         images_per_batch: Images or videos at once.
         frames: Frames of a video; None takes those of training, or else 16.
         stride: Pooling of a frame; None takes that of training, or else 2.
+        template: As for `open_model`.
+        trusted: As for `open_model`.
     """
 
     def __init__(
@@ -274,8 +293,11 @@ class LocalEngine:
         images_per_batch: int,
         frames: int | None = None,
         stride: int | None = None,
+        template: str | None = None,
+        trusted: Sequence[str] = (),
     ):
         self.source, self.prompt = model, prompt
+        self.template, self.trusted = template, trusted
         self.max_new_tokens, self.images_per_batch = max_new_tokens, images_per_batch
         self.frames, self.stride = frames, stride
 
@@ -286,7 +308,7 @@ class LocalEngine:
         # Not for an engine: it imports torch.
         from llava_lab.exchange.commands import open_model, show_videos
 
-        model, policy = open_model(self.source)
+        model, policy = open_model(self.source, self.template, self.trusted)
         if any(item.kind == "video" for item in items):
             policy = show_videos(model, policy, self.frames, self.stride)
         for start in range(0, len(items), self.images_per_batch):

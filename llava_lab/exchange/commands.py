@@ -31,7 +31,13 @@ from llava_lab.exchange.load import is_ours, load_model
 from llava_lab.exchange.released import import_checkpoint
 from llava_lab.exchange.save import export_model
 from llava_lab.model.llava import Llava
-from llava_lab.verbs import MODEL_HELP, one_message, verb_parser
+from llava_lab.verbs import (
+    MODEL_HELP,
+    TEMPLATE_HELP,
+    add_model_options,
+    one_message,
+    verb_parser,
+)
 
 
 def import_main(arguments: Sequence[str]) -> None:
@@ -43,9 +49,7 @@ def import_main(arguments: Sequence[str]) -> None:
         "checkpoint", help="folder or hub id, in the layout of transformers or the original"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
-    parser.add_argument(
-        "--template", help="chat template; by default what the checkpoint's resembles"
-    )
+    parser.add_argument("--template", metavar="NAME", help=TEMPLATE_HELP)
     options = parser.parse_args(arguments)
     with one_message():
         made = import_checkpoint(options.checkpoint, options.out, options.template)
@@ -60,6 +64,7 @@ def export_main(arguments: Sequence[str]) -> None:
     """`export`: a model of ours becomes a folder for transformers."""
     parser = verb_parser("export", "Write a model for transformers, vLLM and SGLang.")
     parser.add_argument("model", help=MODEL_HELP)
+    add_model_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument(
         "--no-verify", action="store_true", help="do not load it again and compare its logits"
@@ -71,7 +76,7 @@ def export_main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     with one_message():
-        model, policy = open_model(options.model)
+        model, policy = open_model(options.model, options.template, options.trust_code)
         departures = export_model(
             model, policy, options.out, not options.no_verify, options.nearest
         )
@@ -84,6 +89,7 @@ def answer_main(arguments: Sequence[str]) -> None:
     """`answer`: a question file becomes an answer file."""
     parser = verb_parser("answer", "Answer a question file in LLaVA's format, greedily.")
     parser.add_argument("model", help=MODEL_HELP)
+    add_model_options(parser)
     parser.add_argument("questions", type=Path, help="JSONL of {question_id, image or video, text}")
     parser.add_argument("--images", type=Path, help="folder of the images and videos")
     parser.add_argument("--out", type=Path, required=True, help="JSONL to write")
@@ -98,7 +104,7 @@ def answer_main(arguments: Sequence[str]) -> None:
         rows = [row.value for row in read_rows(options.questions)]
         asked_each = "conversations" in rows[0]
         keys = [each.id for each in questions] if asked_each else [r["question_id"] for r in rows]
-        model, policy = open_model(options.model)
+        model, policy = open_model(options.model, options.template, options.trust_code)
         if any(isinstance(path, VideoPath) for each in questions for path in each.images):
             policy = show_videos(model, policy, options.frames, options.stride)
         said = answer_questions(
@@ -162,6 +168,7 @@ def chat_main(arguments: Sequence[str]) -> None:
     """`chat`: a conversation about pictures, line by line."""
     parser = verb_parser("chat", "Talk with a model about pictures; an empty line ends it.")
     parser.add_argument("model", help=MODEL_HELP)
+    add_model_options(parser)
     parser.add_argument("--image", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument(
         "--video", type=VideoPath, action="append", default=[], help="file or folder of frames"
@@ -170,7 +177,7 @@ def chat_main(arguments: Sequence[str]) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=256)
     options = parser.parse_args(arguments)
     with one_message():
-        model, policy = open_model(options.model)
+        model, policy = open_model(options.model, options.template, options.trust_code)
         if options.video:
             policy = show_videos(model, policy, options.frames, options.stride)
         talk(model, policy, options.image + options.video, options.max_new_tokens, input)
@@ -230,13 +237,21 @@ def show_videos(model: Llava, policy: Policy, frames: int | None, stride: int | 
     return shown
 
 
-def open_model(source: str) -> tuple[Llava, Policy]:
-    """The model of a run, an imported folder, a checkpoint or a hub id, on the device there is."""
+def open_model(
+    source: str, template: str | None = None, trusted: Sequence[str] = ()
+) -> tuple[Llava, Policy]:
+    """The model of a run, an imported folder, a checkpoint or a hub id, on the device there is.
+
+    Args:
+        source: Which.
+        template: Chat template in place of the model's own.
+        trusted: Modules beside this package whose classes a run or imported folder may name.
+    """
     if is_ours(Path(source)):
-        model, policy = load_model(Path(source))
+        model, policy = load_model(Path(source), template, trusted)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            import_checkpoint(source, Path(folder) / "imported")
+            import_checkpoint(source, Path(folder) / "imported", template)
             model, policy = load_model(Path(folder) / "imported")
             assert model.llm.tokenizer  # read while the folder is there
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), policy

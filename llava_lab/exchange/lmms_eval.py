@@ -43,6 +43,8 @@ class LlavaLab(lmms):
         frames: Of a video; as trained, or else 16.
         stride: Pooling of a frame; as trained, or else 2.
         batch_size: Pictures or videos whose questions are answered at once.
+        template: Chat template in place of the model's own.
+        trust_code: Modules beside llava_lab whose classes a run may name, with + between them.
         device: lmms-eval's option; the model takes the GPU that is there.
         max_batch_size: lmms-eval's option, not used.
     """
@@ -53,11 +55,15 @@ class LlavaLab(lmms):
         frames: int | None = None,
         stride: int | None = None,
         batch_size: int | str = 1,
+        template: str | None = None,
+        trust_code: str = "",
         device: str | None = None,
         max_batch_size: int | None = None,
     ):
         super().__init__()
-        self.model, self.policy = open_model(model)
+        self.model, self.policy = open_model(
+            model, template, [module for module in trust_code.split("+") if module]
+        )
         self.frames, self.stride, self.shows_videos = frames, stride, False
         self.batch_size = int(batch_size)
 

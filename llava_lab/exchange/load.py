@@ -1,17 +1,25 @@
-"""13d. Load: a run's folder or an imported one -> the model and the policy of its images."""
+"""13d. Load: a run's folder or an imported one -> the model and the policy of its images.
 
-import json
+The folder may be someone else's: nothing is imported for it but classes of this package and of
+modules that the caller trusts, and that is checked before anything is built.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentError, Namespace
 
+from llava_lab.data.chat import get_template
 from llava_lab.data.image import Policy
+from llava_lab.exchange.files import read_json
+from llava_lab.exchange.templates import check_cost
 from llava_lab.model.llava import Llava
 from llava_lab.parser import LabParser
 from llava_lab.train.stage import load_trained, stage_file
+from llava_lab.trust import check_tree, only_trusted
 
 MODEL = "model.yaml"
 CONFIG = "config.yaml"
@@ -22,35 +30,94 @@ def is_ours(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (CONFIG, MODEL))
 
 
-def load_model(folder: Path) -> tuple[Llava, Policy]:
+def load_model(
+    folder: Path, template: str | None = None, trusted: Sequence[str] = ()
+) -> tuple[Llava, Policy]:
     """The model of a finished run or an imported folder, ready to answer, and its policy.
+
+    Args:
+        folder: Of a run, or imported.
+        template: Chat template in place of the model's own.
+        trusted: Modules beside this package whose classes the folder may name.
 
     Raises:
         FileNotFoundError: If the folder is neither.
-        ValueError: If a stage of the run is not finished, or weights do not fit.
+        ValueError: If the folder names code that is not trusted, a stage of the run is not
+            finished, or weights do not fit.
     """
     path = next((folder / name for name in (CONFIG, MODEL) if (folder / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{folder}: neither a run ({CONFIG}) nor imported ({MODEL})")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    parser = LabParser(exit_on_error=False)
-    parser.add_class_arguments(Llava, "model", sub_configs=True)
-    parser.add_argument("--policy", type=Policy)
-    wanted = {"model": config["model"], "policy": config["data"]["policy"]}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.get("seed_everything") or 0)  # of parts that nothing has trained
-        built: Namespace = parser.instantiate(parser.parse_object(wanted))
+    with only_trusted(trusted):
+        config = _read(path)
+        if template is not None:
+            get_template(template)  # refuses a name that there is not
+            _section(config, path, "model", "llm", "init_args")["template"] = template
+        built = _build(config, path)
     model: Llava = built.model
-    for name in _stages(config):
+    for name in _stages(config, path):
         record = folder / "stages" / name
         if not (record / "stage.json").is_file():
             raise ValueError(f"{folder}: stage {name} is not finished; repeat its fit")
-        fingerprint = json.loads((record / "stage.json").read_text())["fingerprint"]
+        fingerprint = read_json(record / "stage.json").get("fingerprint")
+        if not isinstance(fingerprint, str):
+            raise ValueError(f"{record / 'stage.json'}: has no fingerprint; repeat the stage's fit")
         load_trained(model, stage_file(record), fingerprint)
     model.llm.scale(config["data"].get("rope_factor", 1.0))
+    if model.llm.template == "tokenizer":
+        check_cost(model.llm.tokenizer, str(folder))
     return model.eval(), built.policy
 
 
-def _stages(config: dict[str, Any]) -> list[str]:
+def _read(path: Path) -> dict[str, Any]:
+    """The configuration, with every class that it names checked, and none imported."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        check_tree(config)
+    except RecursionError as error:
+        raise ValueError(f"{path}: nested too deeply for a configuration") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: holds no options, but {type(config).__name__}")
+    return config
+
+
+def _section(config: dict[str, Any], path: Path, *keys: str) -> Any:
+    """What stands under some keys; all but the last must be mappings, and all be there."""
+    found: Any = config
+    for number, key in enumerate(keys, 1):
+        if not isinstance(found, dict) or key not in found:
+            raise ValueError(f"{path}: has no {'.'.join(keys[:number])}")
+        found = found[key]
+    return found
+
+
+def _build(config: dict[str, Any], path: Path) -> Namespace:
+    """The model and the policy, with random weights where a stage has trained them."""
+    parser = LabParser(exit_on_error=False)
+    parser.add_class_arguments(Llava, "model")
+    parser.add_argument("--policy", type=Policy)
+    wanted = {
+        "model": _section(config, path, "model"),
+        "policy": _section(config, path, "data", "policy"),
+    }
+    seed = config.get("seed_everything") or 0
+    if not isinstance(seed, int):
+        raise ValueError(f"{path}: seed_everything is {seed!r}, not a whole number")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # of parts that nothing has trained
+            return parser.instantiate(parser.parse_object(wanted))
+    except ArgumentError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _stages(config: dict[str, Any], path: Path) -> list[str]:
     """Stages of a run, in the order in which they ran."""
-    return [name for name, step in (config.get("stages") or {}).items() if step is not None]
+    stages = config.get("stages") or {}
+    if not isinstance(stages, dict):
+        raise ValueError(f"{path}: stages is {type(stages).__name__}, not a mapping")
+    return [name for name, step in stages.items() if step is not None]

@@ -69,7 +69,12 @@ def our_names(names: Iterable[str], source: str) -> dict[str, str]:
         else:
             if ours is not None:
                 known[name] = ours
+    placed = {ours: name for name, ours in known.items()}
     if unknown:
         shown = listed(sorted(unknown), 20)
         raise ValueError(f"{source}: {len(unknown)} tensors belong to no part of ours:\n  {shown}")
+    if twice := [name for name, ours in known.items() if placed[ours] != name]:
+        raise ValueError(
+            f"{source}: {twice[0]} and {placed[known[twice[0]]]} are one tensor of ours"
+        )
     return known

@@ -35,7 +35,14 @@ from llava_lab.exchange.commands import (
 )
 from llava_lab.exchange.journal import Journal
 from llava_lab.model.llava import Llava
-from llava_lab.verbs import MODEL_HELP, listed, one_message, positive, verb_parser
+from llava_lab.verbs import (
+    MODEL_HELP,
+    add_model_options,
+    listed,
+    one_message,
+    positive,
+    verb_parser,
+)
 
 MARKS = (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER)
 Answered = tuple[Question, str]
@@ -69,11 +76,13 @@ def main(arguments: Sequence[str]) -> None:
             questions,
             options.frames,
             options.stride,
+            options.template,
+            options.trust_code,
             sampling=sampling,
             max_new_tokens=options.max_new_tokens,
             images_per_batch=options.images_per_batch,
         )
-        shown = [options.model, options.frames, options.stride, asdict(sampling)]
+        shown = [options.model, options.template, options.frames, options.stride, asdict(sampling)]
         asked = json.dumps([*shown, options.samples, options.max_new_tokens, told])
         journal = Journal(options.out, asked)
         size = options.images_per_batch
@@ -93,6 +102,7 @@ def _parser() -> ArgumentParser:
         "sentences that are among them less those that are not. The same command goes on.",
     )
     parser.add_argument("model", help=MODEL_HELP)
+    add_model_options(parser)
     parser.add_argument("questions", type=Path, help="JSONL of {question_id, image or video, text}")
     parser.add_argument("--images", type=Path, help="folder of the images and videos")
     parser.add_argument("--out", type=Path, required=True, help="JSONL to write")
@@ -277,6 +287,8 @@ class LocalSampler:
         questions: All that will be asked; they are checked before the first is.
         frames: Frames of a video; None takes those of training, or else 16.
         stride: Pooling of a frame; None takes that of training, or else 2.
+        template: As for `open_model`.
+        trusted: As for `open_model`.
         options: Those of `question_loader`.
     """
 
@@ -286,15 +298,18 @@ class LocalSampler:
         questions: Sequence[Question],
         frames: int | None,
         stride: int | None,
+        template: str | None = None,
+        trusted: Sequence[str] = (),
         **options: Any,
     ):
         self.source, self.questions, self.options = model, questions, options
+        self.template, self.trusted = template, trusted
         self.frames, self.stride = frames, stride
 
     @cached_property
     def opened(self) -> tuple[Llava, Policy]:
         """The model, and how images become views."""
-        model, policy = open_model(self.source)
+        model, policy = open_model(self.source, self.template, self.trusted)
         images = [path for question in self.questions for path in question.images]
         if any(isinstance(path, VideoPath) for path in images):
             policy = show_videos(model, policy, self.frames, self.stride)

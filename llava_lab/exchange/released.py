@@ -4,7 +4,6 @@ Layouts: transformers' `Llava` classes, and the original of haotian-liu/LLaVA wi
 files. The folder holds `model.yaml`, one .safetensors file a part, and the tokenizer.
 """
 
-import ast
 import copy
 import re
 from dataclasses import dataclass
@@ -13,42 +12,20 @@ from typing import Any
 
 import yaml
 from safetensors.torch import save_file
-from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer
+from torch import Tensor, equal
+from transformers import AutoTokenizer
 
-from llava_lab.data.anyres import AnyRes
-from llava_lab.data.image import Pad, Square
-from llava_lab.data.templates import STYLES
-from llava_lab.data.video import Frames
+from llava_lab.data.chat import get_template
 from llava_lab.disk import new_folder
+from llava_lab.exchange import templates
+from llava_lab.exchange.config import require
 from llava_lab.exchange.files import find, read_json, read_tensors
+from llava_lab.exchange.hub import hub_parts
 from llava_lab.exchange.load import MODEL, load_model
 from llava_lab.exchange.names import our_names
-from llava_lab.exchange.processor import chat_template
-from llava_lab.model.connector import MLP, Linear
-from llava_lab.model.encoder import ClipEncoder, SiglipEncoder
-from llava_lab.model.llm import CausalLM
+from llava_lab.exchange.original import original_parts
+from llava_lab.model.tower import first_line
 
-ENCODERS = {"clip_vision_model": ClipEncoder, "siglip_vision_model": SiglipEncoder}
-TOWER_KEYS = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("image_size", "patch_size", "hidden_act", "layer_norm_eps"),
-)
-# Model types of the original layout, and the LM that each is made of.
-HUB = ("llava", "llava_next", "llava_next_video")
-ORIGINAL = {
-    "llava": "llama",
-    "llava_llama": "llama",
-    "llava_mistral": "mistral",
-    "llava_qwen": "qwen2",
-}
-# What a tokenizer's chat template of a template of ours contains.
-TEMPLATE_MARKS = {
-    "v1": "USER:",
-    "llava_llama_3": "<|start_header_id|>",
-    "mistral_instruct": "[INST]",
-    "qwen_1_5": "<|im_start|>",
-}
 # Parts, and how the names of their tensors begin in our model.
 PREFIXES = {
     "encoder": "encoder.",
@@ -56,7 +33,19 @@ PREFIXES = {
     "llm": "llm.model.",
     "newline": "newline.",
 }
-IDLE_CONFIG = ("transformers_version", "architectures", "_name_or_path", "dtype", "torch_dtype")
+# Types of what a tokenizer's files hold, as far as its classes run into another type unprepared.
+TOKENIZER_TYPES: dict[str, type | tuple[type, ...]] = {
+    "add_bos_token": bool,
+    "add_eos_token": bool,
+    "added_tokens_decoder": dict,
+    "bos_token": (str, dict),
+    "eos_token": (str, dict),
+    "model_max_length": (int, float),
+    "pad_token": (str, dict),
+    "padding_side": str,
+    "tokenizer_class": str,
+    "unk_token": (str, dict),
+}
 
 
 @dataclass
@@ -78,7 +67,7 @@ def import_checkpoint(source: str, out: Path, template: str | None = None) -> Pa
     Args:
         source: Folder or hub id.
         out: Folder to make.
-        template: Chat template; null takes the one that the checkpoint's own resembles.
+        template: Chat template; null takes the one that writes what the checkpoint's own writes.
 
     Raises:
         ValueError: If a tensor is missing, left over or of another shape, or the model is one
@@ -97,175 +86,63 @@ def import_checkpoint(source: str, out: Path, template: str | None = None) -> Pa
 
 def read_released(folder: Path, template: str | None = None) -> Released:
     """Read a checkpoint of any known layout."""
-    config = read_json(folder / "config.json")
+    path = folder / "config.json"
+    config = read_json(path)
+    template = _template(folder, template)  # before what takes long
     found = read_tensors(folder)
     names = our_names(found, str(folder))
     tensors = {ours: found[name] for name, ours in names.items()}
     if "text_config" in config:
-        parts = _hub_parts(folder, config)
+        parts = hub_parts(path, config)
     elif "mm_projector_type" in config or "mm_vision_tower" in config:
-        parts = _original_parts(folder, config, tensors)
+        parts = original_parts(path, config, tensors)
     else:
-        raise ValueError(f"{folder / 'config.json'}: no LLaVA of a known layout")
-    parts["llm"]["init_args"]["template"] = template or _template(folder)
+        raise ValueError(f"{path}: no LLaVA of a known layout")
+    _refuse_untied(parts, tensors, path)
+    parts["llm"]["init_args"]["template"] = template
     return Released(tensors, parts)
 
 
-def _hub_parts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Parts of a checkpoint in the layout of transformers."""
-    if config.get("model_type") not in HUB:
+def _refuse_untied(parts: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse two different matrices where the configuration says that they are one."""
+    first, last = (f"llm.model.{end}.weight" for end in ("model.embed_tokens", "lm_head"))
+    tied = parts["llm"]["init_args"].get("config", {}).get("tie_word_embeddings")
+    if tied and {first, last} <= tensors.keys() and not equal(tensors[first], tensors[last]):
         raise ValueError(
-            f"{folder}: model_type {config.get('model_type')!r} is not read; {', '.join(HUB)} are"
+            f"{path}: tie_word_embeddings is true, and the checkpoint's lm_head is another matrix "
+            "than its embeddings"
         )
-    whole = AutoConfig.from_pretrained(folder)
-    if whole.projector_hidden_act != "gelu" or not whole.multimodal_projector_bias:
-        raise ValueError(
-            f"{folder}: projector_hidden_act {whole.projector_hidden_act!r} with bias "
-            f"{whole.multimodal_projector_bias}; our MLP has an exact GELU and biases"
-        )
-    vision, layer = whole.vision_config, whole.vision_feature_layer
-    if vision.model_type not in ENCODERS or not isinstance(layer, int):
-        raise ValueError(
-            f"{folder}: a tower of type {vision.model_type} with layer {layer}; towers are "
-            f"{', '.join(ENCODERS)} with one layer"
-        )
-    encoder = ENCODERS[vision.model_type]
-    cls = encoder.has_cls and whole.vision_feature_select_strategy == "full"
-    text = whole.text_config.to_diff_dict()
-    llm = {key: value for key, value in text.items() if key not in IDLE_CONFIG}
-    return {
-        "encoder": _class(
-            encoder,
-            name=None,
-            layer=layer,
-            cls=cls,
-            pretrained=False,
-            config={key: getattr(vision, key) for key in TOWER_KEYS},
-        ),
-        "connector": _class(MLP, depth=2),
-        "llm": _class(CausalLM, name=None, pretrained=False, config=llm),
-        "newline": config["model_type"] != "llava",
-        "policy": _hub_policy(folder, whole),
-    }
-
-
-def _hub_policy(folder: Path, config: Any) -> dict[str, Any]:
-    if config.model_type == "llava":
-        return _policy(folder)
-    # transformers reads the pairs as height and width.
-    pictures = _class(AnyRes, grids=config.image_grid_pinpoints, ties="transformers")
-    if config.model_type == "llava_next":
-        return pictures
-    if config.spatial_pool_mode not in ("average", "max"):
-        raise ValueError(
-            f"{folder}: spatial_pool_mode {config.spatial_pool_mode!r}; average and max are read"
-        )
-    return _class(
-        Frames,
-        stride=config.spatial_pool_stride,
-        mode=config.spatial_pool_mode,
-        position="before",
-        newline="no_token",
-        image=pictures,
-    )
-
-
-def _original_parts(
-    folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]
-) -> dict[str, Any]:
-    """Parts of a checkpoint in the original layout; a frozen tower is named, not contained."""
-    kind = config.get("model_type", "")
-    if kind not in ORIGINAL:
-        raise ValueError(f"{folder}: model_type {kind!r}; known are {', '.join(ORIGINAL)}")
-    tower = config.get("mm_vision_tower") or ""
-    encoder = SiglipEncoder if "siglip" in tower else ClipEncoder
-    cls = config.get("mm_vision_select_feature", "patch") == "cls_patch"
-    layer = -2 if encoder is SiglipEncoder else config.get("mm_vision_select_layer", -2)
-    aspect = config.get("image_aspect_ratio") or "square"
-    if found := re.fullmatch(r"anyres(?:_max_(\d+))?", aspect):
-        policy = _released_anyres(config, found[1])
-    elif aspect in ("pad", "square"):
-        policy = _class(Pad if aspect == "pad" else Square)
-    else:
-        raise ValueError(f"{folder}: image_aspect_ratio {aspect!r} is not read yet")
-    llm: dict[str, Any] = {"name": config.get("_name_or_path")}
-    if any(name.startswith("llm.") for name in tensors):
-        known = AutoConfig.for_model(ORIGINAL[kind])
-        own = {k: v for k, v in config.items() if hasattr(known, k) and k not in IDLE_CONFIG}
-        llm = {"name": None, "config": {**own, "model_type": ORIGINAL[kind]}, "pretrained": False}
-    layers = [found[1] for name in tensors if (found := re.match(r"connector\.(\d+)", name))]
-    return {
-        "encoder": _class(encoder, name=tower, layer=layer, cls=cls),
-        "connector": _class(MLP, depth=int(max(layers)) // 2 + 1) if layers else _class(Linear),
-        "llm": _class(CausalLM, **llm),
-        "newline": "newline.weight" in tensors,
-        "policy": policy,
-    }
-
-
-def _released_anyres(config: dict[str, Any], most: str | None) -> dict[str, Any]:
-    """The policy of an original checkpoint with AnyRes."""
-    if not (grids := config.get("image_grid_pinpoints")):
-        raise ValueError("config.json: image_aspect_ratio is anyres, without image_grid_pinpoints")
-    merge = config.get("mm_patch_merge_type", "flat")
-    if isinstance(grids, str) and grids.lstrip().startswith("["):
-        grids = [list(pair) for pair in ast.literal_eval(grids)]
-    return _class(
-        AnyRes,
-        grids=grids,
-        merge=merge.removesuffix("_nobase"),
-        base="nobase" not in merge,
-        max_tiles=None if most is None else int(most),
-    )
-
-
-def _class(kind: type, **arguments: Any) -> dict[str, Any]:
-    return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": arguments}
-
-
-def _policy(folder: Path) -> dict[str, Any]:
-    """The policy that does what the checkpoint's image processor does."""
-    path = folder / "preprocessor_config.json"
-    found = read_json(path) if path.is_file() else {}
-    if not found and (folder / "processor_config.json").is_file():
-        found = read_json(folder / "processor_config.json").get("image_processor", {})
-    if found.get("do_pad"):
-        return _class(Pad)
-    squash = "height" in (found.get("size") or {})
-    return _class(Square, resize="squash" if squash else "crop")
-
-
-def _chat_template(folder: Path) -> str:
-    """The checkpoint's own chat template, wherever it stands; empty if it has none."""
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text("utf-8")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        found = read_json(folder / name).get("chat_template") if (folder / name).is_file() else None
-        if found is not None:
-            return found if isinstance(found, str) else str(found[0]["template"])
-    return ""
 
 
 def _tokenizer(folder: Path) -> Any:
     """The tokenizer; it puts the beginning-of-sequence token where the chat template writes it."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    for name in ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"):
+        if (path := folder / name).is_file():
+            found = read_json(path)
+            for key, kind in TOKENIZER_TYPES.items():
+                require(found, key, kind, str(path))
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a damaged file meets whatever code comes upon it first
+        reason = first_line(error)
+        raise ValueError(
+            f"{folder}: no tokenizer can be made of its files (tokenizer.json, "
+            f"tokenizer_config.json, ...): {reason}"
+        ) from error
     bos = re.escape(tokenizer.bos_token or "bos_token")
-    if re.match(rf"\s*\{{\{{-?\s*(bos_token\b|['\"]{bos})", _chat_template(folder)):
+    text, _ = templates.read_chat_template(folder)
+    if re.match(rf"\s*\{{\{{-?\s*(bos_token\b|['\"]{bos})", text):
         tokenizer.add_bos_token = True
     return tokenizer
 
 
-def _template(folder: Path) -> str:
-    """The template of ours that the checkpoint's chat template is, or else resembles."""
-    if text := _chat_template(folder):
-        tokenizer = _tokenizer(folder)
-        same = [name for name in STYLES if text == chat_template(name, tokenizer)]
-        same += [name for name, mark in TEMPLATE_MARKS.items() if mark in text]
-        if same:
-            return same[0]
-    raise ValueError(
-        f"{folder}: says nothing of its chat template; give --template, one of {', '.join(STYLES)}"
-    )
+def _template(folder: Path, template: str | None) -> str:
+    """The chat template that is given, or else the one that writes as the checkpoint's own."""
+    if template is not None:
+        return get_template(template).name  # refuses a name that there is not
+    name, source = templates.match(folder, _tokenizer(folder))
+    print(f"llava_lab: template {name}: it writes what the checkpoint's {source} writes")
+    return name
 
 
 def _write_parts(released: Released, folder: Path, draft: Path) -> None:

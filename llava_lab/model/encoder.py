@@ -21,7 +21,15 @@ from llava_lab.model.tower import (
     tensors_of,
     unreachable,
 )
-from llava_lab.model.weights import few, locate, misfit, read_weights, seeded
+from llava_lab.model.weights import (
+    check_values,
+    few,
+    locate,
+    misfit,
+    read_weights,
+    refuse_quantized,
+    seeded,
+)
 
 # transformers and timm take seconds to import: each is imported by the encoders that need it.
 
@@ -163,6 +171,8 @@ class TransformersEncoder(Encoder):
 
     def _download(self, name: str, settings: Any) -> Any:
         """The tower with the weights of that name; a tensor that is not there is an error."""
+        if (folder := Path(locate(name))).is_dir():
+            refuse_quantized(folder)
         try:
             with _silent_transformers():
                 tower, report = self._classes()[1].from_pretrained(
@@ -173,12 +183,13 @@ class TransformersEncoder(Encoder):
                 )
         except OSError as error:
             raise self._unreachable(name, error) from error
-        except (RuntimeError, ValueError, SafetensorError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
             raise ValueError(f"{name}: its weights do not load: {first_line(error)}") from error
         if report["missing_keys"]:
             raise ValueError(
                 f"{name}: weights are {few('missing', sorted(report['missing_keys']))}"
             )
+        check_values(tower.state_dict(), name)
         return tower
 
     def _load(self, weights: str, whole: Any) -> None:

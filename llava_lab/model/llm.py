@@ -1,6 +1,5 @@
 """9b. LM: embeddings of a packed row [t, d] -> hidden states [t, d] -> logits where needed."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +9,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from llava_lab.model.forest import ATTENTION, Forest, Plan
-from llava_lab.model.weights import load_part, locate, seeded
+from llava_lab.model.tower import first_line
+from llava_lab.model.weights import check_values, load_part, locate, refuse_quantized, seeded
 
 
 class CausalLM(nn.Module):
@@ -69,7 +69,7 @@ class CausalLM(nn.Module):
             )
         else:
             with seeded("llm"):
-                self.model = AutoModelForCausalLM.from_config(settings, dtype=kind)
+                self.model = _build(settings, kind)
             if weights is not None:
                 load_part(self.model, weights, "llm.model.")
         self._check()
@@ -195,8 +195,8 @@ def _config(name: str | None, changes: dict[str, Any], pretrained: bool) -> Any:
         if "model_type" not in changes:
             raise ValueError("model.llm.config: without a `name` it needs `model_type`")
         kind = changes.pop("model_type")
-        _known(changes, AutoConfig.for_model(kind), kind)
-        return AutoConfig.for_model(kind, **changes)
+        _known(changes, _made(kind, {}), kind)
+        return _made(kind, changes)
     config = _download(AutoConfig, locate(name), "model.llm.name")
     if (kind := changes.pop("model_type", config.model_type)) != config.model_type:
         raise ValueError(f"model.llm.config: {name} is a {config.model_type}, not a {kind}")
@@ -204,6 +204,15 @@ def _config(name: str | None, changes: dict[str, Any], pretrained: bool) -> Any:
     for key, value in changes.items():
         setattr(config, key, value)
     return config
+
+
+def _made(kind: Any, values: dict[str, Any]) -> Any:
+    """A configuration of these values; whatever it cannot be made of is one message."""
+    try:
+        return AutoConfig.for_model(kind, **values)
+    except Exception as error:  # a wrong value meets whatever code comes upon it first
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"model.llm.config: no configuration of a {kind}: {reason}") from error
 
 
 def scale_positions(config: Any, factor: float) -> None:
@@ -235,6 +244,15 @@ def scale_positions(config: Any, factor: float) -> None:
     config.rope_parameters = {**rope, "rope_type": "linear", "factor": factor}
 
 
+def _build(config: Any, dtype: torch.dtype) -> Any:
+    """The LM of a configuration, with random weights."""
+    try:
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"model.llm.config: no {config.model_type} has it: {reason}") from error
+
+
 def _known(changes: dict[str, Any], config: Any, owner: str) -> None:
     unknown = [key for key in changes if not hasattr(config, key)]
     if unknown:
@@ -242,13 +260,17 @@ def _known(changes: dict[str, Any], config: Any, owner: str) -> None:
 
 
 def _download(kind: Any, name: str, key: str, **options: Any) -> Any:
-    """`from_pretrained` with one message where it fails."""
+    """`from_pretrained` with one message where it fails; never runs code that comes with it."""
+    if Path(name).is_dir():
+        refuse_quantized(Path(name))
     try:
-        return kind.from_pretrained(name, **options)
-    except (OSError, ValueError, json.JSONDecodeError) as error:
+        found = kind.from_pretrained(name, trust_remote_code=False, **options)
+    except Exception as error:  # a damaged file meets whatever code comes upon it first
         hint = "the folder is there but not complete" if Path(name).exists() else "no such folder"
         raise ValueError(
             f"{key}: cannot load {name!r} as {kind.__name__} ({hint}, and the hub gave nothing: "
-            f"{str(error).splitlines()[0]}). Give a hub id that this machine can reach, or a "
-            "local folder."
+            f"{first_line(error)}). Give a hub id that this machine can reach, or a local folder."
         ) from error
+    if isinstance(found, nn.Module):
+        check_values(found.state_dict(), name)
+    return found

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from llava_lab.model.tower import features_of, first_line, nearest, tensors_of, unreachable
-from llava_lab.model.weights import misfit, read_weights
+from llava_lab.model.weights import check_values, misfit, read_weights
 
 
 def create(name: str, arguments: Mapping[str, Any], **more: Any) -> Any:
@@ -65,11 +65,13 @@ def has_cls(model: Any) -> bool:
 def with_timms_weights(name: str, arguments: Mapping[str, Any]) -> Any:
     """A model of timm with the weights that timm has for it."""
     try:
-        return create(name, arguments, pretrained=True)
+        tower = create(name, arguments, pretrained=True)
     except OSError as error:
         raise unreachable(name, error, "Set `weights` to a local file") from error
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"timm's weights of {name}: {first_line(error)}") from error
+    check_values(tower.state_dict(), name)
+    return tower
 
 
 def with_weights(
@@ -90,6 +92,8 @@ def with_weights(
         tower = create(name, arguments)
         tower.load_state_dict({key: found[key] for key in needed}, strict=False)
         return tower
+    if any(not value.is_floating_point() for key, value in found.items() if key in needed):
+        raise ValueError(f"{weights} does not fit timm's {name}: {problem}")
     # timm would also resample patches of another size, which makes another encoder of it.
     patches = [k for k in found.keys() & needed.keys() if k.endswith("patch_embed.proj.weight")]
     if any(found[key].shape != needed[key].shape for key in patches if found[key].ndim == 4):

@@ -42,10 +42,6 @@ def tensors_of(file: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[
         file: What the file holds.
         known: Tensors of the whole tower.
     """
-    for key in ("state_dict", "model"):
-        inner = file.get(key)
-        if isinstance(inner, dict):
-            file = inner
     for prefix in PREFIXES:
         found = {k.removeprefix(prefix): v for k, v in file.items() if k.startswith(prefix)}
         if any(key in known for key in found):

@@ -1,16 +1,26 @@
 """Weights of parts: where they are found, how they are read and checked, what they hash to."""
 
 import hashlib
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from llava_lab.tensors import not_finite
+
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
+POINTER = b"version https://git-lfs"
+# Types that hold weights by scales of their own.
+PACKED = {torch.int8, torch.uint8, torch.bool} | {
+    getattr(torch, name) for name in dir(torch) if name.startswith(("float4_", "float8_"))
+}
+
+HEADERS = ("I8", "U8", "F8", "F4")  # how a .safetensors header calls them
 
 
 def locate(name: str) -> str:
@@ -27,18 +37,109 @@ def locate(name: str) -> str:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors, .bin, .pt or .pth file; never runs code that it holds."""
+    """Tensors of a .safetensors, .bin, .pt or .pth file; never runs code that it holds.
+
+    Where a file holds more than weights, those are what stands under `state_dict` or `model`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or holds anything but tensors of finite numbers.
+    """
     file = Path(locate(str(path)))
     if not file.is_file():
         raise FileNotFoundError(f"{file}: there is no such weights file")
+    refuse_pointer(file)
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        found = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # damaged bytes meet whatever code comes upon them first
+        # torch's own message ends in the advice to run what the file holds.
+        code = isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error)
+        reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({_first_line(error)})"
         raise ValueError(
-            f"{file}: damaged or cut short ({error}). Fetch or make it again."
+            f"{file}: holds other Python objects than tensors, which would be run to be read, and "
+            "are not. Take the checkpoint's .safetensors files, or ask its author for them"
+            if code
+            else f"{file}: damaged or cut short, or no file of weights{reason}. Fetch it again."
         ) from error
+    tensors = _only_tensors(found, file)
+    check_values(tensors, str(file))
+    return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _only_tensors(found: object, file: Path) -> dict[str, Tensor]:
+    for key in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: holds a {type(found).__name__}, not tensors by name")
+    others = [f"{k} ({type(v).__name__})" for k, v in found.items() if not isinstance(v, Tensor)]
+    if others or not all(isinstance(key, str) for key in found):
+        raise ValueError(
+            f"{file}: holds more than tensors by name: {few('others', others) or 'odd names'}"
+            ". Save the weights alone (model.state_dict())"
+        )
+    return found
+
+
+def refuse_pointer(file: Path) -> None:
+    """Refuse what Git leaves in place of a file that it keeps elsewhere (LFS)."""
+    with file.open("rb") as opened:
+        if opened.read(len(POINTER)) == POINTER:
+            raise ValueError(
+                f"{file}: a pointer of Git LFS, not the file itself. Fetch it: git lfs pull in its "
+                "folder, or download the file again"
+            )
+
+
+def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are quantized, or not finite.
+
+    Raises:
+        ValueError: If there are any; names them.
+    """
+    packed = [f"{key} ({value.dtype})" for key, value in tensors.items() if value.dtype in PACKED]
+    if packed:
+        raise ValueError(
+            f"{source}: {few('quantized', packed)}. Their scales are not read: take the checkpoint "
+            "that it was made from"
+        )
+    if broken := not_finite(tensors):
+        raise ValueError(
+            f"{source}: {few('with NaN or infinite values', broken)}. Its training went wrong, or "
+            "the file is damaged"
+        )
+
+
+def refuse_quantized(folder: Path) -> None:
+    """Refuse a folder whose .safetensors files hold quantized weights, by their headers.
+
+    transformers would read them as if they were the numbers themselves.
+
+    Raises:
+        ValueError: If there are any; names them.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        refuse_pointer(path)
+        try:
+            with safe_open(path, "pt") as file:
+                kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{path}: damaged or cut short ({error}). Fetch or make it again."
+            ) from error
+        if packed := [f"{key} ({kind})" for key, kind in kinds.items() if kind[:2] in HEADERS]:
+            raise ValueError(
+                f"{path}: {few('quantized', packed)}. Their scales are not read: take the "
+                "checkpoint that it was made from"
+            )
 
 
 def misfit(
@@ -56,10 +157,16 @@ def misfit(
         for key in needed
         if key in found and found[key].shape != needed[key].shape
     ]
+    kinds = [
+        f"{key} ({found[key].dtype})"
+        for key in needed
+        if key in found and found[key].is_floating_point() != needed[key].is_floating_point()
+    ]
     problems = (
         few("missing", [key for key in needed if key not in found]),
         few("unknown", [key for key in found if key not in known]),
         few("of another shape", shapes),
+        few("of another type", kinds),
     )
     return "; ".join(problem for problem in problems if problem)
 
