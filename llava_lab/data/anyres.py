@@ -38,6 +38,8 @@ class AnyRes(Policy):
             (`anyres_max_9`), or null.
         ties: transformers reads pinpoints as (height, width), so that of two grids which fit alike
             it takes the transposed one; `released` takes the first.
+        upright: Whether photographs are turned as their EXIF orientation says, as transformers'
+            loader does; the released code leaves them as they lie.
     """
 
     layout_only = ("merge", "max_tiles")
@@ -49,9 +51,10 @@ class AnyRes(Policy):
         base: bool = True,
         max_tiles: int | None = None,
         ties: Literal["released", "transformers"] = "released",
+        upright: bool = False,
     ):
         self.grids, self.merge, self.base = grids, merge, base
-        self.max_tiles, self.ties = max_tiles, ties
+        self.max_tiles, self.ties, self.upright = max_tiles, ties, upright
         self._parsed = parse_grids(grids)
         # The parts of a string are strings, too; pairs are in pixels.
         self._in_tiles = any(isinstance(part, str) for part in grids)

@@ -42,6 +42,8 @@ class Policy(ABC):
 
     # Values that change where features stand and not the pixels: stored features serve them all.
     layout_only: ClassVar[tuple[str, ...]] = ()
+    # Whether images are turned as their EXIF orientation says; the released code does not.
+    upright: bool = False
 
     @property
     def newline(self) -> bool:
@@ -64,7 +66,7 @@ class Policy(ABC):
 
     def load(self, path: Path) -> Any:
         """Read what `pixels` takes: an RGB image."""
-        return load_image(path)
+        return load_image(path, self.upright)
 
     @abstractmethod
     def layout(self, size: tuple[int, ...], vision: Vision) -> Layout:
@@ -112,12 +114,14 @@ class Square(Policy):
         resize: `crop` scales the shorter side to the view and keeps the centre (CLIP's processor;
             what lies outside is lost). `squash` scales both sides and ignores the aspect ratio
             (SigLIP's processor).
+        upright: Whether photographs are turned as their EXIF orientation says, as transformers'
+            loader does; the released code leaves them as they lie.
     """
 
-    def __init__(self, resize: Literal["crop", "squash"] = "crop"):
+    def __init__(self, resize: Literal["crop", "squash"] = "crop", upright: bool = False):
         if resize not in ("crop", "squash"):
             raise ValueError(f"Square: resize is {resize!r}; it is crop or squash")
-        self.resize = resize
+        self.resize, self.upright = resize, upright
 
     def layout(self, size: tuple[int, ...], vision: Vision) -> Layout:
         """One view, whatever the size."""
@@ -131,7 +135,15 @@ class Square(Policy):
 
 
 class Pad(Policy):
-    """One square view of the whole image, centred on a canvas of the encoder's mean colour."""
+    """One square view of the whole image, centred on a canvas of the encoder's mean colour.
+
+    Args:
+        upright: Whether photographs are turned as their EXIF orientation says, as transformers'
+            loader does; the released code leaves them as they lie.
+    """
+
+    def __init__(self, upright: bool = False):
+        self.upright = upright
 
     def layout(self, size: tuple[int, ...], vision: Vision) -> Layout:
         """One view, whatever the size."""

@@ -37,8 +37,8 @@ class Frames(Policy):
             whole video (`one_token`), or nowhere.
         time_instruction: Whether the question is told how long the video lasts and when its frames
             are shown.
-        frame: How a frame becomes a view.
-        image: How a picture becomes views.
+        frame: How a frame becomes a view; null is `Square`. Its `upright` is that of `image`.
+        image: How a picture becomes views; null is `Square`.
     """
 
     layout_only = ("stride", "mode", "position", "newlines", "time_instruction")
@@ -70,12 +70,23 @@ class Frames(Policy):
         self.frames, self.fps, self.newlines = frames, fps, newline
         self.stride, self.mode, self.position = stride, mode, position
         self.time_instruction = time_instruction
-        self.frame, self.image = frame or Square(), image or Square()
+        self.image = image or Square()
+        self.frame = frame or Square(upright=self.image.upright)
+        if self.frame.upright != self.image.upright:
+            raise ValueError(
+                f"Frames: upright is {self.frame.upright} for frames and {self.image.upright} for "
+                "pictures; set frame's and image's to one value"
+            )
 
     @property
     def videos(self) -> bool:
         """Yes."""
         return True
+
+    @property
+    def upright(self) -> bool:  # pyrefly: ignore[bad-override]
+        """Whether pictures and the frames of a folder are turned as their EXIF data say."""
+        return self.image.upright
 
     @property
     def newline(self) -> bool:
@@ -120,7 +131,9 @@ class Frames(Policy):
 
     def load(self, path: Path) -> Image.Image | Clip:
         """The frames of a video that are taken, or a picture."""
-        return load_clip(path, self.choose) if isinstance(path, VideoPath) else super().load(path)
+        if isinstance(path, VideoPath):
+            return load_clip(path, self.choose, self.upright)
+        return self.image.load(path)
 
     def layout(self, size: tuple[int, ...], vision: Vision) -> Layout:
         """A block a frame; of a picture, what `image` makes."""

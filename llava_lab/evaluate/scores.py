@@ -168,6 +168,7 @@ class Scores(Callback):
                 answer=question.answers[0],
                 prediction=text,
                 correct=right >= 0.5,
+                upright=trainer.datamodule.policy.upright,  # type: ignore[attr-defined]
             )
             for question, text, right in samples[:: max(1, len(samples) // SHOWN)][:SHOWN]
         ]

@@ -29,6 +29,7 @@ class SheetItem:
         answer: What was expected.
         prediction: What was generated.
         correct: Whether the benchmark's rule accepts the prediction.
+        upright: Whether a picture that is loaded is turned as its EXIF orientation says.
     """
 
     image: Image.Image | Path
@@ -36,6 +37,7 @@ class SheetItem:
     answer: str
     prediction: str
     correct: bool
+    upright: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def wrap(text: str, font: Font, width: float, max_lines: int) -> list[str]:
 
 def _draw(card: Card, height: int, style: Style) -> Image.Image:
     picture = Image.new("RGB", (style.width, height), CARD)
-    picture.paste(_framed(card.item.image, style.inner), (style.margin, style.margin))
+    picture.paste(_framed(card.item, style.inner), (style.margin, style.margin))
     draw = ImageDraw.Draw(picture)
     color = RIGHT if card.item.correct else WRONG
     left, top = style.margin, 2 * style.margin + style.inner
@@ -170,9 +172,11 @@ def _draw(card: Card, height: int, style: Style) -> Image.Image:
     return picture
 
 
-def _frames(video: Path) -> Image.Image:
+def _frames(video: Path, upright: bool) -> Image.Image:
     """Four frames of a video, spread over it, in two rows."""
-    clip = load_clip(video, lambda count, _: np.linspace(0, count - 1, 4, dtype=int).tolist())
+    clip = load_clip(
+        video, lambda count, _: np.linspace(0, count - 1, 4, dtype=int).tolist(), upright
+    )
     width, height, _ = clip.size
     picture = Image.new("RGB", (2 * width, 2 * height))
     for place, frame in enumerate(clip.frames):
@@ -180,12 +184,13 @@ def _frames(video: Path) -> Image.Image:
     return picture
 
 
-def _framed(image: Image.Image | Path, side: int) -> Image.Image:
+def _framed(item: SheetItem, side: int) -> Image.Image:
     """The whole picture, as large as it fits, in the middle of a square of `side` pixels."""
+    image = item.image
     if isinstance(image, VideoPath):
-        image = _frames(image)
+        image = _frames(image, item.upright)
     if isinstance(image, Path):
-        image = load_image(image)
+        image = load_image(image, item.upright)
     inside = ImageOps.contain(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
     framed = Image.new("RGB", (side, side), FRAME)
     framed.paste(inside, ((side - inside.width) // 2, (side - inside.height) // 2))

@@ -42,7 +42,7 @@ def nearest_policy(policy: Policy) -> tuple[Policy, list[str]]:
     if isinstance(policy, AnyRes):
         if (policy.merge, policy.base, policy.max_tiles) == ("spatial_unpad", True, None):
             return policy, []
-        near = AnyRes(policy.grids, ties=policy.ties)
+        near = AnyRes(policy.grids, ties=policy.ties, upright=policy.upright)
         return near, ["its AnyRes is spatial_unpad with a base view and without max_tiles"]
     if not isinstance(policy, Frames):
         return policy, []
@@ -54,7 +54,7 @@ def nearest_policy(policy: Policy) -> tuple[Policy, list[str]]:
             "its processor counts a quarter of a frame's features, as for stride 2 of even sides"
         )
     if not (isinstance(policy.frame, Square) and policy.frame.resize == "crop"):
-        near.frame = Square()
+        near.frame = Square(upright=policy.upright)
         departures.append("frames are cut to their centre (Square, crop)")
     if policy.mode == "bilinear" or policy.position == "after":
         near.mode = "average" if policy.mode == "bilinear" else policy.mode
