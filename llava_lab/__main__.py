@@ -5,7 +5,7 @@ import io
 import os
 import sys
 
-from llava_lab.signals import AGAIN
+from llava_lab.signals import AGAIN, PARENT, end_with
 from llava_lab.verbs import Stop, one_message
 
 HELP = """usage: python -m llava_lab VERB [options]
@@ -79,6 +79,8 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a table has lines that some locales lack
             stream.reconfigure(errors="replace")
+    if os.environ.get(PARENT) == "stdin":
+        end_with(sys.stdin.fileno())
     try:
         main()
     except Stop as stop:

@@ -1,6 +1,5 @@
 """fit, validate, test and predict: LightningCLI with stages."""
 
-import json
 import logging
 import time
 import warnings
@@ -15,15 +14,16 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
-from llava_lab.disk import link, write
+from llava_lab.disk import link
 from llava_lab.evaluate.benchmark import BenchmarkDataModule
 from llava_lab.evaluate.scores import Scores
 from llava_lab.fingerprint import fingerprint, without
 from llava_lab.model.llava import PARTS, Llava
 from llava_lab.model.weights import digest
 from llava_lab.parser import LabParser, with_references
+from llava_lab.records import read_record, write_record
 from llava_lab.report.table import answer_notes, results_tables
-from llava_lab.run import Run, git_commit, peak_memory
+from llava_lab.run import Run, git_commit, peak_memory, read_stage
 from llava_lab.train.checkpoint import StageCheckpoint
 from llava_lab.train.record import Bar, Record
 from llava_lab.train.stage import load_trained, save_trained, stage_file
@@ -216,6 +216,7 @@ class LabCLI(LightningCLI):
             say(f"results: {finished}" if finished else "benchmarks: to ask")
             return
         if finished:
+            run.begin()
             show(finished)
             say("finished before; `test` asks the benchmarks again, `--fresh` trains anew")
             return
@@ -274,13 +275,13 @@ class LabCLI(LightningCLI):
         folder = run.stage(name)
         found = self._find(run, mark)
         if found is not None:
-            record = json.loads((found / "stage.json").read_text())
+            record = read_stage(found)
             other = record["git"] != git_commit()
             by = f" (trained by commit {record['git']})" if other else ""
             say(f"stage {name}: finished in {found}, reused{by}")
             if found != folder:
                 link(stage_file(found), stage_file(folder))
-                write(folder / "stage.json", (found / "stage.json").read_text())
+                link(found / "stage.json", folder / "stage.json")
             load_trained(model, stage_file(folder), mark)
             return {**record, "reused": found != folder or record.get("reused", False)}
         folder.mkdir(parents=True, exist_ok=True)
@@ -303,7 +304,7 @@ class LabCLI(LightningCLI):
         record |= recorder.summary(trainer) | {"rows_skipped": step.data.skipped}
         if trainer.is_global_zero:
             save_trained(step.recipe.trained(model), stage_file(folder), mark)
-            write(folder / "stage.json", json.dumps(record, indent=2) + "\n")
+            write_record(folder / "stage.json", record)
             checkpoint.clear()
         return record
 
@@ -332,23 +333,21 @@ class LabCLI(LightningCLI):
         run = self.open_run()
         for name, step in self.steps().items():
             step.data.name = name
-            record = run.stage(name) / "stage.json"
-            if not record.exists():
+            folder = run.stage(name)
+            if not (folder / "stage.json").exists():
                 raise ValueError(
                     f"{run.folder}: stage {name} is not finished. Run fit with the same options "
                     f"first."
                 )
-            fingerprint = json.loads(record.read_text())["fingerprint"]
-            load_trained(model, stage_file(record.parent), fingerprint)
+            load_trained(model, stage_file(folder), read_stage(folder)["fingerprint"])
         return run
 
     def test(self, model: Llava, **_: Any) -> None:
         """Ask the benchmarks of a finished run again."""
         run = self._finished(model)
-        path = run.folder / "results.json"
+        before = run.read_results() if run.results.exists() else {"stages": [], "cost": {}}
+        kept = {key: before[key] for key in ("stages", "cost")}
         evaluated = self._evaluate(model, run)
-        kept = json.loads(path.read_text()) if path.exists() else {"stages": [], "cost": {}}
-        kept = {key: kept[key] for key in ("stages", "cost")}
         told = {"judges": self.judges(), "asked": self.asked()}
         show(run.finish({**kept, **evaluated, **told}))
 
@@ -360,6 +359,7 @@ class LabCLI(LightningCLI):
         trainer.predict(model, datamodule=self.datamodule, return_predictions=False)
         for note in answer_notes({"answered": scores.counts()}):
             say(note)
+        run.predicted()
         say(f"answers: {run.folder / 'predictions'}")
 
     def validate(self, model: Llava, **_: Any) -> None:
@@ -382,7 +382,7 @@ def say(message: str) -> None:
 def show(path: Path) -> None:
     """The results as a table, and where they are."""
     console = Console()
-    for table in results_tables(json.loads(path.read_text())):
+    for table in results_tables(read_record(path, {}, "`fit` asks the benchmarks again.")):
         console.print(table)
     say(f"results: {path}")
     say(f"curves and samples: tensorboard --logdir {path.parent / 'stages'}")
@@ -392,7 +392,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A file's top level; the parser would say what is wrong with it, but not in which file."""
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not YAML: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path}: holds no options, but {type(found).__name__}")

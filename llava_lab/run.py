@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import resource
 import subprocess
@@ -17,9 +16,26 @@ import torch
 from llava_lab import __version__
 from llava_lab.disk import plain_name, write
 from llava_lab.lock import lock
+from llava_lab.records import NUMBER, read_record, write_record
+from llava_lab.train.stage import stage_file
 
 PACKAGES = ("lightning", "pillow", "timm", "tokenizers", "torch", "torchmetrics", "transformers")
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+# What the records of a stage and of a run must hold.
+STAGE: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("name", "fingerprint"), str),
+    **dict.fromkeys(("steps", "samples", "tokens"), int),
+    **dict.fromkeys(("seconds", "loss_first", "loss_last", "visual_tokens_mean", "flops"), NUMBER),
+    "git": (str, type(None)),
+    "reused": bool,
+    "held_out": dict,
+}
+RESULTS: dict[str, type | tuple[type, ...]] = {
+    "stages": list,
+    **dict.fromkeys(
+        ("benchmarks", "asked", "cost", "versions", "visual_tokens", "predictions_sha256"), dict
+    ),
+}
 
 
 class Run:
@@ -40,6 +56,8 @@ class Run:
         self.config, self.config_sha256 = config, hashlib.sha256(config.encode()).hexdigest()
         identity = f"{scale or 'own'}-seed{seed}-{self.config_sha256[:8]}"
         self.folder = root / experiment / identity
+        self.results = self.folder / "results.json"
+        self._said: set[str] = set()
 
     def stage(self, name: str) -> Path:
         """Folder of a stage."""
@@ -47,14 +65,30 @@ class Run:
 
     def begin(self) -> None:
         """Make the folder and write the configuration."""
-        write(self.folder / "config.yaml", self.config)
+        path = self.folder / "config.yaml"
+        if not path.is_file() or path.read_bytes() != self.config.encode():
+            write(path, self.config)
 
     def find(self, fingerprint: str) -> Path | None:
-        """Folder of a finished stage with this fingerprint, in this run or any other."""
-        for record in sorted(self.root.glob("*/*/stages/*/stage.json")):
-            if _read(record).get("fingerprint") == fingerprint:
-                return record.parent
+        """Folder of a finished stage with this fingerprint, in this run or any other.
+
+        What is damaged is named, and not found: its stage is trained again.
+        """
+        for path in sorted(self.root.glob("*/*/stages/*/stage.json")):
+            try:
+                record = read_stage(path.parent)
+            except ValueError as error:
+                self._say(f"{error}")
+                continue
+            if record["fingerprint"] == fingerprint:
+                return path.parent
         return None
+
+    def _say(self, message: str) -> None:
+        """Say something to the person at the terminal, once."""
+        if message not in self._said:
+            self._said.add(message)
+            print(f"llava_lab: {message}", flush=True)
 
     @contextmanager
     def alone(self, fingerprint: str, name: str) -> Iterator[None]:
@@ -75,17 +109,54 @@ class Run:
             yield
 
     def finished(self, marks: dict[str, str], asked: dict[str, str]) -> Path | None:
-        """Its results.json, if they are those of these stages, benchmarks and package versions."""
-        path = self.folder / "results.json"
-        if not path.is_file():
+        """Its results.json, if they are those of these stages, benchmarks and package versions.
+
+        What is damaged is named, and not finished: its benchmarks are asked again.
+        """
+        if not self.results.is_file():
             return None
-        found = _read(path)
+        try:
+            found = self.read_results()
+        except ValueError as error:
+            self._say(f"{error}")
+            return None
         same = (
-            {stage["name"]: stage["fingerprint"] for stage in found["stages"]} == marks
-            and found.get("asked") == asked
+            {stage.get("name"): stage.get("fingerprint") for stage in found["stages"]} == marks
+            and found["asked"] == asked
             and found["versions"] == versions()
         )
-        return path if same else None
+        if same and (odd := self._odd_predictions(found["predictions_sha256"])):
+            self._say(f"{odd}: missing or not what was scored. The benchmarks are asked again.")
+            return None
+        return self.results if same else None
+
+    def read_results(self) -> dict[str, Any]:
+        """What results.json says.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        found = read_record(self.results, RESULTS, "`fit` asks the benchmarks again.")
+        if not all(isinstance(stage, dict) for stage in found["stages"]):
+            raise ValueError(f"{self.results}: damaged, a stage is no object.")
+        return found
+
+    def _predictions(self) -> dict[str, str]:
+        """SHA-256 of each file of predictions."""
+        files = sorted((self.folder / "predictions").glob("*.jsonl"))
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    def _odd_predictions(self, wanted: dict[str, str]) -> Path | None:
+        """The first file of predictions that is not as it was; others may lie beside them."""
+        there = self._predictions()
+        odd = [name for name, digest in wanted.items() if there.get(name) != digest]
+        return self.folder / "predictions" / odd[0] if odd else None
+
+    def predicted(self) -> None:
+        """Take note of predictions that were written anew, beside results that are there."""
+        if self.results.is_file():
+            found = self.read_results() | {"predictions_sha256": self._predictions()}
+            write_record(self.results, found)
 
     def finish(self, results: dict[str, Any]) -> Path:
         """Write results.json."""
@@ -97,16 +168,24 @@ class Run:
             "versions": versions(),
             "config_sha256": self.config_sha256,
         }
-        path = self.folder / "results.json"
-        write(path, json.dumps({**head, **results}, indent=2) + "\n")
-        return path
+        told = {"predictions_sha256": self._predictions()}
+        write_record(self.results, {**head, **results, **told})
+        return self.results
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}). Delete the stage's folder.") from error
+def read_stage(folder: Path) -> dict[str, Any]:
+    """The record of a finished stage.
+
+    Raises:
+        ValueError: If it is damaged, or the weights beside it are missing.
+    """
+    found = read_record(folder / "stage.json", STAGE, f"Delete {folder} to train it again.")
+    if not (weights := stage_file(folder)).is_file():
+        raise ValueError(
+            f"{weights}: missing beside stage.json, so that the stage is not finished; `fit` "
+            "trains it again"
+        )
+    return found
 
 
 def git_commit() -> str | None:

@@ -11,6 +11,7 @@ from types import FrameType
 
 TAKEN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN = 75  # exit status of an interrupted verb: the same command goes on
+PARENT = "LLAVA_LAB_PARENT"  # environment: "stdin" is a pipe that closes when the parent dies
 MESSAGE = "interrupted; the same command goes on"
 GRACE_SECONDS = 10.0
 SECOND_SECONDS = 0.5  # a signal that comes sooner after the first is the same one, sent twice

@@ -15,6 +15,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -27,7 +28,10 @@ from typing import Any
 
 import yaml
 
-from llava_lab.disk import plain_name, write
+from llava_lab import signals
+from llava_lab.disk import plain_name
+from llava_lab.lock import Held, lock
+from llava_lab.records import read_record, write_record
 from llava_lab.verbs import one_message, verb_parser
 
 KEYS = {"sweep", "experiment", "overlays", "seeds", "axes", "published"}
@@ -80,7 +84,7 @@ class Sweep:
         """
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not YAML: {error}") from error
         if not isinstance(found, dict) or not {"experiment", "axes"} <= found.keys():
             raise ValueError(f"{path}: a sweep needs the keys experiment and axes")
@@ -135,10 +139,17 @@ class Sweep:
     def finished(self, runs: Path, more: Sequence[str] = ()) -> Iterator[tuple[Point, Path]]:
         """Points that have results, with the results."""
         for point in self.points():
-            path = self.record(runs, point, more)
-            known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            if (results := known.get("results")) and Path(results).is_file():
-                yield point, Path(results)
+            if results := _results(self.record(runs, point, more)):
+                yield point, results
+
+
+def _results(record: Path) -> Path | None:
+    """The results that a point's record names, if they are there."""
+    if not record.is_file():
+        return None
+    known = read_record(record, {"command": list, "exit": int}, "Delete it to fit the point again.")
+    results = known.get("results")
+    return Path(results) if isinstance(results, str) and Path(results).is_file() else None
 
 
 def _values(where: str, axis: str, values: Any) -> dict[str, dict[str, Any]]:
@@ -203,41 +214,92 @@ def dry_run(sweep: Sweep, runs: Path, more: Sequence[str] = ()) -> None:
 def run(sweep: Sweep, runs: Path, jobs: int = 1, more: Sequence[str] = ()) -> None:
     """Fit the points without results; a failed one is shown and does not stop the others.
 
+    Points that another sweep is at are left for the end, and waited for.
+
     Raises:
         ValueError: At the end, if points failed.
     """
     points, finished = sweep.points(), {str(point) for point, _ in sweep.finished(runs, more)}
     missing = [point for point in points if str(point) not in finished]
     print(f"sweep {sweep.name}: {len(points)} points, {len(missing)} to run", flush=True)
-    failed = 0
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(_fit, sweep, runs, point, more) for point in missing]
-        try:
-            for number, done in enumerate(as_completed(waiting), len(finished) + 1):
-                right, said = done.result()
-                failed += not right
-                print(f"[{number}/{len(points)}] {said}", flush=True)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            print("interrupted; points save where they are, the same command goes on", flush=True)
-            raise
+    failed, number, left = 0, len(finished), []
+    for wait in (False, True):
+        with _Fits(sweep, runs, jobs, more) as fits:
+            for point, outcome in fits.each(left if wait else missing, wait):
+                if outcome is None:
+                    left.append(point)
+                    continue
+                number, failed = number + 1, failed + (not outcome[0])
+                print(f"[{number}/{len(points)}] {outcome[1]}", flush=True)
     if failed:
         raise ValueError(f"{failed} of {len(points)} points failed; repeat to try them again")
 
 
-def _fit(sweep: Sweep, runs: Path, point: Point, more: Sequence[str]) -> tuple[bool, str]:
-    """Fit one point and keep what came of it; whether it has results, and a line about it."""
-    record, began = sweep.record(runs, point, more), time.monotonic()
-    log, command = record.with_suffix(".log"), sweep.command(runs, point, more)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as out:
-        code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    known = {"labels": point.labels, "seed": point.seed, "command": command, "exit": code}
-    results = [line.removeprefix(RESULTS) for line in lines if line.startswith(RESULTS)]
-    if code == 0 and results:
-        write(record, json.dumps({**known, "results": results[-1]}, indent=2) + "\n")
-        return True, f"{point}: {time.monotonic() - began:.0f} s, {results[-1]}"
-    errors = [line for line in lines if line.startswith("error:")] or lines[-1:]
-    write(record, json.dumps({**known, "error": errors}, indent=2) + "\n")
-    return False, f"{point}: failed with exit status {code}, see {log}: {' '.join(errors)}"
+class _Fits:
+    """Runs the fits of points, some at once; none outlives the sweep.
+
+    Each has the sweep's pipe as its standard input, and is interrupted when that closes: at a
+    signal, which it saves at, or because the sweep was killed.
+    """
+
+    def __init__(self, sweep: Sweep, runs: Path, jobs: int, more: Sequence[str]):
+        self.sweep, self.runs, self.more = sweep, runs, more
+        self.pool = ThreadPoolExecutor(jobs)
+        self.reader, self.writer = os.pipe()
+
+    def __enter__(self) -> "_Fits":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is signals.Interrupted:
+            print("interrupted; the points save where they are", flush=True)
+            signals.defer()  # for as long as that takes
+        os.close(self.writer)
+        self.pool.shutdown(cancel_futures=True)
+        os.close(self.reader)
+
+    def each(
+        self, points: Sequence[Point], wait: bool
+    ) -> Iterator[tuple[Point, tuple[bool, str] | None]]:
+        """Points as they end, with whether they have results and a line about them.
+
+        Args:
+            points: The points.
+            wait: Whether to wait for those that another sweep is at; else they end with None.
+        """
+        futures = {self.pool.submit(self._alone, point, wait): point for point in points}
+        for done in as_completed(futures):
+            yield futures[done], done.result()
+
+    def _alone(self, point: Point, wait: bool) -> tuple[bool, str] | None:
+        record = self.sweep.record(self.runs, point, self.more)
+        try:
+            with lock(record.with_suffix(".lock"), f"{point}", wait):
+                if results := _results(record):
+                    return True, f"{point}: by another sweep, {results}"
+                return self._fit(record, point)
+        except Held:
+            return None
+
+    def _fit(self, record: Path, point: Point) -> tuple[bool, str]:
+        """Fit one point and keep what came of it."""
+        began, log = time.monotonic(), record.with_suffix(".log")
+        command = self.sweep.command(self.runs, point, self.more)
+        with log.open("w", encoding="utf-8") as out:
+            code = subprocess.run(
+                command,
+                stdin=self.reader,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                check=False,
+                env={**os.environ, signals.PARENT: "stdin"},
+            ).returncode
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        known = {"labels": point.labels, "seed": point.seed, "command": command, "exit": code}
+        results = [line.removeprefix(RESULTS) for line in lines if line.startswith(RESULTS)]
+        if code == 0 and results:
+            write_record(record, {**known, "results": results[-1]})
+            return True, f"{point}: {time.monotonic() - began:.0f} s, {results[-1]}"
+        errors = [line for line in lines if line.startswith("error:")] or lines[-1:]
+        write_record(record, {**known, "error": errors})
+        return False, f"{point}: failed with exit status {code}, see {log}: {' '.join(errors)}"

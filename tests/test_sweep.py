@@ -1,6 +1,12 @@
 """Sweeps: read, run point by point, resumed, and shown."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -170,6 +176,121 @@ def test_a_sweep_runs_goes_on_and_is_shown(
     with pytest.raises(SystemExit):
         table.main([str(path), f"--runs={runs}"])
     assert "sweep some has no finished point" in capsys.readouterr().err
+
+
+STAND_IN = """
+import os, sys, time
+sys.path.insert(0, {root!r})
+import llava_lab.__main__ as lab
+from pathlib import Path
+def fit(verb, arguments):
+    folder, seed = Path({folder!r}), arguments[-1].partition("=")[2]
+    with (folder / "began").open("a") as file:
+        file.write(f"{{seed}} {{os.getpid()}}\\n")
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / "go").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+    except BaseException:
+        time.sleep(0.3)  # a checkpoint
+        (folder / f"saved-{{seed}}").touch()
+        raise
+    (folder / f"results-{{seed}}").touch()
+    print(f"llava_lab: results: {{folder / f'results-{{seed}}'}}")
+lab._run = fit
+sys.argv = ["llava_lab", *sys.argv[1:]]
+lab.run()
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Callable[[], subprocess.Popen]:
+    """Starts a sweep of two points whose fits wait for a file `go`."""
+    path = sweep_file(tmp_path, "{experiment: EXPERIMENT, seeds: [0, 1], axes: {a: [1]}}")
+    fit = tmp_path / "fit.py"
+    fit.write_text(STAND_IN.format(root=str(REPOSITORY), folder=str(tmp_path)))
+    code = f"""
+from pathlib import Path
+from llava_lab import sweep
+from llava_lab.__main__ import run
+made = sweep.Sweep.command
+sweep.Sweep.command = lambda *given: [made(*given)[0], {str(fit)!r}, *made(*given)[3:]]
+import sys
+sys.argv = ["llava_lab", "sweep", {str(path)!r}, "--runs={tmp_path / "runs"}", "--jobs=2"]
+run()
+"""
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        )
+
+    return start
+
+
+def began(folder: Path, count: int, beside: subprocess.Popen) -> list[int]:
+    """Processes of the fits, once there are so many."""
+    path = folder / "began"
+    while not path.exists() or path.read_text().count("\n") < count:
+        assert beside.poll() is None, beside.communicate()[0]
+        time.sleep(0.01)
+    return [int(line.split()[1]) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_fit_outlives_its_sweep(
+    stand_in: Callable[[], subprocess.Popen], number: signal.Signals, tmp_path: Path
+) -> None:
+    sweep = stand_in()
+    fits = began(tmp_path, 2, sweep)
+    sweep.send_signal(number)
+    said, _ = sweep.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        while any(Path(f"/proc/{fit}").exists() for fit in fits):
+            time.sleep(0.01)
+    else:
+        assert sweep.returncode == 75 and "the points save where they are" in said
+        assert said.count("the same command goes on") == 1 and "failed" not in said
+    assert not any(Path(f"/proc/{fit}").exists() for fit in fits)
+    assert {path.name for path in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
+    (tmp_path / "go").touch()
+    sweep = stand_in()
+    said, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 0 and "[2/2]" in said
+
+
+def test_two_sweeps_at_once_fit_each_point_once(
+    stand_in: Callable[[], subprocess.Popen], tmp_path: Path
+) -> None:
+    first = stand_in()
+    began(tmp_path, 2, first)
+    second = stand_in()
+    assert second.stdout is not None
+    lines = iter(second.stdout.readline, "")
+    waiting = next(line for line in lines if "waiting" in line)
+    assert f"for process {first.pid} on" in waiting
+    (tmp_path / "go").touch()
+    assert "[2/2]" in first.communicate(timeout=60)[0] and first.returncode == 0
+    assert "by another sweep" in "".join(lines) and second.wait(timeout=60) == 0
+    second.stdout.close()
+    assert (tmp_path / "began").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"command": 3, "exit": 0}'])
+def test_a_damaged_record_of_a_point_is_named(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = sweep_file(tmp_path, "{experiment: EXPERIMENT, axes: {a: [1]}}")
+    sweep, runs = Sweep.read(path), tmp_path / "runs"
+    record = sweep.record(runs, sweep.points()[0])
+    record.parent.mkdir(parents=True)
+    record.write_text(text)
+    with pytest.raises(SystemExit, match=f"{record}: damaged.*Delete it to fit the point again"):
+        sweeps.main([str(path), f"--runs={runs}"])
 
 
 def test_points_at_once_train_a_shared_stage_once(shortened: list[str], tmp_path: Path) -> None:

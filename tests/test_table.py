@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import io
 import json
 import subprocess
@@ -64,6 +65,7 @@ def write(folder: Path, content: dict[str, Any], config: str = "") -> Path:
     folder.mkdir(parents=True)
     if config:
         (folder / "config.yaml").write_text(config)
+        content["config_sha256"] = hashlib.sha256(config.encode()).hexdigest()
     path = folder / "results.json"
     path.write_text(json.dumps(content))
     return path
@@ -211,7 +213,7 @@ def test_read_names_what_is_missing(tmp_path: Path) -> None:
         read(write(tmp_path / "b", bare))
     path = write(tmp_path / "c", {})
     path.write_text('{"experiment": \n oops}')
-    with pytest.raises(ValueError, match="not JSON, line 2"):
+    with pytest.raises(ValueError, match=r"not JSON .*line 2"):
         read(path)
 
 

@@ -26,9 +26,9 @@ signal.signal(signal.SIGHUP, hangup)
 
 
 def started(code: str) -> subprocess.Popen:
-    """A process that runs `code` in a verb and has said that it is there."""
+    """A process that runs `code` in a verb, which says "there" when it is."""
     indented = "\n".join(f"    {line}" for line in code.strip().splitlines())
-    text = f"{HEAD}with one_message():\n    print('there', flush=True)\n{indented}\n"
+    text = f"{HEAD}with one_message():\n{indented}\n"
     process = subprocess.Popen(
         [sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -38,8 +38,8 @@ def started(code: str) -> subprocess.Popen:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_verb_with_one_message(number: signal.Signals) -> None:
-    process = started("try: print('in', flush=True); time.sleep(60)\nfinally: print('put away')")
-    assert process.stdout is not None and process.stdout.readline() == "in\n"
+    code = "try: print('there', flush=True); time.sleep(60)\nfinally: print('put away')"
+    process = started(code)
     process.send_signal(number)
     said, _ = process.communicate(timeout=20)
     assert said == "put away\nllava_lab: interrupted; the same command goes on\n"
@@ -48,7 +48,8 @@ def test_a_signal_ends_a_verb_with_one_message(number: signal.Signals) -> None:
 
 def test_a_signal_that_a_library_swallows_ends_the_verb_all_the_same() -> None:
     process = started(
-        "while True:\n    try: time.sleep(60)\n    except BaseException: print('no', flush=True)"
+        "try: print('there', flush=True); time.sleep(60)\n"
+        "except BaseException: print('no', flush=True)\ntime.sleep(60)"
     )
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=20)
@@ -59,6 +60,7 @@ def test_a_signal_that_a_library_swallows_ends_the_verb_all_the_same() -> None:
 def test_work_that_saves_itself_is_waited_for_and_a_second_signal_ends_it_at_once() -> None:
     code = """
     signals.defer()
+    print('there', flush=True)
     while not signals.came(): time.sleep(0.01)
     time.sleep(1)
     print('saved', flush=True)
@@ -88,6 +90,7 @@ def test_what_nohup_started_outlives_its_terminal() -> None:
 
 def test_a_forked_child_has_the_usual_signals() -> None:
     process = started("""
+print('there', flush=True)
 child = os.fork()
 if not child: print('child', flush=True); time.sleep(60)
 print('forked', os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), child)

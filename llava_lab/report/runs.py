@@ -1,10 +1,12 @@
 """12a. Runs: folders and files -> the checked contents of their results.json."""
 
-import json
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from llava_lab.records import read_record
 
 NAME = "results.json"
 KEYS = ("experiment", "scale", "seed", "stages", "benchmarks", "cost")
@@ -31,7 +33,13 @@ class Run:
         """
         config = self.path.with_name("config.yaml")
         if config.is_file():
-            lines = config.read_text(encoding="utf-8").splitlines()
+            content = config.read_bytes()
+            if hashlib.sha256(content).hexdigest() != self.results.get("config_sha256"):
+                raise ValueError(
+                    f"{config}: damaged, not the configuration of the {NAME} beside it. `fit` the "
+                    "run again to rewrite it."
+                )
+            lines = content.decode().splitlines()
             return [line for line in lines if not line.startswith("seed_everything:")]
         sizes = ("parameters", "trainable_parameters", "visual_tokens_mean")
         steps = [(stage["name"], stage.get("steps")) for stage in self.results["stages"]]
@@ -59,10 +67,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
 
 def read(path: Path) -> Run:
     """Read one results file; what scores need is there, or the message names what is not."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON, line {error.lineno}: {error.msg}") from error
+    results = read_record(path, {}, "`fit` the run again to rewrite it.")
     _need(results, KEYS, f"{path}")
     for stage in results["stages"]:
         _need(stage, ("name",), f"{path}: a stage")
