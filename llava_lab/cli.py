@@ -273,6 +273,7 @@ class LabCLI(LightningCLI):
     def _stage(self, model: Llava, run: Run, name: str, step: Step, mark: str) -> dict[str, Any]:
         """Find one stage finished, or train it to its end; its weights are in the model after."""
         folder = run.stage(name)
+        checkpoint = StageCheckpoint(folder, mark, step.recipe, self.options.checkpoint_seconds)
         found = self._find(run, mark)
         if found is not None:
             record = read_stage(found)
@@ -283,9 +284,9 @@ class LabCLI(LightningCLI):
                 link(stage_file(found), stage_file(folder))
                 link(found / "stage.json", folder / "stage.json")
             load_trained(model, stage_file(folder), mark)
+            checkpoint.clear()  # killed before it was
             return {**record, "reused": found != folder or record.get("reused", False)}
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = StageCheckpoint(folder, mark, step.recipe, self.options.checkpoint_seconds)
         recorder = Record(step.recipe)
         if self.options.fresh:
             checkpoint.clear()
