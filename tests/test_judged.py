@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -185,6 +186,67 @@ def test_both_wordings_are_judged_together(judge_server, tmp_path, videos) -> No
     assert len(server.bodies) == 2 and metric.compute()["consistency"].n == 3
     with pytest.raises(ValueError, match=r"row 2: question 2/1 has no second wording"):
         metric.check(benchmark.questions[:3])
+
+
+def test_wordings_of_rows_with_one_id_are_paired_row_by_row(judge_server, tmp_path, videos) -> None:
+    said: list[str] = []
+
+    def say(body: dict) -> str:
+        said.append(str(body["messages"]))
+        return '{"score": 3}'
+
+    judge = Judge(judge_server(say).url, "j", str(tmp_path / "kept"), in_flight=1)
+    metric = Consistency(judge, {"consistency": "asset:judge/consistency.yaml"})
+    rows = [
+        {"question_id": 5, "video_name": "abc", "Q1": f"a{n}", "Q2": f"b{n}", "A": "so"}
+        for n in range(3)
+    ]
+    questions = OpenEnded("v", dump(tmp_path / "q.json", rows), str(videos), metric).questions
+    metric.check(questions)
+    assert [q.id for q in questions[2:4]] == ["5_1/1", "5_1/2"]
+    again = [replace(q, id=f"5/{1 + n % 2}") for n, q in enumerate(questions)]
+    for number, asked in enumerate((questions, again)):
+        said.clear()
+        judge.model = f"j{number}"  # nothing is kept of another
+        lines = metric.grade(asked, [f"says {n}" for n in range(6)])
+        assert len(said) == 3 and [bool(line) for line in lines] == [True, False] * 3
+        for n, messages in enumerate(said):
+            assert all(f"says {place}" in messages for place in (2 * n, 2 * n + 1))
+            assert f"a{n}" in messages and f"b{n}" in messages
+
+
+def test_questions_with_one_id_are_judged_each(judge_server, tmp_path, videos) -> None:
+    server = judge_server(
+        lambda body: f"{{'pred': '{'yes' if 'zebra' in str(body) else 'no'}', 'score': 3}}"
+    )
+    judge = Judge(server.url, "j", str(tmp_path / "kept"))
+    metric = RightAnswer(judge, "asset:judge/video_qa.yaml")
+    questions = [replace(q, id="same") for q in activity(tmp_path, videos, metric).questions]
+    lines = metric.grade(questions, ["zebra", "no", "no", "zebra", "no", "no", "no"])
+    assert [line["correct"] for line in lines] == [1, 0, 0, 1, 0, 0, 0]
+    assert metric.compute()["accuracy"].n == 7
+
+
+def test_open_files_with_faults_end_in_one_message(tmp_path: Path, videos: Path) -> None:
+    (videos / "1.jpg").write_bytes(b"")
+    row = {"question_id": 1, "image": "1.jpg", "text": "?"}
+
+    def read_with(rows: list, captions: list | None = None) -> list:
+        told = None if captions is None else dump(tmp_path / "c.jsonl", captions)
+        asked = dump(tmp_path / "q.json", rows)
+        return OpenEnded("w", asked, str(videos), None, captions=told).questions
+
+    with pytest.raises(BadRows, match="'question_id' must be text"):
+        read_with([{"image": "1.jpg", "text": "?"}])
+    with pytest.raises(BadRows, match="a row must be an object"):
+        read_with(["no row"])
+    caption = {"image": "1.jpg", "caption": "A."}
+    assert read_with([row], [caption, caption])[0].caption == "A."
+    with pytest.raises(ValueError, match=r"line 2: another caption of '1\.jpg'"):
+        read_with([row], [caption, caption | {"caption": "B."}])
+    for fault in ("no row", {"caption": "A."}):
+        with pytest.raises(ValueError, match="line 1: a caption has `image` and `caption`"):
+            read_with([row], [fault])
 
 
 def test_a_pair_is_one_sample_of_the_sheet(judge_server, small_videos, tmp_path) -> None:

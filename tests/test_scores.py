@@ -3,8 +3,11 @@
 import json
 import os
 import socket
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ import torch.multiprocessing
 from lightning.pytorch import Trainer
 from PIL import Image
 
+from llava_lab.__main__ import main
 from llava_lab.data.clip import VideoPath
 from llava_lab.data.image import Pad
 from llava_lab.data.sample import Question, read_questions
@@ -21,11 +25,13 @@ from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
 from llava_lab.evaluate.groups import blind_groups, by_images
 from llava_lab.evaluate.metric import ExactMatch, VQAAccuracy, YesNo
 from llava_lab.evaluate.scores import Scores
+from llava_lab.exchange import commands
 from llava_lab.exchange.commands import answer_questions, check_answerable, talk
 from llava_lab.model.connector import Linear
 from llava_lab.model.encoder import TimmEncoder
 from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
+from llava_lab.report.runs import read
 from llava_lab.report.table import answer_notes
 
 CONFIG = {
@@ -136,6 +142,91 @@ def test_rows_with_one_id_have_an_answer_each_in_order(model: Llava, tmp_path: P
     assert [line["prediction"] for line in read_lines(tmp_path)] == alone
     right = sum(bool(text) for text in alone) / len(alone)
     assert scores.results["q"]["accuracy"].value == right
+
+
+@pytest.fixture
+def ask_file(
+    model: Llava, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[dict[str, Any]]]:
+    """Runs `answer` on a file and returns what it wrote."""
+    monkeypatch.setattr(commands, "open_model", lambda _: (model, Pad()))
+
+    def run(path: Path, *more: str) -> list[dict[str, Any]]:
+        out = tmp_path / "answers.jsonl"
+        arguments = ["answer", "m", str(path), "--images", str(path.parent / "images")]
+        main([*arguments, "--out", str(out), "--max-new-tokens", "4", *more])
+        return [json.loads(line) for line in out.open()]
+
+    return run
+
+
+def test_answer_writes_a_line_a_row_with_its_id_as_it_stands_in_the_file(
+    model: Llava, tmp_path: Path, ask_file: Callable[..., list[dict[str, Any]]]
+) -> None:
+    path = repeated(tmp_path, pictures=3)
+    rows = [json.loads(line) for line in path.open()]
+    ids = [4, "4", 4, "4", "a", "a", "a"]
+    asked = [*rows, {"text": "What is a ring?"}]
+    write_rows(path, [row | {"question_id": n} for row, n in zip(asked, ids, strict=True)])
+    questions = read_questions(path, tmp_path / "images")
+    found = ask_file(path)
+    assert [line["question_id"] for line in found] == ids
+    alone = [answer_questions(model, Pad(), [each], max_new_tokens=4)[0] for each in questions]
+    assert [line["text"] for line in found] == alone
+
+
+def test_answer_leaves_rows_out_that_cannot_be_asked_where_it_is_told_to(
+    tmp_path: Path, ask_file: Callable[..., list[dict[str, Any]]], capsys: pytest.CaptureFixture
+) -> None:
+    path = repeated(tmp_path, pictures=4)
+    every = ask_file(path)
+    rows = [json.loads(line) for line in path.open()]
+    rows[1] |= {"image": ["0.png"] * 80}
+    rows[6] |= {"image": "missing.png"}
+    (tmp_path / "images" / "1.png").write_bytes(b"no picture")
+    write_rows(path, rows)
+    with pytest.raises(SystemExit):
+        ask_file(path)
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match=r"1 of 8 rows are left out; .*missing\.png"):
+        found = ask_file(path, "--on-bad-row", "skip")
+    assert found == [every[place] for place in (0, 4, 5, 7)]
+    said = capsys.readouterr().out
+    assert all(f"left out: {path}, line {number}: " in said for number in (2, 3, 4))
+
+
+def test_lmms_eval_has_its_answers_in_order_or_none_at_all(
+    model: Llava, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("lmms_eval", "lmms_eval.api", "lmms_eval.api.model", "lmms_eval.models")
+    for name in (*names, "lmms_eval.models.registry_v2"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules["lmms_eval.api.model"], "lmms", object, raising=False)
+    registry = sys.modules["lmms_eval.models.registry_v2"]
+    monkeypatch.setattr(registry, "ModelManifest", dict, raising=False)
+    monkeypatch.delitem(sys.modules, "llava_lab.exchange.lmms_eval", raising=False)
+    from llava_lab.exchange import lmms_eval
+
+    monkeypatch.setattr(lmms_eval, "open_model", lambda _: (model, Pad()))
+    monkeypatch.setattr(lmms_eval, "REQUESTS_AT_ONCE", 2)
+    asked = lmms_eval.LlavaLab("m")
+    paint(tmp_path, ["a.png", "b.png"])
+    documents = [Image.open(tmp_path / f"{name}.png") for name in "abab"]
+    asked.task_dict = {"t": {"test": documents}}
+
+    def request(document: int, text: str, length: int) -> SimpleNamespace:
+        options = {"max_new_tokens": length, "until": ["###"]}
+        return SimpleNamespace(args=(text, options, lambda x: [x], document, "t", "test"))
+
+    texts = [f"What does the {word} do?" for word in WORDS[:4]]
+    requests = [request(n, text, 4 + n % 2) for n, text in enumerate(texts)]
+    together = asked.generate_until(requests)
+    assert together == [asked.generate_until([each])[0] for each in requests]
+    computed: list[int] = []
+    monkeypatch.setattr(lmms_eval, "answer_questions", lambda *_, **__: computed.append(1))
+    with pytest.raises(ValueError, match=r"task t, document 3: .* for the answer"):
+        asked.generate_until([*requests[:3], request(3, texts[3], 400)])
+    assert not computed
 
 
 def test_rows_that_are_equal_are_answered_and_counted_each(model: Llava, tmp_path: Path) -> None:
@@ -459,3 +550,42 @@ def test_what_a_rule_cannot_score_is_refused_before_training(
 def test_a_limit_below_one_question_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="limit is 0"):
         benchmark(tmp_path / "q.jsonl", limit=0)
+
+
+def test_a_share_of_a_question_file_is_not_held_out(tmp_path: Path) -> None:
+    path = repeated(tmp_path)
+    with pytest.raises(ValueError, match=r"held_out is 0\.1, but these are questions"):
+        _ = benchmark(path, held_out=0.1).questions
+
+
+class Odd(ExactMatch):
+    """A rule of one's own with a fault."""
+
+    def score(self, prediction: str, answers: Sequence[str]) -> float:
+        return float("nan")
+
+
+def test_a_rule_that_gives_no_share_is_refused() -> None:
+    with pytest.raises(ValueError, match="Odd scores 'yes' with nan, not from 0 to 1"):
+        Odd().update(["yes"], [["yes"]], [""])
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        {"value": float("nan"), "ci95": [0, 1], "n": 3},
+        {"value": None, "ci95": [0, 1], "n": 3},
+        {"value": 0.5, "ci95": [0, float("nan")], "n": 3},
+        {"value": 0.5, "ci95": [0.2], "n": 3},
+        {"value": 0.5, "ci95": None, "n": 3},
+        {"value": 0.5, "ci95": [0, 1], "n": -1},
+    ],
+)
+def test_a_results_file_with_a_score_that_is_none_is_refused(
+    tmp_path: Path, score: dict[str, Any]
+) -> None:
+    results = {"experiment": "e", "scale": "", "seed": 0, "stages": [], "cost": {}}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({**results, "benchmarks": {"q": {"accuracy": score}}}))
+    with pytest.raises(ValueError, match=r"results\.json: benchmarks, q, accuracy: "):
+        read(path)

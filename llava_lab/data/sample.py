@@ -252,7 +252,12 @@ def hold_out(samples: Sequence[Sample], fraction: float) -> tuple[list[Sample], 
 
 
 @collector_paused()
-def read_questions(path: Path, images: Path | None, held_out: float = 0.0) -> list[Question]:
+def read_questions(
+    path: Path,
+    images: Path | None,
+    held_out: float = 0.0,
+    on_bad_row: Literal["error", "skip"] = "error",
+) -> list[Question]:
     """Read questions from a question file, or from conversations in the LLaVA format.
 
     A question file has `question_id` and `text`, and may have `image` (a path or a list) or
@@ -265,9 +270,12 @@ def read_questions(path: Path, images: Path | None, held_out: float = 0.0) -> li
         path: The file, .json or .jsonl.
         images: Folder that image paths start from and stay inside of; none if there are no images.
         held_out: Keep only the conversations that `hold_out` with this fraction holds out.
+        on_bad_row: "error" refuses the file and lists its bad rows; "skip" leaves them out and
+            warns once with their number.
 
     Raises:
-        BadRows: Some rows are not usable.
+        BadRows: Some rows are not usable and `on_bad_row` is "error", or none is usable.
+        ValueError: If a share of a question file should be held out; no stage trains on one.
     """
     path = Path(path)
     folder = _open_folder(images)
@@ -278,9 +286,17 @@ def read_questions(path: Path, images: Path | None, held_out: float = 0.0) -> li
         samples = hold_out(samples, held_out)[1] if held_out else samples
         questions = [question for sample in samples for question in _ask_each(sample)]
     else:
+        if held_out:
+            raise ValueError(
+                f"{path}: held_out is {held_out}, but these are questions and not the "
+                "conversations of a stage; set held_out to 0"
+            )
         questions, bad = _read_each(rows, lambda row: read_question(row, folder))
-    if bad:
+    if bad and (on_bad_row == "error" or not questions):
         raise BadRows(path, bad, len(rows))
+    if bad:
+        number = f"{len(bad)} of {len(rows)} rows are left out"
+        warnings.warn(f"{path}: {number}; the first: {bad[0]}", stacklevel=3)
     if not questions:
         raise ValueError(f"{path}: none of its {len(rows)} conversations has an image to ask about")
     return questions

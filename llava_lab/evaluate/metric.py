@@ -161,6 +161,11 @@ class QuestionMetric(BenchmarkMetric):
                     f" {accepted!r}; give a list with at least one answer"
                 )
         scores = [self.score(*pair) for pair in zip(predictions, answers, strict=True)]
+        for prediction, score in zip(predictions, scores, strict=True):
+            if not 0 <= score <= 1:  # nor NaN, which no comparison holds for
+                raise ValueError(
+                    f"{type(self).__name__} scores {prediction!r} with {score}, not from 0 to 1"
+                )
         self._append_names(categories)
         self._append("scores", scores)
 

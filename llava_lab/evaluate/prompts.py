@@ -115,24 +115,32 @@ def check_questions(trees: Trees, context: int, max_new_tokens: int, sizes: Size
     Raises:
         ValueError: With the row of every such question, and the reason.
     """
+    if faults := list(unaskable(trees, context, max_new_tokens, sizes).values()):
+        number = sum(len(group.questions) for group in trees.groups)
+        head = f"{len(faults)} of {number} questions cannot be asked:\n  " if number > 1 else ""
+        raise ValueError(f"{head}{listed(faults, 10)}")
+
+
+def unaskable(trees: Trees, context: int, max_new_tokens: int, sizes: Sizes) -> dict[int, str]:
+    """Row and reason of each question that cannot be asked, by its place.
+
+    The arguments are those of `check_questions`.
+    """
     policy, vision = trees.views.policy, trees.views.vision
-    faults = []
+    faults: dict[int, str] = {}
     for group in trees.groups:
-        for question in group.questions:
+        for place, question in zip(group.places, group.questions, strict=True):
             try:
                 layouts = [policy.layout(sizes(image), vision) for image in group.images]
                 ids = trees.ids(question, group, layouts)
             except (OSError, ValueError) as error:
                 named = str(error).startswith(question.source)
-                faults.append(str(error) if named else f"{question.source}: {error}")
+                faults[place] = str(error) if named else f"{question.source}: {error}"
                 continue
             if problem := beyond(ids, group.images, layouts, trees.views, context, max_new_tokens):
                 blind = "" if group.images == question.images else " (blind: images of others)"
-                faults.append(f"{question.source}{blind}: {problem}")
-    if faults:
-        number = sum(len(group.questions) for group in trees.groups)
-        head = f"{len(faults)} of {number} questions cannot be asked:\n  " if number > 1 else ""
-        raise ValueError(f"{head}{listed(faults, 10)}")
+                faults[place] = f"{question.source}{blind}: {problem}"
+    return dict(sorted(faults.items()))
 
 
 def beyond(

@@ -163,7 +163,10 @@ def read_items(inputs: Path, images: Path | None) -> list[Item]:
         items = [_item(row, folder) for row in read_rows(inputs)]
     twice = [name for name, times in Counter(item.id for item in items).items() if times > 1]
     if twice:
-        raise ValueError(f"{inputs}: {len(twice)} ids stand there twice, the first {twice[0]!r}")
+        raise ValueError(
+            f"{inputs}: {len(twice)} ids stand there twice, the first {twice[0]!r}; "
+            "what is done is kept by id, so give each row its own"
+        )
     if not items:
         raise ValueError(f"{inputs}: there is no image and no video")
     return items

@@ -26,6 +26,7 @@ from llava_lab.evaluate.prompts import (
     check_questions,
     question_loader,
     trees_of,
+    unaskable,
 )
 from llava_lab.exchange.load import is_ours, load_model
 from llava_lab.exchange.released import import_checkpoint
@@ -97,24 +98,40 @@ def answer_main(arguments: Sequence[str]) -> None:
     parser.add_argument("--prompt", help="line that is added to every question")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--images-per-batch", type=int, default=8)
+    parser.add_argument(
+        "--on-bad-row",
+        choices=("error", "skip"),
+        default="error",
+        help="refuse a file with rows that cannot be asked, or leave them out",
+    )
     options = parser.parse_args(arguments)
     with one_message():
-        questions = read_questions(options.questions, options.images)
-        # As the file has them: the released scorers tell 4 from "4".
-        rows = [row.value for row in read_rows(options.questions)]
-        asked_each = "conversations" in rows[0]
-        keys = [each.id for each in questions] if asked_each else [r["question_id"] for r in rows]
+        skip = options.on_bad_row == "skip"
+        questions = read_questions(options.questions, options.images, on_bad_row=options.on_bad_row)
         model, policy = open_model(options.model, options.template, options.trust_code)
         if any(isinstance(path, VideoPath) for each in questions for path in each.images):
             policy = show_videos(model, policy, options.frames, options.stride)
+        sizes, prompt = Sizes(policy), options.prompt
+        if skip:
+            trees = trees_of(model, by_images(questions), policy, "first", prompt, None)
+            bad = unaskable(trees, model.llm.context, options.max_new_tokens, sizes)
+            for fault in bad.values():
+                print(f"llava_lab: left out: {fault}")
+            questions = [each for place, each in enumerate(questions) if place not in bad]
+            if not questions:
+                raise ValueError(f"{options.questions}: no question can be asked")
         said = answer_questions(
             model,
             policy,
             questions,
-            prompt=options.prompt,
+            prompt=prompt,
             max_new_tokens=options.max_new_tokens,
             images_per_batch=options.images_per_batch,
+            sizes=sizes,
         )
+        # As the file has them: the released scorers tell 4 from "4".
+        rows = {row.place: row.value for row in read_rows(options.questions)}
+        keys = [rows[each.source].get("question_id", each.id) for each in questions]
         answers = [
             {
                 "question_id": key,

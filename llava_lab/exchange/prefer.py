@@ -128,7 +128,10 @@ def check(questions: Sequence[Question], judged: bool, images: Path | None = Non
     """Refuse questions that could not be scored or make no pair, and ids that stand there twice."""
     twice = [name for name, times in Counter(each.id for each in questions).items() if times > 1]
     if twice:
-        raise ValueError(f"{len(twice)} question ids stand there twice, the first {twice[0]!r}")
+        raise ValueError(
+            f"{len(twice)} question ids stand there twice, the first {twice[0]!r}; "
+            "what is done is kept by id, so give each row its own"
+        )
     needs = "caption" if judged else "answer"
     lacking = [q.source for q in questions if not (q.caption if judged else q.answers)]
     if lacking:

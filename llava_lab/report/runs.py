@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,19 @@ def read(path: Path) -> Run:
     _need(results["cost"], (), f"{path}: cost")
     for benchmark, scores in results["benchmarks"].items():
         for metric, score in scores.items():
-            _need(score, SCORE, f"{path}: benchmarks, {benchmark}, {metric}")
+            _check_score(score, f"{path}: benchmarks, {benchmark}, {metric}")
     return Run(path, results)
+
+
+def _check_score(score: Any, where: str) -> None:
+    """Refuse a score that is no number with an interval: a table would show it as one."""
+    _need(score, SCORE, where)
+    ends = score["ci95"]
+    numbers = [score["value"], *(ends if isinstance(ends, list) and len(ends) == 2 else [None])]
+    if not all(isinstance(each, int | float) and isfinite(each) for each in numbers):
+        raise ValueError(f"{where}: value {score['value']!r} with ci95 {ends!r} is no score")
+    if not isinstance(score["n"], int) or score["n"] < 0:
+        raise ValueError(f"{where}: n is {score['n']!r}; it is a number of questions")
 
 
 def _need(mapping: object, keys: Sequence[str], where: str) -> None:

@@ -93,13 +93,14 @@ def sweep_grids(sweep: Sweep, found: list[Group]) -> Iterator[Grid]:
         body = []
         for (labels, done), each in zip(found, rows, strict=True):
             here = {row.score: row for row in each if row.benchmark == benchmark}
-            first = next(iter(here.values()))
+            margin = next((row.margin for row in here.values()), None)
+            shown = [plus_minus(here[name].value) if name in here else NONE for name in names]
             body.append(
                 [
                     *(labels[axis] for axis in sweep.axes),
                     *(str(len(done)), f"{tokens(done, benchmark):.1f}"),
                     *(f"{cost(done, 'train_flops'):.3g}", f"{seconds(done):.0f}"),
-                    *(plus_minus(first.margin), *(plus_minus(here[name].value) for name in names)),
+                    *(plus_minus(margin), *shown),
                 ]
             )
         title = f"sweep {sweep.name}, {benchmark}, {found[0][1][0].results['scale']} scale"
