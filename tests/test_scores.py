@@ -149,7 +149,7 @@ def ask_file(
     model: Llava, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[dict[str, Any]]]:
     """Runs `answer` on a file and returns what it wrote."""
-    monkeypatch.setattr(commands, "open_model", lambda _: (model, Pad()))
+    monkeypatch.setattr(commands, "open_model", lambda *_: (model, Pad()))
 
     def run(path: Path, *more: str) -> list[dict[str, Any]]:
         out = tmp_path / "answers.jsonl"
@@ -207,7 +207,7 @@ def test_lmms_eval_has_its_answers_in_order_or_none_at_all(
     monkeypatch.delitem(sys.modules, "llava_lab.exchange.lmms_eval", raising=False)
     from llava_lab.exchange import lmms_eval
 
-    monkeypatch.setattr(lmms_eval, "open_model", lambda _: (model, Pad()))
+    monkeypatch.setattr(lmms_eval, "open_model", lambda *_: (model, Pad()))
     monkeypatch.setattr(lmms_eval, "REQUESTS_AT_ONCE", 2)
     asked = lmms_eval.LlavaLab("m")
     paint(tmp_path, ["a.png", "b.png"])

@@ -106,20 +106,15 @@ def answer_main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     with one_message():
-        skip = options.on_bad_row == "skip"
         questions = read_questions(options.questions, options.images, on_bad_row=options.on_bad_row)
         model, policy = open_model(options.model, options.template, options.trust_code)
         if any(isinstance(path, VideoPath) for each in questions for path in each.images):
             policy = show_videos(model, policy, options.frames, options.stride)
         sizes, prompt = Sizes(policy), options.prompt
-        if skip:
+        if options.on_bad_row == "skip":
             trees = trees_of(model, by_images(questions), policy, "first", prompt, None)
             bad = unaskable(trees, model.llm.context, options.max_new_tokens, sizes)
-            for fault in bad.values():
-                print(f"llava_lab: left out: {fault}")
-            questions = [each for place, each in enumerate(questions) if place not in bad]
-            if not questions:
-                raise ValueError(f"{options.questions}: no question can be asked")
+            questions = _without(questions, bad, options.questions)
         said = answer_questions(
             model,
             policy,
@@ -131,7 +126,8 @@ def answer_main(arguments: Sequence[str]) -> None:
         )
         # As the file has them: the released scorers tell 4 from "4".
         rows = {row.place: row.value for row in read_rows(options.questions)}
-        keys = [rows[each.source].get("question_id", each.id) for each in questions]
+        asked_each = "conversations" in rows[questions[0].source]
+        keys = [q.id if asked_each else rows[q.source]["question_id"] for q in questions]
         answers = [
             {
                 "question_id": key,
@@ -144,6 +140,15 @@ def answer_main(arguments: Sequence[str]) -> None:
         ]
         write(options.out, "".join(json.dumps(each) + "\n" for each in answers))
         print(f"llava_lab: {len(answers)} answers: {options.out}")
+
+
+def _without(questions: list[Question], bad: dict[int, str], file: Path) -> list[Question]:
+    """The questions that can be asked; says of each other one why it is left out."""
+    for fault in bad.values():
+        print(f"llava_lab: left out: {fault}")
+    if len(bad) == len(questions):
+        raise ValueError(f"{file}: no question can be asked")
+    return [question for place, question in enumerate(questions) if place not in bad]
 
 
 def answer_questions(
