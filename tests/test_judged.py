@@ -14,6 +14,7 @@ from conftest import REPOSITORY, stage_options
 
 from llava_lab import cli
 from llava_lab.data.rows import BadRows
+from llava_lab.data.video import Frames
 from llava_lab.evaluate.judge import Judge, Prompt
 from llava_lab.evaluate.judged import Aspects, Consistency, Relative, RightAnswer, on_one_rank
 from llava_lab.evaluate.open_ended import OpenEnded
@@ -257,7 +258,9 @@ def test_a_pair_is_one_sample_of_the_sheet(judge_server, small_videos, tmp_path)
     texts = ["yes", "yes"]
     drawn: list[tuple] = []
     writer = SimpleNamespace(add_image=lambda name, picture, **_: drawn.append((name, picture)))
-    trainer: Any = SimpleNamespace(loggers=[SimpleNamespace(experiment=writer)])
+    trainer: Any = SimpleNamespace(
+        loggers=[SimpleNamespace(experiment=writer)], datamodule=SimpleNamespace(policy=Frames())
+    )
     lines = metric.grade(benchmark.questions, texts)
     Scores._show(trainer, "vcg", benchmark.questions, texts, lines)
     assert [name for name, _ in drawn] == ["samples/vcg"]
