@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from llava_lab.data.picture import load_image
+from llava_lab.data.picture import load_image, to_rgb
 
 LEVELS = np.add.outer(np.arange(64), np.arange(64)) * 2  # 0 to 252
 
@@ -202,6 +202,37 @@ def test_a_cut_picture_is_refused_whatever_another_library_allows(
         (tmp_path / "a.bin").write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(ValueError, match=r"a\.bin: "):
             load_image(tmp_path / "a.bin")
+
+
+def jpeg(values: np.ndarray, progressive: bool) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "JPEG", progressive=progressive)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("shape", [(64, 64), (61, 50, 3)])
+def test_a_jpeg_that_was_closed_before_its_end_is_refused(
+    shape: tuple[int, ...], progressive: bool, tmp_path: Path
+) -> None:
+    whole = jpeg(np.random.default_rng(0).integers(0, 255, shape, np.uint8), progressive)
+    path = tmp_path / "a.jpg"
+    for share in (0.4, 0.6):
+        for rest in (b"\xff\xd9", bytes(300) + b"\xff\xd9"):
+            path.write_bytes(whole[: int(len(whole) * share)] + rest)
+            with pytest.raises(ValueError, match=r"a\.jpg: damaged or truncated"):
+                load_image(path)
+    path.write_bytes(whole)
+    assert load_image(path).size == shape[1::-1]
+    path.write_bytes(jpeg(np.full(shape, 128, np.uint8), progressive))
+    assert (np.asarray(load_image(path)) == 128).all()
+
+
+def test_an_image_in_memory_is_read_as_a_file_is() -> None:
+    wide = Image.fromarray((LEVELS * 257).astype(np.uint16))
+    assert np.array_equal(np.asarray(to_rgb(wide))[..., 0], LEVELS)
+    with pytest.raises(ValueError, match=r"mode F, levels from 0\.0 to 252\.0"):
+        to_rgb(Image.fromarray(LEVELS.astype(np.float32)))
 
 
 def test_pipes_and_devices_are_refused_unopened(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from llava_lab.data.jpeg import check_jpeg, may_end_early
 from llava_lab.data.png import check_png
 
 # No photograph or scan that the benchmarks use comes near it; decoded, it is 400 MB.
@@ -62,7 +63,7 @@ def load_image(path: str | Path, upright: bool = False) -> Image.Image:
         raise ValueError(f"{path}: damaged or truncated image ({error})") from error
 
 
-class _UnreadableError(Exception):
+class _UnreadableError(ValueError):
     """Why an image that Pillow opens is not read."""
 
 
@@ -102,7 +103,21 @@ def _read(image: ImageFile.ImageFile, path: Path, upright: bool) -> Image.Image:
         with path.open("rb") as file:
             check_png(file)
     image.load()
-    # Conversion drops the EXIF data, and a turned image has other strides, so this comes first.
+    if image.format in ("JPEG", "MPO") and may_end_early(image):
+        check_jpeg(path.read_bytes())
+    return to_rgb(image, upright)
+
+
+def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
+    """An image in memory as RGB of 8 bits, as `load_image` makes it of a file.
+
+    Args:
+        image: The image.
+        upright: Whether it is turned as its EXIF orientation says.
+
+    Raises:
+        ValueError: If its levels or its mode are not read.
+    """
     turned = ImageOps.exif_transpose(image) if upright else image
     if image.mode in _MODES:
         return turned.convert("RGB")

@@ -16,6 +16,7 @@ from lmms_eval.models.registry_v2 import ModelManifest  # pyrefly: ignore[missin
 from PIL import Image
 from tqdm import tqdm
 
+from llava_lab.data.picture import to_rgb
 from llava_lab.data.rows import VideoPath
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question
 from llava_lab.exchange.caption import VIDEO_FILES
@@ -114,7 +115,7 @@ class LlavaLab(lmms):
             place = f"task {task}, document {document}"
             length, _ = _options(options, place)
             shown = to_visual(self.task_dict[task][split][document]) or []
-            paths = [_path(each, folder, place) for each in shown]
+            paths = [_path(each, folder, place, self.policy.upright) for each in shown]
             if any(isinstance(path, VideoPath) for path in paths):
                 self._show_videos()
             text = _text(context, len(paths), place)
@@ -144,10 +145,13 @@ def _options(options: dict[str, Any], place: str) -> tuple[int, list[str]]:
     return int(options.get("max_new_tokens", 1024)), [until] if isinstance(until, str) else until
 
 
-def _path(shown: Any, folder: Path, place: str) -> Path:
+def _path(shown: Any, folder: Path, place: str, upright: bool) -> Path:
     """Where a picture or a video lies: the same picture in the same place."""
     if isinstance(shown, Image.Image):
-        picture = shown.convert("RGB")
+        try:
+            picture = to_rgb(shown, upright)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
         name = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
         path = folder / f"{name}.png"
         if not path.is_file():
