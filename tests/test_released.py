@@ -324,6 +324,40 @@ def test_what_the_hubs_configuration_says_otherwise_is_refused(
         hub_parts(tmp_path / "config.json", hub_config(**changes))
 
 
+PROCESSOR = {
+    "crop_size": {"height": 56, "width": 56},
+    "do_center_crop": True,
+    "image_grid_pinpoints": [[56, 112]],
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "resample": 3,
+    "size": {"shortest_edge": 56},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_mean", [0.5, 0.5, 0.5]),
+        ("image_std", "narrow"),
+        ("resample", 2),
+        ("size", {"shortest_edge": 224}),
+        ("size", [56, 56]),
+        ("crop_size", 57),
+        ("do_center_crop", False),
+        ("do_normalize", False),
+        ("rescale_factor", 1.0),
+        ("image_grid_pinpoints", [[112, 56]]),
+    ],
+)
+def test_pictures_that_are_prepared_otherwise_are_refused(key: str, value, tmp_path: Path) -> None:
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(PROCESSOR))
+    hub_parts(tmp_path / "config.json", hub_config())
+    path.write_text(json.dumps({**PROCESSOR, key: value}))
+    with pytest.raises(ValueError, match=rf"preprocessor_config\.json: {key} is "):
+        hub_parts(tmp_path / "config.json", hub_config())
+
+
 def test_two_matrices_where_one_is_said_are_refused(tmp_path: Path) -> None:
     write_original(tmp_path / "theirs", "llava", "llama")
     path = tmp_path / "theirs" / "config.json"
@@ -451,11 +485,11 @@ def test_every_damaged_checkpoint_ends_in_one_message(tmp_path: Path, capsys) ->
     key = "model.norm.weight"
     files = {
         "a pointer of Git LFS": (weights, POINTER),
-        "damaged or cut short, or no file of weights.": (weights, b"<html>Not found</html>"),
+        "no file of weights (it is no file of torch)": (weights, b"<html>Not found</html>"),
         "would be run to be read": (weights, pickle.dumps(Call(run), protocol=2)),
         "holds a list, not tensors": (weights, [torch.zeros(2)]),
         "1 others: step (int)": (weights, state | {"step": 3}),
-        "no file of weights (": (weights, weights.read_bytes()[:5000]),
+        "no file of weights ([Errno": (weights, weights.read_bytes()[:5000]),
         f"1 with NaN or infinite values: {key}": (
             weights,
             state | {key: torch.full((32,), np.nan)},
@@ -487,15 +521,21 @@ def test_every_damaged_checkpoint_ends_in_one_message(tmp_path: Path, capsys) ->
         out = tmp_path / "out"
         said = one_message(capsys, "import", str(source), "--out", str(out), "--template", "v1")
         assert message in said, f"{message} != {said}"
-        assert "weights_only" not in said and not out.exists() and not run.exists()
+        assert (
+            "weights_only" not in said
+            and "trust" not in said
+            and not out.exists()
+            and not run.exists()
+        )
         path.write_bytes(before) if before is not None else path.unlink()
     main(["import", str(source), "--out", str(out), "--template", "v1"])
 
 
 def test_an_adapter_of_lora_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "vicuna-7b"}')
-    with pytest.raises(ValueError, match=r"to vicuna-7b, not a whole model\. Merge it"):
-        find(str(tmp_path))
+    for read in (find, lambda name: CausalLM(name, "v1")):
+        with pytest.raises(ValueError, match=r"not a whole model\. Merge it"):
+            read(str(tmp_path))
 
 
 def test_a_tensor_of_two_shards_is_refused(tmp_path: Path) -> None:

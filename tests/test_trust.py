@@ -10,6 +10,7 @@ from conftest import REPOSITORY
 
 from llava_lab import cli
 from llava_lab.__main__ import main
+from llava_lab.exchange import templates
 from llava_lab.exchange.load import load_model
 from llava_lab.trust import check_name, check_tree, only_trusted
 
@@ -138,6 +139,21 @@ def test_no_depth_and_no_section_hides_a_name(place: str, mark: Path, tmp_path: 
     with pytest.raises(ValueError, match=rf"config\.yaml: {place}.*--trust-code mine"):
         load_model(folder)
     assert not mark.exists()
+
+
+def test_a_chat_template_that_costs_too_much_is_refused(
+    tmp_path: Path, monkeypatch, llama_tokenizer
+) -> None:
+    quicker = templates.PROGRAM.replace("(5, 5)", "(2, 2)")
+    monkeypatch.setattr(templates, "PROGRAM", quicker)
+    llama_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    text = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (tmp_path / "tokenizer" / "chat_template.jinja").write_text(text)
+    at = "model.llm.init_args."
+    changes = {f"{at}template": "tokenizer", f"{at}tokenizer": str(tmp_path / "tokenizer")}
+    changes[f"{at}config.vocab_size"] = 2000
+    with pytest.raises(ValueError, match="it does more than write"):
+        load_model(folder_with(tmp_path / "model", changes))
 
 
 def test_a_class_of_ours_is_one_that_the_key_takes(tmp_path: Path) -> None:

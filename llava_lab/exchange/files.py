@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from llava_lab.model.weights import few, read_weights, refuse_pointer
+from llava_lab.model.weights import few, read_weights, refuse_adapter, refuse_pointer
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE = ("model.safetensors", "pytorch_model.bin", "mm_projector.bin")
-ADAPTER = "adapter_config.json"
 
 
 def find(source: str) -> Path:
@@ -21,13 +20,7 @@ def find(source: str) -> Path:
         ValueError: If it holds an adapter of LoRA and not a model.
     """
     folder = Path(source) if Path(source).is_dir() else _fetched(source)
-    if (folder / ADAPTER).is_file():
-        base = read_json(folder / ADAPTER).get("base_model_name_or_path")
-        raise ValueError(
-            f"{folder}: an adapter of LoRA ({ADAPTER}) to {base}, not a whole model. Merge it into "
-            "that first (peft's merge_and_unload; scripts/merge_lora_weights.py of the released "
-            "code) and name the merged folder"
-        )
+    refuse_adapter(folder)
     return folder
 
 

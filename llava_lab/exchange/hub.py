@@ -65,12 +65,15 @@ def hub_parts(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     text = config["text_config"] or {}
     family = require(text, "model_type", str, place) or whole.text_config.model_type
     llm = lm_config(text, family, f"{place}, text_config")
+    encoder = _encoder(whole, config.get("vision_config") or {}, place)
+    policy = _policy(path, whole)
+    _check_processor(path.parent, whole, ENCODERS[whole.vision_config.model_type])
     return {
-        "encoder": _encoder(whole, config.get("vision_config") or {}, place),
+        "encoder": encoder,
         "connector": class_of(MLP, depth=2),
         "llm": class_of(CausalLM, name=None, pretrained=False, config=llm),
         "newline": kind != "llava",
-        "policy": _policy(path, whole),
+        "policy": policy,
     }
 
 
@@ -105,7 +108,11 @@ def _encoder(whole: Any, given: dict[str, Any], place: str) -> dict[str, Any]:
 
 def _policy(path: Path, whole: Any) -> dict[str, Any]:
     if whole.model_type == "llava":
-        return _as_processor(path.parent)
+        found, _ = _image_processor(path.parent)
+        size = found.get("size")
+        squash = isinstance(size, dict) and "height" in size
+        pads = found.get("do_pad")
+        return class_of(Pad) if pads else class_of(Square, resize="squash" if squash else "crop")
     # transformers reads the pairs as height and width.
     pictures = class_of(AnyRes, grids=whole.image_grid_pinpoints, ties="transformers")
     if whole.model_type == "llava_next":
@@ -124,15 +131,51 @@ def _policy(path: Path, whole: Any) -> dict[str, Any]:
     )
 
 
-def _as_processor(folder: Path) -> dict[str, Any]:
-    """The policy that does what the checkpoint's image processor does."""
+def _image_processor(folder: Path) -> tuple[dict[str, Any], str]:
+    """The image processor's configuration, of either version of transformers, and its file."""
     path = folder / "preprocessor_config.json"
-    found = read_json(path) if path.is_file() else {}
-    if not found and (folder / "processor_config.json").is_file():
-        path = folder / "processor_config.json"
-        found = require(read_json(path), "image_processor", dict, str(path)) or {}
-    size = require(found, "size", (dict, int), str(path))
-    if found.get("do_pad"):
-        return class_of(Pad)
-    squash = isinstance(size, dict) and "height" in size
-    return class_of(Square, resize="squash" if squash else "crop")
+    if path.is_file():
+        return read_json(path), str(path)
+    path = folder / "processor_config.json"
+    if not path.is_file():
+        return {}, str(path)
+    return require(read_json(path), "image_processor", dict, str(path)) or {}, str(path)
+
+
+def _check_processor(folder: Path, whole: Any, encoder: Any) -> None:
+    """Refuse pictures that are prepared otherwise than our policies prepare them.
+
+    Raises:
+        ValueError: If colours, sizes, steps or grids are others than the model's.
+    """
+    found, place = _image_processor(folder)
+    side = whole.vision_config.image_size
+    wanted: dict[str, tuple[Any, ...]] = {
+        "image_mean": (list(encoder.mean),),
+        "image_std": (list(encoder.std),),
+        "resample": (3,),  # bicubic
+        "rescale_factor": (1 / 255,),
+        "size": (side, {"shortest_edge": side}, {"height": side, "width": side}),
+        "crop_size": (side, {"height": side, "width": side}),
+        **{f"do_{step}": (True,) for step in ("resize", "rescale", "normalize")},
+    }
+    if "size" not in found or "shortest_edge" in (require(found, "size", (dict, int), place) or {}):
+        wanted["do_center_crop"] = (True,)
+    if hasattr(whole, "image_grid_pinpoints"):
+        wanted["image_grid_pinpoints"] = (whole.image_grid_pinpoints,)
+    for key, values in wanted.items():
+        value = found.get(key)
+        if value is not None and not any(_same(value, each) for each in values):
+            raise ValueError(
+                f"{place}: {key} is {value!r}, and the model sees by {values[0]!r}; no policy of "
+                "ours does both"
+            )
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """Equality of what JSON holds, numbers as far as files write them."""
+    if isinstance(value, list) and isinstance(wanted, (list, tuple)):
+        return len(value) == len(wanted) and all(map(_same, value, wanted))
+    if isinstance(value, float) and isinstance(wanted, float):
+        return abs(value - wanted) < 1e-6
+    return type(value) is type(wanted) and value == wanted

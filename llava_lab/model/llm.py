@@ -10,7 +10,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from llava_lab.model.forest import ATTENTION, Forest, Plan
 from llava_lab.model.tower import first_line
-from llava_lab.model.weights import check_values, load_part, locate, refuse_quantized, seeded
+from llava_lab.model.weights import (
+    check_values,
+    load_part,
+    locate,
+    refuse_adapter,
+    refuse_quantized,
+    seeded,
+)
 
 
 class CausalLM(nn.Module):
@@ -262,6 +269,7 @@ def _known(changes: dict[str, Any], config: Any, owner: str) -> None:
 def _download(kind: Any, name: str, key: str, **options: Any) -> Any:
     """`from_pretrained` with one message where it fails; never runs code that comes with it."""
     if Path(name).is_dir():
+        refuse_adapter(Path(name))
         refuse_quantized(Path(name))
     try:
         found = kind.from_pretrained(name, trust_remote_code=False, **options)

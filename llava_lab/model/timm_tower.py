@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -10,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from llava_lab.model.tower import features_of, first_line, nearest, tensors_of, unreachable
-from llava_lab.model.weights import check_values, misfit, read_weights
+from llava_lab.model.weights import check_values, misfit, read_weights, refuse_quantized
 
 
 def create(name: str, arguments: Mapping[str, Any], **more: Any) -> Any:
@@ -64,6 +65,8 @@ def has_cls(model: Any) -> bool:
 
 def with_timms_weights(name: str, arguments: Mapping[str, Any]) -> Any:
     """A model of timm with the weights that timm has for it."""
+    if name.startswith("local-dir:"):
+        refuse_quantized(Path(name.removeprefix("local-dir:")))
     try:
         tower = create(name, arguments, pretrained=True)
     except OSError as error:

@@ -62,5 +62,9 @@ def unreachable(name: str, error: Exception, way_out: str) -> FileNotFoundError:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
+    """The first line of an error's message; not of advice to run what a file of weights holds."""
+    if "weights_only" in str(error) or "WeightsUnpickler" in str(error):
+        code = "GLOBAL" in str(error) or "global" in str(error)
+        kind = "other Python objects than tensors, which would be run to be read, and are not"
+        return f"it holds {kind}" if code else "it is no file of torch"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

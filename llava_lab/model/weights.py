@@ -1,7 +1,6 @@
 """Weights of parts: where they are found, how they are read and checked, what they hash to."""
 
 import hashlib
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from llava_lab.model.tower import first_line
 from llava_lab.tensors import not_finite
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
+ADAPTER = "adapter_config.json"
 POINTER = b"version https://git-lfs"
 # Types that hold weights by scales of their own.
 PACKED = {torch.int8, torch.uint8, torch.bool} | {
@@ -56,22 +57,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             else torch.load(file, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # damaged bytes meet whatever code comes upon them first
-        # torch's own message ends in the advice to run what the file holds.
-        code = isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error)
-        reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({_first_line(error)})"
         raise ValueError(
-            f"{file}: holds other Python objects than tensors, which would be run to be read, and "
-            "are not. Take the checkpoint's .safetensors files, or ask its author for them"
-            if code
-            else f"{file}: damaged or cut short, or no file of weights{reason}. Fetch it again."
+            f"{file}: damaged or cut short, or no file of weights ({first_line(error)}). Fetch it "
+            "again, or take .safetensors files."
         ) from error
     tensors = _only_tensors(found, file)
     check_values(tensors, str(file))
     return tensors
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _only_tensors(found: object, file: Path) -> dict[str, Tensor]:
@@ -115,6 +107,20 @@ def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
         raise ValueError(
             f"{source}: {few('with NaN or infinite values', broken)}. Its training went wrong, or "
             "the file is damaged"
+        )
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Refuse a folder of LoRA adapters, which holds no whole model.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if (folder / ADAPTER).is_file():
+        raise ValueError(
+            f"{folder}: an adapter of LoRA ({ADAPTER}), not a whole model. Merge it into the model "
+            "that it was trained on (peft's merge_and_unload; scripts/merge_lora_weights.py of the "
+            "released code), and name the merged folder"
         )
 
 
