@@ -156,9 +156,7 @@ class LabCLI(LightningCLI):
         return {name: named[name] for name in names[: names.index(last) + 1]}
 
     def instantiate_classes(self) -> None:
-        """Refuse options that would not be honoured, before anything is built."""
-        if self.options.seed_everything is False:
-            raise ValueError("seed_everything: give a whole number; without one no run is repeated")
+        """Refuse trainer options that would not be honoured, before anything is built."""
         check_options(self.options.trainer.as_dict(), "trainer")
         for name, stage in self.options.stages.as_dict().items():
             if stage is not None:
@@ -198,6 +196,7 @@ class LabCLI(LightningCLI):
         options = {**dict(self.init.trainer), **step.trainer}
         trainer = make_trainer(options, run.folder, name, callbacks, Bar(name))
         trainer.accumulate_grad_batches = step.data.accumulate(trainer.world_size)
+        step.data.take_limits(trainer)
         return trainer
 
     def fit(self, model: Llava, **_: Any) -> None:
@@ -223,6 +222,7 @@ class LabCLI(LightningCLI):
         for name, mark in marks.items():
             if self._find(run, mark) is None:
                 steps[name].recipe.check(model)
+                steps[name].recipe.check_split(model, steps[name].data, self.trainer)
         run.begin()
         records = []
         for name, step in steps.items():

@@ -188,7 +188,7 @@ def pairs_of(
     data.check(model)
     data.setup("fit")
     dataset = data.train_rows()
-    return data, data.collate([dataset[index] for index in range(len(dataset))])
+    return data, Pairs.of([dataset[index] for index in range(len(dataset))])
 
 
 def test_a_tree_equals_two_sequences(folder: Path) -> None:
@@ -272,7 +272,7 @@ def test_kl_of_held_out_answers_is_that_of_both_models_distributions(folder: Pat
     model = tiny().eval()
     data, pairs = pairs_of(model, folder, 8, hold_out=0.4)
     assert pairs.before is None and len(pairs) < 8
-    held = next(iter(data.val_dataloader()))
+    held = next(iter(data.val_dataloader())).batch
     assert len(held) + len(pairs) == 8
     before = copy.deepcopy(model)
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -125,3 +125,15 @@ class Batch:
                 if tensor is not None
             },
         )
+
+
+def work(batch: Any) -> dict[str, int]:
+    """How much a batch computes, in samples and tokens."""
+    return {
+        "samples": len(batch),
+        "tokens": batch.tokens,
+        "visual_tokens": sum(batch.visual_tokens),
+        "visual_samples": sum(count > 0 for count in batch.visual_tokens),
+        "encoded_tokens": batch.encoded_tokens,
+        "lm_tokens": batch.lm_tokens,
+    }

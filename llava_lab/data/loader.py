@@ -1,86 +1,159 @@
-"""3d. Loader: the batches of a whole stage in an order fixed beforehand, from any position on."""
+"""3d. Loader: the micro-batches of a whole stage in an order fixed beforehand, from any step on."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from llava_lab.data.order import epoch_batches, shard
 
 
-class Batches:
-    """A batch sampler over a fixed list, which may begin in the middle."""
+class Part(NamedTuple):
+    """The rows of one micro-batch of an optimizer step.
 
-    def __init__(self, batches: Sequence[list[int]]):
-        self.batches, self.start = batches, 0
+    Attributes:
+        rows: Indices of its rows; at least one.
+        filler: Whether its row only keeps a device busy, because the step has fewer rows than
+            micro-batches. Such a row counts for nothing: not in the loss, not in any total.
+        step: Indices of all rows of the step, over all devices.
+        number: Its place among the step's micro-batches that are no fillers.
+        parts: How many those are.
+    """
+
+    rows: list[int]
+    filler: bool
+    step: list[int]
+    number: int
+    parts: int
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What a device computes at once of an optimizer step.
+
+    Attributes:
+        batch: Its rows.
+        filler: Whether its rows count for nothing.
+        step: The device's batches of the whole step that count, on the CPU: how much the step
+            holds is known before its first micro-batch is computed.
+        first: Whether the step begins with it.
+        last: Whether the step ends with it.
+    """
+
+    batch: Any
+    filler: bool
+    step: tuple[Any, ...] = ()
+    first: bool = True
+    last: bool = True
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "MicroBatch":
+        """The same with its rows on another device."""
+        return replace(self, batch=self.batch.to(device, non_blocking=non_blocking))
+
+
+class Parts(Dataset):
+    """Micro-batches, fetched and collated when asked for.
+
+    Args:
+        rows: The rows.
+        collate: Rows and the part that they are of to a batch.
+    """
+
+    def __init__(self, rows: Any, collate: Callable[[list[Any], Part], Any]):
+        self.rows, self.collate = rows, collate
+
+    def __getitem__(self, index: Part) -> MicroBatch:
+        batch = self.collate([self.rows[row] for row in index.rows], index)
+        return MicroBatch(batch, index.filler)
+
+
+class PartSampler:
+    """The micro-batches of a stage on one device, which may begin at a later step."""
+
+    def __init__(self, steps: Sequence[list[Part]]):
+        self.steps, self.start = steps, 0
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return sum(map(len, self.steps))
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches[self.start :])
+    def __iter__(self) -> Iterator[Part]:
+        return itertools.chain.from_iterable(self.steps[self.start :])
 
 
 class StageLoader(DataLoader):
-    """A loader whose position travels in the checkpoint, so that resuming is exact."""
+    """A loader whose position travels in the checkpoint, so that resuming is exact.
+
+    The position is the number of optimizer steps that were handed out: it means the same place
+    on any number of devices.
+
+    Args:
+        rows: The rows.
+        steps: This device's micro-batches of every optimizer step.
+        collate: Rows and the part that they are of to a batch.
+        workers: Processes that load rows beside the main one.
+    """
 
     def __init__(
         self,
-        dataset: Dataset,
-        batches: Sequence[list[int]],
-        collate: Callable[[list[Any]], Any],
-        workers: int,
+        rows: Any,
+        steps: Sequence[list[Part]],
+        collate: Callable[[list[Any], Part], Any],
+        workers: int = 0,
     ):
-        self.order, self.position = Batches(batches), 0
+        self.order, self.position = PartSampler(steps), 0
         super().__init__(
-            dataset,
-            batch_sampler=self.order,
-            collate_fn=collate,
+            Parts(rows, collate),
+            batch_size=None,
+            sampler=self.order,
             num_workers=workers,
             persistent_workers=workers > 0,
         )
 
     def __iter__(self) -> Any:
         self.order.start = self.position
-        for batch in super().__iter__():
-            self.position += 1
-            yield batch
+        fetched = super().__iter__()
+        for step in self.order.steps[self.position :]:
+            micro = list(itertools.islice(fetched, len(step)))
+            counted = tuple(each.batch for each in micro if not each.filler)
+            for number, each in enumerate(micro, 1):
+                last = number == len(micro)
+                self.position += last
+                yield replace(each, step=counted, first=number == 1, last=last)
         self.position = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Batches handed out so far."""
-        return {"position": self.position}
+        """Optimizer steps handed out so far."""
+        return {"steps": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that were handed out."""
-        self.position = state["position"]
+        """Go on after the steps that were handed out."""
+        self.position = state["steps"]
 
 
-def stage_batches(
+def stage_steps(
     lengths: Sequence[int],
     modalities: Sequence[int],
     *,
     batch_size: int,
-    accumulate: int,
     epochs: int,
     max_steps: int | None,
     group_by_modality: bool,
     seed: int,
     stage: str,
-    rank: int = 0,
-    world: int = 1,
 ) -> list[list[int]]:
-    """Micro-batches of a whole stage for one rank, `accumulate` of them an optimizer step.
+    """Rows of every optimizer step of a stage, over all devices, however many these are.
 
-    The last batch of an epoch may be smaller; where it has fewer rows than micro-batches, it is
-    filled up from the beginning of the epoch.
+    The last batch of an epoch may be smaller.
     """
     steps: list[list[int]] = []
     total = math.inf if max_steps is None else max_steps
     epoch = 0
     while epoch < epochs and len(steps) < total:
-        batches = epoch_batches(
+        steps += epoch_batches(
             lengths,
             modalities,
             batch_size=batch_size,
@@ -89,12 +162,38 @@ def stage_batches(
             epoch=epoch,
             group_by_modality=group_by_modality,
         )
-        first = [index for batch in batches for index in batch]
-        steps += [batch + first[: max(0, accumulate * world - len(batch))] for batch in batches]
         epoch += 1
-    steps = steps[: max_steps or None]
-    micro = []
-    for step in steps:
-        mine = shard(step, rank, world, lengths)
-        micro += [mine[part::accumulate] for part in range(accumulate)]
-    return micro
+    return steps[: max_steps or None]
+
+
+def split_step(
+    step: list[int], lengths: Sequence[int], *, accumulate: int, rank: int, world: int
+) -> list[Part]:
+    """One device's micro-batches of an optimizer step, `accumulate` of them.
+
+    Rows are dealt so that devices get about the same sum of lengths. Where there are fewer rows
+    than micro-batches, the step's shortest row fills the others and counts for nothing.
+    """
+    shares = [shard(step, each, world, lengths) for each in range(world)]
+    cut = [[share[part::accumulate] for part in range(accumulate)] for share in shares]
+    sizes = [sum(map(bool, micro)) for micro in cut]
+    before, filler = sum(sizes[:rank]), min(step, key=lengths.__getitem__)
+    return [
+        Part(rows or [filler], not rows, step, before + number, sum(sizes))
+        for number, rows in enumerate(cut[rank])
+    ]
+
+
+def deal(rows: int, size: int, rank: int, world: int) -> list[list[Part]]:
+    """One device's share of rows that are read once in their order, such as held-out rows.
+
+    Every device has as many batches as the others, and every row counts once: the batches are
+    the same on any number of devices, and dealt out in turn.
+    """
+    every = [list(range(start, min(start + size, rows))) for start in range(0, rows, size)]
+    steps = []
+    for start in range(0, len(every), world):
+        filler = start + rank >= len(every)
+        batch = every[start] if filler else every[start + rank]
+        steps.append([Part(batch, filler, batch, 0, 1)])
+    return steps

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from llava_lab.data.anyres import AnyRes
 from llava_lab.data.batch import Batch, Row, Segment
@@ -23,7 +23,7 @@ from llava_lab.data.chat import Encoded, Masking, Template, get_template, place_
 from llava_lab.data.features import FeatureStore, image_digest
 from llava_lab.data.image import Policy, Vision
 from llava_lab.data.layout import Layout
-from llava_lab.data.loader import StageLoader, stage_batches
+from llava_lab.data.loader import Part, StageLoader, deal, split_step, stage_steps
 from llava_lab.data.rows import BadRow, ImageFolder, VideoPath
 from llava_lab.data.rows import Row as FileRow
 from llava_lab.data.sample import (
@@ -76,6 +76,17 @@ class StageDataModule(LightningDataModule):
         self.group_by_modality, self.num_workers = group_by_modality, num_workers
         self.cache: Path | None = None
         self.skipped: dict[str, int] = {}
+        self.limit: float = 1.0
+        self.held_limit: float = 1.0
+
+    def take_limits(self, trainer: Any) -> None:
+        """Take `limit_train_batches` and `limit_val_batches` over from a trainer.
+
+        Lightning would count each device's micro-batches; here they are optimizer steps, and
+        batches of held-out rows, on any number of devices.
+        """
+        self.limit, self.held_limit = trainer.limit_train_batches, trainer.limit_val_batches
+        trainer.limit_train_batches = trainer.limit_val_batches = 1.0
 
     @property
     def model(self) -> Any:
@@ -84,15 +95,18 @@ class StageDataModule(LightningDataModule):
         return self.trainer.lightning_module
 
     def accumulate(self, world: int) -> int:
-        """Micro-batches an optimizer step."""
-        share, rest = divmod(self.batch_size, world)
-        micro = self.micro_batch_size or share
-        if rest or share % micro:
+        """Micro-batches of an optimizer step that each of so many devices computes."""
+        for name in ("batch_size", "micro_batch_size"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"stages.{self.name}.data: {name} is {size}; it is 1 or more")
+        if self.batch_size < world:
             raise ValueError(
-                f"stages.{self.name}.data: batch_size {self.batch_size} is not {world} devices "
-                f"x a multiple of micro_batch_size {micro}"
+                f"stages.{self.name}.data: batch_size {self.batch_size} is for fewer than {world} "
+                "devices; use fewer devices or a larger batch"
             )
-        return share // micro
+        share = math.ceil(self.batch_size / world)
+        return math.ceil(share / (self.micro_batch_size or share))
 
     def check_policy(self, model: Any) -> None:
         """Refuse a policy; here there is nothing to refuse."""
@@ -117,42 +131,48 @@ class StageDataModule(LightningDataModule):
     def content(self) -> str:
         """Hash of what the rows say and show."""
 
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+    def val_dataloader(self) -> StageLoader | list[Any]:
         """Held-out rows, or nothing."""
         return []
 
-    def collate(self, rows: list[Any]) -> Any:
-        """Rows to a batch."""
+    def collate(self, rows: list[Any], part: Part) -> Any:
+        """Rows to a batch.
+
+        Args:
+            rows: The rows of one micro-batch.
+            part: What of an optimizer step they are.
+        """
         return Batch.pack(rows)
 
-    def batches(self) -> list[list[int]]:
-        """This rank's micro-batches of the whole stage."""
-        assert self.trainer is not None
+    def order(self) -> list[list[int]]:
+        """Rows of every optimizer step of the stage, over all devices, up to the limit."""
         lengths, modalities = self.lengths()
-        return stage_batches(
+        steps = stage_steps(
             lengths,
             modalities,
             batch_size=self.batch_size,
-            accumulate=self.accumulate(self.trainer.world_size),
             epochs=self.epochs,
             max_steps=self.max_steps,
             group_by_modality=bool(self.group_by_modality),
             seed=run_seed(),
             stage=str(self.name),
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
         )
+        return steps[: limited(len(steps), self.limit)]
 
     def steps(self) -> int:
-        """Optimizer steps of the whole stage, or up to `trainer.limit_train_batches`."""
-        assert self.trainer is not None
-        limit, batches = self.trainer.limit_train_batches, len(self.batches())
-        batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
-        return math.ceil(batches / self.accumulate(self.trainer.world_size))
+        """Optimizer steps of the whole stage."""
+        return len(self.order())
 
     def train_dataloader(self) -> StageLoader:
         """The whole stage as one pass, so that its progress bar counts to the stage's end."""
-        return StageLoader(self.train_rows(), self.batches(), self.collate, self.num_workers)
+        trainer: Any = self.trainer
+        rank, world = trainer.global_rank, trainer.world_size
+        lengths, micro = self.lengths()[0], self.accumulate(world)
+        steps = [
+            split_step(step, lengths, accumulate=micro, rank=rank, world=world)
+            for step in self.order()
+        ]
+        return StageLoader(self.train_rows(), steps, self.collate, self.num_workers)
 
 
 class ImageDataModule(StageDataModule):
@@ -333,12 +353,16 @@ class ImageDataModule(StageDataModule):
         """Training rows, encoded when asked for."""
         return self._encoded(self.samples)
 
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Held-out rows, or nothing."""
-        if not self.held:
+    def val_dataloader(self) -> StageLoader | list[Any]:
+        """Held-out rows, each on one of the devices, or nothing."""
+        if not self.held or not self.held_limit:
             return []
+        trainer: Any = self.trainer
         size = self.micro_batch_size or min(self.batch_size, 32)
-        return DataLoader(self._encoded(self.held), batch_size=size, collate_fn=self.collate)
+        batches = limited(math.ceil(len(self.held) / size), self.held_limit)
+        rows = min(len(self.held), batches * size)
+        steps = deal(rows, size, trainer.global_rank, trainer.world_size)
+        return StageLoader(self._encoded(self.held), steps, self.collate)
 
 
 def _modality(row: Sample, videos_apart: bool) -> int:
@@ -489,6 +513,11 @@ class EncodedRows(Dataset):
                 f"{self.context}; set max_length to that, or scale the LM's positions "
                 "(model.llm.rope_factor)"
             )
+
+
+def limited(number: int, limit: float) -> int:
+    """How many of a number of batches a limit of Lightning leaves: a share, or so many at most."""
+    return int(number * limit) if isinstance(limit, float) else min(number, limit)
 
 
 def run_seed() -> int:

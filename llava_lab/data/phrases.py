@@ -14,6 +14,7 @@ from llava_lab.data.features import image_digest
 from llava_lab.data.fields import read_text
 from llava_lab.data.image import Policy
 from llava_lab.data.keys import PHRASE_KEYS
+from llava_lab.data.loader import Part
 from llava_lab.data.modules import StageDataModule, run_seed
 from llava_lab.data.rows import ImageFolder, Refused, Row
 from llava_lab.data.sample import Source, read_each
@@ -30,12 +31,16 @@ class PhraseBatch:
         phrases: Token ids [m, w], padded with -1.
         truth: [n, m], 1 where the phrase is true of the picture.
         visual_tokens: Features a picture.
+        sources: File of each picture.
+        counted: Which phrases [m] this part of the step counts as its work; each is one part's.
     """
 
     pixels: Tensor
     phrases: Tensor
     truth: Tensor
     visual_tokens: list[int]
+    sources: list[str]
+    counted: Tensor
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -43,7 +48,7 @@ class PhraseBatch:
     @property
     def tokens(self) -> int:
         """Features and phrase tokens that are computed."""
-        return sum(self.visual_tokens) + int((self.phrases >= 0).sum())
+        return sum(self.visual_tokens) + int((self.phrases[self.counted] >= 0).sum())
 
     @property
     def encoded_tokens(self) -> int:
@@ -57,7 +62,7 @@ class PhraseBatch:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "PhraseBatch":
         """The batch on another device."""
-        names = ("pixels", "phrases", "truth")
+        names = ("pixels", "phrases", "truth", "counted")
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
         return replace(self, **moved)
 
@@ -128,9 +133,12 @@ class PhraseDataModule(StageDataModule):
         """Pictures and phrases, loaded when asked for."""
         return Pictures(self.rows, self.policy, self.model.encoder.vision)
 
-    def collate(self, rows: list[Any]) -> PhraseBatch:
-        """A phrase that several pictures share stands once and is true of all of them."""
-        every = sorted({phrase for _, phrases in rows for phrase in phrases})
+    def collate(self, rows: list[Any], part: Part) -> PhraseBatch:
+        """Pictures with the phrases of the whole step, also of what other devices show.
+
+        A phrase that several pictures share stands once and is true of all of them.
+        """
+        every = sorted({phrase for index in part.step for phrase in self.rows[index][1]})
         index = {phrase: place for place, phrase in enumerate(every)}
         truth = torch.zeros(len(rows), len(every))
         for number, (_, phrases) in enumerate(rows):
@@ -139,8 +147,14 @@ class PhraseDataModule(StageDataModule):
         width = max(map(len, ids))
         padded = torch.tensor([each + [-1] * (width - len(each)) for each in ids])
         rows_, columns = self.model.encoder.vision.grid
-        counts = [rows_ * columns] * len(rows)
-        return PhraseBatch(torch.cat([pixels for pixels, _ in rows]), padded, truth, counts)
+        return PhraseBatch(
+            pixels=torch.cat([pixels for pixels, _ in rows]),
+            phrases=padded,
+            truth=truth,
+            visual_tokens=[rows_ * columns] * len(rows),
+            sources=[self.rows[number][0].name for number in part.rows],
+            counted=torch.arange(len(every)) % part.parts == part.number,
+        )
 
 
 def _read_phrases(row: Row, folder: ImageFolder | None) -> tuple[Path, tuple[str, ...]]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import IGNORE
@@ -21,6 +20,7 @@ from llava_lab.data.fields import (
 from llava_lab.data.image import Policy
 from llava_lab.data.keys import PREFERENCE_KEYS
 from llava_lab.data.layout import Layout
+from llava_lab.data.loader import Part
 from llava_lab.data.modules import EncodedRows, ImageDataModule
 from llava_lab.data.pair_rows import place_marks, read_pair
 from llava_lab.data.reference import Before, ReferenceStore
@@ -284,9 +284,7 @@ class PreferenceDataModule(ImageDataModule):
         rows = [*self.samples, *self.held]
         encoded = self._encoded(rows)
         root = Path(self.reference_store)
-        store = ReferenceStore(
-            root, self.model, encoded, self.collate, self.settings(), len(self.held)
-        )
+        store = ReferenceStore(root, self.model, encoded, Pairs.of, self.settings(), len(self.held))
         store.fill(self.trainer)
         self.references = store
 
@@ -308,13 +306,6 @@ class PreferenceDataModule(ImageDataModule):
         """Training rows, encoded when asked for."""
         return self._encoded(self.samples)
 
-    def collate(self, rows: list[Any]) -> Pairs:
+    def collate(self, rows: list[Any], part: Part) -> Pairs:
         """Rows to a batch."""
         return Pairs.of(rows)
-
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Held-out rows, or nothing."""
-        if not self.held:
-            return []
-        size = self.micro_batch_size or min(self.batch_size, 32)
-        return DataLoader(self._encoded(self.held), batch_size=size, collate_fn=self.collate)

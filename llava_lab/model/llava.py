@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from llava_lab.data.batch import Batch
 from llava_lab.data.image import Policy
+from llava_lab.data.loader import MicroBatch
 from llava_lab.evaluate.generate import Answers, Questions, answer
 from llava_lab.model.connector import Connector
 from llava_lab.model.encoder import Encoder
@@ -54,6 +55,7 @@ class Llava(LightningModule):
         if isinstance(newline, str):
             load_part(self.newline, newline, "newline.")
         self.loss: nn.Module | None = None
+        self.step_loss: Any = None
         self.optimizers_of_stage: Callable[[], Any] | None = None
 
     def part(self, name: str) -> nn.Module:
@@ -100,21 +102,24 @@ class Llava(LightningModule):
         """Last hidden states [t, d] of a packed batch."""
         return self.llm(self.embed(batch), batch.forest)
 
-    def training_step(self, batch: Any, index: int) -> Tensor:
-        """The stage's loss of one batch."""
-        assert self.loss is not None, "a stage sets the loss"
-        loss, numbers = self.loss(self, batch)
-        self.log("loss", loss, prog_bar=True, batch_size=len(batch))
-        self.log_dict(numbers, batch_size=len(batch))
-        return loss
+    def training_step(self, micro: MicroBatch, index: int) -> dict[str, Any]:
+        """The stage's loss of one micro-batch; logs that of a step when it is whole."""
+        assert self.step_loss is not None, "a stage sets the loss"
+        found = self.step_loss.train(self, micro)
+        for name, value in found.get("means", {}).items():
+            self.log(name, value, prog_bar=name == "loss", batch_size=len(micro.batch))
+        return found
 
-    def validation_step(self, batch: Any, index: int) -> None:
+    def validation_step(self, micro: MicroBatch, index: int) -> None:
         """The stage's loss on held-out rows."""
-        assert self.loss is not None, "a stage sets the loss"
-        loss, numbers = self.loss(self, batch)
-        options: Any = {"batch_size": len(batch), "sync_dist": True}
-        self.log("held_out_loss", loss, prog_bar=True, **options)
-        self.log_dict({f"held_out_{name}": value for name, value in numbers.items()}, **options)
+        assert self.step_loss is not None, "a stage sets the loss"
+        self.step_loss.watch(self, micro)
+
+    def on_validation_epoch_end(self) -> None:
+        """The means over all held-out rows of all devices."""
+        for name, value in self.step_loss.means().items():
+            # Alike on all devices already; Lightning warns where it is not to gather, too.
+            self.log(f"held_out_{name}", value, prog_bar=name == "loss", sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """The stage's optimizer and schedule."""

@@ -1,12 +1,15 @@
 """Checkpoints of a running stage: whole or not at all, checked when read, saved on Ctrl-C."""
 
 import hashlib
+import random
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -16,6 +19,8 @@ from llava_lab.disk import whole
 from llava_lab.train.stage import Stage
 
 KEPT = 2  # the newest one, and one to go on from should that be damaged
+# Strategies under which every device has the whole optimizer state, in one form.
+WHOLE = {"SingleDeviceStrategy", "DDPStrategy"}
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -32,10 +37,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
 class StageCheckpoint(Callback):
     """Keeps the two newest checkpoints of a stage; on a signal saves one and stops.
 
-    A checkpoint holds the trained parts, the optimizer, the loader's position and the random
-    state. Frozen parts are those that the stage began with. Its name carries the step and the
-    first digits of two hashes: of the stage's fingerprint, so that none of other options or data
-    is gone on from, and of its bytes, so that a damaged file is found out.
+    A checkpoint holds the trained parts, the optimizer, the position in the stage's order and
+    every device's random state. Frozen parts are those that the stage began with. Its name
+    carries the step and the first digits of two hashes: of the stage's fingerprint, so that none
+    of other options or data is gone on from, and of its bytes, so that a damaged file is found
+    out. A stage may go on with another number of devices than it began with.
 
     Args:
         folder: The stage's folder.
@@ -47,7 +53,7 @@ class StageCheckpoint(Callback):
     def __init__(self, folder: Path, fingerprint: str, recipe: Stage, seconds: float):
         self.folder, self.recipe, self.seconds = folder, recipe, seconds
         self.mark = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
-        self.random_state: torch.Tensor | None = None
+        self.random_state: dict[str, Any] | None = None
         self.saved = time.monotonic()
 
     def newest(self) -> Path | None:
@@ -110,7 +116,7 @@ class StageCheckpoint(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save between two optimizer steps, where it is time or a signal has come."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if "means" not in outputs:  # the step is not whole
             return
         due = time.monotonic() - self.saved >= self.seconds
         decide = trainer.strategy.reduce_boolean_decision
@@ -150,24 +156,89 @@ class StageCheckpoint(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Leave out frozen parts, add the random state."""
+        """Leave out frozen parts; add the devices, and the random state of each."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if self.recipe.keeps(k)}
-        checkpoint["random_state"] = torch.get_rng_state()
+        states: list[Any] = [_random_state(pl_module.device)]
+        if trainer.world_size > 1:
+            states *= trainer.world_size
+            dist.all_gather_object(states, states[0])
+        checkpoint["random_states"] = states
+        checkpoint["split"] = {
+            "devices": trainer.world_size,
+            "micro-batches": trainer.accumulate_grad_batches,
+            "strategy": type(trainer.strategy).__name__,
+        }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the random state for the next step."""
-        self.random_state = checkpoint["random_state"]
+        """Find the place in the order again, however steps are split now.
+
+        Raises:
+            ValueError: If the checkpoint cannot go on with these devices.
+        """
+        was, world = checkpoint["split"], trainer.world_size
+        micro, strategy = trainer.accumulate_grad_batches, type(trainer.strategy).__name__
+        way_out = (
+            f"go on with trainer.devices={was['devices']} and the options that it began with, or "
+            "begin the stage anew with --fresh"
+        )
+        if strategy != was["strategy"] and not {strategy, was["strategy"]} <= WHOLE:
+            raise ValueError(
+                f"the checkpoint in {self.folder} was written under {was['strategy']}, whose "
+                f"optimizer state {strategy} cannot read; {way_out}"
+            )
+        split = was["devices"] * was["micro-batches"]
+        if self.recipe.normalization == "micro_batch" and split != world * micro:
+            raise ValueError(
+                f"the checkpoint in {self.folder} splits a step into {split} micro-batches, and "
+                f"now there are {world * micro}, on which the loss depends under "
+                f"recipe.normalization=micro_batch; {way_out}"
+            )
+        # Lightning counts micro-batches; those of a step may be others now.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        ready = progress["current"]["ready"]
+        more = ready // was["micro-batches"] * micro - ready
+        for tracker in (progress["total"], progress["current"]):
+            for name in tracker:
+                tracker[name] += more
+        # As at a stage's beginning, devices draw alike where each has no state of its own.
+        states = checkpoint["random_states"]
+        self.random_state = states[trainer.global_rank if world == len(states) else 0]
+        if world != was["devices"] and trainer.is_global_zero:
+            print(
+                f"llava_lab: the checkpoint was written with {was['devices']} device(s); going on "
+                f"at the same place of the same order with {world}",
+                flush=True,
+            )
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Put the random state back: now, as loaders draw from it when they begin."""
         if self.random_state is not None:
-            torch.set_rng_state(self.random_state)
+            _set_random_state(self.random_state, pl_module.device)
             self.random_state = None
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    """The state of whatever a part may draw from, in types that are read back without pickle."""
+    name, keys, *rest = np.random.get_state()
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    state["numpy"] = [name, np.asarray(keys).tolist(), *rest]
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _digest(path: Path) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from llava_lab.data.phrases import PhraseBatch
-from llava_lab.train.loss import Loss
+from llava_lab.train.loss import Loss, Ratios
 
 
 class SigmoidContrast(Loss):
@@ -39,18 +39,21 @@ class SigmoidContrast(Loss):
         self.project = nn.Linear(encoder_width, width)
         self.bias = nn.Parameter(torch.tensor(-4.0))
 
-    def forward(self, model: Any, batch: PhraseBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a true or false pair, summed over the phrases, mean over the pictures."""
+    def counts(self, batch: PhraseBatch) -> dict[str, int]:
+        """Pictures."""
+        return {"picture": len(batch)}
+
+    def sums(self, model: Any, batch: PhraseBatch) -> tuple[Ratios, Ratios]:
+        """Losses of all pairs of a picture and a phrase of the whole step."""
         patches = self.project(self.norm(model.encode(batch.pixels)))
         phrases = self.phrases(batch)
         near = patches @ phrases.T / phrases.shape[1] ** 0.5
         logits = near.logsumexp(1) - math.log(near.shape[1]) + self.bias
         losses = binary_cross_entropy_with_logits(logits, batch.truth, reduction="none")
-        with torch.no_grad():
-            said, true = logits > 0, batch.truth > 0
-            precision = (said & true).sum() / said.sum().clamp(min=1)
-            recall = (said & true).sum() / true.sum()
-        return losses.sum(1).mean(), {"precision": precision, "recall": recall}
+        said, true = logits > 0, batch.truth > 0
+        found = (said & true).sum()
+        terms: Ratios = {"picture": (losses.sum(1).float().sum(), len(batch))}
+        return terms, {"precision": (found, said.sum()), "recall": (found, true.sum())}
 
     def phrases(self, batch: PhraseBatch) -> Tensor:
         """Vectors of the phrases [m, d]."""

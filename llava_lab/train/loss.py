@@ -14,12 +14,45 @@ if TYPE_CHECKING:
     from llava_lab.data.preferences import Pairs
 
 
+# Sums and what they are divided by, by name. Both add up over micro-batches and devices.
+Ratios = dict[str, tuple[Tensor, Tensor | float]]
+
+
 class Loss(nn.Module, ABC):
-    """What a stage minimises."""
+    """What a stage minimises: the sum of one or more terms, each a sum divided by a count.
+
+    An optimizer step may be split into micro-batches and over devices. Of each batch a loss gives
+    sums and counts, and not means: so the step's loss can be that of all its rows together.
+    """
+
+    rows_apart = True  # each row's loss hangs on that row alone, and not on rows of its batch
 
     @abstractmethod
+    def counts(self, batch: Any) -> dict[str, int]:
+        """What the sums of each term are divided by: supervised tokens, pairs, pictures.
+
+        It is known without the model, as it is asked for before anything is computed.
+        """
+
+    @abstractmethod
+    def sums(self, model: Llava, batch: Any) -> tuple[Ratios, Ratios]:
+        """Of a batch, the loss's terms with their `counts`, and the numbers to log beside it."""
+
     def forward(self, model: Llava, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and the numbers to log beside it."""
+        """The loss of a batch alone, and the numbers to log beside it."""
+        terms, numbers = self.sums(model, batch)
+        return summed(terms), {name: ratio(*pair) for name, pair in numbers.items()}
+
+
+def summed(terms: Ratios) -> Tensor:
+    """The loss that its terms make."""
+    first, *others = [total / count for total, count in terms.values()]
+    return sum(others, first)
+
+
+def ratio(total: Tensor, count: Tensor | float) -> Tensor:
+    """A mean; zero where nothing is counted, such as a precision where nothing was found."""
+    return total / torch.as_tensor(count, device=total.device).clamp(min=1)
 
 
 def token_losses(model: Llava, batch: Batch, hidden: Tensor | None = None) -> Tensor:
@@ -54,12 +87,16 @@ def answer_sums(values: Tensor, pairs: "Pairs") -> Tensor:
 
 
 class NextToken(Loss):
-    """Mean cross-entropy over the supervised tokens of the batch (SFT)."""
+    """Mean cross-entropy over the supervised tokens (SFT)."""
 
-    def forward(self, model: Llava, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch; refuses one without any target."""
-        if not len(batch.targets):
-            raise ValueError(f"no token to learn from in {', '.join(batch.sources)}")
-        loss = token_losses(model, batch).mean()
-        share = torch.tensor(len(batch.targets) / len(batch.ids))
-        return loss, {"supervised_share": share}
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Supervised tokens."""
+        return {"token": len(batch.targets)}
+
+    def sums(self, model: Llava, batch: Batch) -> tuple[Ratios, Ratios]:
+        """Cross-entropy of the supervised tokens, and their share of all tokens."""
+        # In 32 bits, as a sum over many tokens does not fit into 16.
+        losses = token_losses(model, batch).float()
+        supervised = torch.tensor(float(len(losses)))
+        terms: Ratios = {"token": (losses.sum(), len(losses))}
+        return terms, {"supervised_share": (supervised, len(batch.ids))}

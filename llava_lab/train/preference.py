@@ -9,7 +9,7 @@ from torch.nn.functional import linear, logsigmoid, relu, sigmoid
 from llava_lab.data.preferences import Pairs
 from llava_lab.data.reference import Before
 from llava_lab.model.llava import Llava
-from llava_lab.train.loss import Loss, answer_logps, answer_sums
+from llava_lab.train.loss import Loss, Ratios, answer_logps, answer_sums
 
 CHUNK = 64  # targets whose distributions are compared at once
 
@@ -37,31 +37,40 @@ class PreferenceLoss(Loss):
             tokens: Their tokens [n, 2].
         """
 
-    def forward(self, model: Llava, batch: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss of a batch of pairs."""
+    def counts(self, batch: Pairs) -> dict[str, int]:
+        """Pairs, and where the chosen answers' cross-entropy counts, their tokens."""
+        counts = {"pair": len(batch)}
+        if self.sft_weight:
+            counts["token"] = int(torch.isin(batch.owners, batch.answers[:, 0]).sum())
+        return counts
+
+    def sums(self, model: Llava, batch: Pairs) -> tuple[Ratios, Ratios]:
+        """Losses of pairs, and what the answers gained."""
         assert batch.reference is not None, "PreferenceDataModule gives it"
         hidden = model(batch)[batch.predictors]
         logps, tokens = answer_logps(model, batch, hidden)
         gains = logps - batch.reference
-        loss = self.pair_losses(gains, tokens).mean()
+        losses = self.pair_losses(gains, tokens)
+        # A loss may be of answers and not of pairs; what is counted is pairs.
+        terms: Ratios = {"pair": (losses.sum() / (len(losses) / len(batch)), len(batch))}
         if self.sft_weight:
-            loss = loss - self.sft_weight * logps[:, 0].sum() / tokens[:, 0].sum()
+            terms["token"] = (-self.sft_weight * logps[:, 0].sum(), tokens[:, 0].sum())
         rewards = self.beta * gains.detach()
         margins = rewards[:, 0] - rewards[:, 1]
-        numbers = {
-            "reward_chosen": rewards[:, 0].mean(),
-            "reward_rejected": rewards[:, 1].mean(),
-            "reward_margin": margins.mean(),
-            "reward_accuracy": (margins > 0).float().mean(),
-            "likelihood_accuracy": (logps[:, 0] > logps[:, 1]).float().mean(),
-            "reference_accuracy": (batch.reference[:, 0] > batch.reference[:, 1]).float().mean(),
+        each = {
+            "reward_chosen": rewards[:, 0],
+            "reward_rejected": rewards[:, 1],
+            "reward_margin": margins,
+            "reward_accuracy": margins > 0,
+            "likelihood_accuracy": logps[:, 0] > logps[:, 1],
+            "reference_accuracy": batch.reference[:, 0] > batch.reference[:, 1],
             # Of the answers at hand, not of the model's own: tells drift, is no divergence.
-            "gain_a_token": (gains.detach() / tokens).mean(),
+            "gain_a_token": (gains.detach() / tokens).mean(1),
         }
         if batch.before is not None:
-            each = answer_sums(divergences(model.llm.head(), hidden, batch.before), batch)
-            numbers["kl"] = (each / tokens).mean()
-        return loss, numbers
+            found = answer_sums(divergences(model.llm.head(), hidden, batch.before), batch)
+            each["kl"] = (found / tokens).mean(1)
+        return terms, {name: (value.float().sum(), len(batch)) for name, value in each.items()}
 
 
 @torch.no_grad()
@@ -132,7 +141,13 @@ class KTOPair(PreferenceLoss):
 
     1 - sigmoid(beta (g_chosen - z_rejected)) and 1 - sigmoid(beta (z_chosen - g_rejected)), with
     z = max(0, mean g) (Ethayarajh et al. 2024, as in TRL's `kto_pair`).
+
+    The means are those of what is computed at once, so a step cannot be split: it is for one
+    device and one micro-batch, or for a stage with `normalization: micro_batch`, where each
+    micro-batch has means of its own.
     """
+
+    rows_apart = False
 
     def pair_losses(self, gains: Tensor, tokens: Tensor) -> Tensor:
         """Losses of answers [2 n]."""

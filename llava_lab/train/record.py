@@ -1,7 +1,7 @@
 """Record: what a stage did - steps, samples, tokens, seconds, FLOPs - and what its bar shows."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,7 +13,7 @@ EDGE = 10  # steps that the first and the last loss are a mean of
 
 
 class Record(Callback):
-    """Counts a stage's work, over interruptions too, and logs its speed.
+    """Counts a stage's work on all devices, over interruptions too, and logs its speed.
 
     Args:
         recipe: The stage.
@@ -21,8 +21,7 @@ class Record(Callback):
 
     def __init__(self, recipe: Stage):
         self.recipe = recipe
-        names = ("samples", "tokens", "visual_tokens", "visual_samples")
-        self.counts = dict.fromkeys((*names, "encoded_tokens", "lm_tokens"), 0)
+        self.counts: Counter[str] = Counter()
         self.seconds = 0.0
         self.first: list[float] = []
         self.last: deque[float] = deque(maxlen=EDGE)
@@ -34,7 +33,7 @@ class Record(Callback):
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
         return {
-            "counts": self.counts,
+            "counts": dict(self.counts),
             "seconds": self.seconds,
             "first": self.first,
             "last": list(self.last),
@@ -42,7 +41,7 @@ class Record(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From the checkpoint."""
-        self.counts = dict(state_dict["counts"])
+        self.counts = Counter(state_dict["counts"])
         self.seconds = state_dict["seconds"]
         self.first = list(state_dict["first"])
         self.last = deque(state_dict["last"], maxlen=EDGE)
@@ -66,17 +65,15 @@ class Record(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch; log tokens a second over the last second or more."""
+        """Count a step when it is whole; log tokens a second over the last second or more."""
         now = time.monotonic()
         self.seconds += now - self.clock
         self.clock = now
-        self.counts["samples"] += len(batch)
-        self.counts["tokens"] += batch.tokens
-        self.counts["visual_tokens"] += sum(batch.visual_tokens)
-        self.counts["encoded_tokens"] += batch.encoded_tokens
-        self.counts["lm_tokens"] += batch.lm_tokens
-        self.counts["visual_samples"] += sum(count > 0 for count in batch.visual_tokens)
-        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+        if "means" not in outputs:
+            return
+        for name, count in outputs["work"].items():
+            self.counts[name] += count
+        loss = float(outputs["means"]["loss"])
         if len(self.first) < EDGE:
             self.first.append(loss)
         self.last.append(loss)

@@ -18,6 +18,7 @@ from llava_lab.tensors import Damaged, not_finite, read_tensors, write_tensors
 from llava_lab.train.lora import Lora, merge
 from llava_lab.train.loss import Loss
 from llava_lab.train.muon import Muon
+from llava_lab.train.normalize import Normalization, StepLoss
 
 aten = torch.ops.aten
 ATTENTIONS = (
@@ -44,13 +45,21 @@ class Stage(Callback):
         warmup_ratio: Share of the steps in which the rate rises from zero, as transformers counts.
         weight_decay: Of all weight matrices.
         optimizer: `adamw` with eps 1e-8, as every published recipe; or `muon` for the matrices
-            inside a part, with AdamW for its embeddings, output layer, norms and biases.
+            inside a part, with AdamW for its embeddings, output layer, norms and biases. Muon
+            computes in bfloat16, so that what devices add up in another order shows in its
+            third digit.
         betas: AdamW's; the default is that of the trainers that made the published models.
         gradient_checkpointing: Recompute the LM's activations in the backward pass: all but each
             layer's input (true), which costs a forward pass more; or all but what attention and
             the matrix products gave (`products`; products narrower than their input apart), which
             costs next to nothing and more than halves the memory of activations.
         lora: Adapters that train in place of the LM's weights, at the LM's rate, or null.
+        normalization: What the loss of an optimizer step is. `step`: the sum over all its
+            supervised tokens (pairs, pictures) divided by their number, so that it is the same
+            however the step is split into micro-batches and over devices. `micro_batch`: the mean
+            over micro-batches of each one's own mean, as in the released LLaVA trainers, where a
+            row counts for more beside short ones (haotian-liu/LLaVA#1407,
+            hiyouga/LLaMA-Factory#7443); the outcome then depends on the number of devices.
     """
 
     def __init__(
@@ -66,6 +75,7 @@ class Stage(Callback):
         betas: tuple[float, float] = (0.9, 0.999),
         gradient_checkpointing: bool | Literal["products"] = False,
         lora: Lora | None = None,
+        normalization: Normalization = "step",
     ):
         known = (*PARTS, "loss")
         if unknown := sorted({*rates, *frozen} - set(known)):
@@ -79,19 +89,57 @@ class Stage(Callback):
         self.gradient_checkpointing = gradient_checkpointing
         if lora is not None and "llm" not in self.rates:
             raise ValueError("lora: rates has no llm, at whose rate the adapters would train")
-        self.lora = lora
+        self.lora, self.normalization = lora, normalization
         self.model: Any = None
         self.trainer: Any = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         """Freeze and free parts, hand the model its loss and optimizer."""
         self.prepare(pl_module)
         self.trainer = trainer
 
+    def check_split(self, model: Any, data: Any, trainer: Any) -> None:
+        """Refuse to split a step where its loss would depend on how, before anything is spent.
+
+        Args:
+            model: The model.
+            data: What the stage reads.
+            trainer: Whose devices share a step.
+        """
+        world = trainer.world_size
+        micro = data.accumulate(world) * world
+        if self.normalization == "micro_batch" and data.batch_size % micro:
+            raise ValueError(
+                f"stages.{data.name}: batch_size {data.batch_size} is not a multiple of the "
+                f"{micro} micro-batches of a step, so that rows would not count alike under "
+                "recipe.normalization=micro_batch; change batch_size or micro_batch_size, or set "
+                "normalization to step"
+            )
+        if self.normalization != "step" or micro == 1:
+            return
+        if not self.loss.rows_apart:
+            raise ValueError(
+                f"stages.{data.name}: {type(self.loss).__name__} compares the rows of a step with "
+                f"one another, and this step is split into {micro} micro-batches ({world} "
+                "devices); train on one device with micro_batch_size=null, or set "
+                "recipe.normalization=micro_batch, where each is compared within itself"
+            )
+        # Devices may share the statistics of batch norm (`sync_batchnorm`), micro-batches not.
+        synced = getattr(trainer.strategy, "_layer_sync", None) is not None and micro == world
+        for name in () if synced else self.rates.keys() - {"loss"}:
+            layers = model.part(name).modules()
+            if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers):
+                raise ValueError(
+                    f"stages.{data.name}: the {name} has batch norm, whose statistics are those of "
+                    f"a micro-batch, and this step is split into {micro} ({world} devices); train "
+                    "on one device with micro_batch_size=null, or on GPUs with it and "
+                    "trainer.sync_batchnorm=true, or set recipe.normalization=micro_batch"
+                )
+
     def prepare(self, model: Any) -> None:
         """What `setup` does without a trainer."""
         self.model = model
-        model.loss = self.loss
+        model.loss, model.step_loss = self.loss, StepLoss(self.loss, self.normalization)
         model.optimizers_of_stage = self.optimizers
         for name in (*PARTS, "loss"):
             part = model.part(name)

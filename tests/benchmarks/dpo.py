@@ -113,10 +113,11 @@ class Watch:
 def ours(options: argparse.Namespace) -> Watch:
     """The stage's recipe under Lightning's trainer, as `fit` runs it."""
     import torch
-    from lightning.pytorch import Callback, LightningDataModule, Trainer
+    from lightning.pytorch import Callback, Trainer
 
     from llava_lab.data.batch import Row, Segment
     from llava_lab.data.chat import IGNORE
+    from llava_lab.data.modules import StageDataModule
     from llava_lab.data.preferences import Pairs
     from llava_lab.model.connector import MLP
     from llava_lab.model.encoder import TimmEncoder
@@ -149,12 +150,22 @@ def ours(options: argparse.Namespace) -> Watch:
             logps = answer_logps(model, Pairs.of([(row, None, None)]))[0][0]
             rows.append((row, None, logps))
 
-    class Data(LightningDataModule):
-        def steps(self) -> int:
-            return options.steps
+    class Data(StageDataModule):
+        def lengths(self) -> tuple[list[int], list[int]]:
+            return [1] * len(rows), [0] * len(rows)
 
-        def train_dataloader(self) -> Any:
-            return torch.utils.data.DataLoader(rows, options.batch, collate_fn=Pairs.of)
+        def order(self) -> list[list[int]]:
+            size = options.batch
+            return [list(range(size * n, size * (n + 1))) for n in range(options.steps)]
+
+        def train_rows(self) -> Any:
+            return rows
+
+        def content(self) -> str:
+            return ""
+
+        def collate(self, rows: list[Any], part: Any) -> Pairs:
+            return Pairs.of(rows)
 
     class Watcher(Callback):
         def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
@@ -169,7 +180,7 @@ def ours(options: argparse.Namespace) -> Watch:
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", callbacks=callbacks, **dict.fromkeys(quiet, False)
     )
-    trainer.fit(model, datamodule=Data())
+    trainer.fit(model, datamodule=Data(options.batch))
     return watch
 
 

@@ -1,0 +1,147 @@
+"""10d. Normalization: sums over micro-batches of all devices -> the loss of an optimizer step."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from llava_lab.data.batch import work
+from llava_lab.data.loader import MicroBatch
+from llava_lab.train.loss import Loss, Ratios, ratio, summed
+
+Normalization = Literal["step", "micro_batch"]
+MICRO = "micro-batch"
+
+
+class StepLoss:
+    """The loss of an optimizer step, over all its micro-batches and devices.
+
+    Gradients of micro-batches add up, and Lightning divides them by the number of micro-batches
+    and of devices. What a micro-batch contributes is scaled beforehand, so that the outcome is
+    the gradient of the step's loss however the step is split.
+
+    Args:
+        loss: What is minimised.
+        normalization: See `Stage`.
+    """
+
+    def __init__(self, loss: Loss, normalization: Normalization):
+        self.loss, self.normalization = loss, normalization
+        self.counts: dict[str, int] = {}
+        self.work: dict[str, int] = {}
+        # Sums and counts [2] by name: of the loss's terms, and of the numbers beside it.
+        self.seen: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+
+    def train(self, model: Any, micro: MicroBatch) -> dict[str, Any]:
+        """What is to be differentiated; after the step's last micro-batch its numbers, too.
+
+        Args:
+            model: The model, with its trainer.
+            micro: A micro-batch of the step.
+
+        Returns:
+            `loss`; after the last micro-batch also `means`, the step's loss and what is logged
+            beside it, and `work`, how much the step computed. Both are those of all devices.
+
+        Raises:
+            ValueError: If the step has nothing to learn from.
+        """
+        trainer = model.trainer
+        if micro.first:
+            self._begin(micro, trainer.strategy.root_device)
+        terms, numbers = self._ratios(model, micro.batch)
+        split = trainer.accumulate_grad_batches * trainer.world_size
+        loss = summed({n: (term, self.counts[n] / split) for n, (term, _) in terms.items()})
+        if micro.filler:
+            loss = loss * 0.0
+        self._add(terms, numbers, micro.filler)
+        found: dict[str, Any] = {"loss": loss + nothing(model.parameters())}
+        if micro.last:
+            found |= {"means": self.means(), "work": self.work}
+        return found
+
+    def watch(self, model: Any, micro: MicroBatch) -> None:
+        """Count a batch of held-out rows; `means` gives the means when all are seen."""
+        self._add(*self._ratios(model, micro.batch), micro.filler)
+
+    def means(self) -> dict[str, Tensor]:
+        """The loss and the numbers beside it, over all that was counted on all devices."""
+        found, self.seen = self.seen, ({}, {})
+        values = over_devices(torch.stack([pair for seen in found for pair in seen.values()]))
+        pairs = zip(values[:, 0], values[:, 1], strict=True)
+        terms: Ratios = dict(zip(found[0], pairs, strict=False))
+        numbers: Ratios = dict(zip(found[1], pairs, strict=True))
+        return {"loss": summed(terms), **{name: ratio(*pair) for name, pair in numbers.items()}}
+
+    def _begin(self, micro: MicroBatch, device: torch.device) -> None:
+        """Learn what the step's sums are divided by, and how much work the step is."""
+        # A device that has fillers only counts zero of the same things as the others.
+        counted = [(self._counts(batch), work(batch)) for batch in micro.step]
+        names = self._counts(micro.batch), work(micro.batch)
+        totals = [sum(each[0][name] for each in counted) for name in names[0]]
+        totals += [sum(each[1][name] for each in counted) for name in names[1]]
+        if several_devices():
+            tensor = torch.tensor(totals, dtype=torch.float64, device=device)
+            totals = [round(value) for value in over_devices(tensor).tolist()]
+        self.counts = dict(zip(names[0], totals, strict=False))
+        self.work = dict(zip(names[1], totals[len(names[0]) :], strict=True))
+        if empty := [name for name, count in self.counts.items() if not count]:
+            rows = ", ".join(source for batch in micro.step for source in batch.sources)
+            raise ValueError(f"no {empty[0]} to learn from in {rows}")
+
+    def _counts(self, batch: Any) -> dict[str, int]:
+        return self.loss.counts(batch) if self.normalization == "step" else {MICRO: 1}
+
+    def _ratios(self, model: Any, batch: Any) -> tuple[Ratios, Ratios]:
+        """Terms of the loss, and the numbers beside it."""
+        terms, numbers = self.loss.sums(model, batch)
+        return (terms if self.normalization == "step" else {MICRO: (summed(terms), 1)}), numbers
+
+    def _add(self, terms: Ratios, numbers: Ratios, filler: bool) -> None:
+        """Add sums and counts to those that were seen; a filler's are zero."""
+        device = next(iter(terms.values()))[0].device
+        for ratios, seen in zip((terms, numbers), self.seen, strict=True):
+            for name, pair in ratios.items():
+                found = torch.stack([torch.as_tensor(each, device=device).float() for each in pair])
+                found = torch.zeros_like(found) if filler else found.detach()
+                seen[name] = seen[name] + found if name in seen else found
+
+
+def several_devices() -> bool:
+    """Whether this process is one of a job of several."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def over_devices(values: Tensor) -> Tensor:
+    """Sum of what all devices hold, in double precision; the values themselves where one runs."""
+    if not several_devices():
+        return values
+    values = values.double()
+    dist.all_reduce(values)
+    return values
+
+
+def nothing(weights: Iterable[nn.Parameter]) -> Tensor | float:
+    """Zero, of which the gradient for every weight that trains is zero.
+
+    Added to the loss, it lets every weight take part in every step: a batch of text alone gives
+    connector and newline no gradient, on which plain `ddp` stops, and which an optimizer skips on
+    one device but not on several.
+    """
+    trained = [weight for weight in weights if weight.requires_grad]
+    return _Nothing.apply(*trained) if trained else 0.0
+
+
+class _Nothing(torch.autograd.Function):
+    """No value is read and no memory is taken, so that neither NaN nor infinity gets through."""
+
+    @staticmethod
+    def forward(context: Any, *weights: Tensor) -> Tensor:
+        context.weights = weights
+        return torch.zeros((), device=weights[0].device)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Any:  # pyrefly: ignore[bad-override]
+        return tuple(each.new_zeros(()).expand_as(each) for each in context.weights)
