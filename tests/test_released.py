@@ -181,6 +181,7 @@ def test_every_key_of_a_released_configuration_is_converted(name: str, tmp_path:
         ("head_dim", 7),
         ("quantization_config", {"load_in_4bit": True}),
         ("hidden_size", [32]),
+        ("num_hidden_layers", 10**9),
         ("num_attention_heads", "four"),
         ("tokenizer_model_max_length", "long"),
         ("model_type", "llava_mpt"),
@@ -585,9 +586,34 @@ def test_code_that_comes_with_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "was_run").exists()
 
 
+def test_a_tower_that_cannot_be_made_is_one_message() -> None:
+    for change in ({"hidden_act": "x"}, {"num_hidden_layers": 10**9}, {"hidden_size": -1}):
+        with pytest.raises(ValueError, match=r"tower|num_hidden_layers is 1000000000"):
+            ClipEncoder(None, pretrained=False, config={**TOWER, **change})
+
+
+def test_a_panic_of_the_tokenizers_library_is_one_message(tmp_path: Path) -> None:
+    AutoTokenizer.from_pretrained(locate("asset:tokenizer")).save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    found = read_json(path)
+    found["model"]["continuing_subword_prefix"] = "a" * 3000
+    path.write_text(json.dumps(found))
+    config = {**LM, "model_type": "llama"}
+    del config["torch_dtype"]
+    llm = CausalLM(None, "v1", pretrained=False, config=config, tokenizer=str(tmp_path))
+    with pytest.raises(ValueError, match=r"model\.llm\.tokenizer: cannot load"):
+        assert llm.tokenizer
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("hidden_size", [1]), ("num_attention_heads", 0), ("rope_parameters", 5), ("hidden_act", "x")],
+    [
+        ("hidden_size", [1]),
+        ("num_attention_heads", 0),
+        ("num_hidden_layers", 10**9),
+        ("rope_parameters", 5),
+        ("hidden_act", "x"),
+    ],
 )
 def test_an_lm_that_cannot_be_made_is_one_message(key: str, value) -> None:
     config = {**LM, "model_type": "llama", key: value}

@@ -10,6 +10,8 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from llava_lab.model.tower import refuse_depth
+
 
 def words(text: str) -> frozenset[str]:
     """The words of a text."""
@@ -130,6 +132,8 @@ def _rope(found: Mapping[str, Any], place: str) -> dict[str, Any]:
 def made(kind: str, values: Mapping[str, Any], place: str) -> Any:
     """A configuration of transformers; whatever it cannot be made of is one message."""
     try:
+        for part in (values, values.get("text_config"), values.get("vision_config")):
+            refuse_depth(part or {})
         return AutoConfig.for_model(kind, **values)
     except Exception as error:  # a wrong value meets whatever code comes upon it first
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -123,7 +123,9 @@ def _tokenizer(folder: Path) -> Any:
                 require(found, key, kind, str(path))
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # a damaged file meets whatever code comes upon it first
+    except BaseException as error:  # a damaged file meets any code; the tokenizers' own panics
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
         reason = first_line(error)
         raise ValueError(
             f"{folder}: no tokenizer can be made of its files (tokenizer.json, "

@@ -18,6 +18,7 @@ from llava_lab.model.tower import (
     features_of,
     first_line,
     nearest,
+    refuse_depth,
     tensors_of,
     unreachable,
 )
@@ -96,7 +97,7 @@ class TransformersEncoder(Encoder):
             self.tower = self._download(label, kept)
         else:
             with seeded("encoder"):
-                self.tower = self._classes()[1](kept)
+                self.tower = self._built(kept)
         self.tower.post_layernorm = nn.Identity()
         if weights is not None:
             self._load(weights, whole)
@@ -148,11 +149,22 @@ class TransformersEncoder(Encoder):
                 raise ValueError(
                     f"config of a {self.family} tower has no {key}; nearest: {nearest(key, known)}"
                 )
+        refuse_depth(config)
         try:
             return settings(**config)
         except StrictDataclassError as error:
             message = " ".join(str(error).split())
             raise ValueError(f"config of a {self.family} tower: {message}") from error
+
+    def _built(self, settings: Any) -> Any:
+        """The tower of a configuration, with random weights."""
+        try:
+            return self._classes()[1](settings)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"config of a {self.family} tower: no tower has it: {type(error).__name__}: "
+                f"{first_line(error)}"
+            ) from error
 
     def _published(self, name: str) -> Any:
         """The configuration that a folder or the hub has under this name."""
@@ -195,7 +207,7 @@ class TransformersEncoder(Encoder):
     def _load(self, weights: str, whole: Any) -> None:
         """Load a file of the whole tower or of the part that is kept."""
         with torch.device("meta"):
-            known = self._classes()[1](whole).state_dict()
+            known = self._built(whole).state_dict()
         needed = self.tower.state_dict()
         found = tensors_of(read_weights(weights), known)
         problem = misfit(found, needed, known)

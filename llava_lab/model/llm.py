@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from llava_lab.model.forest import ATTENTION, Forest, Plan
-from llava_lab.model.tower import first_line
+from llava_lab.model.tower import first_line, refuse_depth
 from llava_lab.model.weights import (
     check_values,
     load_part,
@@ -216,6 +216,7 @@ def _config(name: str | None, changes: dict[str, Any], pretrained: bool) -> Any:
 def _made(kind: Any, values: dict[str, Any]) -> Any:
     """A configuration of these values; whatever it cannot be made of is one message."""
     try:
+        refuse_depth(values)
         return AutoConfig.for_model(kind, **values)
     except Exception as error:  # a wrong value meets whatever code comes upon it first
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -256,7 +257,7 @@ def _build(config: Any, dtype: torch.dtype) -> Any:
     try:
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise ValueError(f"model.llm.config: no {config.model_type} has it: {reason}") from error
 
 
@@ -273,7 +274,9 @@ def _download(kind: Any, name: str, key: str, **options: Any) -> Any:
         refuse_quantized(Path(name))
     try:
         found = kind.from_pretrained(name, trust_remote_code=False, **options)
-    except Exception as error:  # a damaged file meets whatever code comes upon it first
+    except BaseException as error:  # a damaged file meets any code; the tokenizers' own panics
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
         hint = "the folder is there but not complete" if Path(name).exists() else "no such folder"
         raise ValueError(
             f"{key}: cannot load {name!r} as {kind.__name__} ({hint}, and the hub gave nothing: "

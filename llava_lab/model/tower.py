@@ -9,6 +9,19 @@ from torch import Tensor
 # How names of a tower's tensors start in files of a whole model, of an encoder, of the hub's CLIP.
 PREFIXES = ("encoder.tower.", "tower.", "vision_model.")
 
+MOST_BLOCKS = 1000
+
+
+def refuse_depth(config: Mapping[str, Any]) -> None:
+    """Refuse a count of blocks that would be built for hours before anything else is checked.
+
+    Raises:
+        ValueError: If there are more than any model has.
+    """
+    for key in ("num_hidden_layers", "num_layers", "n_layer"):
+        if isinstance(count := config.get(key), int) and count > MOST_BLOCKS:
+            raise ValueError(f"{key} is {count}; no model has more than {MOST_BLOCKS:,} blocks")
+
 
 def depth_of(layer: int, blocks: int, first: int, name: str) -> int:
     """How many blocks run for one entry of the hidden states [embeddings, block 1, ..., block L].
@@ -61,7 +74,7 @@ def unreachable(name: str, error: Exception, way_out: str) -> FileNotFoundError:
     )
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message; not of advice to run what a file of weights holds."""
     if "weights_only" in str(error) or "WeightsUnpickler" in str(error):
         code = "GLOBAL" in str(error) or "global" in str(error)
