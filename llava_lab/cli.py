@@ -23,7 +23,7 @@ from llava_lab.model.weights import digest
 from llava_lab.parser import LabParser, with_references
 from llava_lab.records import read_record, write_record
 from llava_lab.report.table import answer_notes, results_tables
-from llava_lab.run import Run, git_commit, peak_memory, read_stage
+from llava_lab.run import Run, finished_stages, git_commit, peak_memory, read_stage
 from llava_lab.train.checkpoint import StageCheckpoint
 from llava_lab.train.record import Bar, Record
 from llava_lab.train.stage import load_trained, save_trained, stage_file
@@ -224,10 +224,11 @@ class LabCLI(LightningCLI):
                 steps[name].recipe.check(model)
                 steps[name].recipe.check_split(model, steps[name].data, self.trainer)
         run.begin()
-        records = []
+        records, before = [], None
         for name, step in steps.items():
             with run.alone(marks[name], name):
-                records.append(self._stage(model, run, name, step, marks[name]))
+                records.append(self._stage(model, run, name, step, marks[name], before))
+            before = marks[name]
         if self.options.stage is not None:
             say(f"stopped after stage {self.options.stage}: {run.folder}")
             return
@@ -270,7 +271,9 @@ class LabCLI(LightningCLI):
         """Folder of a finished stage that may be reused."""
         return None if self.options.fresh else run.find(mark)
 
-    def _stage(self, model: Llava, run: Run, name: str, step: Step, mark: str) -> dict[str, Any]:
+    def _stage(
+        self, model: Llava, run: Run, name: str, step: Step, mark: str, before: str | None
+    ) -> dict[str, Any]:
         """Find one stage finished, or train it to its end; its weights are in the model after."""
         folder = run.stage(name)
         checkpoint = StageCheckpoint(folder, mark, step.recipe, self.options.checkpoint_seconds)
@@ -301,7 +304,8 @@ class LabCLI(LightningCLI):
         if recorder.validated != trainer.global_step and (held := step.data.val_dataloader()):
             trainer.validate(model, held, verbose=False)
         step.recipe.finish(model)
-        record = {"name": name, "fingerprint": mark, "reused": False, "git": git_commit()}
+        record = {"name": name, "fingerprint": mark, "parent": before, "reused": False}
+        record["git"] = git_commit()
         record |= recorder.summary(trainer) | {"rows_skipped": step.data.skipped}
         if trainer.is_global_zero:
             save_trained(step.recipe.trained(model), stage_file(folder), mark)
@@ -332,15 +336,11 @@ class LabCLI(LightningCLI):
     def _finished(self, model: Llava) -> Run:
         """Load what the run's stages have trained."""
         run = self.open_run()
-        for name, step in self.steps().items():
+        steps = self.steps()
+        for name, step in steps.items():
             step.data.name = name
-            folder = run.stage(name)
-            if not (folder / "stage.json").exists():
-                raise ValueError(
-                    f"{run.folder}: stage {name} is not finished. Run fit with the same options "
-                    f"first."
-                )
-            load_trained(model, stage_file(folder), read_stage(folder)["fingerprint"])
+        for weights, mark in finished_stages(run.folder, steps):
+            load_trained(model, weights, mark)
         return run
 
     def test(self, model: Llava, **_: Any) -> None:

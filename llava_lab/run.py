@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ STAGE: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("name", "fingerprint"), str),
     **dict.fromkeys(("steps", "samples", "tokens"), int),
     **dict.fromkeys(("seconds", "loss_first", "loss_last", "visual_tokens_mean", "flops"), NUMBER),
-    "git": (str, type(None)),
+    **dict.fromkeys(("parent", "git"), (str, type(None))),
     "reused": bool,
     "held_out": dict,
 }
@@ -186,6 +186,32 @@ def read_stage(folder: Path) -> dict[str, Any]:
             "trains it again"
         )
     return found
+
+
+def finished_stages(folder: Path, names: Iterable[str]) -> Iterator[tuple[Path, str]]:
+    """Weights and fingerprint of each stage of a finished run.
+
+    Args:
+        folder: The run's.
+        names: Its stages, in the order in which they ran.
+
+    Raises:
+        ValueError: If a stage is not finished, or began with another one than stands before it.
+    """
+    before = None
+    for name in names:
+        place = folder / "stages" / name
+        if not (place / "stage.json").is_file():
+            raise ValueError(
+                f"{folder}: stage {name} is not finished. Run fit with the same options first."
+            )
+        record = read_stage(place)
+        if record["parent"] != before:
+            raise ValueError(
+                f"{folder}: stage {name} began with another stage than the one that stands before "
+                "it now, which was trained anew. Run fit with the same options first."
+            )
+        yield stage_file(place), (before := record["fingerprint"])
 
 
 def git_commit() -> str | None:

@@ -191,35 +191,57 @@ def main(arguments: Sequence[str]) -> None:
 
 def dry_run(sweep: Sweep, runs: Path, more: Sequence[str] = ()) -> None:
     """List the points; `fit` itself says what it would reuse."""
+    for point in sweep.points():
+        said = _would(sweep, runs, point, more)
+        results = [line.removeprefix("results: ") for line in said if line.startswith("results: ")]
+        print(f"{point}: {results[0] if results else 'to run'}", flush=True)
+        for line in [] if results else said:
+            print(f"    {line}", flush=True)
+
+
+def _would(sweep: Sweep, runs: Path, point: Point, more: Sequence[str]) -> list[str]:
+    """What `fit` says of a point before it does anything: its results, or its stages, or an error.
+
+    A record alone does not tell whether its results are still those of the point: data may have
+    changed since, and what decides is known to `fit`.
+    """
     from llava_lab import cli  # only here: it imports torch
 
-    finished = {str(point): results for point, results in sweep.finished(runs, more)}
-    for point in sweep.points():
-        print(f"{point}: {finished.get(str(point), 'to run')}", flush=True)
-        if str(point) in finished:
-            continue
-        said = io.StringIO()
-        try:
-            with redirect_stdout(said), redirect_stderr(said):
-                cli.main([*sweep.command(runs, point, more)[3:], "--dry_run"])
-        except SystemExit as stop:  # a message, or a status and the message already said
-            said.write("" if isinstance(stop.code, int) else f"{stop.code}")
-        lines = said.getvalue().splitlines()
-        wrong = [index for index, line in enumerate(lines) if line.startswith("error:")]
-        stages = [line for line in lines if line.startswith("llava_lab: stage")]
-        for line in lines[wrong[0] :] if wrong else stages or lines[-1:]:
-            print(f"    {line.removeprefix('llava_lab: ')}", flush=True)
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            cli.main([*sweep.command(runs, point, more)[3:], "--dry_run"])
+    except SystemExit as stop:  # a message, or a status and the message already said
+        said.write("" if isinstance(stop.code, int) else f"{stop.code}")
+    lines = [line.removeprefix("llava_lab: ") for line in said.getvalue().splitlines()]
+    wrong = [index for index, line in enumerate(lines) if line.startswith("error:")]
+    if wrong:
+        return lines[wrong[0] :]
+    results = [line for line in lines if line.startswith("results: ")]
+    return results or [line for line in lines if line.startswith("stage")] or lines[-1:]
+
+
+def _finished(sweep: Sweep, runs: Path, more: Sequence[str]) -> set[str]:
+    """Points whose results are still theirs."""
+    recorded = [point for point, _ in sweep.finished(runs, more)]
+    if recorded:
+        print(f"sweep {sweep.name}: {len(recorded)} points have results; checking them", flush=True)
+    return {
+        str(point)
+        for point in recorded
+        if _would(sweep, runs, point, more)[0].startswith("results: ")
+    }
 
 
 def run(sweep: Sweep, runs: Path, jobs: int = 1, more: Sequence[str] = ()) -> None:
-    """Fit the points without results; a failed one is shown and does not stop the others.
+    """Fit the points without results of theirs; a failed one does not stop the others.
 
     Points that another sweep is at are left for the end, and waited for.
 
     Raises:
         ValueError: At the end, if points failed.
     """
-    points, finished = sweep.points(), {str(point) for point, _ in sweep.finished(runs, more)}
+    points, finished = sweep.points(), _finished(sweep, runs, more)
     missing = [point for point in points if str(point) not in finished]
     print(f"sweep {sweep.name}: {len(points)} points, {len(missing)} to run", flush=True)
     failed, number, left = 0, len(finished), []
@@ -246,6 +268,7 @@ class _Fits:
         self.sweep, self.runs, self.more = sweep, runs, more
         self.pool = ThreadPoolExecutor(jobs)
         self.reader, self.writer = os.pipe()
+        self.began = time.time()
 
     def __enter__(self) -> "_Fits":
         return self
@@ -275,7 +298,9 @@ class _Fits:
         record = self.sweep.record(self.runs, point, self.more)
         try:
             with lock(record.with_suffix(".lock"), f"{point}", wait):
-                if results := _results(record):
+                # Older records were looked at before: their results are not the point's any more.
+                newer = record.is_file() and record.stat().st_mtime >= self.began
+                if newer and (results := _results(record)):
                     return True, f"{point}: by another sweep, {results}"
                 return self._fit(record, point)
         except Held:

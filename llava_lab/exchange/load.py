@@ -14,11 +14,11 @@ from jsonargparse import ArgumentError, Namespace
 
 from llava_lab.data.chat import get_template
 from llava_lab.data.image import Policy
-from llava_lab.exchange.files import read_json
 from llava_lab.exchange.templates import check_cost
 from llava_lab.model.llava import Llava
 from llava_lab.parser import LabParser
-from llava_lab.train.stage import load_trained, stage_file
+from llava_lab.run import finished_stages
+from llava_lab.train.stage import load_trained
 from llava_lab.trust import check_tree, only_trusted
 
 MODEL = "model.yaml"
@@ -55,14 +55,8 @@ def load_model(
             _section(config, path, "model", "llm", "init_args")["template"] = template
         built = _build(config, path)
     model: Llava = built.model
-    for name in _stages(config, path):
-        record = folder / "stages" / name
-        if not (record / "stage.json").is_file():
-            raise ValueError(f"{folder}: stage {name} is not finished; repeat its fit")
-        fingerprint = read_json(record / "stage.json").get("fingerprint")
-        if not isinstance(fingerprint, str):
-            raise ValueError(f"{record / 'stage.json'}: has no fingerprint; repeat the stage's fit")
-        load_trained(model, stage_file(record), fingerprint)
+    for weights, fingerprint in finished_stages(folder, _stages(config, path)):
+        load_trained(model, weights, fingerprint)
     model.llm.scale(config["data"].get("rope_factor", 1.0))
     if model.llm.template == "tokenizer":
         check_cost(model.llm.tokenizer, str(folder))
