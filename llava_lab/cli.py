@@ -156,7 +156,9 @@ class LabCLI(LightningCLI):
         return {name: named[name] for name in names[: names.index(last) + 1]}
 
     def instantiate_classes(self) -> None:
-        """Refuse trainer options that would not be honoured, before anything is built."""
+        """Refuse options that would not be honoured, before anything is built."""
+        if self.options.seed_everything is False:
+            raise ValueError("seed_everything: give a whole number; without one no run is repeated")
         check_options(self.options.trainer.as_dict(), "trainer")
         for name, stage in self.options.stages.as_dict().items():
             if stage is not None:

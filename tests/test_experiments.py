@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from llava_lab import cli
 from llava_lab.__main__ import main
+from llava_lab.exchange.load import load_model
 from llava_lab.train.steps import Steps
 from llava_lab.world import photos
 
@@ -229,6 +230,25 @@ def test_a_finished_run_is_tested_validated_and_predicted_again(
     ]
     cli.main(["validate", *options])
     assert "held-out loss of stage instruct: " in capsys.readouterr().out
+
+
+def test_a_stage_that_began_with_another_one_is_not_read_behind_it(
+    shortened: list[str], small_world: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "align.json"
+    rows.write_text(next(small_world.rglob("blip_laion_cc_sbu_558k.json")).read_text())
+    experiment = REPOSITORY / "experiments" / "llava15.yaml"
+    options = ["-c", str(experiment), *shortened, *stage_options(experiment, tmp_path)]
+    options.append(f"--paths.align={rows}")
+    cli.main(["fit", *options])
+    rows.write_text(rows.read_text().replace("a ", "one ", 1))
+    cli.main(["fit", *options, "--stage=align"])  # as a fit that was killed behind it
+    message = "stage instruct began with another stage than the one that stands before it"
+    with pytest.raises(SystemExit, match=message):
+        cli.main(["test", *options])
+    (run,) = tmp_path.glob("runs/llava15/*")
+    with pytest.raises(ValueError, match=message):
+        load_model(run)
 
 
 def test_a_runs_own_configuration_is_the_same_run(

@@ -123,7 +123,7 @@ def test_what_is_no_sweep_is_refused(text: str, message: str, tmp_path: Path) ->
 
 
 def test_a_sweep_runs_goes_on_and_is_shown(
-    shortened: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+    shortened: list[str], small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     path = sweep_file(
         tmp_path,
@@ -138,6 +138,9 @@ def test_a_sweep_runs_goes_on_and_is_shown(
     runs = tmp_path / "runs"
     more = [option for option in shortened if not option.startswith("--runs")]
     more += stage_options(EXPERIMENT, tmp_path)
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text((small_world / "questions.jsonl").read_text())
+    more.append(f"--paths.questions={questions}")
     with pytest.raises(SystemExit) as stop:
         sweeps.main([str(path), f"--runs={runs}", *more])
     said = capsys.readouterr()
@@ -156,6 +159,13 @@ def test_a_sweep_runs_goes_on_and_is_shown(
     sweeps.main([str(path), f"--runs={runs}", "--dry-run", *more])
     said = capsys.readouterr().out
     assert said.count("results.json") == 2 and "depth=0 seed=0: to run" in said
+
+    asked = questions.read_text()
+    questions.write_text(asked.replace("the ", "that ", 1))
+    sweeps.main([str(path), f"--runs={runs}", "--dry-run", *more])
+    said = capsys.readouterr().out
+    assert said.count(": to run") == 3, "results of other questions are not the points' any more"
+    questions.write_text(asked)
 
     plot = tmp_path / "plots" / "some.png"
     table.main([str(path), f"--runs={runs}", "--format=md", f"--plot={plot}", *more])
