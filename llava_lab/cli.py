@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
+from llava_lab import ranks
 from llava_lab.disk import link
 from llava_lab.evaluate.benchmark import BenchmarkDataModule
 from llava_lab.evaluate.scores import Scores
@@ -139,6 +140,8 @@ class LabCLI(LightningCLI):
             kept.pop(key, None)
         for key in ("ckpt_path", "verbose", "weights_only", "return_predictions", "dataloaders"):
             kept.pop(key, None)
+        for key in ranks.WHERE:  # a run may go on elsewhere
+            kept.pop(f"trainer.{key}", None)
         text = self._parser(self.subcommand).dump(kept, skip_validation=True, skip_unset=False)
         options = self.options
         return Run(
@@ -252,8 +255,7 @@ class LabCLI(LightningCLI):
                 "peak_memory_bytes": peak_memory(),
             },
         }
-        path = run.finish(results)
-        show(path)
+        show(run.finish(results))
 
     def asked(self) -> dict[str, str]:
         """Fingerprint of what each benchmark asks and of how it is asked and scored."""
@@ -378,12 +380,15 @@ class LabCLI(LightningCLI):
 
 
 def say(message: str) -> None:
-    """One line to the person at the terminal."""
-    print(f"llava_lab: {message}", flush=True)
+    """One line to the person at the terminal, of the first process of a job."""
+    if ranks.first():
+        print(f"llava_lab: {message}", flush=True)
 
 
 def show(path: Path) -> None:
-    """The results as a table, and where they are."""
+    """The results as a table, and where they are; by the first process of a job."""
+    if not ranks.first():
+        return
     console = Console()
     for table in results_tables(read_record(path, {}, "`fit` asks the benchmarks again.")):
         console.print(table)

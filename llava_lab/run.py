@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 
-from llava_lab import __version__
+from llava_lab import __version__, ranks
 from llava_lab.disk import plain_name, write
 from llava_lab.lock import lock
 from llava_lab.records import NUMBER, read_record, write_record
 from llava_lab.train.stage import stage_file
 
 PACKAGES = ("lightning", "pillow", "timm", "tokenizers", "torch", "torchmetrics", "transformers")
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 # What the records of a stage and of a run must hold.
 STAGE: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("name", "fingerprint"), str),
@@ -64,8 +63,10 @@ class Run:
         return self.folder / "stages" / name
 
     def begin(self) -> None:
-        """Make the folder and write the configuration."""
+        """Make the folder and write the configuration; the first process of a job does."""
         path = self.folder / "config.yaml"
+        if not ranks.first():
+            return
         if not path.is_file() or path.read_bytes() != self.config.encode():
             write(path, self.config)
 
@@ -101,7 +102,7 @@ class Run:
             fingerprint: The stage's fingerprint.
             name: The stage's name, for messages.
         """
-        if any(int(os.environ.get(each) or 0) for each in RANKS):
+        if not ranks.first():
             yield
             return
         several = "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS") or 1) > 1
@@ -159,7 +160,9 @@ class Run:
             write_record(self.results, found)
 
     def finish(self, results: dict[str, Any]) -> Path:
-        """Write results.json."""
+        """Write results.json; the first process of a job does."""
+        if not ranks.first():
+            return self.results
         head = {
             "experiment": self.experiment,
             "scale": self.scale,

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 from omegaconf.errors import OmegaConfBaseException
 
-from llava_lab import signals
+from llava_lab import ranks, signals
 
 MODEL_HELP = "run folder, imported folder, checkpoint folder or hub id"
 TEMPLATE_HELP = (
@@ -23,6 +23,7 @@ TEMPLATE_HELP = (
 )
 MISTAKE = 2  # exit status: the message says what to change
 FAULT = 70  # exit status: an error in llava_lab itself
+LOST = "another process of this job has ended, and so does this one; the same command goes on"
 SPACE = "Free some space, or choose another place; the same command goes on."
 WAYS_OUT = {
     errno.ENOSPC: SPACE,
@@ -101,6 +102,8 @@ def one_message() -> Iterator[None]:
         message = explained(error)
         if os.environ.get("LLAVA_LAB_DEBUG"):
             raise
+        if ranks.lost(error):
+            _stop(signals.AGAIN, f"llava_lab: {LOST}")
         if message is not None:
             _stop(MISTAKE, f"error: {message}")
         _stop(FAULT, f"error: {_report(error)}")

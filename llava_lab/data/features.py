@@ -1,9 +1,11 @@
 """3g. Feature store: a frozen encoder's features, computed once for (encoder, policy, images)."""
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,10 +47,22 @@ class FeatureStore:
         self.folder = root / self.key
         self.place = {path: index for index, path in enumerate(self.images)}
 
-    def fill(self) -> None:
-        """Compute the chunks that are not there yet, and anew those that are damaged."""
+    def fill(self, trainer: Any = None) -> None:
+        """Compute the chunks that are not there yet, and anew those that are damaged.
+
+        Args:
+            trainer: Whose devices share the work; None computes all here.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for number, start in enumerate(range(0, len(self.images), CHUNK)):
+        chunks = range(math.ceil(len(self.images) / CHUNK))
+        if trainer is not None and trainer.world_size > 1:
+            self._fill(chunks[trainer.global_rank :: trainer.world_size])
+            trainer.strategy.barrier()
+        self._fill(chunks)  # after shared work none, unless machines have disks of their own
+
+    def _fill(self, chunks: Iterable[int]) -> None:
+        for number in chunks:
+            start = number * CHUNK
             compute = partial(self._compute, self.images[start : start + CHUNK])
             made_again(self._chunk(number), self._key(number), compute)
 

@@ -306,7 +306,7 @@ class ImageDataModule(StageDataModule):
             self.model.encoder.to(self.trainer.strategy.root_device)
             root = Path(self.feature_store)
             self.store = FeatureStore(root, self.model.encoder, self.policy, images)
-            self.store.fill()
+            self.store.fill(self.trainer)
 
     def content(self) -> str:
         """Hash of what is said and of image bytes of all rows, those held out apart."""

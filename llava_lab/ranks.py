@@ -1,0 +1,26 @@
+"""Ranks: which process of a job speaks and writes, and what to say when another one has ended."""
+
+import os
+import re
+
+import torch.distributed as dist
+
+NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+LOST = re.compile(
+    r"gloo|NCCL|connection (was )?(closed|reset|refused)|broken pipe|socket|remote process",
+    re.IGNORECASE,
+)
+# Options of the trainer that say where a run is computed, and not what comes out.
+WHERE = ("accelerator", "strategy", "devices", "num_nodes")
+
+
+def first() -> bool:
+    """Whether this process is the one of its job that speaks and writes; also the only one is."""
+    return not any(int(os.environ.get(name) or 0) for name in NAMES)
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another process of the job has ended."""
+    if not (isinstance(error, RuntimeError) and dist.is_available() and dist.is_initialized()):
+        return False
+    return isinstance(error, dist.DistError) or bool(LOST.search(str(error)))
