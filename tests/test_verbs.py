@@ -53,7 +53,7 @@ def test_a_signal_that_a_library_swallows_ends_the_verb_all_the_same() -> None:
     )
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=20)
-    assert said == "no\nllava_lab: interrupted; the same command goes on\n"
+    assert said.endswith("llava_lab: interrupted; the same command goes on\n")
     assert process.returncode == 75
 
 

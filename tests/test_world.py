@@ -472,12 +472,51 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_leftovers_of_killed_runs_go_after_a_day(tmp_path: Path) -> None:
+    """Of another machine's processes, whose end is not known here, that is."""
     for name, age in (("old", 2 * disk.LEFTOVER_SECONDS), ("new", 60)):
-        left = tmp_path / f".tiny-draft-{name}"
+        left = tmp_path / f".another-1-{name}{disk.DRAFT}"
         left.mkdir()
         os.utime(left, (time.time() - age,) * 2)
     TinyWorld(tmp_path / "tiny", 0, 2, 2, 2).generate()
-    assert {path.name for path in tmp_path.iterdir()} == {"tiny", ".tiny-draft-new"}
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny", f".another-1-new{disk.DRAFT}"}
+
+
+@pytest.mark.parametrize("name", ["images/train/000001.png", "llava_v1_5_mix665k.json"])
+def test_a_world_with_a_damaged_file_is_refused(name: str, tmp_path: Path) -> None:
+    world = TinyWorld(tmp_path / "tiny", 0, 2, 2, 2)
+    world.generate()
+    path = world.root / name
+    whole = path.read_bytes()
+    said = rf"{path}: missing or damaged, one of 1 of the world's \d+ files\. Delete {world.root}"
+    path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    with pytest.raises(ValueError, match=said):
+        world.generate()
+    path.unlink()
+    with pytest.raises(ValueError, match=said):
+        world.generate()
+    path.write_bytes(whole)
+    world.generate()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"settings": 3}',
+        '{"settings": SETTINGS}',
+        '{"settings": SETTINGS, "files": {}, "sha256": "0"}',
+    ],
+)
+def test_a_damaged_manifest_is_refused(text: str, tmp_path: Path) -> None:
+    world = TinyWorld(tmp_path / "tiny", 0, 2, 2, 2)
+    world.generate()
+    path = world.root / "manifest.json"
+    settings = json.dumps(json.loads(path.read_text())["settings"])
+    path.write_text(text.replace("SETTINGS", settings))
+    with pytest.raises(ValueError, match=rf"{path}: damaged.*Delete the folder"):
+        world.generate()
 
 
 def test_slower_of_two_runs_keeps_the_first(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llava_lab.disk import new_folder
+from llava_lab.records import read_object, read_record, write_record
 
 MANIFEST = "manifest.json"
 
@@ -40,7 +41,8 @@ class World:
         if self._finished():
             return
         try:
-            with new_folder(self.root) as draft:
+            # What a power cut would leave of it is found out by the manifest.
+            with new_folder(self.root, flush=False) as draft:
                 self._write(draft)
         except OSError:
             # Another process may have been faster.
@@ -62,13 +64,26 @@ class World:
         manifest = self.root / MANIFEST
         if not manifest.is_file():
             raise ValueError(f"{self.root} exists but is no tiny world (no {MANIFEST}). {way_out}")
-        found, wanted = json.loads(manifest.read_text()).get("settings", {}), self._settings()
+        found, wanted = read_object(manifest, way_out).get("settings"), self._settings()
+        if not isinstance(found, dict):
+            raise ValueError(f"{manifest}: damaged, has no settings. {way_out}")
         names = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
         if names:
             there = ", ".join(f"{name}={found.get(name)}" for name in names)
             asked = ", ".join(f"{name}={wanted.get(name)}" for name in names)
             raise ValueError(f"{self.root} holds a world of {there}, not {asked}. {way_out}")
+        self._verify(manifest, way_out)
         return True
+
+    def _verify(self, manifest: Path, way_out: str) -> None:
+        """Refuse a world of which a file is missing or not as it was written."""
+        digests = read_record(manifest, {"files": dict}, way_out)["files"]
+        odd = [name for name, digest in digests.items() if _digest(self.root / name) != digest]
+        if odd:
+            raise ValueError(
+                f"{self.root / odd[0]}: missing or damaged, one of {len(odd)} of the world's "
+                f"{len(digests)} files. Delete {self.root}; it is made again."
+            )
 
     # No ABC: the parser takes classes that are dataclasses all through for plain groups of keys.
     def _write(self, folder: Path) -> None:
@@ -76,14 +91,21 @@ class World:
         raise NotImplementedError
 
     def finish(self, folder: Path, files: dict[str, bytes]) -> None:
-        """Write files by name, and the manifest of settings and digests."""
-        digests = {}
+        """Write files by name, and the manifest of settings and of every file's digest."""
         for name, content in files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
-            digests[name] = hashlib.sha256(content).hexdigest()
-        manifest = {"settings": self._settings(), "sha256": digests}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        every = sorted(path for path in folder.rglob("*") if path.is_file())
+        digests = {path.relative_to(folder).as_posix(): _digest(path) for path in every}
+        write_record(folder / MANIFEST, {"settings": self._settings(), "files": digests})
+
+
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a file's bytes; None if there is none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def json_list(rows: Iterable[dict[str, Any]]) -> bytes:

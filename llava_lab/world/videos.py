@@ -45,7 +45,7 @@ class TinyVideos(World):
             for a description.
     """
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     train_videos: int = 600
     eval_videos: int = 150
 
