@@ -83,9 +83,7 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(draft, path)
         _flush(path.parent)
     except OSError as error:
-        if error.errno is not None and error.filename in (None, str(draft)):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+        raise _named(error, draft, path) from error
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -115,8 +113,18 @@ def new_folder(path: Path, flush: bool = True) -> Iterator[Path]:
                 _flush(Path(folder) / name)
         os.replace(draft, path)
         _flush(path.parent)
+    except OSError as error:
+        raise _named(error, draft, path) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _named(error: OSError, draft: Path, path: Path) -> OSError:
+    """The error with the name of what was to be written, in place of its draft's or of none."""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+    if error.errno is None or (name and not name.startswith(str(draft))):
+        return error
+    return OSError(error.errno, error.strerror, str(path) + name.removeprefix(str(draft)))
 
 
 def _draft_name() -> str:

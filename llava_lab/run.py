@@ -126,6 +126,12 @@ class Run:
             and found["asked"] == asked
             and found["versions"] == versions()
         )
+        for name in marks if same else ():
+            try:
+                read_stage(self.stage(name))
+            except (ValueError, FileNotFoundError) as error:
+                self._say(f"{error}")
+                return None
         if same and (odd := self._odd_predictions(found["predictions_sha256"])):
             self._say(f"{odd}: missing or not what was scored. The benchmarks are asked again.")
             return None
