@@ -118,7 +118,11 @@ def explained(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         said = str(error).split(". ")[0] or "out of memory"
         return f"{said}. Choose a smaller micro_batch_size, images_per_batch or model."
-    user = (ValueError, yaml.YAMLError, OmegaConfBaseException)
+    if isinstance(error, OmegaConfBaseException):
+        key = (error.full_key or "").partition(".")[2]  # behind the verb
+        said = str(error).splitlines()[0]
+        return f"{key}: {said}. A reference to another option is ${{its.name}}".removeprefix(": ")
+    user = (ValueError, yaml.YAMLError)
     if isinstance(error, user) or type(error).__name__ == "MisconfigurationException":
         return str(error).strip() or type(error).__name__
     return None

@@ -91,6 +91,41 @@ def test_all_rows_that_a_template_cannot_write_are_refused_before_training(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("${", "paths.align: no viable alternative"),
+        ("${a b}", "paths.align: token recognition error"),
+        ("${not.there}", "paths.align: Interpolation key"),
+        ("${oc.env:NOT_THERE}", "paths.align: KeyError raised while resolving"),
+        ("${sevenths:many}", "paths.align: ValueError raised while resolving"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_one_line(
+    value: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    said = refused(capsys, "-c", LLAVA15, f"--paths.align={value}")
+    assert message in said and said.strip().endswith("${its.name}") and "fit." not in message
+
+
+def test_what_is_nested_too_deeply_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "deep.yaml"
+    path.write_text(f"paths: {'[' * 3000}{']' * 3000}")
+    assert f"{path}: not YAML: maximum recursion" in refused(capsys, "-c", LLAVA15, "-c", str(path))
+
+
+@pytest.mark.parametrize("below", ["", "/deeper"])
+def test_a_file_where_runs_belong_is_named(
+    below: str, shortened: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("no folder")
+    said = refused(capsys, "-c", LLAVA15, *shortened, f"--runs={path}{below}")
+    assert f"error: {path} is a file where a folder belongs" in said and path.read_text()
+
+
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture) -> None:
     assert "nope.yaml" in refused(capsys, "-c", "nope.yaml")
 
