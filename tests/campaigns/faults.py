@@ -86,9 +86,13 @@ class Campaign:
         folder: Empty folder to work in.
         seed: Seed of places and kinds of damage.
         each: Files of each kind that are damaged in each way.
+        small: Whether to use the smallest run.
     """
 
-    def __init__(self, folder: Path, seed: int, each: int):
+    def __init__(self, folder: Path, seed: int, each: int, small: bool):
+        self.options, self.last = warm.options, "dpo"
+        if small:
+            self.options, self.last = warm.images_options, "instruct"
         self.run, self.log, self.kept = folder / "run", folder / "log", folder / "kept"
         self.chance, self.each = random.Random(seed), each
         self.rows: dict[str, Row] = {}
@@ -98,7 +102,7 @@ class Campaign:
     def start(self) -> Child:
         """The command."""
         self.run.mkdir(exist_ok=True)
-        return Child(["fit", *warm.options(self.run)], self.log)
+        return Child(["fit", *self.options(self.run)], self.log)
 
     def count(self, file: str, child: Child, named: tuple[Path, ...], what: str) -> str:
         """Wait for the end and count what came of a fault."""
@@ -135,7 +139,7 @@ class Campaign:
         )
         # Without its last stage and its results, a run reads what is stored for it.
         for path in [*self.run.glob("runs/*/*/results.json"), *self.run.glob("runs/*/*/stages/*")]:
-            if path.name in ("video", "dpo"):
+            if path.name == self.last:
                 shutil.rmtree(path)
             elif path.name == "results.json":
                 path.unlink()
@@ -146,7 +150,7 @@ class Campaign:
             lambda path: path.parts[0] in stored or path.name in ("stage.json", WEIGHTS),
         )
         child = self.start()
-        while len(found := list(self.run.glob("runs/*/*/stages/dpo/step-*.ckpt"))) < 2:
+        while len(found := list(self.run.glob(f"runs/*/*/stages/{self.last}/step-*.ckpt"))) < 2:
             if child.ended():
                 raise SystemExit(f"no two checkpoints:\n{child.said()}")
         os.kill(child.pid, signal.SIGKILL)
@@ -206,7 +210,7 @@ class Campaign:
                     break
             resize("size=512m")
             self.count("full disk, then larger", self.start(), (self.run,), "all again")
-            shutil.rmtree(next(self.run.glob("runs/*/*/stages/dpo")))
+            shutil.rmtree(next(self.run.glob(f"runs/*/*/stages/{self.last}")))
             resize("ro")
             self.count("read-only, begun", self.start(), (self.run,), "a stage is missing")
         with tmpfs(self.run, 65536) as resize:
@@ -242,13 +246,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", help="parts of names; all by default")
     parser.add_argument("--ways", nargs="*", default=[*FAULTS], choices=[*FAULTS])
+    parser.add_argument("--small", action="store_true", help="use the smallest run")
     parser.add_argument("--no-disks", action="store_true", help="mount nothing")
     parser.add_argument("--put", action="store_true", help="put the table into the docs")
     options = parser.parse_args(arguments)
     warm.load()
     began, note = time.monotonic(), ""
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
-        campaign = Campaign(Path(temporary), options.seed, options.each)
+        campaign = Campaign(Path(temporary), options.seed, options.each, options.small)
         campaign.damage(options.kinds, options.ways)
         if not options.no_disks:
             try:

@@ -1,6 +1,6 @@
 """Campaign `kills`: signals at random moments of every part of a run, which then ends as one alone.
 
-    python tests/campaigns/kills.py [--rounds N] [--seed S] [--places PLACE ...] [--put]
+    python tests/campaigns/kills.py [--rounds N] [--seed S] [--chains CHAIN ...] [--put]
 
 In each round, every part of a run gets one signal (SIGKILL, SIGTERM and SIGINT in turn) at a random
 moment; the same command is repeated until it ends. Its weights, predictions, scores, caches and
@@ -24,6 +24,7 @@ import warm
 from warm import Child
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+WHOLE = ("videos", "parts")
 CHAINS: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
     "videos": (
         warm.options,
@@ -31,6 +32,10 @@ CHAINS: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
             *("world", "start", "features", "stage align", "checkpoint", "stage instruct"),
             *("stage video", "references", "stage dpo", "evaluation"),
         ),
+    ),
+    "images": (
+        warm.images_options,
+        ("world", "features", "stage align", "checkpoint", "stage instruct", "evaluation"),
     ),
     "parts": (
         warm.parts_options,
@@ -183,6 +188,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sweeps", type=int, default=6)
+    parser.add_argument("--chains", nargs="*", default=WHOLE, choices=[*CHAINS])
     parser.add_argument("--places", nargs="*", help="parts to kill in; all by default")
     parser.add_argument("--put", action="store_true", help="put the table into the docs")
     options = parser.parse_args(arguments)
@@ -190,14 +196,14 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
         campaign = Campaign(Path(temporary), options.seed)
-        for chain, (_, parts) in CHAINS.items():
+        for chain in options.chains:
+            parts = CHAINS[chain][1]
             chosen = tuple(each for each in parts if each in (options.places or parts))
-            if chosen:
-                wanted = campaign.alone(chain)
-                for number in range(options.rounds):
-                    campaign.round(chain, chosen, wanted)
-                    seconds = time.monotonic() - began
-                    print(f"{chain}: round {number + 1}, {seconds:.0f} s", flush=True)
+            wanted = campaign.alone(chain)
+            for number in range(options.rounds):
+                campaign.round(chain, chosen, wanted)
+                seconds = time.monotonic() - began
+                print(f"{chain}: round {number + 1}, {seconds:.0f} s", flush=True)
         if options.sweeps:
             campaign.sweep(options.sweeps)
     rows = [asdict(row) for row in campaign.rows.values()]

@@ -16,8 +16,8 @@ def run(*options: str) -> str:
 
 
 def test_flipped_records_and_checkpoints_are_found_out() -> None:
-    kinds = ("results.json", "dpo/step-N")
-    said = run("--no-disks", "--each=1", "--ways", "flipped", "--kinds", *kinds)
+    kinds = ("results.json", "instruct/step-N")
+    said = run("--small", "--no-disks", "--each=1", "--ways", "flipped", "--kinds", *kinds)
     for kind in kinds:
         assert kind in said, "no such file was damaged"
 

@@ -16,8 +16,9 @@ def run(*options: str) -> str:
 
 
 def test_three_signals_in_three_parts_change_nothing() -> None:
-    said = run("--rounds=1", "--sweeps=0", "--places", "features", "stage dpo", "evaluation")
-    for part in ("features", "stage dpo", "evaluation"):
+    parts = ("features", "stage instruct", "evaluation")
+    said = run("--rounds=1", "--sweeps=0", "--chains", "images", "--places", *parts)
+    for part in parts:
         assert f"| {part} | 1 |" in said, "the part was not hit"
 
 

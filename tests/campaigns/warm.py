@@ -29,6 +29,7 @@ PLACES = {
 }
 HANG_SECONDS = 300
 EXPERIMENT = REPOSITORY / "experiments" / "llava_next_video_dpo.yaml"
+IMAGES = REPOSITORY / "experiments" / "llava15.yaml"
 PARTS = REPOSITORY / "experiments" / "tiny_parts.yaml"
 VIDEO = """{stages: {video: {
   recipe: {loss: {class_path: llava_lab.train.loss.NextToken}, rates: {llm: 1.0e-5}},
@@ -166,6 +167,28 @@ def options(folder: Path) -> list[str]:
         **{f"stages.{name}.data.batch_size": 4 for name in stages},
     }
     return ["-c", str(EXPERIMENT), "-c", VIDEO, *(f"--{k}={v}" for k, v in values.items())]
+
+
+def images_options(folder: Path) -> list[str]:
+    """The smallest run: align and instruct on pictures."""
+    stages = ("align", "instruct")
+    values = {
+        "world.root": folder / "world",
+        "world.train_images": 12,
+        "world.eval_images": 2,
+        "world.text_rows": 4,
+        "video_world": "null",
+        "paths.root": folder / "world",
+        "runs": folder / "runs",
+        "checkpoint_seconds": 0,
+        "data.images_per_batch": 4,
+        "data.max_new_tokens": 1,
+        "trainer.accelerator": "cpu",
+        **{f"stages.{name}.data.feature_store": folder / "features" for name in stages},
+        **{f"stages.{name}.data.max_steps": 6 for name in stages},
+        **{f"stages.{name}.data.batch_size": 2 for name in stages},
+    }
+    return ["-c", str(IMAGES), *(f"--{key}={value}" for key, value in values.items())]
 
 
 def parts_options(folder: Path) -> list[str]:
