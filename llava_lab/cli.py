@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
@@ -39,6 +38,7 @@ from llava_lab.train.trainer import (
 from llava_lab.verbs import one_message
 from llava_lab.world.generate import TinyWorld
 from llava_lab.world.videos import TinyVideos
+from llava_lab.yaml_file import read_mapping
 
 TINY = "configs/scale/tiny.yaml"
 STAGE_KEYS = (
@@ -396,17 +396,6 @@ def show(path: Path) -> None:
     say(f"curves and samples: tensorboard --logdir {path.parent / 'stages'}")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A file's top level; the parser would say what is wrong with it, but not in which file."""
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not YAML: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds no options, but {type(found).__name__}")
-    return found
-
-
 def with_scale(arguments: list[str]) -> list[str]:
     """Add the tiny scale behind the experiment where no file names a scale.
 
@@ -420,7 +409,7 @@ def with_scale(arguments: list[str]) -> list[str]:
         text = name.startswith("{")  # of a file, in place of its name
         if arguments[place - 1] not in ("-c", "--config") or text or not path.is_file():
             continue
-        known = read_yaml(path)
+        known = read_mapping(path)
         if "experiment" in known:
             experiment = (place + 1, path)
         if "scale" in known:

@@ -26,13 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llava_lab import signals
 from llava_lab.disk import plain_name
 from llava_lab.lock import Held, lock
 from llava_lab.records import read_record, write_record
 from llava_lab.verbs import one_message, verb_parser
+from llava_lab.yaml_file import read_mapping
 
 KEYS = {"sweep", "experiment", "overlays", "seeds", "axes", "published"}
 RESULTS = "llava_lab: results: "
@@ -82,22 +81,27 @@ class Sweep:
         Raises:
             ValueError: If a key is unknown or missing, or an axis has no values; names it.
         """
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not YAML: {error}") from error
-        if not isinstance(found, dict) or not {"experiment", "axes"} <= found.keys():
+        found = read_mapping(path)
+        if not {"experiment", "axes"} <= found.keys():
             raise ValueError(f"{path}: a sweep needs the keys experiment and axes")
         if unknown := sorted(found.keys() - KEYS):
             raise ValueError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(KEYS)}")
-        files = [path.parent / name for name in (found["experiment"], *found.get("overlays", []))]
+        named = [found["experiment"], *_listed(path, found, "overlays", [])]
+        if odd := [name for name in named if not isinstance(name, str)]:
+            raise ValueError(f"{path}: {odd[0]!r} is no file; experiment and overlays name files")
+        files = [path.parent / name for name in named]
         if missing := [name for name in files if not name.is_file()]:
             raise ValueError(f"{path}: there is no file {missing[0]}")
-        axes = {axis: _values(f"{path}: {axis}", axis, v) for axis, v in found["axes"].items()}
-        seeds = found.get("seeds", [0])
-        if not seeds or not all(isinstance(seed, int) for seed in seeds):
-            raise ValueError(f"{path}: seeds is {seeds!r}, not a list of whole numbers")
-        published = found.get("published", [])
+        axes = found["axes"]
+        if not isinstance(axes, dict) or not all(isinstance(axis, str) for axis in axes):
+            raise ValueError(f"{path}: axes is {axes!r:.200}, not names with values under each")
+        axes = {axis: _values(f"{path}: {axis}", axis, values) for axis, values in axes.items()}
+        seeds = _listed(path, found, "seeds", [0])
+        if not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
+            raise ValueError(f"{path}: seeds is {seeds!r:.200}, not a list of whole numbers from 0")
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{path}: seeds is {seeds!r:.200}; one stands there twice")
+        published = _listed(path, found, "published", [])
         if not all(isinstance(t, dict) and t.keys() == {"experiment", "title"} for t in published):
             raise ValueError(f"{path}: published is a list of {{experiment: ..., title: ...}}")
         name = plain_name(str(found.get("sweep", path.stem)), f"{path}: sweep")
@@ -152,14 +156,25 @@ def _results(record: Path) -> Path | None:
     return Path(results) if isinstance(results, str) and Path(results).is_file() else None
 
 
+def _listed(path: Path, found: dict[str, Any], key: str, default: list[Any]) -> list[Any]:
+    values = found.get(key, default)
+    if not isinstance(values, list):
+        raise ValueError(f"{path}: {key} is {values!r:.200}, not a list")
+    return values
+
+
 def _values(where: str, axis: str, values: Any) -> dict[str, dict[str, Any]]:
     """Names of an axis's values, and the options that each sets."""
-    if isinstance(values, list) and values:
-        return {_written(value): {axis: value} for value in values}
-    if isinstance(values, dict) and values:
-        bundles = {str(name): bundle or {} for name, bundle in values.items()}
-        if all(isinstance(bundle, dict) for bundle in bundles.values()):
-            return bundles
+    found: dict[str, Any] = {}
+    if isinstance(values, list):
+        found = {_written(value): {axis: value} for value in values}
+    elif isinstance(values, dict):
+        found = {str(name): bundle or {} for name, bundle in values.items()}
+    bundles = found.values()
+    if found and all(isinstance(b, dict) and all(isinstance(k, str) for k in b) for b in bundles):
+        if len(found) < len(values):
+            raise ValueError(f"{where}: a value stands there twice")
+        return found
     raise ValueError(f"{where}: an axis is a list of values, or names with options under each")
 
 

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from llava_lab.disk import write
 from llava_lab.exchange.engine import ChatEngine, Unsaid, check_url
 from llava_lab.model.weights import locate
 from llava_lab.strict_json import parse
 from llava_lab.verbs import listed
+from llava_lab.yaml_file import read_mapping
 
 Verdict = TypeVar("Verdict")
 Messages = list[dict[str, str]]
@@ -38,13 +37,9 @@ class Prompt:
     def __init__(self, file: str, needs: tuple[str, ...]):
         self.file = file
         path = Path(locate(file))
-        content = path.read_text(encoding="utf-8")
-        try:
-            found = yaml.safe_load(content)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not YAML: {error}") from error
-        texts = found.values() if isinstance(found, dict) else ()
-        if not isinstance(found, dict) or not {"user"} <= set(found) <= {"system", "user"}:
+        found = read_mapping(path)
+        texts = found.values()
+        if not {"user"} <= set(found) <= {"system", "user"}:
             raise ValueError(f"{path}: a prompt has `user` and may have `system`, nothing else")
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{path}: `system` and `user` are texts; put | behind the colon")

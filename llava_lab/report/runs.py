@@ -5,12 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llava_lab.records import read_record
 
 NAME = "results.json"
 KEYS = ("experiment", "scale", "seed", "stages", "benchmarks", "cost")
+KINDS = {
+    **{"experiment": (str,), "scale": (str, type(None)), "seed": (int,), "stages": (list,)},
+    **{"benchmarks": (dict,), "cost": (dict,)},
+}
+COUNTS = ("steps", "samples", "tokens", "seconds", "loss_first", "loss_last", "flops")
 SCORE = ("value", "ci95", "n")
 
 
@@ -70,10 +75,20 @@ def read(path: Path) -> Run:
     """Read one results file; what scores need is there, or the message names what is not."""
     results = read_record(path, {}, "`fit` the run again to rewrite it.")
     _need(results, KEYS, f"{path}")
+    for key, kind in KINDS.items():
+        if type(results[key]) not in kind:
+            raise ValueError(f"{path}: {key} is {results[key]!r:.200}, which no run writes")
     for stage in results["stages"]:
         _need(stage, ("name",), f"{path}: a stage")
-    _need(results["cost"], (), f"{path}: cost")
+        if not isinstance(stage["name"], str):
+            raise ValueError(f"{path}: a stage's name is {stage['name']!r:.200}")
+        where = f"{path}: stage {stage['name']}"
+        _numbers({key: stage[key] for key in COUNTS if key in stage}, where)
+        _numbers(stage.get("held_out", {}), f"{where}: held_out")
+    _numbers(results["cost"], f"{path}: cost")
+    _numbers(results.get("visual_tokens", {}), f"{path}: visual_tokens")
     for benchmark, scores in results["benchmarks"].items():
+        _need(scores, (), f"{path}: benchmarks, {benchmark}")
         for metric, score in scores.items():
             _check_score(score, f"{path}: benchmarks, {benchmark}, {metric}")
     return Run(path, results)
@@ -88,6 +103,15 @@ def _check_score(score: Any, where: str) -> None:
         raise ValueError(f"{where}: value {score['value']!r} with ci95 {ends!r} is no score")
     if not isinstance(score["n"], int) or score["n"] < 0:
         raise ValueError(f"{where}: n is {score['n']!r}; it is a number of questions")
+
+
+def _numbers(mapping: object, where: str) -> None:
+    """Refuse a mapping with something else than finite numbers; null is one that is not known."""
+    _need(mapping, (), where)
+    for key, value in cast(Mapping[str, Any], mapping).items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and isfinite(value)):
+            raise ValueError(f"{where}: {key} is {value!r:.200}, which is no number")
 
 
 def _need(mapping: object, keys: Sequence[str], where: str) -> None:
