@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentError, Namespace
 
 from llava_lab.data.chat import get_template
@@ -20,6 +19,7 @@ from llava_lab.parser import LabParser
 from llava_lab.run import finished_stages
 from llava_lab.train.stage import load_trained
 from llava_lab.trust import check_tree, only_trusted
+from llava_lab.yaml_file import read_mapping
 
 MODEL = "model.yaml"
 CONFIG = "config.yaml"
@@ -65,17 +65,13 @@ def load_model(
 
 def _read(path: Path) -> dict[str, Any]:
     """The configuration, with every class that it names checked, and none imported."""
+    config = read_mapping(path)
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
         check_tree(config)
     except RecursionError as error:
         raise ValueError(f"{path}: nested too deeply for a configuration") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: holds no options, but {type(config).__name__}")
     return config
 
 
@@ -105,7 +101,9 @@ def _build(config: dict[str, Any], path: Path) -> Namespace:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # of parts that nothing has trained
             return parser.instantiate(parser.parse_object(wanted))
-    except ArgumentError as error:
+    except (ArgumentError, FileNotFoundError, ValueError) as error:
+        if str(path.parent) in str(error) and not isinstance(error, ArgumentError):
+            raise  # names a file of the folder
         raise ValueError(f"{path}: {error}") from error
 
 
