@@ -2,8 +2,7 @@
 
 import os
 import re
-
-import torch.distributed as dist
+import sys
 
 NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 LOST = re.compile(
@@ -21,6 +20,10 @@ def first() -> bool:
 
 def lost(error: BaseException) -> bool:
     """Whether an error says that another process of the job has ended."""
+    if "torch" not in sys.modules:  # there is no job, and importing it would take seconds
+        return False
+    import torch.distributed as dist
+
     if not (isinstance(error, RuntimeError) and dist.is_available() and dist.is_initialized()):
         return False
     return isinstance(error, dist.DistError) or bool(LOST.search(str(error)))
