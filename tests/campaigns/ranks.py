@@ -129,9 +129,19 @@ class Job:
 
 def sft(root: Path, folder: Path, steps: int) -> list[str]:
     """Pictures alone, then pictures in tiles, videos and text mixed, then preferences."""
+    files = [
+        ("world/llava_v1_5_mix665k.json", "world/images", "first:14"),
+        ("videos/video_conversations.json", "videos/videos", "first:8"),
+    ]
+    mixed = [
+        {"path": f"{root}/{file}", "images": f"{root}/{images}", "sampling": sampling}
+        for file, images, sampling in files
+    ]
+    mixed.append({"path": f"{root}/world/text.json", "sampling": "first:14"})
     options: dict[str, Any] = {
         "world": "null",
         "video_world": "null",
+        "stages.instruct.data.sources": json.dumps(mixed),
         "paths.root": root / "world",
         "paths.video_root": root / "videos",
         "runs": folder / "runs",
