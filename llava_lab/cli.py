@@ -188,7 +188,8 @@ class LabCLI(LightningCLI):
             if (runs := Path(options.runs)).is_dir() and step.data.cache is None:
                 step.data.cache = runs / ".verified"
             step.data.check(model)
-            recipe = [options.stages[name].recipe, step.recipe.loss]
+            split = step.recipe.deciding_split(step.data, self.trainer)
+            recipe = [options.stages[name].recipe, step.recipe.loss, *split]
             data = [options.stages[name].data, step.data.chat(model), step.data.content()]
             trainer = deciding({**options.trainer.as_dict(), **dict(options.stages[name].trainer)})
             if step.data.policy.newline:

@@ -1,87 +1,109 @@
-"""Checkpoints: the newest good one of the same fingerprint is gone on from, never another."""
+"""A checkpoint goes on at the same place on other devices, or says why it cannot."""
 
-import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 
-from llava_lab.train.checkpoint import StageCheckpoint, WholeCheckpointIO
+from llava_lab import ranks
+from llava_lab.train.checkpoint import StageCheckpoint
+from llava_lab.train.loss import NextToken
+from llava_lab.train.stage import Stage
 
-
-class StandIn:
-    """A trainer at a step, whose checkpoints hold the step."""
-
-    is_global_zero = True
-    strategy = SimpleNamespace(barrier=lambda: None)
-
-    def __init__(self) -> None:
-        self.global_step = 0
-
-    def save_checkpoint(self, path: Path) -> None:
-        WholeCheckpointIO().save_checkpoint({"step": self.global_step}, path)
+DEVICES = {1: SingleDeviceStrategy, 2: DDPStrategy, 4: DDPStrategy}
 
 
-def saved(folder: Path, *steps: int) -> tuple[StageCheckpoint, list[Path]]:
-    """A stage that saved at these steps, and what is there then."""
-    checkpoint, trainer = StageCheckpoint(folder, "fingerprint", Any, 60.0), StandIn()
-    for trainer.global_step in steps:
-        checkpoint.save(trainer)  # pyrefly: ignore
-    return checkpoint, sorted(folder.iterdir())
+def trainer(world: int, micro: int, strategy: type | None = None, rank: int = 0) -> Any:
+    kind = strategy or DEVICES[world]
+    return SimpleNamespace(
+        world_size=world,
+        accumulate_grad_batches=micro,
+        strategy=kind.__new__(kind),
+        global_rank=rank,
+        is_global_zero=rank == 0,
+    )
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+def written(steps: int, world: int, micro: int, strategy: type | None = None) -> dict[str, Any]:
+    """What a checkpoint holds that was written at the end of a step's last micro-batch."""
+    done = steps * micro
+    counted = {"ready": done, "started": done, "processed": done, "completed": done - 1}
+    return {
+        "split": {
+            "devices": world,
+            "micro-batches": micro,
+            "strategy": (strategy or DEVICES[world]).__name__,
+        },
+        "random_states": [{"rank": rank} for rank in range(world)],
+        "loops": {
+            "fit_loop": {
+                "epoch_loop.batch_progress": {"total": dict(counted), "current": dict(counted)}
+            }
+        },
+    }
 
 
-def test_two_are_kept_and_the_newest_is_gone_on_from(tmp_path: Path) -> None:
-    checkpoint, files = saved(tmp_path, 1, 2, 3, 4)
-    assert [path.name[:13] for path in files] == ["step-00000003", "step-00000004"]
-    assert checkpoint.newest() == files[1]
-    assert torch.load(files[1], weights_only=True) == {"step": 4}
-    digest = hashlib.sha256(files[1].read_bytes()).hexdigest()[:16]
-    assert files[1].stem.endswith(f"-{digest}")
+def checkpoint(folder: Path) -> StageCheckpoint:
+    recipe = Stage(NextToken(), {"llm": 1.0})
+    return StageCheckpoint(folder, "fingerprint", recipe, 60.0)
 
 
-def test_a_damaged_newest_is_named_and_the_one_before_it_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize(
+    ("before", "now"), [((1, 4), (2, 2)), ((2, 1), (1, 1)), ((1, 1), (2, 1)), ((4, 1), (1, 3))]
+)
+def test_the_place_is_counted_in_steps_on_any_devices(
+    tmp_path: Path, capsys: pytest.CaptureFixture, before: tuple[int, int], now: tuple[int, int]
 ) -> None:
-    checkpoint, files = saved(tmp_path, 1, 2)
-    flip(files[1])
-    assert checkpoint.newest() == files[0]
-    assert f"{files[1]}: damaged; going on from the one before it" in capsys.readouterr().out
-    flip(files[0])
-    with pytest.raises(ValueError, match=rf"{files[1]}: damaged .*Delete it.*begin the stage anew"):
-        checkpoint.newest()
+    found, callback = written(7, *before), checkpoint(tmp_path)
+    callback.on_load_checkpoint(trainer(*now), torch.nn.Identity(), found)
+    progress = found["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    done = 7 * now[1]
+    wanted = {"ready": done, "started": done, "processed": done, "completed": done - 1}
+    assert progress == {"total": wanted, "current": wanted}
+    said = f"written with {before[0]} device(s); going on at the same place of the same order"
+    assert (said in capsys.readouterr().out) == (before[0] != now[0])
 
 
-def test_after_going_on_from_the_one_before_the_damaged_one_goes(tmp_path: Path) -> None:
-    checkpoint, files = saved(tmp_path, 1, 3)
-    flip(files[1])
-    trainer = StandIn()
-    trainer.global_step = 2
-    checkpoint.save(trainer)  # pyrefly: ignore
-    assert [path.name[:13] for path in sorted(tmp_path.iterdir())] == [
-        "step-00000001",
-        "step-00000002",
-    ]
+def test_each_device_has_its_own_random_state_again(tmp_path: Path) -> None:
+    for world, rank, wanted in ((2, 1, 1), (2, 0, 0), (4, 3, 0)):
+        callback = checkpoint(tmp_path)
+        callback.on_load_checkpoint(
+            trainer(world, 1, rank=rank), torch.nn.Identity(), written(1, 2, 1)
+        )
+        assert callback.random_state == {"rank": wanted}
 
 
-def test_one_of_another_fingerprint_is_removed_with_a_word(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    _, files = saved(tmp_path, 1)
-    assert StageCheckpoint(tmp_path, "another", Any, 60.0).newest() is None
-    assert f"{files[0]}: of other options or data, removed" in capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
+def test_what_cannot_go_on_says_with_what_it_could(tmp_path: Path) -> None:
+    sharded = written(3, 2, 1, FSDPStrategy)
+    with pytest.raises(ValueError, match=r"under FSDPStrategy.*devices=2.*--fresh"):
+        checkpoint(tmp_path).on_load_checkpoint(trainer(2, 1), torch.nn.Identity(), sharded)
 
 
-def test_nothing_is_left_of_a_finished_stage(tmp_path: Path) -> None:
-    checkpoint, _ = saved(tmp_path, 1, 2)
-    (tmp_path / "draft.ckpt").touch()
-    checkpoint.clear()
-    assert not list(tmp_path.iterdir())
+def test_the_released_way_has_the_split_in_its_fingerprint() -> None:
+    data = SimpleNamespace(accumulate=lambda world: 4 // world)
+    assert Stage(NextToken(), {"llm": 1.0}).deciding_split(data, trainer(2, 1)) == []
+    released = Stage(NextToken(), {"llm": 1.0}, normalization="micro_batch")
+    assert released.deciding_split(data, trainer(1, 4)) == [1, 4]
+    assert released.deciding_split(data, trainer(2, 2)) == [2, 2]
+
+
+def test_the_first_process_of_a_job_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ranks.NAMES:
+        monkeypatch.delenv(name, raising=False)
+    assert ranks.first()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert ranks.first()
+    monkeypatch.setenv("RANK", "3")
+    assert not ranks.first()
+
+
+def test_a_lost_process_is_told_from_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]")
+    assert not ranks.lost(closed), "there is no other process"
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    assert ranks.lost(closed)
+    assert not ranks.lost(RuntimeError("shape mismatch"))
+    assert not ranks.lost(ValueError("socket"))

@@ -180,21 +180,11 @@ class StageCheckpoint(Callback):
         """
         was, world = checkpoint["split"], trainer.world_size
         micro, strategy = trainer.accumulate_grad_batches, type(trainer.strategy).__name__
-        way_out = (
-            f"go on with trainer.devices={was['devices']} and the options that it began with, or "
-            "begin the stage anew with --fresh"
-        )
         if strategy != was["strategy"] and not {strategy, was["strategy"]} <= WHOLE:
             raise ValueError(
                 f"the checkpoint in {self.folder} was written under {was['strategy']}, whose "
-                f"optimizer state {strategy} cannot read; {way_out}"
-            )
-        split = was["devices"] * was["micro-batches"]
-        if self.recipe.normalization == "micro_batch" and split != world * micro:
-            raise ValueError(
-                f"the checkpoint in {self.folder} splits a step into {split} micro-batches, and "
-                f"now there are {world * micro}, on which the loss depends under "
-                f"recipe.normalization=micro_batch; {way_out}"
+                f"optimizer state {strategy} cannot read; go on with the trainer.strategy and "
+                f"trainer.devices={was['devices']} that it began with, or anew with --fresh"
             )
         # Lightning counts micro-batches; those of a step may be others now.
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]

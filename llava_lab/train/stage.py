@@ -98,6 +98,17 @@ class Stage(Callback):
         self.prepare(pl_module)
         self.trainer = trainer
 
+    def deciding_split(self, data: Any, trainer: Any) -> list[int]:
+        """How a step is split, where that decides the outcome.
+
+        Args:
+            data: What the stage reads.
+            trainer: Whose devices share a step.
+        """
+        if self.normalization == "step":
+            return []
+        return [trainer.world_size, data.accumulate(trainer.world_size)]
+
     def check_split(self, model: Any, data: Any, trainer: Any) -> None:
         """Refuse to split a step where its loss would depend on how, before anything is spent.
 
