@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from types import FrameType
 
 TAKEN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PEER = signal.SIGUSR2  # of a rank that was interrupted, to the rank that started it
 AGAIN = 75  # exit status of an interrupted verb: the same command goes on
 PARENT = "LLAVA_LAB_PARENT"  # environment: "stdin" is a pipe that closes when the parent dies
 MESSAGE = "interrupted; the same command goes on"
 GRACE_SECONDS = 10.0
+STUCK_SECONDS = 1.0
 SECOND_SECONDS = 0.5  # a signal that comes sooner after the first is the same one, sent twice
 
 
@@ -64,9 +66,28 @@ def interruption(message: str = MESSAGE) -> Interrupted:
     Args:
         message: What is still to be said.
     """
-    _state.deferred = False
+    _state.deferred, _state.came = False, _state.came or signal.SIGTERM
     threading.Thread(target=_end_after_grace, daemon=True).start()
     return Interrupted(message)
+
+
+def leave_last() -> None:
+    """Let the rank that started this one end first, told by a signal.
+
+    Lightning kills it where another rank ends with an exit status, before it could say anything.
+    """
+    if not _started_by_rank() or threading.current_thread() is not threading.main_thread():
+        return
+    parent, deadline = os.getppid(), time.monotonic() + GRACE_SECONDS + 5
+    os.kill(parent, PEER)
+    while os.getppid() == parent and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _started_by_rank() -> bool:
+    """Whether rank 0 of this machine is the parent: not torchrun, srun or a user."""
+    others = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
+    return os.environ.get("LOCAL_RANK", "0") != "0" and not any(k in os.environ for k in others)
 
 
 @contextmanager
@@ -81,7 +102,7 @@ def taken() -> Iterator[None]:
         yield
         return
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    numbers = [number for number in TAKEN if not (number == signal.SIGHUP and ignored)]
+    numbers = [*(each for each in TAKEN if not (each == signal.SIGHUP and ignored)), PEER]
     _state.owner, _state.deferred, _state.came = os.getpid(), False, None
     before = {number: signal.signal(number, _take) for number in numbers}
     reader, writer = os.pipe()
@@ -94,7 +115,7 @@ def taken() -> Iterator[None]:
         _state.owner, _state.deferred = 0, False
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if number == PEER else handler)
         os.close(writer)
 
 
@@ -115,20 +136,30 @@ def _watch(reader: int) -> None:
     """End the process at a second signal; runs beside the verb, whatever that waits for."""
     first = 0.0
     while number := os.read(reader, 1):
-        if number[0] not in TAKEN:
+        if number[0] not in (*TAKEN, PEER):
             continue
         now = time.monotonic()
         if not first:
             first = now
-            if not _state.deferred:
-                threading.Thread(target=_end_after_grace, daemon=True).start()
-        elif now - first >= SECOND_SECONDS:
+            threading.Thread(target=_end_if_stuck, daemon=True).start()
+        elif now - first >= SECOND_SECONDS and number[0] != PEER:
             os._exit(128 + number[0])
     os.close(reader)
 
 
+def _end_if_stuck() -> None:
+    """End where no Python code takes the signal, such as in a wait for a rank that has died."""
+    time.sleep(STUCK_SECONDS)
+    if _state.came is None:
+        _end()
+
+
 def _end_after_grace() -> None:
     time.sleep(GRACE_SECONDS)
+    _end()
+
+
+def _end() -> None:
     if _active() and not _state.deferred:
         print(f"llava_lab: {MESSAGE}", file=sys.stderr, flush=True)
         os._exit(AGAIN)
@@ -139,7 +170,7 @@ def _forked() -> None:
     if _state.owner:
         _state.owner = 0
         signal.set_wakeup_fd(-1)
-        for number in TAKEN:
+        for number in (*TAKEN, PEER):
             usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             if signal.getsignal(number) is _take:
                 signal.signal(number, usual)

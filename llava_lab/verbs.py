@@ -90,6 +90,7 @@ def one_message() -> Iterator[None]:
         with signals.taken(), _quiet_threads():
             yield
     except signals.Interrupted as stopped:
+        signals.leave_last()
         _stop(signals.AGAIN, f"llava_lab: {stopped}" if str(stopped) else "")
     except KeyboardInterrupt:
         _stop(signals.AGAIN, f"llava_lab: {signals.MESSAGE}")

@@ -57,6 +57,21 @@ def test_a_signal_that_a_library_swallows_ends_the_verb_all_the_same() -> None:
     assert process.returncode == 75
 
 
+def test_a_wait_outside_of_python_is_ended_too() -> None:
+    process = started("""
+import ctypes
+c, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(256)
+c.pthread_mutex_init(mutex, None)
+c.pthread_mutex_lock(mutex)
+print('there', flush=True)
+c.pthread_mutex_lock(mutex)  # for ever
+""")
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=20)
+    assert said.endswith("llava_lab: interrupted; the same command goes on\n")
+    assert process.returncode == 75
+
+
 def test_work_that_saves_itself_is_waited_for_and_a_second_signal_ends_it_at_once() -> None:
     code = """
     signals.defer()
