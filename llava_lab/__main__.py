@@ -54,6 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     verb = arguments[0] if arguments else "--help"
     with one_message():
+        try:
+            os.getcwd()
+        except FileNotFoundError as error:  # some libraries would not say so, but abort
+            raise ValueError("the folder that you are in is gone; go to another") from error
         _run(verb, arguments)
 
 

@@ -15,6 +15,7 @@ from llava_lab.__main__ import main
 from llava_lab.records import read_record, write_record
 from llava_lab.verbs import Stop, one_message
 
+ROOT = Path(__file__).resolve().parents[1]
 HEAD = """
 hangup = 0  # SIG_DFL, however these tests were started
 import os, signal, sys, threading, time
@@ -168,6 +169,27 @@ def test_a_file_where_a_folder_belongs_is_named(
     for name in ("a/b.json", "b.json"):
         with pytest.raises(Stop, match=said), one_message():
             disk.write(tmp_path / "runs" / name, "{}")
+
+
+def test_a_folder_that_is_gone_and_a_locale_without_our_signs_are_no_fault(tmp_path: Path) -> None:
+    code = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+from llava_lab import __main__ as lab
+lab._run = lambda verb, arguments: print("\u2500 \u2013")
+sys.argv = ["llava_lab", "plan"]
+if os.environ.get("GONE"):
+    os.chdir(os.environ["GONE"])
+    os.rmdir(os.environ["GONE"])
+lab.run()
+"""
+    plain = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=plain, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "? ?\n")
+    env = {**plain, "GONE": str(tmp_path)}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: the folder that you are in is")
 
 
 def test_an_unknown_verb_is_a_mistake() -> None:

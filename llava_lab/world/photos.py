@@ -93,9 +93,9 @@ def main(folder: Path) -> None:
                     "answer": answer,
                 }
             )
-    (folder / "rows.json").write_text(json.dumps(rows, indent=1))
+    (folder / "rows.json").write_text(json.dumps(rows, indent=1), "utf-8")
     lines = [json.dumps(question) for question in questions]
-    (folder / "questions.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "questions.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def _row(name: str, image: str, question: str, answer: str) -> dict[str, object]:

@@ -38,7 +38,7 @@ def world_texts(root: Path) -> Iterator[str]:
     """
     style = STYLES["v1"]
     for name in (ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT):
-        for row in json.loads((root / name).read_text()):
+        for row in json.loads((root / name).read_text(encoding="utf-8")):
             said = [
                 turn["value"].replace(IMAGE_PLACEHOLDER, "").strip()
                 for turn in row["conversations"]

@@ -67,7 +67,9 @@ def _flipped(data: bytes, chance: random.Random) -> bytes | None:
 def kind(path: Path) -> str:
     """What a file is, whatever its number, hash or run."""
     text = re.sub(r"events\.out\.tfevents.*", "events.out.tfevents", path.as_posix())
-    text = re.sub(r"runs/([^/.]+)/[^/]+/", r"runs/\1/RUN/", text)
+    text = re.sub(r"runs/[^/.]+/[^/]+/", "runs/RUN/", text)
+    text = re.sub(r"(stages|predictions)/[^/.]+", r"\1/NAME", text)
+    text = re.sub(r"^(world|videos)/(?!manifest).*\.jsonl?$", r"\1/NAME.json", text)
     text = re.sub(r"\b[0-9a-f]{24,}\b", "KEY", text)
     text = re.sub(r"step-\d+-\w+-\w+", "step-N", text)
     return re.sub(r"\b\d{4,}\b", "N", text)
@@ -242,7 +244,7 @@ def tmpfs(folder: Path, size: int) -> Iterator[Callable[[str], None]]:
 def main(arguments: list[str]) -> int:
     """Run the campaign; how many problems it found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--each", type=int, default=2)
+    parser.add_argument("--each", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", help="parts of names; all by default")
     parser.add_argument("--ways", nargs="*", default=[*FAULTS], choices=[*FAULTS])

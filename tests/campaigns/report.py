@@ -65,6 +65,6 @@ def _where() -> str:
     commit = git_commit() or "no commit"
     changed = " with changes" if commit.endswith("+") else ""
     return (
-        f"{datetime.date.today():%d %B %Y}, commit {commit[:10]}{changed}, {os.cpu_count()} cores, "
+        f"{datetime.date.today():%d %B %Y}, commit {commit.rstrip("+")[:10]}{changed}, {os.cpu_count()} cores, "
         f"{memory:.0f} GB of memory, torch {torch.__version__}."
     )

@@ -16,7 +16,7 @@ def run(*options: str) -> str:
 
 
 def test_flipped_records_and_checkpoints_are_found_out() -> None:
-    kinds = ("results.json", "instruct/step-N")
+    kinds = ("results.json", "NAME/step-N")
     said = run("--small", "--no-disks", "--each=1", "--ways", "flipped", "--kinds", *kinds)
     for kind in kinds:
         assert kind in said, "no such file was damaged"
