@@ -63,8 +63,8 @@ def _where() -> str:
     """Date, commit and machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     commit = git_commit() or "no commit"
-    changed = " with changes" if commit.endswith("+") else ""
+    name = commit.rstrip("+")[:10] + (" with changes" if commit.endswith("+") else "")
     return (
-        f"{datetime.date.today():%d %B %Y}, commit {commit.rstrip("+")[:10]}{changed}, {os.cpu_count()} cores, "
+        f"{datetime.date.today():%d %B %Y}, commit {name}, {os.cpu_count()} cores, "
         f"{memory:.0f} GB of memory, torch {torch.__version__}."
     )
