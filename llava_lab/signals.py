@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -30,6 +30,7 @@ class _State:
     """What this process knows of signals."""
 
     owner = 0  # process whose verb has taken them
+    verbs = 0  # how many verbs of this process have taken them so far
     deferred = False  # whether work goes on until it is saved
     came: int | None = None
     since = 0.0
@@ -67,7 +68,7 @@ def interruption(message: str = MESSAGE) -> Interrupted:
         message: What is still to be said.
     """
     _state.deferred, _state.came = False, _state.came or signal.SIGTERM
-    threading.Thread(target=_end_after_grace, daemon=True).start()
+    _end_after(GRACE_SECONDS)
     return Interrupted(message)
 
 
@@ -103,6 +104,7 @@ def taken() -> Iterator[None]:
         return
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     numbers = [*(each for each in TAKEN if not (each == signal.SIGHUP and ignored)), PEER]
+    _state.verbs += 1
     _state.owner, _state.deferred, _state.came = os.getpid(), False, None
     before = {number: signal.signal(number, _take) for number in numbers}
     reader, writer = os.pipe()
@@ -141,22 +143,23 @@ def _watch(reader: int) -> None:
         now = time.monotonic()
         if not first:
             first = now
-            threading.Thread(target=_end_if_stuck, daemon=True).start()
+            # Where no Python code takes the signal, such as in a wait for a rank that has died.
+            _end_after(STUCK_SECONDS, unless=came)
         elif now - first >= SECOND_SECONDS and number[0] != PEER:
             os._exit(128 + number[0])
     os.close(reader)
 
 
-def _end_if_stuck() -> None:
-    """End where no Python code takes the signal, such as in a wait for a rank that has died."""
-    time.sleep(STUCK_SECONDS)
-    if _state.came is None:
-        _end()
+def _end_after(seconds: float, unless: Callable[[], bool] = lambda: False) -> None:
+    """End the process in a while, if the verb has not ended by itself; a later verb goes on."""
+    verb = _state.verbs
 
+    def wait() -> None:
+        time.sleep(seconds)
+        if verb == _state.verbs and not unless():
+            _end()
 
-def _end_after_grace() -> None:
-    time.sleep(GRACE_SECONDS)
-    _end()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _end() -> None:

@@ -97,6 +97,18 @@ def test_work_that_saves_itself_is_waited_for_and_a_second_signal_ends_it_at_onc
     assert process.wait(timeout=20) == 128 + signal.SIGINT
 
 
+def test_a_later_verb_of_the_process_goes_on() -> None:
+    code = f"""{HEAD}
+try:
+    with one_message(): raise signals.interruption()
+except SystemExit: print('first', flush=True)
+with one_message(): time.sleep(1)
+print('second')
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "first\nsecond\n" and done.returncode == 0, done.stderr
+
+
 def test_what_nohup_started_outlives_its_terminal() -> None:
     code = HEAD.replace("hangup = 0", "hangup = 1")
     code += "with one_message():\n    os.kill(os.getpid(), signal.SIGHUP)\nprint('done')"
