@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from llava_lab.data.picture import check_regular
 from llava_lab.model.weights import few, read_weights, refuse_adapter, refuse_pointer
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -40,6 +41,7 @@ def _fetched(source: str) -> Path:
 def read_text(path: Path) -> str:
     """A text file that must be there, and be the file itself."""
     try:
+        check_regular(path, "file")
         refuse_pointer(path)
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

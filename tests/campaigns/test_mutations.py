@@ -1,8 +1,13 @@
 """Changed and damaged inputs of every kind are read right, or refused with one message."""
 
+import os
+from pathlib import Path
+
 import pytest
-from mutations import COMMAND, KINDS, OUTCOMES, campaign, rows
+from mutations import COMMAND, KINDS, OUTCOMES, campaign, limited, rows
 from report import table
+
+from llava_lab.exchange.released import import_checkpoint
 
 QUICK = [kind for kind in KINDS if "checkpoints" not in kind.name]
 
@@ -30,3 +35,14 @@ def test_all_mutations_do_no_harm() -> None:
     print(f"{COMMAND}\n{table(rows(counts))}")
     assert sum(sum(found.outcomes.values()) for found in counts.values()) >= 2000
     assert not any(found.faults for found in counts.values())
+
+
+def test_a_pipe_in_place_of_a_checkpoints_file_is_not_waited_for(tmp_path: Path) -> None:
+    """What the campaign found: `config.json` as a pipe was read for ever."""
+    (tmp_path / "model").mkdir()
+    os.mkfifo(tmp_path / "model" / "config.json")
+    with (
+        limited(20),
+        pytest.raises(ValueError, match=r"config\.json: a pipe, a device"),
+    ):
+        import_checkpoint(str(tmp_path / "model"), tmp_path / "out", "v1")
