@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -39,6 +40,29 @@ def plain_name(name: str, what: str) -> str:
             "150 bytes at the most, none of '.-~' or a space first, no dot or space last"
         )
     return name
+
+
+def check_regular(path: Path, kind: str) -> None:
+    """Refuse what is no regular file: opening a pipe or a device could wait or read for ever.
+
+    Args:
+        path: The file; a link is followed.
+        kind: What it should be, for messages.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is a folder, a pipe, a device or a socket, or must not be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: there is no such {kind}") from error
+    except OSError as error:
+        raise ValueError(f"{path}: not readable ({error.strerror})") from error
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{path}: a folder, not {'an' if kind[0] in 'aeiou' else 'a'} {kind}")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path}: a pipe, a device or a socket; only regular files are read")
 
 
 def write(path: Path, text: str) -> None:

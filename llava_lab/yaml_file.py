@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from llava_lab.disk import check_regular
+
 
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which refuses a key that stands twice in one mapping."""
@@ -31,6 +33,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: If it is not UTF-8, not YAML, or holds something else; names the file.
     """
+    check_regular(path, "options file")
     try:
         found = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except RecursionError:

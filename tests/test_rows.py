@@ -71,6 +71,8 @@ ROWS = {
         ("Image", "b.png"),
         ("left_image", "b.png"),
         ("audio", "a.wav"),
+        ("path", "b.png"),
+        ("files", ["a.png", "more/c.JPG"]),
     ],
 )
 def test_a_key_that_is_not_read_and_shows_something_is_refused(
@@ -125,6 +127,7 @@ def test_the_extra_keys_of_published_files_are_left_alone(images: Path) -> None:
         },
         **{"url": "http://x", "image_url": "http://x/a.png", "task_name": "vqa", "lang": "en"},
         **{"images": None, "videos": [], "video": None, "image_path": "a.png", "label": "yes"},
+        **{"image_source": "x.jpg", "file": "coco/train/a.png", "flickr_url": "http://x/b.jpg"},
     }
     for kind, row in ROWS.items():
         assert read(kind, images.parent, {**row, **more}), kind

@@ -14,7 +14,7 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 from PIL import Image
 
-from llava_lab.data.picture import check_regular
+from llava_lab.disk import check_regular
 
 # What one video may hold: more is refused before it is decoded.
 MAX_FRAME_PIXELS = 8192 * 8192

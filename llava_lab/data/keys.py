@@ -5,7 +5,8 @@ a format does not read is refused, by name and with the key that is meant, where
 
 - what other formats call something that this one reads (`images`, `messages`, `instruction`);
 - a near-misspelling of a key that this one reads (`imgae`, `Image`, `conversation`);
-- named after a medium and no fact about it, and holds text, a list or an object (`image_left`).
+- named after a medium and no fact about it, and holds text, a list or an object (`image_left`);
+- the path of a picture or video that the row does not show otherwise, by a key that is no fact.
 
 Everything else is left alone: the published files carry ids, sources, scores, sizes and the like.
 What is null or empty says nothing, and neither does what the row has already under the key that is
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llava_lab.data.rows import Refused
+from llava_lab.data.rows import FRAME_FILES, VIDEO_FILES, Refused
 
 _IMAGE = (
     *("images", "img", "imgs", "image_path", "image_paths", "image_file", "image_files"),
@@ -59,6 +60,7 @@ _MEDIA = _words(
     "image images img imgs picture pictures photo photos pic pics video videos clip clips frame "
     "frames media audio audios visual visuals"
 )
+_ENDINGS = (*FRAME_FILES, *VIDEO_FILES, ".gif", ".tif", ".tiff")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
@@ -93,8 +95,15 @@ class Keys:
                 meant = self.instead.get(key)
             if meant is not None and row.get(meant) != value:
                 raise Refused(f"key {key!r} is not read; did you mean {meant!r}?")
-            if meant is None and key not in self.instead and _names_media(key, value):
+            if meant is None and (
+                (key not in self.instead and _names_media(key, value))
+                or (_files(value) - self._shown(row) and not _FACTS & _named(key))
+            ):
                 raise Refused(f"key {key!r} is not read; known are {', '.join(sorted(self.read))}")
+
+    def _shown(self, row: Mapping[str, Any]) -> set[str]:
+        """Names of the files that are read."""
+        return {name for key in self.read for name in _files(row.get(key))}
 
     def _near(self, key: str) -> str | None:
         """The key that is read which this one is a misspelling of."""
@@ -119,12 +128,26 @@ def _one_slip(a: str, b: str) -> bool:
     )
 
 
+def _files(value: Any) -> set[str]:
+    """Names, without their folders, of the pictures and videos that a value is a path of."""
+    paths = value if isinstance(value, list) else [value]
+    return {
+        path.rpartition("/")[2]
+        for path in paths
+        if isinstance(path, str) and path.casefold().endswith(_ENDINGS) and "://" not in path
+    }
+
+
 def _names_media(key: str, value: Any) -> bool:
     """Whether a key is named after a medium, is no fact about it, and has something to show."""
     if not isinstance(value, str | list | dict):
         return False
-    words = [word.casefold() for word in _WORDS.findall(key)]
-    return bool(_MEDIA & set(words)) and not _FACTS & set(words)
+    return bool(_MEDIA & _named(key)) and not _FACTS & _named(key)
+
+
+def _named(key: str) -> frozenset[str]:
+    """The words that a key is made of."""
+    return frozenset(word.casefold() for word in _WORDS.findall(key))
 
 
 def _keys(

@@ -1,6 +1,5 @@
 """3l. Picture: an image file -> an RGB image of 8 bits, or why there is none."""
 
-import stat
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from llava_lab.data.jpeg import check_jpeg, may_end_early
 from llava_lab.data.png import check_png
+from llava_lab.disk import check_regular
 
 # No photograph or scan that the benchmarks use comes near it; decoded, it is 400 MB.
 MAX_PIXELS = 100_000_000
@@ -65,29 +65,6 @@ def load_image(path: str | Path, upright: bool = False) -> Image.Image:
 
 class _UnreadableError(ValueError):
     """Why an image that Pillow opens is not read."""
-
-
-def check_regular(path: Path, kind: str) -> None:
-    """Refuse what is no regular file: opening a pipe or a device could wait or read for ever.
-
-    Args:
-        path: The file; a link is followed.
-        kind: What it should be, for messages.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is a folder, a pipe, a device or a socket, or must not be looked at.
-    """
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: there is no such {kind}") from error
-    except OSError as error:
-        raise ValueError(f"{path}: not readable ({error.strerror})") from error
-    if stat.S_ISDIR(mode):
-        raise ValueError(f"{path}: a folder, not {'an' if kind[0] in 'aeiou' else 'a'} {kind}")
-    if not stat.S_ISREG(mode):
-        raise ValueError(f"{path}: a pipe, a device or a socket; only regular files are read")
 
 
 def _read(image: ImageFile.ImageFile, path: Path, upright: bool) -> Image.Image:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llava_lab.data.picture import check_regular
+from llava_lab.disk import check_regular
 from llava_lab.model.weights import few, read_weights, refuse_adapter, refuse_pointer
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
