@@ -113,7 +113,7 @@ def test_what_is_nested_too_deeply_is_one_line(
 ) -> None:
     path = tmp_path / "deep.yaml"
     path.write_text(f"paths: {'[' * 3000}{']' * 3000}")
-    assert f"{path}: not YAML: maximum recursion" in refused(capsys, "-c", LLAVA15, "-c", str(path))
+    assert f"{path}: not YAML: nested too deeply" in refused(capsys, "-c", LLAVA15, "-c", str(path))
 
 
 @pytest.mark.parametrize("below", ["", "/deeper"])
