@@ -90,6 +90,10 @@ def read(path: Path) -> Run:
     for benchmark, scores in results["benchmarks"].items():
         _need(scores, (), f"{path}: benchmarks, {benchmark}")
         for metric, score in scores.items():
+            seen = metric.removeprefix("blind_")
+            if seen not in scores:
+                where = f"{path}: benchmarks, {benchmark}"
+                raise ValueError(f"{where}: {metric}, but no {seen} beside it")
             _check_score(score, f"{path}: benchmarks, {benchmark}, {metric}")
     return Run(path, results)
 
