@@ -36,7 +36,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = "python tests/campaigns/ranks.py"
 PATIENCE_SECONDS = 600.0
 SOON_SECONDS = 60.0  # in which the others end when one process is killed, on a busy machine
-# A key's bias changes nothing after the softmax: its gradient is rounding alone, which AdamW scales.
+# A key's bias changes nothing after the softmax: its gradient is rounding, which AdamW scales up.
 VIT = "{embed_dim: 192, depth: 2, num_heads: 4, mlp_ratio: 2, qkv_bias: false}"
 SAME = ("name", "fingerprint", "steps", "samples", "tokens", "visual_tokens_mean", "flops")
 CLOSE = ("loss_first", "loss_last")
