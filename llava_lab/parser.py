@@ -1,17 +1,20 @@
 """The parser: one message for a mistake, with the nearest right word; no carried-over arguments."""
 
 import difflib
+import functools
 import importlib
 import inspect
 import json
 import re
 from collections.abc import Iterable
+from pathlib import Path, PosixPath, PurePath
 from typing import Any, NoReturn
 
 import jsonargparse._actions as actions
 import jsonargparse._typehints as typehints
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf import OmegaConf
 
@@ -34,7 +37,53 @@ def _forget(parser_or_action: Any, prev_val: Any, value: Any) -> None:
         prev_val.init_args = Namespace()
 
 
+def _as_a_whole(adapt: Any) -> Any:
+    """Let a list that is given as a whole replace the one before it, entry by entry anew.
+
+    jsonargparse would fill the entries of a list of the same length with what they do not say
+    from those before: `sources=[{path: my.json}]` would keep the pictures of another file.
+    """
+
+    @functools.wraps(adapt)
+    def adapted(val: Any, typehint: Any, *more: Any, prev_val: Any = None, **options: Any) -> Any:
+        nested = isinstance(val, list) and any(isinstance(v, typehints.NestedArg) for v in val)
+        if isinstance(val, list) and not nested and not options.get("append"):
+            prev_val = None
+        return adapt(val, typehint, *more, prev_val=prev_val, **options)
+
+    return adapted
+
+
+def _with_nulls(adapt_class: Any) -> Any:
+    """Let `--stages.align.data.sources=[{images: null}]` keep its nulls.
+
+    jsonargparse hands what is inside of a class on as Python writes it, where a null is None, which
+    YAML reads as a text.
+    """
+
+    @functools.wraps(adapt_class)
+    def adapted(value: Any, *more: Any, **options: Any) -> Any:
+        inner = value.get("init_args") if isinstance(value, Namespace) else None
+        if isinstance(inner, typehints.NestedArg) and isinstance(inner.val, list | dict | None):
+            text = json.dumps(inner.val, default=str)
+            value = Namespace({**vars(value), "init_args": inner._replace(val=text)})
+        return adapt_class(value, *more, **options)
+
+    return adapted
+
+
+def _path_text(path: Any) -> str:
+    """A path as text; nothing else, or the null of a `Path | None` would be written as "None"."""
+    if not isinstance(path, str | PurePath):
+        raise ValueError(f"expected a path, not {type(path).__name__}")
+    return str(path)
+
+
 typehints.discard_init_args_on_class_path_change = _forget
+typehints.adapt_typehints = _as_a_whole(typehints.adapt_typehints)
+typehints.adapt_class_type = _with_nulls(typehints.adapt_class_type)
+for kind in (Path, PosixPath):
+    register_type(kind, _path_text, kind, type_check=isinstance)
 # Every value that names a class passes here, at any depth and in either form of a name.
 typehints.import_object = actions.import_object = guarded(typehints.import_object)
 

@@ -191,6 +191,36 @@ def test_a_swapped_class_takes_nothing_of_the_one_before(
     assert encoder["init_args"]["pretrained"] is True  # ClipEncoder's own default
 
 
+def test_a_list_replaces_the_one_before_it_and_nulls_stay_null(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text(
+        "stages: {instruct: {data: {init_args: {sources: [{path: a.json, sampling: 'first:1'}]}}}}"
+    )
+    key = "--stages.instruct.data.sources"
+    for options in (
+        ("-c", str(overlay)),
+        (f"{key}=[{{path: a.json, sampling: 'first:1'}}]",),
+        (f"{key}=[{{path: a.json, images: null, sampling: 'first:1'}}]",),
+    ):
+        data = printed(capsys, *options)["stages"]["instruct"]["data"]["init_args"]
+        (source,) = data["sources"]
+        assert (source["path"], source["images"], source["sampling"]) == ("a.json", None, "first:1")
+    two = "[{path: a.json, images: x}, {path: b.json, images: null}]"
+    options = (f"{key}={two}", "--stages.align.data.feature_store=null")
+    stages = printed(capsys, *options, "--stages.align.trainer={profiler: null}")["stages"]
+    sources = stages["instruct"]["data"]["init_args"]["sources"]
+    assert [source["images"] for source in sources] == ["x", None]
+    assert stages["align"]["data"]["init_args"]["feature_store"] is None
+    assert stages["align"]["trainer"] == {"profiler": None}
+    # One option of the last entry still changes that entry alone.
+    (source,) = printed(capsys, "-c", str(overlay), f"{key}.sampling=all")["stages"]["instruct"][
+        "data"
+    ]["init_args"]["sources"]
+    assert (source["path"], source["sampling"]) == ("a.json", "all")
+
+
 def test_interpolation_is_resolved_after_all_files_and_options(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
