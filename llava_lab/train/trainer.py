@@ -20,6 +20,8 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from llava_lab import ranks
+
 DEFAULTS = {
     name: option.default
     for name, option in inspect.signature(Trainer.__init__).parameters.items()
@@ -45,7 +47,7 @@ REFUSED = {
 }
 # Options that decide neither a stage's weights nor its held-out numbers.
 IDLE = (
-    *("accelerator", "strategy", "devices", "num_nodes", "plugins"),
+    *(*ranks.WHERE, "plugins"),
     *("logger", "log_every_n_steps", "enable_autolog_hparams", "model_registry"),
     *("enable_progress_bar", "enable_model_summary", "profiler", "detect_anomaly"),
     *("limit_test_batches", "limit_predict_batches", "inference_mode"),
