@@ -3,7 +3,7 @@
 The folders follow one sample from disk to a row of a table; each module's docstring opens with
 its leg of that way.
 
-    data/      1 sample   2 chat   3 policy, batch, loader
+    data/      1 sample   2 chat   3 views, batch, loader
     model/     4 encoder  5 pool   6 connector  7 layout  8 splice  9 LM on a packed forest
     train/    10 loss, and the stages that minimise it
     evaluate/ 11 questions, answers, metrics

@@ -5,8 +5,8 @@ import io
 import os
 import sys
 
-from llava_lab.signals import AGAIN, PARENT, end_with
-from llava_lab.verbs import Stop, one_message
+from llava_lab.core.signals import AGAIN, PARENT, end_with
+from llava_lab.core.verbs import Stop, one_message
 
 HELP = """usage: python -m llava_lab VERB [options]
 
@@ -37,15 +37,15 @@ examples:
 
 LIGHTNING = ("fit", "validate", "test", "predict")
 TOOLS = {
-    "plan": "llava_lab.plan:main",
-    "sweep": "llava_lab.sweep:main",
+    "plan": "llava_lab.experiment.plan:main",
+    "sweep": "llava_lab.experiment.sweep:main",
     "table": "llava_lab.report.table:main",
-    "import": "llava_lab.exchange.commands:import_main",
-    "export": "llava_lab.exchange.commands:export_main",
-    "answer": "llava_lab.exchange.commands:answer_main",
-    "caption": "llava_lab.exchange.caption:main",
-    "prefer": "llava_lab.exchange.prefer:main",
-    "chat": "llava_lab.exchange.commands:chat_main",
+    "import": "llava_lab.serve.commands:import_main",
+    "export": "llava_lab.serve.commands:export_main",
+    "answer": "llava_lab.serve.commands:answer_main",
+    "caption": "llava_lab.serve.caption:main",
+    "prefer": "llava_lab.serve.prefer:main",
+    "chat": "llava_lab.serve.commands:chat_main",
 }
 
 
@@ -68,7 +68,7 @@ def _run(verb: str, arguments: list[str]) -> None:
         module, name = TOOLS[verb].split(":")
         getattr(importlib.import_module(module), name)(arguments[1:])
     elif verb in LIGHTNING:
-        importlib.import_module("llava_lab.cli").main(arguments)
+        importlib.import_module("llava_lab.cli.fit").main(arguments)
     else:
         import difflib
 

@@ -16,8 +16,8 @@ import yaml
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from llava_lab.world.generate import TinyWorld
-from llava_lab.world.videos import TinyVideos
+from llava_lab.tiny_world.generate import TinyWorld
+from llava_lab.tiny_world.videos import TinyVideos
 
 CORPUS = [
     "A chat between a curious user and an artificial intelligence assistant.",

@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from llava_lab.strict_json import parse, parse_list
+from llava_lab.core.strict_json import parse, parse_list
 
 FRAME_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VIDEO_FILES = (".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov", ".mpg", ".mpeg", ".ts")

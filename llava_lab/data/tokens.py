@@ -97,7 +97,7 @@ def truncate(encoded: Encoded, length: int) -> Encoded:
     if visual and visual[-1] > length:
         raise ValueError(
             f"the visual tokens reach to token {visual[-1]}, but max_length is {length}; raise it "
-            "or choose a policy with fewer visual tokens"
+            "or choose views with fewer visual tokens"
         )
     return Encoded(encoded.ids[:length], encoded.labels[:length])
 

@@ -12,11 +12,11 @@ from typing import TypeVar
 import av
 import PIL
 
-from llava_lab.data.clip import frame_files
-from llava_lab.data.image import Policy, verify_media
+from llava_lab.core.fingerprint import fingerprint
+from llava_lab.data.media.clip import frame_files
 from llava_lab.data.rows import VideoPath
-from llava_lab.data.video import Frames
-from llava_lab.fingerprint import fingerprint
+from llava_lab.data.views.base import Views, verify_media
+from llava_lab.data.views.video import Frames
 
 Size = tuple[int, ...]
 _Item = TypeVar("_Item")
@@ -30,13 +30,13 @@ _known: dict[tuple[str, str], tuple[str, Size]] = {}
 
 
 def verified(
-    paths: Iterable[Path], policy: Policy, cache: Path | None, what: str
+    paths: Iterable[Path], views: Views, cache: Path | None, what: str
 ) -> tuple[dict[Path, Size], dict[Path, str]]:
     """Decode every file that was not decoded before, as `verify_media` does.
 
     Args:
         paths: Pictures and videos.
-        policy: How they are shown.
+        views: How they are shown.
         cache: Folder in which to remember files that were decoded whole, by path, size and times;
             None remembers them for this process alone.
         what: What they are for, to say how far long work is.
@@ -45,7 +45,7 @@ def verified(
         Width, height and, of a video, the frames that are shown, of each file that can be read; and
         of each other one, why it cannot.
     """
-    rules = {video: _rule(policy, video) for video in (False, True)}
+    rules = {video: _rule(views, video) for video in (False, True)}
     if cache is not None:
         for rule in set(rules.values()):
             _recall(cache, rule)
@@ -60,7 +60,7 @@ def verified(
         else:
             missing.setdefault(rule, []).append(path)
     for rule, files in missing.items():
-        for path, state, found in _decode(files, policy, what, cache, rule):
+        for path, state, found in _decode(files, views, what, cache, rule):
             if isinstance(found, str):
                 faults[path] = found
             else:
@@ -80,14 +80,14 @@ def shown_by_time(items: Sequence[_Item], what: str) -> Iterator[_Item]:
 
 
 def _decode(
-    paths: Sequence[Path], policy: Policy, what: str, cache: Path | None, rule: str
+    paths: Sequence[Path], views: Views, what: str, cache: Path | None, rule: str
 ) -> Iterator[tuple[Path, str, Size | str]]:
     """Each file with its state, and its size or why it cannot be read; sizes are written down."""
 
     def decode(path: Path) -> tuple[Path, str, Size | str]:
         state = _state(path)
         try:
-            return path, state, tuple(verify_media(path, policy))
+            return path, state, tuple(verify_media(path, views))
         except (OSError, ValueError) as problem:
             return path, state, str(problem)
 
@@ -102,11 +102,11 @@ def _decode(
             yield from done
 
 
-def _rule(policy: Policy, video: bool) -> str:
-    """What decides what loading a file gives; most policies load pictures alike."""
+def _rule(views: Views, video: bool) -> str:
+    """What decides what loading a file gives; most views load pictures alike."""
     decoders = (PIL.__version__, av.__version__)
-    alike = type(policy).load is Policy.load or (type(policy) is Frames and not video)
-    values = (decoders,) if alike else (decoders, policy)
+    alike = type(views).load is Views.load or (type(views) is Frames and not video)
+    values = (decoders,) if alike else (decoders, views)
     return fingerprint(*values, leave_out=("idle", "layout_only"))[:24]
 
 

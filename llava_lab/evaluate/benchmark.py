@@ -11,14 +11,13 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from llava_lab.data.clip import VideoPath
-from llava_lab.data.features import image_digest
-from llava_lab.data.image import Policy
-from llava_lab.data.modules import Position
+from llava_lab.core.atomic import plain_name
+from llava_lab.data.media.clip import VideoPath, image_digest
+from llava_lab.data.modules.image import Position
 from llava_lab.data.sample import Question, read_questions
-from llava_lab.disk import plain_name
+from llava_lab.data.views.base import Views
 from llava_lab.evaluate.groups import Group, blind_groups, by_images
-from llava_lab.evaluate.metric import BenchmarkMetric
+from llava_lab.evaluate.metrics.question import BenchmarkMetric
 from llava_lab.evaluate.prompts import Sizes, check_questions, question_loader, trees_of
 from llava_lab.model.llm import scale_positions
 
@@ -81,13 +80,13 @@ class Benchmark:
         rows.append(self.metric.settings())
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
-    def check(self, policy: Policy) -> None:
+    def check(self, views: Views) -> None:
         """Refuse questions that could not be asked or scored before anything is spent."""
         for question in self.questions:
-            if any(isinstance(path, VideoPath) for path in question.images) and not policy.videos:
+            if any(isinstance(path, VideoPath) for path in question.images) and not views.videos:
                 raise ValueError(
-                    f"{question.source}: a video, which data.policy {type(policy).__name__} cannot "
-                    "show; set data.policy to llava_lab.data.video.Frames"
+                    f"{question.source}: a video, which data.views {type(views).__name__} cannot "
+                    "show; set data.views to llava_lab.data.views.video.Frames"
                 )
             if not question.answers:
                 raise ValueError(
@@ -117,7 +116,7 @@ class BenchmarkDataModule(LightningDataModule):
 
     Args:
         benchmarks: The question files.
-        policy: How an image becomes views: that of the stage that was trained last.
+        views: How an image becomes views: that of the stage that was trained last.
         image_position: Where the image stands in the question.
         max_new_tokens: Longest answer.
         images_per_batch: Images whose questions are answered at once.
@@ -132,7 +131,7 @@ class BenchmarkDataModule(LightningDataModule):
     def __init__(
         self,
         benchmarks: list[Benchmark],
-        policy: Policy,
+        views: Views,
         image_position: Position = "first",
         max_new_tokens: int = 128,
         images_per_batch: int = 1,
@@ -147,19 +146,19 @@ class BenchmarkDataModule(LightningDataModule):
         ]
         if len(set(names)) < len(names):
             raise ValueError(f"data.benchmarks: two benchmarks have one name among {names}")
-        self.benchmarks, self.policy = benchmarks, policy
+        self.benchmarks, self.views = benchmarks, views
         self.image_position, self.max_new_tokens = image_position, max_new_tokens
         self.images_per_batch, self.template = images_per_batch, template
         self.num_workers, self.rope_factor = num_workers, rope_factor
-        self.sizes = Sizes(policy)
+        self.sizes = Sizes(views)
         # Read by Lightning: where there are fewer batches than ranks, some ranks have none.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def check(self, model: Any) -> None:
         """Refuse what could not be asked, before anything is spent."""
         for benchmark in self.benchmarks:
-            benchmark.check(self.policy)
-        self.check_policy(model)
+            benchmark.check(self.views)
+        self.check_views(model)
         if self.rope_factor != 1:
             scale_positions(copy(model.llm.model.config), self.rope_factor)
         context = int(model.llm.context * self.rope_factor / model.llm.scaled)
@@ -167,16 +166,16 @@ class BenchmarkDataModule(LightningDataModule):
             trees = trees_of(
                 model,
                 each.groups,
-                self.policy,
+                self.views,
                 self.image_position,
                 each.benchmark.prompt,
                 self.template,
             )
             check_questions(trees, context, self.max_new_tokens, self.sizes)
 
-    def check_policy(self, model: Any) -> None:
+    def check_views(self, model: Any) -> None:
         """Refuse one that the model cannot follow or the LM cannot read."""
-        model.check_policy(self.policy, int(model.llm.context * self.rope_factor))
+        model.check_views(self.views, int(model.llm.context * self.rope_factor))
 
     def setup(self, stage: str) -> None:
         """Scale the LM's positions."""
@@ -200,7 +199,7 @@ class BenchmarkDataModule(LightningDataModule):
         return question_loader(
             self.trainer.lightning_module,
             asked.groups,
-            self.policy,
+            self.views,
             position=self.image_position,
             prompt=asked.benchmark.prompt,
             template=self.template,

@@ -9,17 +9,17 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from llava_lab.data.batch import Batch, Row, Segment
+from llava_lab.core.verbs import listed
 from llava_lab.data.chat import IGNORE, VISUAL, Template, get_template
-from llava_lab.data.image import Policy, verify_media
-from llava_lab.data.layout import Layout
-from llava_lab.data.modules import Position, Views
+from llava_lab.data.geometry import Layout
+from llava_lab.data.modules.image import Position, ViewLoader
+from llava_lab.data.packing import Batch, Row, Segment
 from llava_lab.data.rows import VideoPath
 from llava_lab.data.sample import Question
-from llava_lab.data.video import Frames
-from llava_lab.evaluate.generate import Questions, Sampling
+from llava_lab.data.views.base import Views, verify_media
+from llava_lab.data.views.video import Frames
 from llava_lab.evaluate.groups import Group, placed
-from llava_lab.verbs import listed
+from llava_lab.model.generate import Questions, Sampling
 
 
 class Trees(Dataset):
@@ -29,7 +29,7 @@ class Trees(Dataset):
         groups: Questions that are asked about the same images.
         template: Chat template.
         tokenizer: The LM's tokenizer.
-        views: How images become views.
+        loader: Loads images as views.
         position: Where the image stands in the question.
         prompt: Line that is added to every question, or None.
     """
@@ -39,19 +39,19 @@ class Trees(Dataset):
         groups: Sequence[Group],
         template: Template,
         tokenizer: Any,
-        views: Views,
+        loader: ViewLoader,
         position: Position,
         prompt: str | None,
     ):
         self.groups, self.template, self.tokenizer = groups, template, tokenizer
-        self.views, self.position, self.prompt = views, position, prompt
+        self.loader, self.position, self.prompt = loader, position, prompt
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def __getitem__(self, index: int) -> tuple[Row, Group]:
         group = self.groups[index]
-        views, layouts = self.views(group.images)
+        views, layouts = self.loader(group.images)
         prompts = [self.ids(question, group, layouts) for question in group.questions]
         shared = min(_common(prompts), min(map(len, prompts)) - 1)
         root = prompts[0][:shared]
@@ -64,7 +64,7 @@ class Trees(Dataset):
     def ids(self, question: Question, group: Group, layouts: Sequence[Layout]) -> list[int]:
         """Token ids of the prompt of one question of a group."""
         turn = placed(question, self.position, self.prompt)
-        turns = self.views.told([turn], group.images)
+        turns = self.loader.told([turn], group.images)
         tokens = [layout.tokens for layout in layouts]
         return self.template.prompt(turns, self.tokenizer, tokens, source=question.source)
 
@@ -78,14 +78,14 @@ def _common(prompts: Sequence[Sequence[int]]) -> int:
 
 
 class Sizes:
-    """Sizes of images and videos as a policy loads them; each file is read once.
+    """Sizes of images and videos as views loads them; each file is read once.
 
     Args:
-        policy: How images and videos are loaded.
+        views: How images and videos are loaded.
     """
 
-    def __init__(self, policy: Policy):
-        self.policy = policy
+    def __init__(self, views: Views):
+        self.views = views
         # A picture and a video may have equal paths.
         self._of = cache(lambda path, _: self._read(path))
 
@@ -98,7 +98,7 @@ class Sizes:
 
     def _read(self, path: Path) -> tuple[int, ...] | Exception:
         try:
-            return verify_media(path, self.policy)
+            return verify_media(path, self.views)
         except (OSError, ValueError) as error:
             return error
 
@@ -126,18 +126,18 @@ def unaskable(trees: Trees, context: int, max_new_tokens: int, sizes: Sizes) -> 
 
     The arguments are those of `check_questions`.
     """
-    policy, vision = trees.views.policy, trees.views.vision
+    views, view_spec = trees.loader.views, trees.loader.view_spec
     faults: dict[int, str] = {}
     for group in trees.groups:
         for place, question in zip(group.places, group.questions, strict=True):
             try:
-                layouts = [policy.layout(sizes(image), vision) for image in group.images]
+                layouts = [views.layout(sizes(image), view_spec) for image in group.images]
                 ids = trees.ids(question, group, layouts)
             except (OSError, ValueError) as error:
                 named = str(error).startswith(question.source)
                 faults[place] = str(error) if named else f"{question.source}: {error}"
                 continue
-            if problem := beyond(ids, group.images, layouts, trees.views, context, max_new_tokens):
+            if problem := beyond(ids, group.images, layouts, trees.loader, context, max_new_tokens):
                 blind = "" if group.images == question.images else " (blind: images of others)"
                 faults[place] = f"{question.source}{blind}: {problem}"
     return dict(sorted(faults.items()))
@@ -147,7 +147,7 @@ def beyond(
     ids: Sequence[int],
     images: Sequence[Path],
     layouts: Sequence[Layout],
-    views: Views,
+    loader: ViewLoader,
     context: int,
     max_new_tokens: int,
 ) -> str | None:
@@ -157,9 +157,9 @@ def beyond(
     visual = sum(token == VISUAL for token in ids)
     text, room = len(ids) - visual, context - max_new_tokens
     ways = []
-    if images and isinstance(images[0], VideoPath) and isinstance(views.policy, Frames):
+    if images and isinstance(images[0], VideoPath) and isinstance(loader.views, Frames):
         kind = "video" if len(images) == 1 else "videos"
-        ways.append(f"{views.policy.most_frames(views.vision, room, text)} frames")
+        ways.append(f"{loader.views.most_frames(loader.view_spec, room, text)} frames")
     else:
         kind = "picture" if len(images) == 1 else "pictures"
         tokens = [layout.tokens for layout in layouts]
@@ -183,7 +183,7 @@ def beyond(
 def question_loader(
     model: Any,
     groups: Sequence[Group],
-    policy: Policy,
+    views: Views,
     *,
     position: Position = "first",
     prompt: str | None = None,
@@ -204,7 +204,7 @@ def question_loader(
     Args:
         model: Whose tokenizer, encoder and template the prompts are made for.
         groups: Questions that are asked about the same images.
-        policy: How an image becomes views.
+        views: How an image becomes views.
         position: Where the image stands in the question.
         prompt: Line that is added to every question.
         template: Chat template; null takes the LM's.
@@ -225,8 +225,8 @@ def question_loader(
     }.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it is 1 or more")
-    trees = trees_of(model, groups, policy, position, prompt, template)
-    check_questions(trees, model.llm.context, max_new_tokens, sizes or Sizes(policy))
+    trees = trees_of(model, groups, views, position, prompt, template)
+    check_questions(trees, model.llm.context, max_new_tokens, sizes or Sizes(views))
     starts = range(0, len(groups), images_per_batch)[rank::world]
     trees.groups = [each for start in starts for each in groups[start : start + images_per_batch]]
     stop_ids = frozenset(trees.template.stop_ids(trees.tokenizer))
@@ -257,12 +257,12 @@ def question_loader(
 def trees_of(
     model: Any,
     groups: Sequence[Group],
-    policy: Policy,
+    views: Views,
     position: Position,
     prompt: str | None,
     template: str | None,
 ) -> Trees:
     """The prompts of a model; the arguments are those of `question_loader`."""
     style = get_template(template or model.llm.template)
-    views = Views(policy, model.encoder.vision)
-    return Trees(groups, style, model.llm.tokenizer, views, position, prompt)
+    loader = ViewLoader(views, model.encoder.view_spec)
+    return Trees(groups, style, model.llm.tokenizer, loader, position, prompt)

@@ -10,12 +10,12 @@ import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from llava_lab.core.atomic import write
 from llava_lab.data.sample import Question
-from llava_lab.disk import write
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule, Pass
-from llava_lab.evaluate.generate import Answers, Questions
-from llava_lab.evaluate.metric import Score
+from llava_lab.evaluate.metrics.question import Score
 from llava_lab.evaluate.sheet import SheetItem, sheet
+from llava_lab.model.generate import Answers, Questions
 
 SHOWN = 12
 Numbered = dict[int, dict[int, Any]]  # by test loader, then by a question's place in its file
@@ -168,7 +168,7 @@ class Scores(Callback):
                 answer=question.answers[0],
                 prediction=text,
                 correct=right >= 0.5,
-                upright=trainer.datamodule.policy.upright,  # type: ignore[attr-defined]
+                upright=trainer.datamodule.views.upright,  # type: ignore[attr-defined]
             )
             for question, text, right in samples[:: max(1, len(samples) // SHOWN)][:SHOWN]
         ]

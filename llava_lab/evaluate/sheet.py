@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from llava_lab.data.clip import VideoPath, load_clip
-from llava_lab.data.picture import load_image
+from llava_lab.data.media.clip import VideoPath, load_clip
+from llava_lab.data.media.picture import load_image
 
 PAPER, CARD, FRAME = "#e9ebee", "#ffffff", "#f4f5f7"
 INK, QUIET, RIGHT, WRONG = "#1f2328", "#6a737d", "#1a7f37", "#cf222e"

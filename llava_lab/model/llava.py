@@ -7,13 +7,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from llava_lab.data.batch import Batch
-from llava_lab.data.image import Policy
 from llava_lab.data.loader import MicroBatch
-from llava_lab.evaluate.generate import Answers, Questions, answer
-from llava_lab.model.connector import Connector
-from llava_lab.model.encoder import Encoder
-from llava_lab.model.layout import Newline, arrange
+from llava_lab.data.packing import Batch
+from llava_lab.data.views.base import Views
+from llava_lab.model.arrange import Newline, arrange
+from llava_lab.model.connector.base import Connector
+from llava_lab.model.encoder.base import Encoder
+from llava_lab.model.generate import Answers, Questions, answer
 from llava_lab.model.llm import CausalLM
 from llava_lab.model.pool import connect
 from llava_lab.model.splice import splice
@@ -33,7 +33,7 @@ class Llava(LightningModule):
         connector_weights: A file with the connector's weights, such as a released
             `mm_projector` file; null starts from random weights.
         newline: Whether a learned vector ends the rows of tiles that are put together, as
-            policies that drop padding want it; or a .safetensors file with it.
+            views that drop padding want it; or a .safetensors file with it.
     """
 
     def __init__(
@@ -66,21 +66,21 @@ class Llava(LightningModule):
         """Weights of a part."""
         return sum(weight.numel() for weight in self.part(name).parameters())
 
-    def check_policy(self, policy: Policy, max_length: int) -> None:
-        """Refuse a policy that this model cannot follow.
+    def check_views(self, views: Views, max_length: int) -> None:
+        """Refuse views that this model cannot follow.
 
         Args:
-            policy: How an image becomes views.
+            views: How an image becomes views.
             max_length: Longest row in tokens.
 
         Raises:
             ValueError: If its layouts have newlines and the model has none, its geometry does not
                 fit the encoder, or a video has more tokens than a row may.
         """
-        policy.check(self.encoder.vision, max_length)
-        if policy.newline and self.newline.weight is None:
-            name = type(policy).__name__
-            raise ValueError(f"policy {name} ends rows with a newline; set model.newline=true")
+        views.check(self.encoder.view_spec, max_length)
+        if views.newline and self.newline.weight is None:
+            name = type(views).__name__
+            raise ValueError(f"views {name} ends rows with a newline; set model.newline=true")
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Patch features [n, p, d] of views [n, 3, s, s]; a frozen encoder keeps no graph."""

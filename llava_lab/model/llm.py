@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from llava_lab.model.forest import ATTENTION, Forest, Plan
-from llava_lab.model.tower import first_line, refuse_depth
+from llava_lab.data.forest import Forest
+from llava_lab.model.encoder.tower import first_line, refuse_depth
+from llava_lab.model.forest_attention import ATTENTION, Plan
 from llava_lab.model.weights import (
     check_values,
     load_part,

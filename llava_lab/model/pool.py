@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
-from llava_lab.data.layout import Layout, Pool
+from llava_lab.data.geometry import Layout, Pool
 
 
 def connect(

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from llava_lab.model.tower import first_line
-from llava_lab.tensors import not_finite
+from llava_lab.core.tensors import not_finite
+from llava_lab.model.encoder.tower import first_line
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 ADAPTER = "adapter_config.json"
@@ -205,16 +205,6 @@ def _is_tied(key: str, own: dict[str, Tensor], found: dict[str, Tensor]) -> bool
     """Whether a missing tensor shares its memory with one that was found (tied embeddings)."""
     memory = own[key].data_ptr()
     return memory != 0 and any(own[k].data_ptr() == memory for k in own.keys() & found.keys())
-
-
-def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and bytes, independent of order and device."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.rows import Estimate
 from llava_lab.report.sweep import Group, differences, held_out, scores, tokens
-from llava_lab.sweep import Sweep
 
 
 def plot(

@@ -7,7 +7,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
-from llava_lab.records import read_record
+from llava_lab.core.records import read_record
 
 NAME = "results.json"
 KEYS = ("experiment", "scale", "seed", "stages", "benchmarks", "cost")

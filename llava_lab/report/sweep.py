@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.grid import Grid
 from llava_lab.report.rows import (
     NONE,
@@ -15,7 +16,6 @@ from llava_lab.report.rows import (
     seed_rows,
 )
 from llava_lab.report.runs import Run, read
-from llava_lab.sweep import Sweep
 
 Group = tuple[dict[str, str], list[Run]]
 

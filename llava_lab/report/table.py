@@ -10,6 +10,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from llava_lab.core.verbs import one_message, verb_parser
+from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.grid import Grid, to_markdown, to_rich
 from llava_lab.report.plot import plot
 from llava_lab.report.published import published
@@ -21,8 +23,6 @@ from llava_lab.report.sweep import (
     held_out_grids,
     sweep_grids,
 )
-from llava_lab.sweep import Sweep
-from llava_lab.verbs import one_message, verb_parser
 
 COST = {
     "parameters": "parameters",

@@ -14,8 +14,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from llava_lab import signals
-from llava_lab.disk import whole
+from llava_lab.core import signals
+from llava_lab.core.atomic import whole
 from llava_lab.train.stage import Stage
 
 KEPT = 2  # the newest one, and one to go on from should that be damaged

@@ -1,18 +1,15 @@
 """10. Loss: hidden states of a batch [t, d] -> one number, logits only where a label asks."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear_cross_entropy
 
-from llava_lab.data.batch import Batch
+from llava_lab.data.modules.preference import Pairs
+from llava_lab.data.packing import Batch
 from llava_lab.model.llava import Llava
-
-if TYPE_CHECKING:
-    from llava_lab.data.preferences import Pairs
-
 
 # Sums and what they are divided by, by name. Both add up over micro-batches and devices.
 Ratios = dict[str, tuple[Tensor, Tensor | float]]
@@ -37,6 +34,16 @@ class Loss(nn.Module, ABC):
     @abstractmethod
     def sums(self, model: Llava, batch: Any) -> tuple[Ratios, Ratios]:
         """Of a batch, the loss's terms with their `counts`, and the numbers to log beside it."""
+
+    def prepare(self, model: Any, data: Any, trainer: Any, verb: str) -> None:
+        """Compute what the loss needs of the model that its stage starts from; nothing by default.
+
+        Args:
+            model: The model.
+            data: The stage's DataModule, which has read its rows.
+            trainer: Whose devices share the work.
+            verb: `fit` where the model is about to be trained, else `validate`.
+        """
 
     def forward(self, model: Llava, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch alone, and the numbers to log beside it."""
@@ -72,15 +79,13 @@ def token_losses(model: Llava, batch: Batch, hidden: Tensor | None = None) -> Te
     )
 
 
-def answer_logps(
-    model: Llava, pairs: "Pairs", hidden: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def answer_logps(model: Llava, pairs: Pairs, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Summed log-probabilities of chosen and rejected answers [n, 2], and their tokens [n, 2]."""
     losses = token_losses(model, pairs, hidden).float()
     return answer_sums(-losses, pairs), answer_sums(torch.ones_like(losses), pairs)
 
 
-def answer_sums(values: Tensor, pairs: "Pairs") -> Tensor:
+def answer_sums(values: Tensor, pairs: Pairs) -> Tensor:
     """Values of targets [m], summed over chosen and rejected answers [n, 2]."""
     sums = values.new_zeros(len(pairs.forest.lengths)).index_add(0, pairs.owners, values)
     return sums[pairs.answers]

@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from llava_lab.data.batch import work
 from llava_lab.data.loader import MicroBatch
+from llava_lab.data.packing import work
 from llava_lab.train.loss import Loss, Ratios, ratio, summed
 
 Normalization = Literal["step", "micro_batch"]

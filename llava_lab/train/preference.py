@@ -1,15 +1,16 @@
 """10c. Preference losses: log-probabilities of a chosen and a rejected answer -> one number."""
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, logsigmoid, relu, sigmoid
 
-from llava_lab.data.preferences import Pairs
-from llava_lab.data.reference import Before
+from llava_lab.data.modules.preference import Pairs, ReferenceHidden
 from llava_lab.model.llava import Llava
 from llava_lab.train.loss import Loss, Ratios, answer_logps, answer_sums
+from llava_lab.train.reference import store_references
 
 CHUNK = 64  # targets whose distributions are compared at once
 
@@ -36,6 +37,19 @@ class PreferenceLoss(Loss):
             gains: Log-probability less the reference's, of chosen and rejected answers [n, 2].
             tokens: Their tokens [n, 2].
         """
+
+    def prepare(self, model: Any, data: Any, trainer: Any, verb: str) -> None:
+        """Store what the model that the stage starts from says of the pairs.
+
+        Raises:
+            ValueError: Where the model is not that one.
+        """
+        if verb != "fit":
+            raise ValueError(
+                f"stages.{data.name}: `{verb}` has a model that was trained, and not the one that "
+                "its preferences are measured against; results.json has the held-out numbers"
+            )
+        store_references(model, data, trainer)
 
     def counts(self, batch: Pairs) -> dict[str, int]:
         """Pairs, and where the chosen answers' cross-entropy counts, their tokens."""
@@ -74,7 +88,7 @@ class PreferenceLoss(Loss):
 
 
 @torch.no_grad()
-def divergences(head: nn.Linear, hidden: Tensor, before: Before) -> Tensor:
+def divergences(head: nn.Linear, hidden: Tensor, before: ReferenceHidden) -> Tensor:
     """KL(model || reference) of the next token, exact over the vocabulary, at every target [m].
 
     It is that of the model's and the reference's distributions after the same words, the words
@@ -94,7 +108,7 @@ def divergences(head: nn.Linear, hidden: Tensor, before: Before) -> Tensor:
     return torch.cat(found)
 
 
-class Sigmoid(PreferenceLoss):
+class DPO(PreferenceLoss):
     """DPO: -log sigmoid(beta (g_chosen - g_rejected)) (Rafailov et al. 2023, eq. 7).
 
     Args:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
+from llava_lab.core.tensors import Damaged, not_finite, read_tensors, write_tensors
 from llava_lab.model.llava import PARTS
 from llava_lab.model.llm import CausalLM
 from llava_lab.model.weights import misfit
-from llava_lab.tensors import Damaged, not_finite, read_tensors, write_tensors
+from llava_lab.train.feature_store import store_features
 from llava_lab.train.lora import Lora, merge
 from llava_lab.train.loss import Loss
 from llava_lab.train.muon import Muon
@@ -94,9 +95,11 @@ class Stage(Callback):
         self.trainer: Any = None
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
-        """Freeze and free parts, hand the model its loss and optimizer."""
+        """Freeze and free parts, hand the model its loss and optimizer, fill the data's stores."""
         self.prepare(pl_module)
         self.trainer = trainer
+        store_features(pl_module, self.trainer.datamodule, trainer)
+        self.loss.prepare(pl_module, self.trainer.datamodule, trainer, stage)
 
     def deciding_split(self, data: Any, trainer: Any) -> list[int]:
         """How a step is split, where that decides the outcome.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from llava_lab.data.modules import StageDataModule
+from llava_lab.data.modules.image import StageDataModule
 from llava_lab.train.stage import Stage
 
 

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from llava_lab import ranks
+from llava_lab.core import ranks
 
 DEFAULTS = {
     name: option.default
@@ -145,7 +145,7 @@ def make_trainer(
             default_root_dir=str(folder),
             use_distributed_sampler=False,
         )
-    # Its handler of SIGTERM saves nothing, and hangs with several ranks; ours is llava_lab.signals.
+    # Its handler of SIGTERM saves nothing, and hangs with several ranks; ours is core/signals.
     trainer._signal_connector.register_signal_handlers = lambda: None
     return trainer
 

@@ -21,19 +21,19 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from llava_lab.data.batch import Batch, Row, Segment
 from llava_lab.data.chat import IGNORE, get_template
-from llava_lab.data.image import Pad
+from llava_lab.data.packing import Batch, Row, Segment
 from llava_lab.data.sample import Question, Turn
-from llava_lab.evaluate.generate import answer
+from llava_lab.data.views.pad import Pad
 from llava_lab.evaluate.groups import by_images
 from llava_lab.evaluate.prompts import question_loader
-from llava_lab.model.connector import MLP
-from llava_lab.model.encoder import TimmEncoder
+from llava_lab.model.connector.mlp import MLP
+from llava_lab.model.encoder.timm import TimmEncoder
+from llava_lab.model.generate import answer
 from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
-from llava_lab.world.draw import render
-from llava_lab.world.scene import sample_scene
+from llava_lab.tiny_world.draw import render
+from llava_lab.tiny_world.scene import sample_scene
 
 COLORS = ("red", "green", "blue", "yellow", "purple", "white")
 ASKED = ("How many {} objects are there?", "What is next to the {} one?", "Is there a {} circle?")
@@ -66,14 +66,14 @@ def ours(model: Llava, questions: Sequence[Question], length: int, at_once: int)
 def plain(model: Llava, lm: torch.nn.Module, questions: Sequence[Question], length: int) -> Said:
     """Answers one by one by transformers' `generate`."""
     template, tokenizer = get_template(model.llm.template), model.llm.tokenizer
-    policy, vision, said = Pad(), model.encoder.vision, {}
+    views, view_spec, said = Pad(), model.encoder.view_spec, {}
     stops = sorted(template.stop_ids(tokenizer))
     for question in questions:
-        image = policy.load(question.images[0])
-        layout, views = policy.layout(image.size, vision), policy.pixels(image, vision)
+        image = views.load(question.images[0])
+        layout, pixels = views.layout(image.size, view_spec), views.pixels(image, view_spec)
         turns = [Turn("user", question.text)]
         ids = template.prompt(turns, tokenizer, [layout.tokens], question.source)
-        row = Row([Segment(ids, [IGNORE] * len(ids))], views, [layout], question.source)
+        row = Row([Segment(ids, [IGNORE] * len(ids))], pixels, [layout], question.source)
         embeddings = model.embed(Batch.pack([row]))[None]
         said[question.id] = lm.generate(
             inputs_embeds=embeddings,

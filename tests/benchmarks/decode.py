@@ -15,9 +15,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from llava_lab.data import decode
-from llava_lab.data.clip import load_clip
-from llava_lab.data.video import Frames
+from llava_lab.data.media import decode
+from llava_lab.data.media.clip import load_clip
+from llava_lab.data.views.video import Frames
 
 ROUNDS = 5
 

@@ -115,16 +115,16 @@ def ours(options: argparse.Namespace) -> Watch:
     import torch
     from lightning.pytorch import Callback, Trainer
 
-    from llava_lab.data.batch import Row, Segment
     from llava_lab.data.chat import IGNORE
-    from llava_lab.data.modules import StageDataModule
-    from llava_lab.data.preferences import Pairs
-    from llava_lab.model.connector import MLP
-    from llava_lab.model.encoder import TimmEncoder
+    from llava_lab.data.modules.image import StageDataModule
+    from llava_lab.data.modules.preference import Pairs
+    from llava_lab.data.packing import Row, Segment
+    from llava_lab.model.connector.mlp import MLP
+    from llava_lab.model.encoder.timm import TimmEncoder
     from llava_lab.model.llava import Llava
     from llava_lab.model.llm import CausalLM
     from llava_lab.train.loss import answer_logps
-    from llava_lab.train.preference import Sigmoid
+    from llava_lab.train.preference import DPO
     from llava_lab.train.stage import Stage
 
     watch = Watch()
@@ -134,7 +134,7 @@ def ours(options: argparse.Namespace) -> Watch:
     model = Llava(encoder, MLP, CausalLM(options.lm, "chatml"))
     kept: Any = {"ours": "products", "ours, keeping": False, "ours, recomputing": True}
     recipe = Stage(
-        Sigmoid(BETA),
+        DPO(BETA),
         {"llm": RATE},
         schedule="constant",
         warmup_ratio=1 / options.steps,

@@ -27,10 +27,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from safetensors.torch import load_file
 
-import llava_lab.cli  # noqa: F401  (imported once, before processes are forked)
+import llava_lab.cli.fit  # noqa: F401  (imported once, before processes are forked)
 from llava_lab.__main__ import run
-from llava_lab.world.generate import TinyWorld
-from llava_lab.world.videos import TinyVideos
+from llava_lab.tiny_world.generate import TinyWorld
+from llava_lab.tiny_world.videos import TinyVideos
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = "python tests/campaigns/ranks.py"

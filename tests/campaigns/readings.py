@@ -21,17 +21,17 @@ from safetensors.torch import load_file
 from torchvision.io import ImageReadMode, decode_image
 
 from llava_lab.__main__ import main
-from llava_lab.data.clip import load_clip
-from llava_lab.data.image import load_image
-from llava_lab.data.preferences import read_preferences
+from llava_lab.convert.load import load_model
+from llava_lab.convert.released import import_checkpoint
+from llava_lab.core.yaml_file import read_mapping
+from llava_lab.data.media.clip import load_clip
+from llava_lab.data.media.picture import load_image
+from llava_lab.data.modules.preference import read_preferences
 from llava_lab.data.sample import Source, read_questions, read_samples
 from llava_lab.evaluate.judge import Prompt
-from llava_lab.exchange.caption import read_items
-from llava_lab.exchange.journal import Journal
-from llava_lab.exchange.load import load_model
-from llava_lab.exchange.released import import_checkpoint
-from llava_lab.sweep import Sweep
-from llava_lab.yaml_file import read_mapping
+from llava_lab.experiment.sweep import Sweep
+from llava_lab.serve.caption import read_items
+from llava_lab.serve.journal import Journal
 
 NOISE = "QA_GT_caption_based_noisy"
 SHOWN = (".png", ".jpg", ".mp4")

@@ -7,7 +7,7 @@ import pytest
 from mutations import COMMAND, KINDS, OUTCOMES, campaign, limited, rows
 from report import table
 
-from llava_lab.exchange.released import import_checkpoint
+from llava_lab.convert.released import import_checkpoint
 
 QUICK = [kind for kind in KINDS if "checkpoints" not in kind.name]
 

@@ -14,10 +14,19 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODULES = (
-    *("llava_lab.__main__", "llava_lab.cli", "llava_lab.sweep", "llava_lab.report.table"),
-    *("llava_lab.data.preferences", "llava_lab.data.phrases", "llava_lab.data.video"),
-    *("llava_lab.train.contrast", "llava_lab.train.preference", "llava_lab.train.muon"),
-    *("llava_lab.evaluate.hallucination", "tensorboard", "timm", "transformers"),
+    *(
+        "llava_lab.__main__",
+        "llava_lab.cli.fit",
+        "llava_lab.experiment.sweep",
+        "llava_lab.report.table",
+    ),
+    *(
+        "llava_lab.data.modules.preference",
+        "llava_lab.data.modules.phrases",
+        "llava_lab.data.views.video",
+    ),
+    *("llava_lab.train.contrastive", "llava_lab.train.preference", "llava_lab.train.muon"),
+    *("llava_lab.evaluate.metrics.hallucination", "tensorboard", "timm", "transformers"),
 )
 # Functions in which a process may be found, and what it is at then; the innermost one counts.
 PLACES = {
@@ -33,9 +42,9 @@ IMAGES = REPOSITORY / "experiments" / "llava15.yaml"
 PARTS = REPOSITORY / "experiments" / "tiny_parts.yaml"
 VIDEO = """{stages: {video: {
   recipe: {loss: {class_path: llava_lab.train.loss.NextToken}, rates: {llm: 1.0e-5}},
-  data: {class_path: llava_lab.data.modules.VideoDataModule, init_args: {
+  data: {class_path: llava_lab.data.modules.image.VideoDataModule, init_args: {
     sources: [{path: "${paths.videos}", images: "${paths.videos_folder}"}],
-    policy: "${data.policy}", batch_size: 4, max_steps: 6, num_workers: 0}}}}}"""
+    views: "${data.views}", batch_size: 4, max_steps: 6, num_workers: 0}}}}}"""
 
 
 def load() -> None:
@@ -158,9 +167,9 @@ def options(folder: Path) -> list[str]:
         "data.images_per_batch": 4,
         "data.max_new_tokens": 2,
         "trainer.accelerator": "cpu",
-        "stages.instruct.data.policy.frames": 2,
-        "stages.dpo.data.policy.frames": 2,
-        "data.policy.frames": 2,
+        "stages.instruct.data.views.frames": 2,
+        "stages.dpo.data.views.frames": 2,
+        "data.views.frames": 2,
         "stages.dpo.data.reference_store": folder / "references",
         **{f"stages.{name}.data.feature_store": folder / "features" for name in stages},
         **{f"stages.{name}.data.max_steps": 6 for name in stages},

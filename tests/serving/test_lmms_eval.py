@@ -13,15 +13,15 @@ import torch
 from environment import lmms_eval
 
 from llava_lab.__main__ import main
-from llava_lab.data.anyres import AnyRes
-from llava_lab.data.video import Frames
-from llava_lab.exchange.save import export_model
-from llava_lab.model.connector import MLP
-from llava_lab.model.encoder import ClipEncoder
+from llava_lab.convert.save import export_model
+from llava_lab.data.views.anyres import AnyRes
+from llava_lab.data.views.video import Frames
+from llava_lab.model.connector.mlp import MLP
+from llava_lab.model.encoder.clip import ClipEncoder
 from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
-from llava_lab.world.generate import TinyWorld
-from llava_lab.world.videos import TinyVideos
+from llava_lab.tiny_world.generate import TinyWorld
+from llava_lab.tiny_world.videos import TinyVideos
 
 pytestmark = [pytest.mark.serving, pytest.mark.timeout(1800)]
 

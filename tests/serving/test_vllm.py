@@ -24,20 +24,24 @@ from environment import vllm
 from PIL import Image
 
 from llava_lab.__main__ import main
-from llava_lab.data.anyres import AnyRes
-from llava_lab.data.image import Pad, Policy, Square
+from llava_lab.convert.save import export_model
 from llava_lab.data.sample import Question
-from llava_lab.data.video import Frames
-from llava_lab.evaluate.generate import answer
+from llava_lab.data.views.anyres import AnyRes
+from llava_lab.data.views.base import Views
+from llava_lab.data.views.pad import Pad
+from llava_lab.data.views.square import Square
+from llava_lab.data.views.video import Frames
 from llava_lab.evaluate.groups import by_images
 from llava_lab.evaluate.prompts import question_loader
-from llava_lab.exchange.caption import Item, prompt_of, read_items
-from llava_lab.exchange.save import export_model
-from llava_lab.model.connector import MLP
-from llava_lab.model.encoder import ClipEncoder, Encoder, SiglipEncoder
+from llava_lab.model.connector.mlp import MLP
+from llava_lab.model.encoder.base import Encoder
+from llava_lab.model.encoder.clip import ClipEncoder
+from llava_lab.model.encoder.siglip import SiglipEncoder
+from llava_lab.model.generate import answer
 from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
-from llava_lab.world.videos import TinyVideos
+from llava_lab.serve.caption import Item, prompt_of, read_items
+from llava_lab.tiny_world.videos import TinyVideos
 
 pytestmark = [pytest.mark.serving, pytest.mark.timeout(1800)]
 
@@ -69,7 +73,7 @@ SIZES = [
 ]
 GRIDS = "1x2, 2x1, 2x2, 3x1, 1x3"
 LENGTH, FRAMES = 24, 8
-CASES: dict[str, tuple[type[Encoder], str, str, Policy]] = {
+CASES: dict[str, tuple[type[Encoder], str, str, Views]] = {
     "llava": (ClipEncoder, "llama", "v1", Pad()),
     "llava-siglip": (SiglipEncoder, "qwen2", "qwen_1_5", Square("squash")),
     "next": (ClipEncoder, "mistral", "mistral_instruct", AnyRes(GRIDS, ties="transformers")),
@@ -77,12 +81,12 @@ CASES: dict[str, tuple[type[Encoder], str, str, Policy]] = {
 }
 
 
-def make(encoder: type[Encoder], lm: str, template: str, policy: Policy) -> Llava:
+def make(encoder: type[Encoder], lm: str, template: str, views: Views) -> Llava:
     torch.manual_seed(0)
     config = {**LM, "model_type": lm}
     llm = CausalLM(None, template, pretrained=False, config=config, tokenizer="asset:tokenizer")
     tower = encoder(None, layer=-2, pretrained=False, config=TOWER)
-    model = Llava(tower, MLP, llm, newline=policy.newline).eval()
+    model = Llava(tower, MLP, llm, newline=views.newline).eval()
     for weight in model.connector.parameters():
         torch.nn.init.normal_(weight, std=0.5)
     return model
@@ -141,7 +145,7 @@ def captions(folder: Path, out: Path, model: str, *more: str) -> dict[str, str]:
 
 
 def our_tokens(
-    model: Llava, policy: Policy, items: list[Item]
+    model: Llava, views: Views, items: list[Item]
 ) -> dict[str, tuple[list[int], list[int]]]:
     """Prompt and answer of every input by the model that was exported."""
     questions = [
@@ -149,7 +153,7 @@ def our_tokens(
         for item in items
     ]
     found = {}
-    for asked in question_loader(model, by_images(questions), policy, max_new_tokens=LENGTH):
+    for asked in question_loader(model, by_images(questions), views, max_new_tokens=LENGTH):
         said = answer(model, asked)
         found[said.ids[0]] = (asked.batch.ids.tolist(), said.tokens[0])
     return found
@@ -173,11 +177,11 @@ def their_tokens(url: str, name: str, item: Item) -> tuple[list[int], list[int]]
 
 @pytest.mark.parametrize("name", CASES)
 def test_vllm_answers_as_we_do(name: str, tmp_path: Path) -> None:
-    *parts, policy = CASES[name]
-    model = make(*parts, policy)
+    *parts, views = CASES[name]
+    model = make(*parts, views)
     out = tmp_path / name
-    export_model(model, policy, out)
-    folder = media(tmp_path, policy.videos)
+    export_model(model, views, out)
+    folder = media(tmp_path, views.videos)
     items = read_items(folder, None)
     began = time.perf_counter()
     with serve(out, name, tmp_path / "vllm.log") as url:
@@ -185,12 +189,12 @@ def test_vllm_answers_as_we_do(name: str, tmp_path: Path) -> None:
         theirs = captions(folder, tmp_path / "theirs.json", name, "--engine-url", url)
         tokens = {item.id: their_tokens(url, name, item) for item in items}
         done = time.perf_counter()
-    frames = ["--frames", str(FRAMES)] if policy.videos else []
+    frames = ["--frames", str(FRAMES)] if views.videos else []
     ours = captions(folder, tmp_path / "ours.json", str(out), *frames)
     mismatches = [key for key in ours if ours[key] != theirs[key]]
-    key = "video_token_index" if policy.videos else "image_token_index"
+    key = "video_token_index" if views.videos else "image_token_index"
     place = json.loads((out / "config.json").read_text())[key]
-    for name_, (prompt, said) in our_tokens(model, policy, items).items():
+    for name_, (prompt, said) in our_tokens(model, views, items).items():
         prompt = [token if token >= 0 else place for token in prompt]
         if (prompt, said) != tokens[name_]:
             mismatches.append(name_)

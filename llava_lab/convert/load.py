@@ -1,0 +1,115 @@
+"""13d. Load: a run's folder or an imported one -> the model and the views of its images.
+
+The folder may be someone else's: nothing is imported for it but classes of this package and of
+modules that the caller trusts, and that is checked before anything is built.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError, Namespace
+
+from llava_lab.convert.templates import check_cost
+from llava_lab.core.trust import check_tree, only_trusted
+from llava_lab.core.yaml_file import read_mapping
+from llava_lab.data.chat import get_template
+from llava_lab.data.views.base import Views
+from llava_lab.experiment.parser import LabParser
+from llava_lab.experiment.run import finished_stages
+from llava_lab.model.llava import Llava
+from llava_lab.train.stage import load_trained
+
+MODEL = "model.yaml"
+CONFIG = "config.yaml"
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is a run or imported."""
+    return any((folder / name).is_file() for name in (CONFIG, MODEL))
+
+
+def load_model(
+    folder: Path, template: str | None = None, trusted: Sequence[str] = ()
+) -> tuple[Llava, Views]:
+    """The model of a finished run or an imported folder, ready to answer, and its views.
+
+    Args:
+        folder: Of a run, or imported.
+        template: Chat template in place of the model's own.
+        trusted: Modules beside this package whose classes the folder may name.
+
+    Raises:
+        FileNotFoundError: If the folder is neither.
+        ValueError: If the folder names code that is not trusted, a stage of the run is not
+            finished, or weights do not fit.
+    """
+    path = next((folder / name for name in (CONFIG, MODEL) if (folder / name).is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{folder}: neither a run ({CONFIG}) nor imported ({MODEL})")
+    with only_trusted(trusted):
+        config = _read(path)
+        if template is not None:
+            get_template(template)  # refuses a name that there is not
+            _section(config, path, "model", "llm", "init_args")["template"] = template
+        built = _build(config, path)
+    model: Llava = built.model
+    for weights, fingerprint in finished_stages(folder, _stages(config, path)):
+        load_trained(model, weights, fingerprint)
+    model.llm.scale(config["data"].get("rope_factor", 1.0))
+    if model.llm.template == "tokenizer":
+        check_cost(model.llm.tokenizer, str(folder))
+    return model.eval(), built.views
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The configuration, with every class that it names checked, and none imported."""
+    config = read_mapping(path)
+    try:
+        check_tree(config)
+    except RecursionError as error:
+        raise ValueError(f"{path}: nested too deeply for a configuration") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return config
+
+
+def _section(config: dict[str, Any], path: Path, *keys: str) -> Any:
+    """What stands under some keys; all but the last must be mappings, and all be there."""
+    found: Any = config
+    for number, key in enumerate(keys, 1):
+        if not isinstance(found, dict) or key not in found:
+            raise ValueError(f"{path}: has no {'.'.join(keys[:number])}")
+        found = found[key]
+    return found
+
+
+def _build(config: dict[str, Any], path: Path) -> Namespace:
+    """The model and the views, with random weights where a stage has trained them."""
+    parser = LabParser(exit_on_error=False)
+    parser.add_class_arguments(Llava, "model")
+    parser.add_argument("--views", type=Views)
+    wanted = {
+        "model": _section(config, path, "model"),
+        "views": _section(config, path, "data", "views"),
+    }
+    seed = config.get("seed_everything") or 0
+    if not isinstance(seed, int):
+        raise ValueError(f"{path}: seed_everything is {seed!r}, not a whole number")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # of parts that nothing has trained
+            return parser.instantiate(parser.parse_object(wanted))
+    except (ArgumentError, FileNotFoundError, ValueError) as error:
+        if str(path.parent) in str(error) and not isinstance(error, ArgumentError):
+            raise  # names a file of the folder
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _stages(config: dict[str, Any], path: Path) -> list[str]:
+    """Stages of a run, in the order in which they ran."""
+    stages = config.get("stages") or {}
+    if not isinstance(stages, dict):
+        raise ValueError(f"{path}: stages is {type(stages).__name__}, not a mapping")
+    return [name for name, step in stages.items() if step is not None]

@@ -1,0 +1,192 @@
+"""13c. Original: a configuration of haotian-liu/LLaVA or LLaVA-NeXT -> our parts.
+
+The LM's keys and the multimodal ones stand side by side there. Each is converted, decides nothing
+once a model is trained, or is refused by its name.
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llava_lab.convert.config import ANY, lm_config, require, words
+from llava_lab.convert.parts import class_of
+from llava_lab.data.views.anyres import AnyRes
+from llava_lab.data.views.pad import Pad
+from llava_lab.data.views.square import Square
+from llava_lab.data.views.video import Frames
+from llava_lab.model.connector.linear import Linear
+from llava_lab.model.connector.mlp import MLP
+from llava_lab.model.encoder.clip import ClipEncoder
+from llava_lab.model.encoder.siglip import SiglipEncoder
+from llava_lab.model.llm import CausalLM
+
+# Model types, and the LM that each is made of.
+MODELS = {
+    "llava": "llama",
+    "llava_llama": "llama",
+    "llava_mistral": "mistral",
+    "llava_qwen": "qwen2",
+}
+CONVERTED = words("""
+    image_aspect_ratio image_grid_pinpoints mm_newline_position mm_patch_merge_type
+    mm_pooling_position mm_projector_type mm_resampler_type mm_spatial_pool_mode
+    mm_spatial_pool_stride mm_tunable_parts mm_vision_select_feature mm_vision_select_layer
+    mm_vision_tower add_time_instruction tokenizer_model_max_length unfreeze_mm_vision_tower
+    """)
+# How it was trained; what follows from the tensors (widths); what acts in modes that are refused.
+# `mm_use_im_patch_token` adds a token to the vocabulary that no prompt has.
+NEUTRAL = words("""
+    faster_token_stride force_sample freeze_backbone freeze_mm_mlp_adapter
+    freeze_mm_vision_resampler image_crop_resolution image_split_resolution max_sequence_length
+    mm_hidden_size mm_projector_lr mm_spatial_pool_out_channels mm_use_im_patch_token
+    mm_vision_tower_lr pos_skipping_range pretrain_mm_mlp_adapter tokenizer_padding_side
+    tune_mm_mlp_adapter tune_mm_vision_resampler tune_mm_vision_tower use_mm_proj
+    use_pos_skipping vision_tower_pretrained
+    """)
+# What our parts do not do, and the values at which it is not done.
+REFUSED = {
+    "mm_use_im_start_end": ("marks of their own around a picture", (None, False)),
+    "sep_image_conv_front": ("a picture before the conversation", (None, False)),
+    "patchify_video_feature": ("frames cut into patches", (None, False)),
+    "add_faster_video": ("two rates of frames", (None, False)),
+    "mm_resampler_type": ("that resampler", (None, "identity", "spatial_pool")),
+    "mm_vision_select_feature": ("those features", (None, "patch", "cls_patch")),
+    "mm_patch_merge_type": (
+        "tiles put together so",
+        (None, *(f"{m}{n}" for m in ("flat", "spatial", "spatial_unpad") for n in ("", "_nobase"))),
+    ),
+}
+
+
+def original_parts(
+    path: Path, config: dict[str, Any], tensors: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Parts of a checkpoint; a frozen tower is named, not contained.
+
+    Args:
+        path: The configuration's file.
+        config: What it holds.
+        tensors: The checkpoint's, under our names.
+
+    Raises:
+        ValueError: If a key holds what our parts cannot be.
+    """
+    place = str(path)
+    kind = require(config, "model_type", str, place)
+    if kind not in MODELS:
+        raise ValueError(f"{place}: model_type {kind!r}; known are {', '.join(MODELS)}")
+    for key, (what, harmless) in REFUSED.items():
+        if not any(config.get(key) is value or config.get(key) == value for value in harmless):
+            raise ValueError(f"{place}: {key} is {config[key]!r}: {what} is not converted")
+    tower = require(config, "mm_vision_tower", str, place)
+    if not tower:
+        raise ValueError(f"{place}: mm_vision_tower is missing: which tower sees is not said")
+    _refuse_lost_tower(config, tensors, place)
+    encoder = SiglipEncoder if "siglip" in tower else ClipEncoder
+    layer = require(config, "mm_vision_select_layer", int, place)
+    if encoder is SiglipEncoder or layer is None:
+        layer = -2  # the released code drops SigLIP's last block, whatever the key says
+    return {
+        "encoder": class_of(
+            encoder,
+            name=tower,
+            layer=layer,
+            cls=config.get("mm_vision_select_feature") == "cls_patch",
+        ),
+        "connector": _connector(config, tensors, place),
+        "llm": class_of(CausalLM, **_llm(config, MODELS[kind], tensors, place)),
+        "newline": "newline.weight" in tensors,
+        "views": _views(config, place),
+    }
+
+
+def _refuse_lost_tower(config: dict[str, Any], names: Iterable[str], place: str) -> None:
+    """Refuse a tower that was trained and is not in the checkpoint."""
+    parts = require(config, "mm_tunable_parts", str, place) or ""
+    trained = config.get("unfreeze_mm_vision_tower") or "mm_vision_tower" in parts
+    if trained and not any(name.startswith("encoder.") for name in names):
+        raise ValueError(
+            f"{place}: unfreeze_mm_vision_tower or mm_tunable_parts says that the tower was "
+            "trained, and the checkpoint holds no tensor of it; its answers would be another's"
+        )
+
+
+def _connector(config: dict[str, Any], names: Iterable[str], place: str) -> dict[str, Any]:
+    """The connector that the configuration names, of the depth that its tensors have."""
+    kind = require(config, "mm_projector_type", str, place) or "linear"
+    found = re.fullmatch(r"mlp(\d+)x_gelu", kind)
+    if kind != "linear" and not found:
+        raise ValueError(f"{place}: mm_projector_type {kind!r}; linear and mlpNx_gelu are read")
+    layers = [int(m[1]) for name in names if (m := re.match(r"connector\.(\d+)", name))]
+    there = max(layers) // 2 + 1 if layers else 1
+    if there != (said := int(found[1]) if found else 1):
+        raise ValueError(
+            f"{place}: mm_projector_type {kind!r} has {said} layers, the checkpoint's {there}"
+        )
+    return class_of(MLP, depth=there) if layers else class_of(Linear)
+
+
+def _llm(config: dict[str, Any], kind: str, names: Iterable[str], place: str) -> dict[str, Any]:
+    """Arguments of the LM: its own configuration, or the name of the LM that it began as."""
+    multimodal = CONVERTED | NEUTRAL | REFUSED.keys()
+    found = {key: value for key, value in config.items() if key not in multimodal - ANY}
+    converted = lm_config(found, kind, place)
+    length = require(config, "tokenizer_model_max_length", int, place)
+    most = {} if length is None else {"max_length": length}
+    if any(name.startswith("llm.") for name in names):
+        return {"name": None, "config": converted, "pretrained": False, **most}
+    return {"name": config.get("_name_or_path"), **most}
+
+
+def _views(config: dict[str, Any], place: str) -> dict[str, Any]:
+    """How pictures become views; and videos, where the configuration says how they are pooled."""
+    aspect = require(config, "image_aspect_ratio", str, place) or "square"
+    if found := re.fullmatch(r"anyres(?:_max_(\d+))?", aspect):
+        pictures = _anyres(config, found[1], place)
+    elif aspect in ("pad", "square"):
+        pictures = class_of(Pad if aspect == "pad" else Square)
+    else:
+        raise ValueError(f"{place}: image_aspect_ratio {aspect!r} is not read yet")
+    stride = require(config, "mm_spatial_pool_stride", int, place)
+    pooled = config.get("mm_resampler_type") == "spatial_pool"
+    if not pooled and stride is None:
+        return pictures
+    # Its first code pooled by a resampler, before the projector and without newlines; the code
+    # after it has neither of these habits.
+    mode = require(config, "mm_spatial_pool_mode", str, place) or "average"
+    if mode not in ("average", "max", "bilinear"):
+        raise ValueError(f"{place}: mm_spatial_pool_mode {mode!r}; average, max, bilinear are read")
+    return class_of(
+        Frames,
+        stride=2 if stride is None else stride,
+        mode=mode,
+        position=config.get("mm_pooling_position") or ("before" if pooled else "after"),
+        newline=config.get("mm_newline_position") or ("no_token" if pooled else "one_token"),
+        time_instruction=bool(config.get("add_time_instruction")),
+        image=pictures,
+    )
+
+
+def _anyres(config: dict[str, Any], most: str | None, place: str) -> dict[str, Any]:
+    grids = require(config, "image_grid_pinpoints", (str, list), place)
+    if not grids:
+        raise ValueError(f"{place}: image_aspect_ratio is anyres, without image_grid_pinpoints")
+    merge = config.get("mm_patch_merge_type") or "flat"
+    try:
+        if isinstance(grids, str) and grids.lstrip().startswith("["):
+            grids = ast.literal_eval(grids)
+        if not isinstance(grids, str):
+            grids = [[int(side) for side in pair] for pair in grids]
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(
+            f"{place}: image_grid_pinpoints {str(grids)[:80]!r} are no pairs of pixels"
+        ) from error
+    return class_of(
+        AnyRes,
+        grids=grids,
+        merge=merge.removesuffix("_nobase"),
+        base="nobase" not in merge,
+        max_tiles=None if most is None else int(most),
+    )

@@ -1,0 +1,176 @@
+"""13c. Released: a checkpoint that others made -> a folder of our parts and the YAML naming them.
+
+Layouts: transformers' `Llava` classes, and the original of haotian-liu/LLaVA with its projector
+files. The folder holds `model.yaml`, one .safetensors file a part, and the tokenizer.
+"""
+
+import copy
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor, equal
+from transformers import AutoTokenizer
+
+from llava_lab.convert import templates
+from llava_lab.convert.config import require
+from llava_lab.convert.files import find, read_json, read_tensors
+from llava_lab.convert.hub import hub_parts
+from llava_lab.convert.load import MODEL, load_model
+from llava_lab.convert.names import our_names
+from llava_lab.convert.original import original_parts
+from llava_lab.core.atomic import new_folder
+from llava_lab.data.chat import get_template
+from llava_lab.model.encoder.tower import first_line
+
+# Parts, and how the names of their tensors begin in our model.
+PREFIXES = {
+    "encoder": "encoder.",
+    "connector": "connector.",
+    "llm": "llm.model.",
+    "newline": "newline.",
+}
+# Types of what a tokenizer's files hold, as far as its classes run into another type unprepared.
+TOKENIZER_TYPES: dict[str, type | tuple[type, ...]] = {
+    "add_bos_token": bool,
+    "add_eos_token": bool,
+    "added_tokens_decoder": dict,
+    "bos_token": (str, dict),
+    "eos_token": (str, dict),
+    "model_max_length": (int, float),
+    "pad_token": (str, dict),
+    "padding_side": str,
+    "tokenizer_class": str,
+    "unk_token": (str, dict),
+}
+
+
+@dataclass
+class Released:
+    """A checkpoint in our terms.
+
+    Attributes:
+        tensors: Tensors under the names of our model.
+        parts: `class_path` and `init_args` of encoder, connector, llm and views; `newline`.
+    """
+
+    tensors: dict[str, Tensor]
+    parts: dict[str, Any]
+
+
+def import_checkpoint(source: str, out: Path, template: str | None = None) -> Path:
+    """Turn a released checkpoint into a folder that experiments name; returns its model.yaml.
+
+    Args:
+        source: Folder or hub id.
+        out: Folder to make.
+        template: Chat template; null takes the one that writes what the checkpoint's own writes.
+
+    Raises:
+        ValueError: If a tensor is missing, left over or of another shape, or the model is one
+            that our parts cannot be; nothing is written then.
+    """
+    with new_folder(out) as draft:
+        folder = find(source)
+        released = read_released(folder, template)
+        _write_parts(released, folder, draft)
+        released.tensors.clear()
+        _write_yaml(released, draft, draft, source)
+        load_model(draft)  # what is missing, left over or of another shape is refused here
+        _write_yaml(released, draft, out.absolute(), source)
+    return out / MODEL
+
+
+def read_released(folder: Path, template: str | None = None) -> Released:
+    """Read a checkpoint of any known layout."""
+    path = folder / "config.json"
+    config = read_json(path)
+    template = _template(folder, template)  # before what takes long
+    found = read_tensors(folder)
+    names = our_names(found, str(folder))
+    tensors = {ours: found[name] for name, ours in names.items()}
+    if "text_config" in config:
+        parts = hub_parts(path, config)
+    elif "mm_projector_type" in config or "mm_vision_tower" in config:
+        parts = original_parts(path, config, tensors)
+    else:
+        raise ValueError(f"{path}: no LLaVA of a known layout")
+    _refuse_untied(parts, tensors, path)
+    parts["llm"]["init_args"]["template"] = template
+    return Released(tensors, parts)
+
+
+def _refuse_untied(parts: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse two different matrices where the configuration says that they are one."""
+    first, last = (f"llm.model.{end}.weight" for end in ("model.embed_tokens", "lm_head"))
+    tied = parts["llm"]["init_args"].get("config", {}).get("tie_word_embeddings")
+    if tied and {first, last} <= tensors.keys() and not equal(tensors[first], tensors[last]):
+        raise ValueError(
+            f"{path}: tie_word_embeddings is true, and the checkpoint's lm_head is another matrix "
+            "than its embeddings"
+        )
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The tokenizer; it puts the beginning-of-sequence token where the chat template writes it."""
+    for name in ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"):
+        if (path := folder / name).is_file():
+            found = read_json(path)
+            for key, kind in TOKENIZER_TYPES.items():
+                require(found, key, kind, str(path))
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except BaseException as error:  # a damaged file meets any code; the tokenizers' own panics
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        reason = first_line(error)
+        raise ValueError(
+            f"{folder}: no tokenizer can be made of its files (tokenizer.json, "
+            f"tokenizer_config.json, ...): {reason}"
+        ) from error
+    bos = re.escape(tokenizer.bos_token or "bos_token")
+    text, _ = templates.read_chat_template(folder)
+    if re.match(rf"\s*\{{\{{-?\s*(bos_token\b|['\"]{bos})", text):
+        tokenizer.add_bos_token = True
+    return tokenizer
+
+
+def _template(folder: Path, template: str | None) -> str:
+    """The chat template that is given, or else the one that writes as the checkpoint's own."""
+    if template is not None:
+        return get_template(template).name  # refuses a name that there is not
+    name, source = templates.match(folder, _tokenizer(folder))
+    print(f"llava_lab: template {name}: it writes what the checkpoint's {source} writes")
+    return name
+
+
+def _write_parts(released: Released, folder: Path, draft: Path) -> None:
+    """Write one file a part, and the tokenizer where the checkpoint has an LM."""
+    for part, prefix in PREFIXES.items():
+        own = {
+            name.removeprefix(prefix): tensor.contiguous()
+            for name, tensor in released.tensors.items()
+            if name.startswith(prefix)
+        }
+        if own:
+            save_file(own, draft / f"{part}.safetensors")
+    if (draft / "llm.safetensors").is_file():
+        _tokenizer(folder).save_pretrained(draft / "tokenizer")
+
+
+def _write_yaml(released: Released, draft: Path, place: Path, source: str) -> None:
+    """Write the YAML that names the parts by their place."""
+    model: dict[str, Any] = {name: copy.deepcopy(released.parts[name]) for name in PREFIXES}
+    for part in PREFIXES:
+        if (draft / f"{part}.safetensors").is_file():
+            keys = model[part]["init_args"] if part in ("encoder", "llm") else model
+            name = {"connector": "connector_weights", "newline": "newline"}.get(part, "weights")
+            keys[name] = str(place / f"{part}.safetensors")
+    if (draft / "tokenizer").is_dir():
+        model["llm"]["init_args"]["tokenizer"] = str(place / "tokenizer")
+    written = {"scale": "imported", "model": model, "data": {"views": released.parts["views"]}}
+    text = yaml.safe_dump(written, sort_keys=False)
+    (draft / MODEL).write_text(f"# Imported from {source}.\n{text}", "utf-8")

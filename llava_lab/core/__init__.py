@@ -1,0 +1,1 @@
+"""0. What every layer uses: files, locks, signals, fingerprints; knows nothing of models."""

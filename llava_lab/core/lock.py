@@ -1,0 +1,77 @@
+"""Locks between processes: who waits says for whom, and a dead holder keeps nobody waiting."""
+
+import datetime
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from llava_lab.core.atomic import write
+
+FIRST_SECONDS = 1.0
+AGAIN_SECONDS = 60.0
+
+
+class Held(ValueError):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def lock(path: Path, what: str, wait: bool = True) -> Iterator[None]:
+    """Keep something for this process; the kernel lets go of it with the process.
+
+    Args:
+        path: The lock's file; who holds it is written beside it.
+        what: What is kept, for messages.
+        wait: Whether to wait for another holder, saying so after a second and every minute.
+
+    Raises:
+        Held: If another process holds it and `wait` is false.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = path.with_name(f"{path.name}.holder")
+    kept = FileLock(path, thread_local=False)
+    seconds, began = FIRST_SECONDS if wait else 0.0, time.monotonic()
+    while True:
+        try:
+            kept.acquire(timeout=seconds)
+            break
+        except Timeout:
+            if not wait:
+                raise Held(f"{what} is kept by {_told(holder)}; wait for its end") from None
+            waited = f" since {time.monotonic() - began:.0f} s"
+            print(f"llava_lab: {what}: waiting{waited} for {_told(holder)}", flush=True)
+            seconds = AGAIN_SECONDS
+    try:
+        write(holder, json.dumps(_myself()) + "\n")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        kept.release()
+
+
+def _myself() -> dict[str, str | int]:
+    return {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "since": f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}",
+        "command": " ".join(sys.argv),
+    }
+
+
+def _told(holder: Path) -> str:
+    """Who holds a lock, for a message; the holder may just be writing it."""
+    try:
+        found = json.loads(holder.read_text(encoding="utf-8"))
+        return (
+            f"process {found['process']} on {found['host']} since {found['since']} "
+            f"({found['command']})"
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

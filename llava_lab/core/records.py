@@ -1,0 +1,63 @@
+"""Records: JSON objects that a run leaves, checked field by field when they are read back."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llava_lab.core.atomic import write
+
+CHECKSUM = "sha256"
+NUMBER = (int, float)
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record with the checksum of what it says."""
+    write(path, json.dumps({**record, CHECKSUM: _checksum(record)}, indent=2) + "\n")
+
+
+def read_record(
+    path: Path, fields: Mapping[str, type | tuple[type, ...]], way_out: str
+) -> dict[str, Any]:
+    """Read a record, without its checksum.
+
+    Args:
+        path: The file.
+        fields: Keys that must be there, with the types that their values may have.
+        way_out: What to do about a damaged file.
+
+    Raises:
+        ValueError: If the file is no such record, or says something else than was written; names
+            the file, what is wrong and the way out.
+    """
+    record = read_object(path, way_out)
+    for key, kinds in fields.items():
+        if key not in record:
+            raise ValueError(f"{path}: damaged, has no {key!r}. {way_out}")
+        value, known = record[key], kinds if isinstance(kinds, tuple) else (kinds,)
+        if not isinstance(value, known) or (isinstance(value, bool) and bool not in known):
+            names = " or ".join(kind.__name__ for kind in known)
+            raise ValueError(
+                f"{path}: damaged, {key!r} is {type(value).__name__}, not {names}. {way_out}"
+            )
+    written = record.pop(CHECKSUM, None)
+    if written not in (None, _checksum(record)):
+        raise ValueError(f"{path}: damaged, its checksum is of other contents. {way_out}")
+    return record
+
+
+def read_object(path: Path, way_out: str) -> dict[str, Any]:
+    """Read a JSON object, whatever it holds."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged, not JSON ({error}). {way_out}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: damaged, holds {type(found).__name__}, no object. {way_out}")
+    return found
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    text = json.dumps(json.loads(json.dumps(record)), sort_keys=True)  # keys as text, as when read
+    return hashlib.sha256(text.encode()).hexdigest()

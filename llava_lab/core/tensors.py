@@ -1,0 +1,118 @@
+"""Tensors on disk: safetensors files that know what they hold, whole or not at all.
+
+Beside the tensors stand a key, which says what they belong to, and a checksum of each. A file with
+a flipped byte, a missing tensor, or another owner's content is found out when it is read.
+"""
+
+import hashlib
+import json
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from llava_lab.core import atomic as disk
+
+ABOUT = "llava_lab"
+
+
+class Damaged(ValueError):
+    """A file that does not hold what was written into it."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str) -> None:
+    """Write tensors with their checksums.
+
+    Args:
+        path: The file.
+        tensors: Names and tensors, on any device.
+        key: What they belong to, such as a fingerprint.
+    """
+    whole = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
+    checksums = {name: _checksum(each) for name, each in whole.items()}
+    # One entry: safetensors writes several in any order, and equal content makes equal files here.
+    about = {ABOUT: json.dumps({"key": key, "checksums": checksums})}
+    with disk.whole(path) as draft:
+        save_file(whole, draft, about)
+
+
+def read_tensors(path: Path, key: str, names: list[str] | None = None) -> dict[str, Tensor]:
+    """Read tensors, all or those of these names, and compare their checksums.
+
+    Args:
+        path: The file.
+        key: What they must belong to.
+        names: Names of tensors; None reads all.
+
+    Raises:
+        Damaged: If a tensor is missing or left over or differs from what was written, or if the
+            file belongs to something else.
+        FileNotFoundError: If there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get(ABOUT, "null"))
+            if about is None:
+                raise Damaged(f"{path}: has no checksums, so that this version did not write it")
+            if about["key"] != key:
+                raise Damaged(f"{path}: belongs to {about['key']!r}, not to {key!r}")
+            checksums = about["checksums"]
+            if checksums.keys() != set(file.keys()):
+                odd = sorted(checksums.keys() ^ set(file.keys()))
+                raise Damaged(
+                    f"{path}: damaged: {len(odd)} of {len(checksums)} tensors are missing or left "
+                    f"over, the first {odd[0]!r}"
+                )
+            found = {name: file.get_tensor(name) for name in names or checksums}
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        if isinstance(error, Damaged):
+            raise
+        raise Damaged(f"{path}: damaged or cut short ({error})") from error
+    for name, tensor in found.items():
+        if _checksum(tensor) != checksums[name]:
+            raise Damaged(f"{path}: damaged: {name!r} is not what was written")
+    return found
+
+
+def made_again(
+    path: Path, key: str, compute: Callable[[], Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Read tensors that a computation gives; compute and write them if they are not there.
+
+    What is damaged is computed anew, with a warning.
+    """
+    if path.exists():
+        try:
+            return read_tensors(path, key)
+        except Damaged as error:
+            warnings.warn(f"{error}; computed anew", stacklevel=2)
+    write_tensors(path, compute(), key)
+    return read_tensors(path, key)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold a NaN or an infinity."""
+    return [name for name, each in tensors.items() if not bool(torch.isfinite(each).all())]
+
+
+def _checksum(tensor: Tensor) -> int:
+    """CRC-32 of a tensor's type, shape and bytes."""
+    head = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    return zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, head)
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes, independent of order and device."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -1,0 +1,49 @@
+"""YAML files that are mappings, read with one message for whatever is wrong."""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llava_lab.core.atomic import check_regular
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that stands twice in one mapping."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping of which no key stands twice."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                where = f"line {key_node.start_mark.line + 1}"
+                raise ValueError(f"key {key!r} stands twice, the second time in {where}")
+            if isinstance(key, Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds names with values; an empty file holds none.
+
+    Raises:
+        ValueError: If it is not UTF-8, not YAML, or holds something else; names the file.
+    """
+    check_regular(path, "options file")
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+    except RecursionError:
+        raise ValueError(f"{path}: not YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: not YAML: {error}") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: holds no options, but {type(found).__name__}")
+    if odd := [key for key in found if not isinstance(key, str)]:
+        raise ValueError(f"{path}: key {odd[0]!r} is no name")
+    return found

@@ -1,0 +1,1 @@
+"""Pictures and videos: files -> decoded, scaled RGB."""

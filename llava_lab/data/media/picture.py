@@ -1,0 +1,132 @@
+"""3l. Picture: an image file -> an RGB image of 8 bits, or why there is none."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from llava_lab.core.atomic import check_regular
+from llava_lab.data.media.jpeg import check_jpeg, may_end_early
+from llava_lab.data.media.png import check_png
+
+# No photograph or scan that the benchmarks use comes near it; decoded, it is 400 MB.
+MAX_PIXELS = 100_000_000
+# Pillow cannot scale much longer lines.
+MAX_SIDE = 4_000_000
+# Modes whose conversion to RGB is the one that their pixels mean.
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+_WHITE_IS_ZERO = 0
+# The least share of its range that a picture of more than 8 bits must reach.
+_REACH = 1 / 16
+
+
+def load_image(path: str | Path, upright: bool = False) -> Image.Image:
+    """Read an image file as RGB of 8 bits.
+
+    As in the released code, transparency is dropped, not blended, and of an animation or a file of
+    several pages the first is taken. A file of which only a part can be decoded is refused,
+    whatever `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` was set to: it is set to False.
+
+    Levels of more than 8 bits are scaled by what the file says of them, not by their contents: of
+    16 bits (and of 32, where they go from 0 to 65535) the high byte is taken, as Pillow does for
+    RGB of 16 bits, of 12 bits the high 8; floats from 0 to 1 are multiplied by 255; 32-bit levels
+    up to 255 stay. Refused is what goes beyond these ranges or reaches less than a sixteenth of
+    them, such as 12-bit levels in a 16-bit file: it would be white or black.
+
+    Args:
+        path: The file.
+        upright: Whether the image is turned as its EXIF orientation says. The released code does
+            not, so that published models saw such photographs lying; transformers' loader does.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no image, damaged, of levels that are not read, or larger than
+            `MAX_PIXELS` or `MAX_SIDE`.
+    """
+    path = Path(path)
+    check_regular(path, "image")
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with Image.open(path) as image:
+            return _read(image, path, upright)
+    except _UnreadableError as reason:
+        raise ValueError(f"{path}: {reason}") from None
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: not an image, or of a format that Pillow cannot read") from error
+    except Image.DecompressionBombError as error:
+        size = f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
+        raise ValueError(f"{path}: {_too_large(size)}") from error
+    except Exception as error:  # a damaged file raises whatever its decoder stumbles over
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ValueError(f"{path}: not readable ({error.strerror})") from error
+        raise ValueError(f"{path}: damaged or truncated image ({error})") from error
+
+
+class _UnreadableError(ValueError):
+    """Why an image that Pillow opens is not read."""
+
+
+def _read(image: ImageFile.ImageFile, path: Path, upright: bool) -> Image.Image:
+    if image.width * image.height > MAX_PIXELS:
+        raise _UnreadableError(_too_large(f"{image.width}x{image.height} pixels"))
+    if max(image.size) > MAX_SIDE:
+        raise _UnreadableError(
+            f"{image.width}x{image.height} pixels, a side has at most {MAX_SIDE}; cut the image"
+        )
+    if image.format == "EPS":
+        raise _UnreadableError("Pillow runs another program to draw EPS; save it as PNG")
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            check_png(file)
+    image.load()
+    if image.format in ("JPEG", "MPO") and may_end_early(image):
+        check_jpeg(path.read_bytes())
+    return to_rgb(image, upright)
+
+
+def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
+    """An image in memory as RGB of 8 bits, as `load_image` makes it of a file.
+
+    Args:
+        image: The image.
+        upright: Whether it is turned as its EXIF orientation says.
+
+    Raises:
+        ValueError: If its levels or its mode are not read.
+    """
+    turned = ImageOps.exif_transpose(image) if upright else image
+    if image.mode in _MODES:
+        return turned.convert("RGB")
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _eight_bits(turned, image)
+    raise _UnreadableError(f"its mode {image.mode} is not read; save it as RGB of 8 bits")
+
+
+def _too_large(size: str) -> str:
+    return f"{size}, at most {MAX_PIXELS} are read; scale the image down"
+
+
+def _eight_bits(levels: Image.Image, source: Image.Image) -> Image.Image:
+    """Gray levels of more than 8 bits as RGB; `source` says what they mean."""
+    values = np.asarray(levels)
+    low, high = values.min(), values.max()
+    tags = getattr(source, "tag_v2", {})
+    if source.mode == "F":
+        bits, full = None, 1
+    else:
+        bits = 12 if tags.get(_BITS_PER_SAMPLE) == (12,) else 16
+        # Formats whose own levels have 16 bits; other 32-bit levels may be of 8 bits.
+        known = source.mode != "I" or source.format in ("PNG", "PPM")
+        bits = bits if known or high > 255 else 8
+        full = (1 << bits) - 1
+    # Comparisons with NaN are false.
+    if not (low >= 0 and high <= full) or (0 < high < full * _REACH and bits != 8):
+        raise _UnreadableError(
+            f"mode {source.mode}, levels from {low} to {high}: read are levels of 16 bits from 0 "
+            "to 65535 and floats from 0 to 1 that reach a sixteenth of that; scale it to 8 bits"
+        )
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = full - values
+    values = np.rint(values * 255) if bits is None else values >> (bits - 8)
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")

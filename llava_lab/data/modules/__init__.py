@@ -1,0 +1,1 @@
+"""DataModules: what a stage reads."""

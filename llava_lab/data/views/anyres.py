@@ -1,0 +1,203 @@
+"""3b. AnyRes: an image -> a base view and the tiles of the grid that fits it best."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from llava_lab.data.geometry import Block, Layout, ViewSpec
+from llava_lab.data.media.resample import scale
+from llava_lab.data.views.base import Views, normalise
+
+Size = tuple[int, int]
+NUMBERS = r"(\d+|\{[\d,\s]+\})"
+TERM = re.compile(rf"\(?\s*{NUMBERS}\s*[x×]\s*{NUMBERS}\s*\)?")
+RANGE = re.compile(r"\(?(\d+)[x×](\d+)\)?[\s,]*(?:…|\.{2,})[\s,]*\(?(\d+)[x×](\d+)\)?")
+# Above it, a map is scaled down to `max_tiles`: LLaVA-NeXT llava_arch.py, anyres_max.
+SLACK = 1.1
+
+
+class AnyRes(Views):
+    """A base view of the whole image, and tiles of the encoder's size on the best of some grids.
+
+    As LLaVA-NeXT's `process_anyres_image`; LLaVA-1.5-HD is the same with other grids. The grid is
+    the one that keeps most of the image's pixels, then the one that wastes least.
+
+    Args:
+        grids: Candidates, width x height in tiles; the first of equals wins. `1x2, 2x1, 2x2`, the
+            short form `{2x2, 1x{2,3,4}, {2,3,4}x1}`, a range `(1x1)...(6x6)`; or released
+            pinpoints, pairs of pixels such as [[336, 672], [672, 336]].
+        merge: `flat` strings the tiles together; `spatial` puts them back into one map, row by row;
+            `spatial_unpad` also drops what is padding and ends every row with the model's newline.
+        base: Whether the base view comes first.
+        max_tiles: Scale a map of more features than so many tiles have down to them
+            (`anyres_max_9`), or null.
+        ties: transformers reads pinpoints as (height, width), so that of two grids which fit alike
+            it takes the transposed one; `released` takes the first.
+        upright: Whether photographs are turned as their EXIF orientation says, as transformers'
+            loader does; the released code leaves them as they lie.
+    """
+
+    layout_only = ("merge", "max_tiles")
+
+    def __init__(
+        self,
+        grids: str | list[str] | list[list[int]],
+        merge: Literal["flat", "spatial", "spatial_unpad"] = "spatial_unpad",
+        base: bool = True,
+        max_tiles: int | None = None,
+        ties: Literal["released", "transformers"] = "released",
+        upright: bool = False,
+    ):
+        self.grids, self.merge, self.base = grids, merge, base
+        self.max_tiles, self.ties, self.upright = max_tiles, ties, upright
+        self._parsed = parse_grids(grids)
+        # The parts of a string are strings, too; pairs are in pixels.
+        self._in_tiles = any(isinstance(part, str) for part in grids)
+
+    @property
+    def newline(self) -> bool:
+        """Rows end with a newline where padding is dropped."""
+        return self.merge == "spatial_unpad"
+
+    def canvases(self, side: int) -> list[Size]:
+        """Candidates in pixels for an encoder of this side.
+
+        Raises:
+            ValueError: If pinpoints in pixels are no multiples of the side.
+        """
+        if self._in_tiles:
+            return [(width * side, height * side) for width, height in self._parsed]
+        if odd := [pair for pair in self._parsed if pair[0] % side or pair[1] % side]:
+            raise ValueError(
+                f"grids: {odd[0]} is no multiple of the encoder's {side} px; write tiles, such as "
+                "'1x2, 2x1, 2x2', which fit any encoder"
+            )
+        return self._parsed
+
+    def canvas(self, size: Size, side: int) -> Size:
+        """Width and height of the canvas that is cut into tiles, for an image of this size."""
+        candidates = self.canvases(side)
+        if self.ties == "transformers":
+            candidates = [(height, width) for width, height in candidates]
+        return best_canvas(size, candidates)
+
+    def layout(self, size: tuple[int, ...], view_spec: ViewSpec) -> Layout:
+        """Base view, then the map of the tiles."""
+        if view_spec.cls:
+            raise ValueError(
+                "AnyRes puts tiles together, which a CLS feature cannot be: set cls=false"
+            )
+        side, grid = view_spec.image_size, view_spec.grid
+        width, height = self.canvas((size[0], size[1]), side)
+        tiles = (height // side, width // side)
+        base = (Block(grid),) * self.base
+        if self.merge == "flat":
+            return Layout(base + (Block(grid),) * (tiles[0] * tiles[1]))
+        whole = (tiles[0] * grid[0], tiles[1] * grid[1])
+        crop = unpadded((size[0], size[1]), whole) if self.newline else whole
+        shrunk = self._shrunk(crop, grid)
+        end = "row" if self.newline else None
+        return Layout((*base, Block(grid, tiles, crop, shrunk, end)))
+
+    def _shrunk(self, seen: Size, grid: Size) -> Size | None:
+        """Rows and columns after scaling down to `max_tiles`."""
+        if self.max_tiles is None:
+            return None
+        times = math.sqrt(seen[0] * seen[1] / (self.max_tiles * grid[0] * grid[1]))
+        return (int(seen[0] // times), int(seen[1] // times)) if times > SLACK else None
+
+    def pixels(self, image: Image.Image, view_spec: ViewSpec) -> Tensor:
+        """The base view and the tiles, row by row [1 + n, 3, s, s]."""
+        side = view_spec.image_size
+        canvas = fit(image, self.canvas(image.size, side))
+        views = [
+            canvas.crop((x, y, x + side, y + side))
+            for y in range(0, canvas.height, side)
+            for x in range(0, canvas.width, side)
+        ]
+        if self.base:
+            # Squashed, not padded: so the models were trained.
+            views.insert(0, scale(image, (side, side)))
+        return torch.cat([normalise(view, view_spec) for view in views])
+
+
+def parse_grids(grids: str | Sequence[str] | Sequence[Sequence[int]]) -> list[Size]:
+    """Candidates as (width, height), in tiles, or in pixels where they were pairs.
+
+    Raises:
+        ValueError: If there is none, or something is not read; names it.
+    """
+    found: list[Size] = []
+    for part in [grids] if isinstance(grids, str) else grids:
+        found += _terms(part) if isinstance(part, str) else [_pair(part)]
+    found = list(dict.fromkeys(found))
+    if not found or any(min(pair) < 1 for pair in found):
+        raise ValueError(f"grids {grids!r}: no grid of at least one tile")
+    return found
+
+
+def _pair(part: Sequence[int]) -> Size:
+    if len(part) != 2:
+        raise ValueError(f"grids: {part!r} is not a pair of width and height in pixels")
+    return part[0], part[1]
+
+
+def _terms(text: str) -> Iterator[Size]:
+    if found := RANGE.fullmatch(text.strip()):
+        first, last = (int(found[1]), int(found[2])), (int(found[3]), int(found[4]))
+        for width in range(first[0], last[0] + 1):
+            yield from ((width, height) for height in range(first[1], last[1] + 1))
+        return
+    rest = re.sub(r"^\s*\{(?=.*[x×])(.*)\}\s*$", r"\1", text)
+    if TERM.sub("", rest).strip(", \n"):
+        raise ValueError(f"grids {text!r}: expected such as '2x2, 1x{{2,3,4}}' or '(1x1)...(6x6)'")
+    for left, right in TERM.findall(rest):
+        for width in map(int, re.findall(r"\d+", left)):
+            yield from ((width, int(height)) for height in re.findall(r"\d+", right))
+
+
+def best_canvas(size: Size, candidates: Sequence[Size]) -> Size:
+    """The candidate that keeps most of the image's pixels, then wastes least, then comes first.
+
+    LLaVA's `select_best_resolution`, its truncation included.
+    """
+
+    def merit(canvas: Size) -> tuple[int, int]:
+        factor = min(canvas[0] / size[0], canvas[1] / size[1])
+        kept = int(size[0] * factor) * int(size[1] * factor)
+        effective = min(kept, size[0] * size[1])
+        return effective, effective - canvas[0] * canvas[1]
+
+    return max(candidates, key=merit)
+
+
+def fit(image: Image.Image, canvas: Size) -> Image.Image:
+    """The image, as large as it fits, in the middle of a black canvas."""
+    across, down = canvas[0] / image.width, canvas[1] / image.height
+    if across < down:
+        size = (canvas[0], min(math.ceil(image.height * across), canvas[1]))
+    else:
+        size = (min(math.ceil(image.width * down), canvas[0]), canvas[1])
+    whole = Image.new("RGB", canvas)
+    whole.paste(scale(image, size), ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2))
+    return whole
+
+
+def unpadded(size: Size, whole: Size) -> Size:
+    """Rows and columns of a map that show the image and no padding: LLaVA's `unpad_image`.
+
+    Args:
+        size: Width and height of the image.
+        whole: Rows and columns of the map.
+    """
+    (width, height), (rows, columns) = size, whole
+    if width / height > columns / rows:
+        kept = int(height * (columns / width))
+        return rows - 2 * ((rows - kept) // 2), columns
+    kept = int(width * (rows / height))
+    return rows, columns - 2 * ((columns - kept) // 2)

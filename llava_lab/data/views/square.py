@@ -1,0 +1,37 @@
+"""3a. Square: one square view, cropped or squashed."""
+
+from typing import Literal
+
+from PIL import Image
+from torch import Tensor
+
+from llava_lab.data.geometry import Block, Layout, ViewSpec
+from llava_lab.data.media.resample import centre, scale
+from llava_lab.data.views.base import Views, normalise
+
+
+class Square(Views):
+    """One square view, as the encoder's own processor makes it.
+
+    Args:
+        resize: `crop` scales the shorter side to the view and keeps the centre (CLIP's processor;
+            what lies outside is lost). `squash` scales both sides and ignores the aspect ratio
+            (SigLIP's processor).
+        upright: Whether photographs are turned as their EXIF orientation says, as transformers'
+            loader does; the released code leaves them as they lie.
+    """
+
+    def __init__(self, resize: Literal["crop", "squash"] = "crop", upright: bool = False):
+        if resize not in ("crop", "squash"):
+            raise ValueError(f"Square: resize is {resize!r}; it is crop or squash")
+        self.resize, self.upright = resize, upright
+
+    def layout(self, size: tuple[int, ...], view_spec: ViewSpec) -> Layout:
+        """One view, whatever the size."""
+        return Layout((Block(view_spec.grid, cls=view_spec.cls),))
+
+    def pixels(self, image: Image.Image, view_spec: ViewSpec) -> Tensor:
+        """The view [1, 3, s, s]."""
+        side = view_spec.image_size
+        view = centre(image, side) if self.resize == "crop" else scale(image, (side, side))
+        return normalise(view, view_spec)

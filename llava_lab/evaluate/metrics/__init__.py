@@ -1,0 +1,1 @@
+"""Metrics: answers -> scores."""

@@ -1,0 +1,133 @@
+"""11i. Hallucination: a description, and what is true -> how much of what it says is not so.
+
+The other measure, yes to an absent object (POPE: Li et al., EMNLP 2023), is `hallucination` of
+`metric.YesNo`.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from llava_lab.evaluate.interval import Array, bootstrap
+from llava_lab.evaluate.metrics.normalize import vqa_answer
+from llava_lab.evaluate.metrics.question import QuestionMetric, Score, as_array, share
+
+
+def statements(text: str) -> list[str]:
+    """The sentences of a text, each once, in the form in which answers are compared."""
+    sentences = re.split(r"(?<=[.!?])\s+|\n", text.strip())
+    return list(dict.fromkeys(filter(None, map(vqa_answer, sentences))))
+
+
+def true_and_untrue(text: str, truths: Sequence[str]) -> tuple[int, int]:
+    """How many of a text's statements are among those that are true, and how many are not."""
+    said, known = statements(text), set(map(vqa_answer, truths))
+    true = sum(each in known for each in said)
+    return true, len(said) - true
+
+
+class Chair(QuestionMetric):
+    """CHAIR of free descriptions (Rohrbach et al., EMNLP 2018), and the share of untrue sentences.
+
+    A question's answers name what is there: objects, or whole sentences. A mention is an object's
+    name with the attribute before it, if any; it is invented unless an answer has the same.
+
+        chair_i   invented mentions / all mentions
+        chair_s   descriptions with an invented mention / all descriptions
+        recall    objects of the answers that are mentioned / all of them
+        untrue    sentences that are no answer / all sentences
+
+    All but `recall` are the better the lower. Silence has the best of them, and a recall of 0.
+    The interval of `chair_s` is Wilson's, the others are a bootstrap over descriptions; n is the
+    denominator.
+
+    Args:
+        objects: Names of objects that descriptions may mention, with other names each goes by.
+        attributes: Words which right before an object's name tell it from others, such as colors.
+        statements: Whether the answers are all true sentences, so that any other is `untrue`.
+    """
+
+    counts: list[Tensor] | Tensor
+
+    def __init__(
+        self, objects: dict[str, list[str]], attributes: list[str], statements: bool
+    ) -> None:
+        super().__init__()
+        if not objects:
+            raise ValueError("metric.objects is empty: no object could be found in a description")
+        self.add_state("counts", default=[], dist_reduce_fx="cat")
+        names = {other.lower(): name for name, others in objects.items() for other in others}
+        self.object_of = names | {name.lower(): name for name in objects}
+        longest = sorted(self.object_of, key=len, reverse=True)
+        before = rf"(?:({'|'.join(map(re.escape, attributes))})\s+)?" if attributes else "()"
+        self.pattern = re.compile(rf"\b{before}({'|'.join(map(re.escape, longest))})\b", re.I)
+        self.statements = statements
+
+    def mentions(self, text: str) -> list[str]:
+        """Every mention, in order: "red circle"."""
+        found = ((first.lower(), last.lower()) for first, last in self.pattern.findall(text))
+        return [f"{attribute} {self.object_of[name]}".strip() for attribute, name in found]
+
+    def invented(self, prediction: str, answers: Sequence[str]) -> list[str]:
+        """Mentions of what no answer mentions; a bare name is right for every attribute."""
+        there = {mention for answer in answers for mention in self.mentions(answer)}
+        names = set(self.object_of.values())
+        there |= {each if each in names else each.split(" ", 1)[1] for each in there}
+        return [mention for mention in self.mentions(prediction) if mention not in there]
+
+    def score(self, prediction: str, answers: Sequence[str]) -> float:
+        """Score 1 where nothing is invented and nothing untrue, else 0."""
+        untrue = self.statements and true_and_untrue(prediction, answers)[1]
+        return float(not untrue and not self.invented(prediction, answers))
+
+    def line(self, prediction: str, answers: Sequence[str]) -> dict[str, Any]:
+        """What is invented and what is untrue, too."""
+        line = super().line(prediction, answers)
+        line["invented"] = self.invented(prediction, answers)
+        if self.statements:
+            known = set(map(vqa_answer, answers))
+            line["untrue"] = [each for each in statements(prediction) if each not in known]
+        return line
+
+    def update(
+        self,
+        predictions: Sequence[str],
+        answers: Sequence[Sequence[str]],
+        categories: Sequence[str],
+    ) -> None:
+        """Add descriptions: what was generated, all that is true, the question's category."""
+        super().update(predictions, answers, categories)
+        for prediction, truths in zip(predictions, answers, strict=True):
+            said = self.mentions(prediction)
+            there = {mention for truth in truths for mention in self.mentions(truth)}
+            true, untrue = true_and_untrue(prediction, truths)
+            counts = [len(self.invented(prediction, truths)), len(said)]
+            counts += [len(there & set(said)), len(there), untrue, true + untrue]
+            self._append("counts", counts)
+
+    def compute(self) -> dict[str, Score]:
+        """Score all descriptions of all ranks."""
+        self._categories()  # refuses where nothing was seen
+        invented, said, found, there, untrue, stated = as_array(self.counts).reshape(-1, 6).T
+        scores = {
+            "chair_i": ratio(invented, said),
+            "chair_s": share((invented > 0).sum(), len(invented)),
+            "recall": ratio(found, there),
+        }
+        return scores | {"untrue": ratio(untrue, stated)} if self.statements else scores
+
+
+def ratio(parts: Array, wholes: Array) -> Score:
+    """Sum of parts [q] by sum of wholes [q], with a bootstrap over questions."""
+    whole = int(wholes.sum())
+    if not whole:
+        return Score(0.0, [0.0, 1.0], 0)
+    kinds, counts = np.unique(np.stack([parts, wholes]), axis=1, return_counts=True)
+
+    def of(draws: list[Array]) -> Array:
+        return (draws[0] @ kinds[0]) / np.maximum(draws[0] @ kinds[1], 1)
+
+    return Score(float(parts.sum() / whole), bootstrap([counts], of), whole)

@@ -1,0 +1,299 @@
+"""11j. Judged: answers in free words -> what an LM thinks of them, as scores with intervals.
+
+Scores of two judges, or of two prompts, are not comparable: GPT-3.5's versions alone move the same
+answers by 11 points. Results name both. The prompts that ship with the package are our own words;
+scores with them are not those of the published prompts, which can be given as files.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch.distributed as dist
+from torch import Tensor
+
+from llava_lab.data.sample import Question
+from llava_lab.evaluate.interval import Array, bootstrap
+from llava_lab.evaluate.judge import Judge, Messages, Prompt, read_object, read_score
+from llava_lab.evaluate.metrics.question import BenchmarkMetric, Score, as_array, mean_score, named
+
+Result = TypeVar("Result")
+Verdict = tuple[float, ...]
+
+
+class Judged(BenchmarkMetric):
+    """Scores by a judge.
+
+    Args:
+        judge: Who judges.
+        prompts: YAML files of what it is told, `user` and `system`, each for a judgement of its
+            own; asset:judge/NAME.yaml for ours.
+    """
+
+    # Whom to ask and how often; `settings` has who answers and what is asked.
+    idle = ("judge.url", "judge.cache", "judge.tries", "judge.in_flight")
+    needs: tuple[str, ...] = ("question", "answer", "prediction")
+    verdicts: list[Tensor] | Tensor
+
+    def __init__(self, judge: Judge, prompts: dict[str, str]) -> None:
+        super().__init__()
+        self.judge = judge
+        self.prompts = {name: Prompt(file, self.needs) for name, file in prompts.items()}
+        self.add_state("verdicts", default=[], dist_reduce_fx="cat")
+
+    @abstractmethod
+    def read(self, said: str) -> Verdict:
+        """What the judge said as numbers; a ValueError where it cannot be read."""
+
+    @abstractmethod
+    def scores(self, verdicts: Array) -> dict[str, Score]:
+        """Scores by name of verdicts [q, k], those of all prompts behind one another."""
+
+    @abstractmethod
+    def tell(self, verdict: Verdict) -> dict[str, Any]:
+        """What the prediction file says of a verdict."""
+
+    def settings(self) -> dict[str, Any]:
+        """Who judges, and what it is told."""
+        told = {name: prompt.settings() for name, prompt in self.prompts.items()}
+        return {**self.judge.settings(), "prompts": told}
+
+    def cases(
+        self, questions: Sequence[Question], predictions: Sequence[str]
+    ) -> dict[int, dict[str, str]]:
+        """What the prompt shows of each case, by the question's index; ids may repeat."""
+        return {
+            index: {
+                "question": question.prompt,
+                "answer": question.answers[0],
+                "prediction": prediction,
+                "caption": question.caption or "",
+            }
+            for index, (question, prediction) in enumerate(zip(questions, predictions, strict=True))
+        }
+
+    def unasked(self, case: Mapping[str, str]) -> Verdict | None:
+        """The verdict of a case that needs no judge, else None."""
+        return None
+
+    def grade(
+        self, questions: Sequence[Question], predictions: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Have every case judged, once for all ranks."""
+        cases = self.cases(questions, predictions)
+        found = self._verdicts(cases, questions)
+        self.reset()
+        self.update(list(found.values()), [questions[index].category or "" for index in found])
+        return [self.tell(found[at]) if at in found else {} for at in range(len(questions))]
+
+    def _verdicts(
+        self, cases: Mapping[int, Mapping[str, str]], questions: Sequence[Question]
+    ) -> dict[int, Verdict]:
+        """Verdicts of all cases, those of all prompts behind one another."""
+        done: dict[str, Verdict] = {}
+        asked: dict[str, Messages] = {}
+        names = {
+            at: [f"{name} of {questions[at].id} (question {at + 1})" for name in self.prompts]
+            for at in cases
+        }
+        for at, values in cases.items():
+            known = self.unasked(values)
+            for name, prompt in zip(names[at], self.prompts.values(), strict=True):
+                if known is not None:
+                    done[name] = known
+                else:
+                    asked[name] = prompt.messages(values)
+        done |= on_one_rank(lambda: self.judge.judge(asked, self.read))
+        return {at: sum((done[name] for name in names[at]), ()) for at in cases}
+
+    def update(self, verdicts: Sequence[Verdict], categories: Sequence[str]) -> None:
+        """Add verdicts, each with its question's category."""
+        self._append_names(categories)
+        self._append("verdicts", verdicts)
+
+    def compute(self) -> dict[str, Score]:
+        """Score all cases of all ranks, overall and by category."""
+        categories = self._categories()
+        verdicts = as_array(self.verdicts).reshape(len(categories), -1)
+        found = self.scores(verdicts)
+        for name in named(categories):
+            of_name = self.scores(verdicts[categories == name])
+            found |= {f"{key}/{name}": score for key, score in of_name.items()}
+        return found
+
+
+class RightAnswer(Judged):
+    """Video question answering: `accuracy`, the share of a yes, and `score`, the mean of 0 to 5.
+
+    MSVD-QA, MSRVTT-QA, TGIF-QA and ActivityNet-QA are scored so. `score` is a share of 5.
+
+    Args:
+        judge: Who judges.
+        prompt: YAML file of what it is told, `user` and `system`; asset:judge/NAME.yaml for ours.
+    """
+
+    def __init__(self, judge: Judge, prompt: str) -> None:
+        super().__init__(judge, {"answer": prompt})
+
+    def read(self, said: str) -> Verdict:
+        """Read a yes or no under `verdict`, or `pred` as published, and a `score` of 0 to 5."""
+        found = read_object(said)
+        right = str(found.get("verdict", found.get("pred"))).strip(" .").lower()
+        if right not in ("yes", "no"):
+            raise ValueError(f"neither yes nor no: {right!r}")
+        return float(right == "yes"), read_score(found, 0, 5) / 5
+
+    def scores(self, verdicts: Array) -> dict[str, Score]:
+        """Both means."""
+        right, score = verdicts.round(6).T
+        return {"accuracy": mean_score(right), "score": mean_score(score)}
+
+    def tell(self, verdict: Verdict) -> dict[str, Any]:
+        """Whether it is right, and the score of 5."""
+        return {"correct": verdict[0], "score": round(5 * verdict[1])}
+
+
+class Aspects(Judged):
+    """Aspects of Video-ChatGPT's benchmark: of each the mean of 0 to 5, as a share of 5.
+
+    An answer of less than two characters has a 0 without a judge, as published
+    (LLaVA-VL/LLaVA-NeXT@e789bd4, llava/eval).
+
+    Args:
+        judge: Who judges.
+        prompts: By the aspect's name, a YAML file of what it is told, `user` and `system`;
+            asset:judge/NAME.yaml for ours.
+    """
+
+    def read(self, said: str) -> Verdict:
+        """Read a `score` of 0 to 5."""
+        return (read_score(read_object(said), 0, 5) / 5,)
+
+    def unasked(self, case: Mapping[str, str]) -> Verdict | None:
+        """0 for an answer that is none."""
+        return (0.0,) if len(case["prediction"]) < 2 else None
+
+    def scores(self, verdicts: Array) -> dict[str, Score]:
+        """The means."""
+        columns = zip(self.prompts, verdicts.round(6).T, strict=True)
+        return {name: mean_score(column) for name, column in columns}
+
+    def tell(self, verdict: Verdict) -> dict[str, Any]:
+        """The scores of 5; correct is their mean as a share of it."""
+        scores = {name: round(5 * each) for name, each in zip(self.prompts, verdict, strict=True)}
+        return {"correct": sum(verdict) / len(verdict), **scores}
+
+
+class Consistency(Aspects):
+    """Video-ChatGPT's consistency: two wordings of one question, whose answers are judged together.
+
+    Questions are named N/1 and N/2, as `OpenEnded` names those of a row with Q1 and Q2.
+    """
+
+    needs = ("question", "question2", "answer", "prediction", "prediction2")
+
+    def check(self, questions: Sequence[Question]) -> None:
+        """Refuse a question without its other wording."""
+        super().check(questions)
+        paired = {index for pair in self.pairs(questions) for index in pair}
+        for index, question in enumerate(questions):
+            if index not in paired:
+                raise ValueError(
+                    f"{question.source}: question {question.id} has no second wording beside it; "
+                    "rows need Q1 and Q2, and `limit` an even number"
+                )
+
+    @staticmethod
+    def pairs(questions: Sequence[Question]) -> list[tuple[int, int]]:
+        """Indices of N/1 and N/2; where ids repeat, of the first two, of the second two and on."""
+        indices: dict[str, list[int]] = {}
+        for index, question in enumerate(questions):
+            indices.setdefault(question.id, []).append(index)
+        return [
+            pair
+            for name, firsts in indices.items()
+            if name.endswith("/1")
+            for pair in zip(firsts, indices.get(f"{name[:-2]}/2", []), strict=False)
+        ]
+
+    def cases(
+        self, questions: Sequence[Question], predictions: Sequence[str]
+    ) -> dict[int, dict[str, str]]:
+        """Pairs, by the index of the first wording."""
+        single = super().cases(questions, predictions)
+        joined = {}
+        for first, second in self.pairs(questions):
+            more = {f"{key}2": single[second][key] for key in ("question", "prediction")}
+            joined[first] = single[first] | more
+        return dict(sorted(joined.items()))
+
+    def unasked(self, case: Mapping[str, str]) -> Verdict | None:
+        """0 where either answer is none."""
+        return super().unasked(case) or super().unasked({"prediction": case["prediction2"]})
+
+
+class Relative(Judged):
+    """LLaVA-Bench-in-the-Wild: mean score of the answers by that of the reference's, 1 to 10 each.
+
+    The judge reads the picture's caption. `relative` may be above 1.
+
+    Args:
+        judge: Who judges.
+        prompt: YAML file of what it is told, `user` and `system`; asset:judge/NAME.yaml for ours.
+    """
+
+    needs = ("caption", "question", "answer", "prediction")
+
+    def __init__(self, judge: Judge, prompt: str) -> None:
+        super().__init__(judge, {"both": prompt})
+
+    def check(self, questions: Sequence[Question]) -> None:
+        """Refuse a picture that the judge could not know."""
+        super().check(questions)
+        for question in questions:
+            if not question.caption:
+                raise ValueError(
+                    f"{question.source}: no caption of its picture for the judge; set `captions`"
+                )
+
+    def read(self, said: str) -> Verdict:
+        """Read two numbers on the first line: of the reference, then of the answer."""
+        numbers = said.strip().split("\n")[0].replace(",", " ").split()
+        reference, answer = (float(each) for each in numbers)
+        if not (1 <= reference <= 10 and 1 <= answer <= 10):
+            raise ValueError(f"not from 1 to 10: {numbers}")
+        return reference, answer
+
+    def scores(self, verdicts: Array) -> dict[str, Score]:
+        """The ratio of the means, with a bootstrap over questions."""
+        kinds, counts = np.unique(verdicts, axis=0, return_counts=True)
+        references, answers = kinds.T
+
+        def of(draws: list[Array]) -> Array:
+            return (draws[0] @ answers) / (draws[0] @ references)
+
+        value = float(of([counts[None]])[0])
+        return {"relative": Score(value, bootstrap([counts], of), len(verdicts))}
+
+    def tell(self, verdict: Verdict) -> dict[str, Any]:
+        """Both scores; correct is the answer's share of the reference's, 1 at most."""
+        reference, answer = verdict
+        share = min(1.0, answer / reference)
+        return {"correct": share, "score": answer, "reference_score": reference}
+
+
+def on_one_rank(function: Callable[[], Result]) -> Result:
+    """What the first rank finds, told to all; so is its mistake."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return function()
+    found: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            found = [function()]
+        except (OSError, ValueError) as error:
+            found = [error]
+    dist.broadcast_object_list(found, src=0)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]

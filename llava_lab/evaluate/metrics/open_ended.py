@@ -1,0 +1,162 @@
+"""11k. Open-ended: the published files of questions that are answered in free words."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llava_lab.data.fields import read_id
+from llava_lab.data.rows import VIDEO_FILES, BadRow, BadRows, ImageFolder, Refused, Row, read_rows
+from llava_lab.data.sample import Question, read_question
+from llava_lab.evaluate.benchmark import Benchmark
+from llava_lab.evaluate.metrics.question import BenchmarkMetric
+
+SUFFIXES = (*VIDEO_FILES, ".gif")
+
+
+class OpenEnded(Benchmark):
+    """Questions with answers in free words, in any of the layouts in which they were published.
+
+    ActivityNet-QA and, as Video-LLaVA has them, MSVD-QA, MSRVTT-QA and TGIF-QA are two files,
+    {question_id, video_name, question} and {question_id, answer}; Video-ChatGPT's rows are
+    {video_name, Q, A} or, for consistency, {video_name, Q1, Q2, A}; LLaVA-Bench's are question
+    files. A video's name lacks its ending, and may lack the `v_` in front of it. Ids that repeat
+    get `_1`, `_2` and so on; answers are matched in order.
+
+    Args:
+        name: Name in tables and of the prediction file.
+        questions: .json or .jsonl file of questions.
+        images: Folder of the images or videos.
+        metric: How answers are scored.
+        answers: File of {question_id, answer or text}, or null where the questions have theirs.
+        captions: File of {image, caption}: what pictures show, for the judge; or null.
+        prompt: Line that is added to every question.
+        blind: Ask everything a second time with the images dealt to other questions; a judge is
+            asked twice as much then.
+        limit: Ask only the first so many questions, or null.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        questions: str,
+        images: str,
+        metric: BenchmarkMetric,
+        answers: str | None = None,
+        captions: str | None = None,
+        prompt: str | None = None,
+        blind: bool = False,
+        limit: int | None = None,
+    ):
+        super().__init__(name, questions, images, metric, prompt, blind, limit)
+        self.folder = Path(images)
+        self.answers, self.captions = answers, captions
+
+    def read(self) -> list[Question]:
+        """All questions of the file.
+
+        Raises:
+            BadRows: Some rows are not usable.
+            ValueError: If questions and answers are not the same ones.
+        """
+        path = Path(self.path)
+        rows, folder = read_rows(path), ImageFolder(self.folder)
+        answers, captions = self._answers(), self._captions()
+        seen: dict[str, int] = defaultdict(int)
+        questions: list[Question] = []
+        bad: list[BadRow] = []
+        for row in rows:
+            try:
+                if not isinstance(row.value, dict):
+                    raise Refused(f"a row must be an object, not {type(row.value).__name__}")
+                named = "video_name" in row.value
+                name = read_id(row.value, "question_id", row.number if named else None)
+                unique = f"{name}_{seen[name]}" if seen[name] else name
+                seen[name] += 1
+                for end, values in self._plain(row.value):
+                    if self.answers is not None:
+                        values["answer"] = _next(answers, name + end, self.answers)
+                    if self.captions is not None:
+                        values["caption"] = captions.get(str(values.get("image")))
+                    values["question_id"] = unique + end
+                    questions.append(read_question(Row(row.place, row.number, values), folder))
+            except Refused as problem:
+                bad.append(BadRow(row.place, str(row.number), str(problem)))
+        if bad:
+            raise BadRows(path, bad, len(rows))
+        if left := [name for name, more in answers.items() if more]:
+            raise ValueError(
+                f"{self.answers}: {len(left)} answers are to no question of {path}, the first to "
+                f"{left[0]!r}"
+            )
+        return questions
+
+    def _plain(self, row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The row as rows of a question file, each with what its id has behind the row's."""
+        if "video_name" not in row:
+            yield "", dict(row)
+            return
+        shown = {"video": self._video(row["video_name"]), "answer": row.get("A")}
+        if "Q1" in row:
+            for number in (1, 2):
+                yield f"/{number}", {"text": row.get(f"Q{number}"), **shown}
+        else:
+            yield "", {"text": row.get("Q", row.get("question")), **shown}
+
+    @cached_property
+    def _found(self) -> dict[str, dict[str, str]]:
+        """Files and folders of frames by their name without its ending, and then by the ending."""
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        for entry in sorted(os.listdir(self.folder)):
+            stem, ending = os.path.splitext(entry)
+            if ending.lower() in SUFFIXES:
+                found[stem][ending.lower()] = entry
+            elif (self.folder / entry).is_dir():
+                found[entry][""] = entry
+        return found
+
+    def _video(self, name: Any) -> str:
+        """The file of a video: its name, or that with `v_` in front, with any known ending."""
+        stem, ending = os.path.splitext(str(name))
+        stem = stem if ending.lower() in SUFFIXES else str(name)
+        for each in (stem, f"v_{stem}"):
+            for ending in (*SUFFIXES, ""):
+                if ending in self._found.get(each, {}):
+                    return self._found[each][ending]
+        raise Refused(
+            f"video {name!r} is not in {self.folder}, nor v_{name}, as {', '.join(SUFFIXES)} or a "
+            "folder of frames"
+        )
+
+    def _answers(self) -> dict[str, list[str]]:
+        """Answers by question id, in order where an id repeats."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for row in read_rows(Path(self.answers)) if self.answers else ():
+            values = row.value if isinstance(row.value, dict) else {}
+            answer = values.get("answer", values.get("text"))
+            if "question_id" not in values or not isinstance(answer, str):
+                raise ValueError(
+                    f"{row.place}: an answer has `question_id`, and `answer` or `text`"
+                )
+            found[str(values["question_id"])].append(answer)
+        return found
+
+    def _captions(self) -> dict[str, str]:
+        """Captions by image."""
+        found: dict[str, Any] = {}
+        for row in read_rows(Path(self.captions)) if self.captions else ():
+            values = row.value if isinstance(row.value, dict) else {}
+            image, caption = values.get("image"), values.get("caption")
+            if not isinstance(image, str) or caption is None:
+                raise ValueError(f"{row.place}: a caption has `image` and `caption`")
+            if found.setdefault(image, caption) != caption:
+                raise ValueError(f"{row.place}: another caption of {image!r} stands before it")
+        return found
+
+
+def _next(answers: dict[str, list[str]], name: str, path: str) -> str:
+    if not answers.get(name):
+        raise Refused(f"question {name!r} has no answer in {path}")
+    return answers[name].pop(0)

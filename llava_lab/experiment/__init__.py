@@ -1,0 +1,1 @@
+"""Experiments as values: composed, built, fitted, found again."""

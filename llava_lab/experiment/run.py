@@ -1,0 +1,248 @@
+"""A run on disk: its folder, its record, and finished stages found again by their fingerprint."""
+
+import hashlib
+import importlib.metadata
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_lab import __version__
+from llava_lab.core import ranks
+from llava_lab.core.atomic import plain_name, write
+from llava_lab.core.lock import lock
+from llava_lab.core.records import NUMBER, read_record, write_record
+from llava_lab.train.stage import stage_file
+
+PACKAGES = ("lightning", "pillow", "timm", "tokenizers", "torch", "torchmetrics", "transformers")
+# What the records of a stage and of a run must hold.
+STAGE: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("name", "fingerprint"), str),
+    **dict.fromkeys(("steps", "samples", "tokens"), int),
+    **dict.fromkeys(("seconds", "loss_first", "loss_last", "visual_tokens_mean", "flops"), NUMBER),
+    **dict.fromkeys(("parent", "git"), (str, type(None))),
+    "reused": bool,
+    "held_out": dict,
+}
+RESULTS: dict[str, type | tuple[type, ...]] = {
+    "stages": list,
+    **dict.fromkeys(
+        ("benchmarks", "asked", "cost", "versions", "visual_tokens", "predictions_sha256"), dict
+    ),
+}
+
+
+class Run:
+    """`runs/<experiment>/<run id>`: the same configuration and seed are the same run.
+
+    Args:
+        root: Folder of all runs.
+        experiment: Name of the experiment.
+        scale: Name of the scale.
+        seed: The seed.
+        config: The resolved configuration, as text.
+    """
+
+    def __init__(self, root: Path, experiment: str, scale: str, seed: int, config: str):
+        plain_name(experiment, "experiment")
+        plain_name(scale or "own", "scale")
+        self.root, self.experiment, self.scale, self.seed = root, experiment, scale, seed
+        self.config, self.config_sha256 = config, hashlib.sha256(config.encode()).hexdigest()
+        identity = f"{scale or 'own'}-seed{seed}-{self.config_sha256[:8]}"
+        self.folder = root / experiment / identity
+        self.results = self.folder / "results.json"
+        self._said: set[str] = set()
+
+    def stage(self, name: str) -> Path:
+        """Folder of a stage."""
+        return self.folder / "stages" / name
+
+    def begin(self) -> None:
+        """Make the folder and write the configuration; the first process of a job does."""
+        path = self.folder / "config.yaml"
+        if not ranks.first():
+            return
+        if not path.is_file() or path.read_bytes() != self.config.encode():
+            write(path, self.config)
+
+    def find(self, fingerprint: str) -> Path | None:
+        """Folder of a finished stage with this fingerprint, in this run or any other.
+
+        What is damaged is named, and not found: its stage is trained again.
+        """
+        for path in sorted(self.root.glob("*/*/stages/*/stage.json")):
+            try:
+                record = read_stage(path.parent)
+            except ValueError as error:
+                self._say(f"{error}")
+                continue
+            if record["fingerprint"] == fingerprint:
+                return path.parent
+        return None
+
+    def _say(self, message: str) -> None:
+        """Say something to the person at the terminal, once."""
+        if message not in self._said:
+            self._said.add(message)
+            print(f"llava_lab: {message}", flush=True)
+
+    @contextmanager
+    def alone(self, fingerprint: str, name: str) -> Iterator[None]:
+        """Keep a stage for this process: another fit that needs it waits and finds it finished.
+
+        Ranks of one job train a stage together: the first one keeps it for all, and refuses a
+        stage that another job trains, as the others would not wait with it.
+
+        Args:
+            fingerprint: The stage's fingerprint.
+            name: The stage's name, for messages.
+        """
+        if not ranks.first():
+            yield
+            return
+        several = "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS") or 1) > 1
+        with lock(self.root / ".training" / fingerprint, f"stage {name}", wait=not several):
+            yield
+
+    def finished(self, marks: dict[str, str], asked: dict[str, str]) -> Path | None:
+        """Its results.json, if they are those of these stages, benchmarks and package versions.
+
+        What is damaged is named, and not finished: its benchmarks are asked again.
+        """
+        if not self.results.is_file():
+            return None
+        try:
+            found = self.read_results()
+        except ValueError as error:
+            self._say(f"{error}")
+            return None
+        same = (
+            {stage.get("name"): stage.get("fingerprint") for stage in found["stages"]} == marks
+            and found["asked"] == asked
+            and found["versions"] == versions()
+        )
+        for name in marks if same else ():
+            try:
+                read_stage(self.stage(name))
+            except (ValueError, FileNotFoundError) as error:
+                self._say(f"{error}")
+                return None
+        if same and (odd := self._odd_predictions(found["predictions_sha256"])):
+            self._say(f"{odd}: missing or not what was scored. The benchmarks are asked again.")
+            return None
+        return self.results if same else None
+
+    def read_results(self) -> dict[str, Any]:
+        """What results.json says.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        found = read_record(self.results, RESULTS, "`fit` asks the benchmarks again.")
+        if not all(isinstance(stage, dict) for stage in found["stages"]):
+            raise ValueError(f"{self.results}: damaged, a stage is no object.")
+        return found
+
+    def _predictions(self) -> dict[str, str]:
+        """SHA-256 of each file of predictions."""
+        files = sorted((self.folder / "predictions").glob("*.jsonl"))
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    def _odd_predictions(self, wanted: dict[str, str]) -> Path | None:
+        """The first file of predictions that is not as it was; others may lie beside them."""
+        there = self._predictions()
+        odd = [name for name, digest in wanted.items() if there.get(name) != digest]
+        return self.folder / "predictions" / odd[0] if odd else None
+
+    def predicted(self) -> None:
+        """Take note of predictions that were written anew, beside results that are there."""
+        if self.results.is_file():
+            found = self.read_results() | {"predictions_sha256": self._predictions()}
+            write_record(self.results, found)
+
+    def finish(self, results: dict[str, Any]) -> Path:
+        """Write results.json; the first process of a job does."""
+        if not ranks.first():
+            return self.results
+        head = {
+            "experiment": self.experiment,
+            "scale": self.scale,
+            "seed": self.seed,
+            "git": git_commit(),
+            "versions": versions(),
+            "config_sha256": self.config_sha256,
+        }
+        told = {"predictions_sha256": self._predictions()}
+        write_record(self.results, {**head, **results, **told})
+        return self.results
+
+
+def read_stage(folder: Path) -> dict[str, Any]:
+    """The record of a finished stage.
+
+    Raises:
+        ValueError: If it is damaged, or the weights beside it are missing.
+    """
+    found = read_record(folder / "stage.json", STAGE, f"Delete {folder} to train it again.")
+    if not (weights := stage_file(folder)).is_file():
+        raise ValueError(
+            f"{weights}: missing beside stage.json, so that the stage is not finished; `fit` "
+            "trains it again"
+        )
+    return found
+
+
+def finished_stages(folder: Path, names: Iterable[str]) -> Iterator[tuple[Path, str]]:
+    """Weights and fingerprint of each stage of a finished run.
+
+    Args:
+        folder: The run's.
+        names: Its stages, in the order in which they ran.
+
+    Raises:
+        ValueError: If a stage is not finished, or began with another one than stands before it.
+    """
+    before = None
+    for name in names:
+        place = folder / "stages" / name
+        if not (place / "stage.json").is_file():
+            raise ValueError(
+                f"{folder}: stage {name} is not finished. Run fit with the same options first."
+            )
+        record = read_stage(place)
+        if record["parent"] != before:
+            raise ValueError(
+                f"{folder}: stage {name} began with another stage than the one that stands before "
+                "it now, which was trained anew. Run fit with the same options first."
+            )
+        yield stage_file(place), (before := record["fingerprint"])
+
+
+def git_commit() -> str | None:
+    """Commit of the code, with a plus where files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and what the numbers depend on."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": sys.version.split()[0], "llava_lab": __version__, **found}
+
+
+def peak_memory() -> int:
+    """Peak memory in bytes: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,1 @@
+"""6. Connectors, one a module."""

@@ -1,0 +1,1 @@
+"""4. Encoders, one a module."""

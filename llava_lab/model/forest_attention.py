@@ -1,0 +1,207 @@
+"""9a. Forest attention: the attention function of a packed forest, and its cache of keys."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from llava_lab.data.forest import Forest
+
+ATTENTION = "llava_lab_forest"
+
+
+class Block(NamedTuple):
+    """Queries that are attended in one call, and the keys that hold everything they may see."""
+
+    queries: slice
+    keys: slice
+    causal: bool
+
+
+@dataclass
+class Plan:
+    """How the tokens of one forward pass attend; handed to every layer's attention.
+
+    Attributes:
+        blocks: The queries in order; a root is a causal block, the rest of its tree a masked one.
+        query_segments: Segment of every query [q].
+        query_positions: Position of every query [q].
+        key_segments: Segment of every key [k].
+        key_positions: Position of every key [k].
+        kinship: See `Forest.kinship`.
+        store: Where keys and values are kept for later passes, or None in training.
+        recall: Whether the keys are those of the store rather than those of this pass.
+        slots: Where the store puts this pass's keys [q].
+    """
+
+    blocks: list[Block]
+    query_segments: Tensor
+    query_positions: Tensor
+    key_segments: Tensor
+    key_positions: Tensor
+    kinship: Tensor
+    store: "Store | None" = None
+    recall: bool = False
+    slots: Tensor | None = None
+    masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
+
+    @classmethod
+    def whole(cls, forest: Forest, device: torch.device, store: "Store | None" = None) -> "Plan":
+        """The plan of a pass over the whole forest."""
+        blocks = []
+        for tree in forest.trees:
+            start, split, end = forest.starts[tree[0]], forest.end(tree[0]), forest.end(tree[-1])
+            blocks.append(Block(slice(start, split), slice(start, split), causal=True))
+            if split < end:
+                blocks.append(Block(slice(split, end), slice(start, end), causal=False))
+        segments, positions = forest.segments.to(device), forest.positions.to(device)
+        kin = forest.kinship.to(device)
+        slots = store.slots(forest).to(device) if store else None
+        return cls(blocks, segments, positions, segments, positions, kin, store=store, slots=slots)
+
+    def mask(self, index: int, window: int | None) -> Tensor | None:
+        """Which keys each query of block `index` may see [q, k], or None for plain causal.
+
+        Args:
+            index: The block.
+            window: Sliding window of this layer: a query sees the `window` nearest positions.
+        """
+        if (index, window) not in self.masks:
+            self.masks[index, window] = self._mask(self.blocks[index], window)
+        return self.masks[index, window]
+
+    def _mask(self, block: Block, window: int | None) -> Tensor | None:
+        here = self.query_positions[block.queries]
+        if block.causal and (window is None or len(here) <= window):
+            return None
+        distance = here[:, None] - self.key_positions[block.keys][None, :]
+        kin = self.kinship[self.query_segments[block.queries]]
+        seen = (distance >= 0) & kin[:, self.key_segments[block.keys]]
+        return seen if window is None else seen & (distance < window)
+
+
+class Store:
+    """Keys and values of a forest, with room for `reserve` more tokens in every leaf.
+
+    Slots of a tree are contiguous, so that a later pass attends to a tree by a slice.
+    """
+
+    def __init__(self, forest: Forest, reserve: int):
+        leaves = set(forest.leaves)
+        lengths = [n + reserve * (i in leaves) for i, n in enumerate(forest.lengths)]
+        self.forest, self.reserve = forest, reserve
+        self.room = Forest(tuple(lengths), forest.parents)
+        # A child's positions continue from its parent's tokens, and only leaves have a reserve.
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def slots(self, forest: Forest) -> Tensor:
+        """Slot of every token of the first pass [t]."""
+        shift = torch.tensor(self.room.starts) - torch.tensor(forest.starts)
+        return torch.arange(forest.tokens) + shift[forest.segments]
+
+    def keep(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Put keys and values [1, h, q, d] at their slots; returns all of the layer's."""
+        if layer not in self.layers:
+            shape = (*key.shape[:2], self.room.tokens, key.shape[3])
+            self.layers[layer] = key.new_zeros(shape), value.new_zeros((*shape[:3], value.shape[3]))
+        keys, values = self.layers[layer]
+        keys[:, :, slots], values[:, :, slots] = key, value
+        return keys, values
+
+    def step(self, leaves: list[int], count: int, device: torch.device) -> Plan:
+        """The plan of a pass over one new token in each of `leaves`, each its `count`-th."""
+        assert count < self.reserve, f"room for {self.reserve} new tokens only"
+        slots = torch.tensor(
+            [self.room.starts[leaf] + self.forest.lengths[leaf] + count for leaf in leaves]
+        )
+        blocks, begin, wanted = [], 0, set(leaves)
+        for tree in self.room.trees:
+            number = sum(segment in wanted for segment in tree)
+            if number:
+                keys = slice(self.room.starts[tree[0]], self.room.end(tree[-1]))
+                blocks.append(Block(slice(begin, begin + number), keys, causal=False))
+                begin += number
+        segments, positions = self.room.segments.to(device), self.room.positions.to(device)
+        slots = slots.to(device)
+        return Plan(
+            blocks,
+            segments[slots],
+            positions[slots],
+            segments,
+            positions,
+            self.room.kinship.to(device),
+            store=self,
+            recall=True,
+            slots=slots,
+        )
+
+
+def forest_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    forest: Plan | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention of a packed forest, in the form of transformers' attention interface.
+
+    Args:
+        module: The LM's attention layer.
+        query: [1, h, q, d].
+        key: [1, h', k, d], with h' dividing h.
+        value: [1, h', k, d].
+        attention_mask: Must be None: the forest is the mask.
+        scaling: Factor of the scores.
+        dropout: Of the attention weights.
+        forest: The plan; every LM that hands its keyword arguments to its attention passes it.
+        sliding_window: Of this layer, or None.
+        others: Anything else that the layer asks for; what would change the scores is refused.
+
+    Returns:
+        [1, q, h, d], and no weights.
+    """
+    name = type(module).__name__
+    if forest is None or attention_mask is not None:
+        raise ValueError(
+            f"{name} does not take part in the packed forest: it brings its own mask or drops "
+            "keyword arguments. Set the LM's `attention: padded`."
+        )
+    refused = [key for key in ("softcap", "s_aux", "position_bias") if others.get(key) is not None]
+    if refused:
+        raise ValueError(
+            f"{name} wants {', '.join(refused)}, which the packed forest does not do. "
+            "Set the LM's `attention: padded`."
+        )
+    if forest.store is not None:
+        assert forest.slots is not None
+        kept = forest.store.keep(module.layer_idx, forest.slots, key, value)
+        key, value = kept if forest.recall else (key, value)
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    outputs = []
+    for index, block in enumerate(forest.blocks):
+        mask = forest.mask(index, sliding_window)
+        outputs.append(
+            scaled_dot_product_attention(
+                query[:, :, block.queries],
+                key[:, :, block.keys],
+                value[:, :, block.keys],
+                attn_mask=mask,
+                is_causal=mask is None,
+                dropout_p=dropout,
+                scale=scaling,
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, forest_attention)

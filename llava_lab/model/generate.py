@@ -1,0 +1,178 @@
+"""11a. Generate: questions about images -> answers, each image's prefix computed once."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from llava_lab.data.forest import Forest
+from llava_lab.data.packing import Batch
+from llava_lab.model.forest_attention import Plan, Store
+
+if TYPE_CHECKING:
+    from llava_lab.model.llava import Llava
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Answers drawn from the model's distribution, in place of its likeliest tokens.
+
+    A question's draws depend on the seed and its id alone: not on what else is asked beside it.
+
+    Attributes:
+        temperature: What logits are divided by.
+        seed: Of all draws.
+    """
+
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature {self.temperature} is not above 0")
+
+    def draws(self, question: str) -> random.Random:
+        """The random numbers of one question."""
+        return random.Random(f"{self.seed}/{question}")
+
+    def choose(self, logits: Tensor, draws: list[random.Random]) -> list[int]:
+        """Draw a token from each row of logits [q, v] with its own random number."""
+        shares = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
+        drawn = torch.tensor([[each.random()] for each in draws], dtype=shares.dtype)
+        # Shares of the last token add up to 1 but for rounding.
+        chosen = torch.searchsorted(shares, drawn.to(shares.device) * shares[:, -1:], right=True)
+        return chosen[:, 0].clamp(max=logits.shape[-1] - 1).tolist()
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A batch of questions: a tree an image, a leaf a question.
+
+    Attributes:
+        batch: The packed prompts.
+        ids: Question ids, in the order of the forest's leaves; they may repeat.
+        max_new_tokens: Longest answer.
+        stop_ids: Token ids that end an answer.
+        stop_string: Text that ends an answer where no single token does.
+        sampling: How tokens are drawn; None takes the likeliest.
+        places: Of each tree, the index of its questions in their file.
+    """
+
+    batch: Batch
+    ids: list[str]
+    max_new_tokens: int
+    stop_ids: frozenset[int]
+    stop_string: str | None = None
+    sampling: Sampling | None = None
+    places: Sequence[Sequence[int]] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Questions":
+        """The batch on another device."""
+        return replace(self, batch=self.batch.to(device, non_blocking))
+
+    @property
+    def draws(self) -> list[random.Random]:
+        """Random numbers of each question; none is used where the likeliest token is taken."""
+        return [(self.sampling or Sampling()).draws(name) for name in self.ids]
+
+    def choose(self, logits: Tensor, draws: list[random.Random]) -> list[int]:
+        """The next token of each question from its logits [q, v]."""
+        if self.sampling is None:
+            return logits.argmax(-1).tolist()
+        return self.sampling.choose(logits, draws)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was answered.
+
+    Attributes:
+        ids: Question ids, in the order of the questions.
+        texts: What the model said, special tokens and white space at the ends removed.
+        tokens: Token ids of each answer, the stop token included.
+    """
+
+    ids: list[str]
+    texts: list[str]
+    tokens: list[list[int]]
+
+
+@torch.no_grad()
+def answer(model: "Llava", questions: Questions) -> Answers:
+    """Answers to all questions of a batch, one forward pass a new token for all of them."""
+    batch, forest = questions.batch, questions.batch.forest
+    if model.llm.attention == "padded":
+        said = _without_store(model, questions)
+    else:
+        store = Store(forest, questions.max_new_tokens)
+        plan = Plan.whole(forest, batch.ids.device, store)
+        hidden = model.llm(model.embed(batch), forest, plan)
+        last = torch.tensor([forest.end(leaf) - 1 for leaf in forest.leaves])
+        said = _decode(model, questions, store, hidden[last])
+    texts = [_text(model, tokens, questions) for tokens in said]
+    return Answers(questions.ids, texts, said)
+
+
+def _decode(model: "Llava", questions: Questions, store: Store, hidden: Tensor) -> list[list[int]]:
+    """Token by token; leaves that have ended drop out."""
+    leaves = questions.batch.forest.leaves
+    said: list[list[int]] = [[] for _ in leaves]
+    open_ = list(range(len(leaves)))
+    draws = questions.draws
+    for count in range(questions.max_new_tokens):
+        logits = model.llm.head()(hidden)
+        chosen = questions.choose(logits, [draws[index] for index in open_])
+        for index, token in zip(open_, chosen, strict=True):
+            said[index].append(token)
+        kept = [i for i, index in enumerate(open_) if not _ended(model, said[index], questions)]
+        open_ = [open_[i] for i in kept]
+        if not open_ or count + 1 == questions.max_new_tokens:
+            break
+        ids = torch.tensor([said[index][-1] for index in open_], device=hidden.device)
+        plan = store.step([leaves[index] for index in open_], count, hidden.device)
+        hidden = model.llm(model.llm.embed(ids), questions.batch.forest, plan)
+    return said
+
+
+def _without_store(model: "Llava", questions: Questions) -> list[list[int]]:
+    """The plain way, for LMs that the forest does not reach: every token recomputes all."""
+    batch, forest = questions.batch, questions.batch.forest
+    embeddings = model.embed(batch)
+    paths = [
+        torch.cat([torch.arange(forest.starts[s], forest.end(s)) for s in forest.path(leaf)])
+        for leaf in forest.leaves
+    ]
+    said: list[list[int]] = []
+    for path, draws in zip(paths, questions.draws, strict=True):
+        tokens: list[int] = []
+        row = embeddings[path]
+        while len(tokens) < questions.max_new_tokens and not _ended(model, tokens, questions):
+            hidden = model.llm(row, Forest((len(row),), (None,)))
+            tokens += questions.choose(model.llm.head()(hidden[-1:]), [draws])
+            new = torch.tensor(tokens[-1:], device=row.device)
+            row = torch.cat([row, model.llm.embed(new)])
+        said.append(tokens)
+    return said
+
+
+def _ended(model: "Llava", tokens: list[int], questions: Questions) -> bool:
+    if not tokens:
+        return False
+    if tokens[-1] in questions.stop_ids:
+        return True
+    text = questions.stop_string
+    return text is not None and text in model.llm.tokenizer.decode(tokens)
+
+
+def _text(model: "Llava", tokens: list[int], questions: Questions) -> str:
+    kept = [token for token in tokens if token not in questions.stop_ids]
+    text = str(model.llm.tokenizer.decode(kept, skip_special_tokens=True))
+    if questions.stop_string is not None:
+        text = text.split(questions.stop_string)[0]
+    return text.strip()

@@ -1,0 +1,1 @@
+"""Models at work: answer, caption, prefer, chat, and engines."""

@@ -1,0 +1,78 @@
+"""Journal: results beside an unfinished output, so that a killed command goes on where it was."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from llava_lab.core.strict_json import parse
+
+
+class Journal:
+    """Results on disk, one line each; the first line says what was asked.
+
+    Args:
+        output: The file that is made of them, written whole at the end.
+        asked: What decides the results.
+    """
+
+    def __init__(self, output: Path, asked: str):
+        self.path = output.with_name(output.name + ".journal")
+        self.mark = hashlib.sha256(asked.encode()).hexdigest()
+
+    def read(self) -> dict[str, Any]:
+        """Results by id; a line that a kill cut short is cut off.
+
+        Raises:
+            ValueError: If the journal is of another question, or damaged.
+        """
+        if not self.path.is_file():
+            return {}
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        found: dict[str, Any] = {}
+        for number, line in enumerate(whole.splitlines(), 1):
+            place = f"{self.path}, line {number}"
+            match self._parsed(line, place):
+                case {"asked": str(mark)} if number == 1:
+                    if mark != self.mark:
+                        raise ValueError(
+                            f"{self.path}: begun with another model or other options. Repeat that "
+                            "command, or remove the file to begin anew."
+                        )
+                case [str(name), result] if number > 1:
+                    found[name] = result
+                case _:
+                    raise ValueError(f"{place}: damaged; remove the file to begin anew")
+        if len(whole) < len(content):
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+        return found
+
+    @staticmethod
+    def _parsed(line: bytes, place: str) -> Any:
+        try:
+            return parse(line.decode(), place)
+        except ValueError as problem:
+            raise ValueError(f"{place}: damaged ({problem}); remove it to begin anew") from None
+
+    def __enter__(self) -> "Journal":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = not self.path.is_file() or not self.path.stat().st_size
+        self.file = self.path.open("a", encoding="utf-8")
+        if new:
+            self._line({"asked": self.mark})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def add(self, name: str, result: Any) -> None:
+        """Keep one result; it is on disk when this returns."""
+        self._line([name, result])
+
+    def _line(self, value: Any) -> None:
+        self.file.write(json.dumps(value) + "\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())

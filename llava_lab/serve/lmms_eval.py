@@ -1,0 +1,179 @@
+"""13i. lmms-eval: its requests -> greedy answers of any model of ours, as `--model llava_lab`.
+
+Found by lmms-eval as an entry point of this package, where both are installed in one environment.
+Questions that share a picture or a video are answered together, as in `answer`; what cannot be
+answered is an error that names the task and the document, and never an empty answer.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.model import lmms  # pyrefly: ignore[missing-import]
+from lmms_eval.models.registry_v2 import ModelManifest  # pyrefly: ignore[missing-import]
+from PIL import Image
+from tqdm import tqdm
+
+from llava_lab.data.media.picture import to_rgb
+from llava_lab.data.rows import VideoPath
+from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question
+from llava_lab.serve.caption import VIDEO_FILES
+from llava_lab.serve.commands import (
+    answer_questions,
+    check_answerable,
+    open_model,
+    show_videos,
+)
+
+REQUESTS_AT_ONCE = 512  # whose pictures lie on disk together
+
+
+def manifest() -> ModelManifest:
+    """What lmms-eval's registry wants to know."""
+    path = f"{LlavaLab.__module__}.{LlavaLab.__name__}"
+    return ModelManifest(model_id="llava_lab", simple_class_path=path)
+
+
+class LlavaLab(lmms):
+    """A model of ours, as lmms-eval asks it.
+
+    Args:
+        model: Run folder, imported folder, checkpoint folder or hub id.
+        frames: Of a video; as trained, or else 16.
+        stride: Pooling of a frame; as trained, or else 2.
+        batch_size: Pictures or videos whose questions are answered at once.
+        template: Chat template in place of the model's own.
+        trust_code: Modules beside llava_lab whose classes a run may name, with + between them.
+        device: lmms-eval's option; the model takes the GPU that is there.
+        max_batch_size: lmms-eval's option, not used.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        frames: int | None = None,
+        stride: int | None = None,
+        batch_size: int | str = 1,
+        template: str | None = None,
+        trust_code: str = "",
+        device: str | None = None,
+        max_batch_size: int | None = None,
+    ):
+        super().__init__()
+        self.model, self.views = open_model(
+            model, template, [module for module in trust_code.split("+") if module]
+        )
+        self.frames, self.stride, self.shows_videos = frames, stride, False
+        self.batch_size = int(batch_size)
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """Answers in the order of the requests."""
+        for some in _portions(requests):
+            with tempfile.TemporaryDirectory() as folder:
+                for length, (_, questions) in self._questions(some, Path(folder)).items():
+                    check_answerable(self.model, self.views, questions, length)
+        said: list[str] = []
+        with tqdm(total=len(requests), desc="llava_lab") as bar:
+            for some in _portions(requests):
+                with tempfile.TemporaryDirectory() as folder:
+                    said += self._answer(some, Path(folder))
+                bar.update(len(some))
+        return said
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+        """Not to be had."""
+        raise NotImplementedError("llava_lab: tasks of several rounds are not answered")
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """Not to be had."""
+        raise NotImplementedError("llava_lab: loglikelihoods are not computed; ask by generation")
+
+    def _answer(self, requests: Sequence[Any], folder: Path) -> list[str]:
+        said = [""] * len(requests)
+        for length, (numbers, questions) in self._questions(requests, folder).items():
+            answers = answer_questions(
+                self.model,
+                self.views,
+                questions,
+                max_new_tokens=length,
+                images_per_batch=self.batch_size,
+            )
+            for number, text in zip(numbers, answers, strict=True):
+                said[number] = text
+        ends = [_options(request.args[1], "")[1] for request in requests]
+        return [_cut(text, until) for text, until in zip(said, ends, strict=True)]
+
+    def _questions(
+        self, requests: Sequence[Any], folder: Path
+    ) -> dict[int, tuple[list[int], list[Question]]]:
+        """Indices of requests, and their questions, by the longest answer that they want."""
+        found: dict[int, tuple[list[int], list[Question]]] = {}
+        for number, request in enumerate(requests):
+            context, options, to_visual, document, task, split = request.args
+            place = f"task {task}, document {document}"
+            length, _ = _options(options, place)
+            shown = to_visual(self.task_dict[task][split][document]) or []
+            paths = [_path(each, folder, place, self.views.upright) for each in shown]
+            if any(isinstance(path, VideoPath) for path in paths):
+                self._show_videos()
+            text = _text(context, len(paths), place)
+            numbers, questions = found.setdefault(length, ([], []))
+            numbers.append(number)
+            questions.append(Question(str(number), tuple(paths), text, None, (), place))
+        return found
+
+    def _show_videos(self) -> None:
+        if not self.shows_videos:
+            self.views = show_videos(self.model, self.views, self.frames, self.stride)
+            self.shows_videos = True
+
+
+def _portions(requests: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(requests), REQUESTS_AT_ONCE):
+        yield requests[start : start + REQUESTS_AT_ONCE]
+
+
+def _options(options: dict[str, Any], place: str) -> tuple[int, list[str]]:
+    """Longest answer and what ends it; anything but greedy is refused."""
+    if options.get("do_sample") and options.get("temperature", 1) > 0:
+        raise ValueError(f"{place}: wants answers at random ({options}); llava_lab's are greedy")
+    if options.get("num_beams", 1) > 1:
+        raise ValueError(f"{place}: wants {options['num_beams']} beams; llava_lab has one")
+    until = options.get("until") or []
+    return int(options.get("max_new_tokens", 1024)), [until] if isinstance(until, str) else until
+
+
+def _path(shown: Any, folder: Path, place: str, upright: bool) -> Path:
+    """Where a picture or a video lies: the same picture in the same place."""
+    if isinstance(shown, Image.Image):
+        try:
+            picture = to_rgb(shown, upright)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        name = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+        path = folder / f"{name}.png"
+        if not path.is_file():
+            picture.save(path, compress_level=1)
+        return path
+    if isinstance(shown, str) and Path(shown).exists():
+        path = Path(shown)
+        video = path.is_dir() or path.suffix.lower() in VIDEO_FILES
+        return VideoPath(path) if video else path
+    raise ValueError(f"{place}: shows {shown!r}, which is no picture and no file that is there")
+
+
+def _text(context: str, images: int, place: str) -> str:
+    """The question, its pictures first unless it says itself where they stand."""
+    found = context.count(IMAGE_PLACEHOLDER)
+    if found not in (0, images):
+        raise ValueError(f"{place}: {found} {IMAGE_PLACEHOLDER} in the text for {images} pictures")
+    return context if found else f"{IMAGE_PLACEHOLDER}\n" * images + context
+
+
+def _cut(text: str, until: Sequence[str]) -> str:
+    """The answer up to the first text that ends it."""
+    for end in until:
+        text = text.split(end)[0] if end else text
+    return text.strip()

@@ -1,0 +1,118 @@
+"""0j. World: a folder of files made from a seed, whole or not at all."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from llava_lab.core.atomic import new_folder
+from llava_lab.core.records import read_object, read_record, write_record
+
+MANIFEST = "manifest.json"
+
+
+@dataclass
+class World:
+    """Files that are the same for the same settings.
+
+    Args:
+        root: Folder to create. A finished world with the same settings is left as it is.
+        seed: Seed of everything in it.
+    """
+
+    # Raise it with every change that alters a byte of any file: an old world is then refused.
+    version: ClassVar[int]
+    root: Path
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.root = Path(self.root)
+        for field in fields(self):
+            value, least = getattr(self, field.name), 0 if field.default == 0 else 1
+            if field.name not in ("root", "seed") and value < least:
+                name = f"{type(self).__name__} needs {field.name}"
+                raise ValueError(f"{name} >= {least}, got {value}.")
+
+    def generate(self) -> None:
+        """Write the world unless it is there already; a killed run leaves no half-world."""
+        if self._finished():
+            return
+        try:
+            # What a power cut would leave of it is found out by the manifest.
+            with new_folder(self.root, flush=False) as draft:
+                self._write(draft)
+        except OSError:
+            # Another process may have been faster.
+            if not self._finished():
+                raise
+
+    def _rng(self, *key: object) -> random.Random:
+        return random.Random("/".join(map(str, (self.seed, *key))))
+
+    def _settings(self) -> dict[str, int]:
+        settings = {name: value for name, value in asdict(self).items() if name != "root"}
+        return {"generator_version": self.version, **settings}
+
+    def _finished(self) -> bool:
+        """Tell whether `root` holds this very world; refuse if it holds anything else."""
+        if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
+            return False
+        way_out = "Delete the folder or choose another root."
+        manifest = self.root / MANIFEST
+        if not manifest.is_file():
+            raise ValueError(f"{self.root} exists but is no tiny world (no {MANIFEST}). {way_out}")
+        found, wanted = read_object(manifest, way_out).get("settings"), self._settings()
+        if not isinstance(found, dict):
+            raise ValueError(f"{manifest}: damaged, has no settings. {way_out}")
+        names = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
+        if names:
+            there = ", ".join(f"{name}={found.get(name)}" for name in names)
+            asked = ", ".join(f"{name}={wanted.get(name)}" for name in names)
+            raise ValueError(f"{self.root} holds a world of {there}, not {asked}. {way_out}")
+        self._verify(manifest, way_out)
+        return True
+
+    def _verify(self, manifest: Path, way_out: str) -> None:
+        """Refuse a world of which a file is missing or not as it was written."""
+        digests = read_record(manifest, {"files": dict}, way_out)["files"]
+        odd = [name for name, digest in digests.items() if _digest(self.root / name) != digest]
+        if odd:
+            raise ValueError(
+                f"{self.root / odd[0]}: missing or damaged, one of {len(odd)} of the world's "
+                f"{len(digests)} files. Delete {self.root}; it is made again."
+            )
+
+    # No ABC: the parser takes classes that are dataclasses all through for plain groups of keys.
+    def _write(self, folder: Path) -> None:
+        """Write every file, and the manifest with `finish`."""
+        raise NotImplementedError
+
+    def finish(self, folder: Path, files: dict[str, bytes]) -> None:
+        """Write files by name, and the manifest of settings and of every file's digest."""
+        for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+        every = sorted(path for path in folder.rglob("*") if path.is_file())
+        digests = {path.relative_to(folder).as_posix(): _digest(path) for path in every}
+        write_record(folder / MANIFEST, {"settings": self._settings(), "files": digests})
+
+
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a file's bytes; None if there is none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_list(rows: Iterable[dict[str, Any]]) -> bytes:
+    """Write a JSON list with a row on each line, so that line numbers and diffs mean something."""
+    return ("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n").encode()
+
+
+def json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    """Write a row on each line."""
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()

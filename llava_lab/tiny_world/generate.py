@@ -1,0 +1,200 @@
+"""0e. Generate: a seed -> pictures, rows and questions on disk."""
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from llava_lab.tiny_world import text
+from llava_lab.tiny_world.base import World, json_lines, json_list
+from llava_lab.tiny_world.draw import render
+from llava_lab.tiny_world.question import QUESTION_TYPES, Question
+from llava_lab.tiny_world.scene import Scene, listable, sample_scene, simplified
+from llava_lab.tiny_world.tiles import tile
+
+# Names of the published files that the world's own stand in for, so that an experiment finds
+# them under the same paths at every scale.
+ALIGN_10 = "LLaVA-CC3M-Pretrain-595K/chat.json"
+ALIGN_15 = "LLaVA-Pretrain/blip_laion_cc_sbu_558k.json"
+INSTRUCT_10 = "llava_instruct_150k.json"
+INSTRUCT_15 = "llava_v1_5_mix665k.json"
+INSTRUCT_NEXT = "LLaVA-NeXT-Data/llava_next_raw_format_processed.json"
+LISTS, FACTS = "lists.json", "facts.json"
+TEXT, PHRASES, QUESTIONS = "text.json", "phrases.jsonl", "questions.jsonl"
+# Share of the evaluation pictures asked about per question type; signs are on fewer than this.
+QUESTION_SHARE = 0.74
+# Share of the text rows that speak of two objects only: from them an LM learns to look things up.
+SIMPLE_SHARE = 0.5
+# How many candidate questions a picture may choose from, to keep the answers balanced.
+CANDIDATES = 8
+
+
+@dataclass
+class TinyWorld(World):
+    """The tiny scale's data: pictures, LLaVA-format rows and questions, the same for a seed.
+
+    Args:
+        root: Folder to create. A finished world with the same settings is left as it is.
+        seed: Seed of every scene and sentence.
+        train_images: Number of pictures to train on.
+        eval_images: Number of pictures to ask evaluation questions about.
+        text_rows: Number of text-only rows, on scenes that are never drawn; half as many, each, of
+            lists and of facts.
+        tiles: Number of tiles, as AnyRes cuts them, of pictures that are not written whole: they
+            stand in the file of phrases alone, for an encoder that shall know them.
+    """
+
+    version: ClassVar[int] = 9
+    train_images: int = 5000
+    eval_images: int = 300
+    text_rows: int = 30000
+    tiles: int = 0
+
+    def scene(self, split: str, index: int, taken: frozenset[str] = frozenset()) -> Scene:
+        """Sample scene `index` of a split; the first one whose signature is not taken."""
+        rng = self._rng(split, index)
+        while True:
+            scene = sample_scene(rng)
+            if scene.signature not in taken:
+                return scene
+
+    def eval_scenes(self) -> list[Scene]:
+        """Sample the evaluation scenes, which no other split may show or describe."""
+        return [self.scene("eval", index) for index in range(self.eval_images)]
+
+    def _write(self, folder: Path) -> None:
+        eval_scenes = self.eval_scenes()
+        taken = frozenset(scene.signature for scene in eval_scenes)
+        train_scenes = [self.scene("train", index, taken) for index in range(self.train_images)]
+        for split, scenes in (("train", train_scenes), ("eval", eval_scenes)):
+            (folder / "images" / split).mkdir(parents=True)
+            for index, scene in enumerate(scenes):
+                path = folder / "images" / _image_name(split, index)
+                # Half of the time of the default level, files a seventh larger.
+                render(scene).save(path, format="PNG", optimize=False, compress_level=1)
+        files = {
+            ALIGN_10: (captions := json_list(self._align_rows(train_scenes))),
+            ALIGN_15: captions,
+            INSTRUCT_10: json_list(self._conversation_rows(train_scenes)),
+            INSTRUCT_15: (mix := json_list(self._mix_rows(train_scenes, taken))),
+            INSTRUCT_NEXT: mix,
+            LISTS: json_list(self._list_rows(taken)),
+            FACTS: json_list(self._fact_rows(taken)),
+            TEXT: json_list(self._text_rows("text", self.text_rows, taken)),
+            PHRASES: json_lines([*_phrase_rows(train_scenes), *self._tile_rows(folder, taken)]),
+            QUESTIONS: json_lines(self._question_rows(eval_scenes)),
+        }
+        self.finish(folder, files)
+
+    def _align_rows(self, scenes: list[Scene]) -> Iterable[text.Row]:
+        for index, scene in enumerate(scenes):
+            rng = self._rng("align", index)
+            yield text.caption_row(f"{index:06d}", _image_name("train", index), scene, rng)
+
+    def _conversation_rows(self, scenes: list[Scene]) -> Iterable[text.Row]:
+        for index, scene in enumerate(scenes):
+            rng = self._rng("conversation", index)
+            # LLaVA-Instruct has 58K conversations and 23K long descriptions: about 2 in 7.
+            write = text.detail_row if rng.random() < 0.28 else text.conversation_row
+            yield write(f"{index:06d}", _image_name("train", index), scene, rng)
+
+    def _mix_rows(self, scenes: list[Scene], taken: frozenset[str]) -> Iterable[text.Row]:
+        for index, scene in enumerate(scenes):
+            rng = self._rng("mix", index)
+            name, image = f"{index:06d}", _image_name("train", index)
+            number = rng.randint(6, 9)
+            yield text.short_answer_row(f"{name}-short", image, scene, rng, number)
+            if rng.random() < 0.2:
+                yield text.conversation_row(f"{name}-conversation", image, scene, rng)
+        yield from self._text_rows("mix-text", len(scenes) // 8, taken)
+
+    def _tile_rows(self, folder: Path, taken: frozenset[str]) -> Iterable[dict[str, Any]]:
+        """Write the tiles that show something, and say what each shows."""
+        (folder / "images" / "tile").mkdir()
+        rows = 0
+        for index in itertools.count() if self.tiles else ():
+            picture, phrases = tile(self.scene("tile", index, taken), self._rng("cut", index))
+            if phrases:
+                name = _image_name("tile", rows)
+                picture.save(folder / "images" / name, optimize=False, compress_level=1)
+                yield {"id": f"tile-{rows:06d}", "image": name, "phrases": phrases}
+                rows += 1
+            if rows == self.tiles:
+                return
+
+    def _text_rows(self, split: str, count: int, taken: frozenset[str]) -> Iterable[text.Row]:
+        for index in range(count):
+            rng = self._rng(split, index, "text")
+            scene = self._text_scene(split, index, taken, rng)
+            yield text.text_row(f"{split}-{index:06d}", scene, rng)
+
+    def _list_rows(self, taken: frozenset[str]) -> Iterable[text.Row]:
+        scenes = (self.scene("lists", index, taken) for index in itertools.count())
+        found = filter(None, map(listable, scenes))
+        lists = (scene for scene in found if scene.signature not in taken)
+        for index, scene in enumerate(itertools.islice(lists, self.text_rows // 2)):
+            yield text.list_row(f"lists-{index:06d}", scene, self._rng("lists", index, "text"))
+
+    def _fact_rows(self, taken: frozenset[str]) -> Iterable[text.Row]:
+        for index in range(self.text_rows // 2):
+            rng = self._rng("facts", index, "text")
+            scene = self._text_scene("facts", index, taken, rng)
+            yield text.facts_row(f"facts-{index:06d}", scene, rng)
+
+    def _text_scene(
+        self, split: str, index: int, taken: frozenset[str], rng: random.Random
+    ) -> Scene:
+        scene = self.scene(split, index, taken)
+        if rng.random() >= SIMPLE_SHARE:
+            return scene
+        simple = simplified(scene, rng)
+        return scene if simple.signature in taken else simple
+
+    def _question_rows(self, scenes: list[Scene]) -> Iterable[dict[str, Any]]:
+        number = 0
+        for kind in QUESTION_TYPES:
+            used: Counter[object] = Counter()
+            asked = 0
+            for index, scene in enumerate(scenes):
+                question = _rarest(kind, scene, self._rng("question", index, kind), used)
+                if question and asked < QUESTION_SHARE * len(scenes):
+                    asked += 1
+                    yield {
+                        "question_id": number,
+                        "image": _image_name("eval", index),
+                        "text": text.with_format_prompt(question),
+                        "category": f"{kind}/{size}"
+                        if (size := question.detail.get("size"))
+                        else kind,
+                        "answer": question.answer,
+                        **question.detail,
+                    }
+                    number += 1
+
+
+def _rarest(kind: str, scene: Scene, rng: random.Random, used: Counter[object]) -> Question | None:
+    """Choose the candidate with the answer, then the detail, that was used least so far."""
+    drawn = [QUESTION_TYPES[kind](scene, rng) for _ in range(CANDIDATES)]
+    candidates = [question for question in drawn if question]
+    if not candidates:
+        return None
+
+    def keys(question: Question) -> tuple[object, object]:
+        return question.answer, (question.answer, *question.detail.values())
+
+    best = min(candidates, key=lambda question: [used[key] for key in keys(question)])
+    used.update(keys(best))
+    return best
+
+
+def _phrase_rows(scenes: list[Scene]) -> Iterable[dict[str, Any]]:
+    for index, scene in enumerate(scenes):
+        image = _image_name("train", index)
+        yield {"id": f"{index:06d}", "image": image, "phrases": text.phrases(scene)}
+
+
+def _image_name(split: str, index: int) -> str:
+    return f"{split}/{index:06d}.png"

@@ -1,0 +1,66 @@
+"""0l. Tiles: a Scene -> one tile of its picture on a grid, and the phrases that are true of it.
+
+An encoder that has seen whole pictures only knows every thing at one size. AnyRes shows it the same
+things two and three times as large, cut at edges and beside black bands; CLIP has seen all that.
+"""
+
+import random
+from collections.abc import Iterable
+
+from PIL import Image
+
+from llava_lab.data.views.anyres import fit
+from llava_lab.tiny_world.draw import render
+from llava_lab.tiny_world.question import position
+from llava_lab.tiny_world.scene import Item, Scene, Sign
+
+# Width and height in tiles; the encoder's view is 96 px.
+GRIDS = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (3, 3))
+SIDE = 96
+# What shows less of itself than this is not spoken of.
+SEEN_SHARE = 0.5
+
+
+def tile(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[str]]:
+    """A random tile of a random grid [SIDE x SIDE], and its phrases, sorted."""
+    columns, rows = rng.choice(GRIDS)
+    left, top = SIDE * rng.randrange(columns), SIDE * rng.randrange(rows)
+    canvas = (SIDE * columns, SIDE * rows)
+    picture = fit(render(scene), canvas).crop((left, top, left + SIDE, top + SIDE))
+    factor = min(canvas[0] / scene.width, canvas[1] / scene.height)
+    offset = (
+        left - (canvas[0] - factor * scene.width) / 2,
+        top - (canvas[1] - factor * scene.height) / 2,
+    )
+    return picture, phrases(scene, factor, offset)
+
+
+def phrases(scene: Scene, factor: float, offset: tuple[float, float]) -> list[str]:
+    """What is true of the view that begins at `offset` of the scene, scaled by `factor`.
+
+    Sizes, numbers and relations are of the whole picture and left out; positions are the view's.
+    """
+    found: set[str] = set()
+    for thing in _seen([*scene.items, *([scene.sign] if scene.sign else [])], factor, offset):
+        x, y = (factor * middle - start for middle, start in zip(thing.center, offset, strict=True))
+        cell = 3 * min(2, max(0, int(3 * y / SIDE))) + min(2, max(0, int(3 * x / SIDE)))
+        place = position(cell)
+        if isinstance(thing, Sign):
+            found |= {thing.glyph, f"sign reads {thing.glyph}", f"sign {place}"}
+        else:
+            found |= {thing.color, thing.name, f"{thing.shape} {place}", f"{thing.color} {place}"}
+    return sorted(found)
+
+
+def _seen(
+    things: Iterable[Item | Sign], factor: float, offset: tuple[float, float]
+) -> Iterable[Item | Sign]:
+    """Those whose box lies in the view for the most part."""
+    for thing in things:
+        half = thing.pixels / 2 + (thing.margin if isinstance(thing, Sign) else 0)
+        share = 1.0
+        for middle, start in zip(thing.center, offset, strict=True):
+            low, high = factor * (middle - half) - start, factor * (middle + half) - start
+            share *= max(0.0, min(high, SIDE) - max(low, 0.0)) / (high - low)
+        if share >= SEEN_SHARE:
+            yield thing

@@ -1,0 +1,96 @@
+"""0f. Tokenizer: the world's texts -> a byte-level BPE tokenizer that behaves like Llama's."""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from llava_lab.data.sample import IMAGE_PLACEHOLDER
+from llava_lab.data.templates import STYLES
+from llava_lab.tiny_world.generate import ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT
+
+UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
+# The marks that some templates need as single tokens, <|im_start|> and <|im_end|> among them.
+CHAT_TOKENS = tuple(dict.fromkeys(mark for style in STYLES.values() for mark in style.special))
+# What the templates put around the turns. It stands in every sample, but not in the rows.
+PROMPTS = tuple(
+    dict.fromkeys(
+        part.format(text="", bos="")
+        for style in STYLES.values()
+        for part in (style.system, style.first_question, style.question, style.header)
+        if part
+    )
+)
+PROMPT_REPEATS = 500
+# What no token reaches across: a word or its compound ("top-left"), a digit, or signs, each with
+# the space before it; line breaks.
+WORDS = r" ?\p{L}+(?:-\p{L}+)*| ?\d| ?[^\s\p{L}\d]+|\s+"
+
+
+def world_texts(root: Path) -> Iterator[str]:
+    """Yield every conversation that a tiny world trains on; evaluation questions stay unseen.
+
+    Each is written in the template v1, where words stand behind spaces as an LM meets them, and
+    as plain lines.
+    """
+    style = STYLES["v1"]
+    for name in (ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT):
+        for row in json.loads((root / name).read_text(encoding="utf-8")):
+            said = [
+                turn["value"].replace(IMAGE_PLACEHOLDER, "").strip()
+                for turn in row["conversations"]
+            ]
+            pairs = zip(said[::2], said[1::2], strict=True)
+            yield "".join(
+                style.question.format(text=question) + style.header + f" {answer}"
+                for question, answer in pairs
+            )
+            yield "\n".join(said)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:
+    """Train byte-level BPE on the texts: any text round-trips, the same texts give the same ids.
+
+    The templates' prompts are added to the texts.
+
+    Args:
+        texts: What to train on, usually `world_texts`.
+        vocab_size: Most entries, no fewer than the bytes and the special tokens.
+    """
+    specials = [UNKNOWN, BEGIN, END, PAD, *CHAT_TOKENS]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size < len(specials) + len(alphabet):
+        least = len(specials) + len(alphabet)
+        raise ValueError(f"vocab_size must be at least {least}, got {vocab_size}.")
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=specials,
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(chain(texts, PROMPTS * PROMPT_REPEATS), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A",
+        pair=f"{BEGIN} $A {BEGIN} $B",
+        special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token=UNKNOWN,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=list(CHAT_TOKENS),
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,350 @@
+"""Sweeps: read, run point by point, resumed, and shown."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY, stage_options
+from PIL import Image
+
+from llava_lab.cli import fit as cli
+from llava_lab.experiment import sweep as sweeps
+from llava_lab.experiment.sweep import Sweep
+from llava_lab.report import table
+
+EXPERIMENT = REPOSITORY / "experiments" / "llava15.yaml"
+SHIPPED = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
+
+
+def sweep_file(folder: Path, text: str) -> Path:
+    path = folder / "some.yaml"
+    path.write_text(text.replace("EXPERIMENT", str(EXPERIMENT)))
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_sweeps_are_accepted_by_fit(path: Path, tmp_path: Path) -> None:
+    sweep = Sweep.read(path)
+    points = sweep.points()
+    assert len({str(point) for point in points}) == len(points) >= 6
+    first = [point for point in points if point.seed == points[0].seed]
+    for point in first:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*sweep.command(tmp_path, point)[3:], "--print_config"])
+        assert stop.value.code == 0
+    for each in sweep.published:
+        titles = [grid.title for grid in table.published_grids(each["experiment"], table.PAPER)]
+        assert any(title.endswith(f": {each['title']}") for title in titles)
+
+
+def test_grids_in_use_are_not_those_of_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    sweep = Sweep.read(REPOSITORY / "sweeps" / "inference_grids.yaml")
+    (point,) = (p for p in sweep.points() if str(p) == "trained=2x2 used=1x1 seed=0")
+    with pytest.raises(SystemExit):
+        cli.main([*sweep.command(tmp_path, point)[3:], "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    trained = config["stages"]["instruct"]["data"]["init_args"]["views"]
+    assert (trained["init_args"]["grids"], config["data"]["views"]["init_args"]["grids"]) == (
+        "2x2",
+        "1x1",
+    )
+    assert trained["class_path"] == config["data"]["views"]["class_path"]
+
+
+def test_points_are_all_combinations(tmp_path: Path) -> None:
+    path = sweep_file(
+        tmp_path,
+        """
+        experiment: EXPERIMENT
+        seeds: [3, 4]
+        axes:
+          model.connector.init_args.depth: [1, 2]
+          rate:
+            half: {a.rate_scale: 25, b: [x, 1]}
+            full:
+        """,
+    )
+    sweep = Sweep.read(path)
+    points = sweep.points()
+    assert sweep.name == "some" and len(points) == 8
+    assert points[0].labels == {"model.connector.init_args.depth": "1", "rate": "half"}
+    assert points[0].options == {
+        "model.connector.init_args.depth": 1,
+        "a.rate_scale": 25,
+        "b": ["x", 1],
+    }
+    assert points[-1].options == {"model.connector.init_args.depth": 2}
+    assert '--b=["x", 1]' in sweep.command(tmp_path, points[0])
+    records = {sweep.record(tmp_path, point) for point in points}
+    assert len(records) == 8
+
+
+def test_a_scale_leaves_the_axes_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """An overlay that names the whole encoder does not undo the layer that a point sets."""
+    sweep = Sweep.read(REPOSITORY / "sweeps" / "encoder_layer.yaml")
+    more = ["-c", str(REPOSITORY / "configs" / "scale" / "small.yaml")]
+    for point in sweep.points()[::3]:
+        with pytest.raises(SystemExit):
+            cli.main([*sweep.command(tmp_path, point, more)[3:], "--print_config"])
+        encoder = yaml.safe_load(capsys.readouterr().out)["model"]["encoder"]["init_args"]
+        (layer,) = point.options.values()
+        assert (encoder["layer"], "dinov2" in encoder["name"]) == (layer, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("axes: {}", "needs the keys experiment and axes"),
+        ("experiment: EXPERIMENT\naxes: {}\nseed: [1]", "unknown key 'seed'"),
+        ("experiment: none.yaml\naxes: {}", "there is no file"),
+        ("experiment: EXPERIMENT\naxes: {a.b: 3}", "a.b: an axis is a list of values"),
+        ("experiment: EXPERIMENT\naxes: {a.b: []}", "a.b: an axis is a list of values"),
+        ("experiment: EXPERIMENT\naxes: {a: {b: 3}}", "a: an axis is a list of values"),
+        ("experiment: EXPERIMENT\naxes: {}\nseeds: [a]", "not a list of whole numbers"),
+        ("a: [", "not YAML"),
+        (
+            "{experiment: EXPERIMENT, axes: {a: [1]}, published: [{title: x}]}",
+            "published is a list of {experiment: ..., title: ...}",
+        ),
+    ],
+)
+def test_what_is_no_sweep_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sweep.read(sweep_file(tmp_path, text))
+
+
+def test_a_sweep_runs_goes_on_and_is_shown(
+    shortened: list[str], small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = sweep_file(
+        tmp_path,
+        """
+        experiment: EXPERIMENT
+        seeds: [0]
+        published: [{experiment: llava15, title: model zoo}]
+        axes:
+          model.connector.init_args.depth: [1, 2, 0]
+        """,
+    )
+    runs = tmp_path / "runs"
+    more = [option for option in shortened if not option.startswith("--runs")]
+    more += stage_options(EXPERIMENT, tmp_path)
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text((small_world / "questions.jsonl").read_text())
+    more.append(f"--paths.questions={questions}")
+    with pytest.raises(SystemExit) as stop:
+        sweeps.main([str(path), f"--runs={runs}", *more])
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and "1 of 3 points failed; repeat to try them again" in said.err
+    assert "3 points, 3 to run" in said.out and "[3/3] model.connector" in said.out
+    assert "depth=0 seed=0: failed with exit status" in said.out and "depth is 0" in said.out
+    results = sorted(runs.glob("llava15/*/results.json"))
+    times = [path.stat().st_mtime_ns for path in results]
+    assert len(results) == 2
+
+    with pytest.raises(SystemExit):
+        sweeps.main([str(path), f"--runs={runs}", *more])
+    assert "3 points, 1 to run" in capsys.readouterr().out
+    assert [path.stat().st_mtime_ns for path in results] == times
+
+    sweeps.main([str(path), f"--runs={runs}", "--dry-run", *more])
+    said = capsys.readouterr().out
+    assert said.count("results.json") == 2 and "depth=0 seed=0: to run" in said
+
+    asked = questions.read_text()
+    questions.write_text(asked.replace("the ", "that ", 1))
+    sweeps.main([str(path), f"--runs={runs}", "--dry-run", *more])
+    said = capsys.readouterr().out
+    assert said.count(": to run") == 3, "results of other questions are not the points' any more"
+    questions.write_text(asked)
+
+    plot = tmp_path / "plots" / "some.png"
+    table.main([str(path), f"--runs={runs}", "--format=md", f"--plot={plot}", *more])
+    said = capsys.readouterr().out
+    assert "| 1 | 1 | 36.0 |" in said and "| 2 | 1 | 36.0 |" in said
+    assert "1 of 3 points have no results." in said
+    assert "llava15, published (paper scale): model zoo" in said and "78.5" in said
+    with Image.open(plot) as image:
+        assert image.size[0] > 600
+    text = path.read_text()
+    path.write_text(text.replace("model zoo", "zoo"))
+    with pytest.raises(SystemExit):
+        table.main([str(path), f"--runs={runs}", *more])
+    assert "has no table 'zoo' of llava15; it has 'model zoo'" in capsys.readouterr().err
+    path.write_text(text)
+    table.main([str(path), f"--runs={runs}", "--format=csv", *more])
+    assert capsys.readouterr().out.startswith("model.connector.init_args.depth,seeds,")
+    with pytest.raises(SystemExit):
+        table.main([str(path), f"--runs={runs}"])
+    assert "sweep some has no finished point" in capsys.readouterr().err
+
+
+STAND_IN = """
+import os, sys, time
+sys.path.insert(0, {root!r})
+import llava_lab.__main__ as lab
+from pathlib import Path
+def fit(verb, arguments):
+    folder, seed = Path({folder!r}), arguments[-1].partition("=")[2]
+    with (folder / "began").open("a") as file:
+        file.write(f"{{seed}} {{os.getpid()}}\\n")
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / "go").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+    except BaseException:
+        time.sleep(0.3)  # a checkpoint
+        (folder / f"saved-{{seed}}").touch()
+        raise
+    (folder / f"results-{{seed}}").touch()
+    print(f"llava_lab: results: {{folder / f'results-{{seed}}'}}")
+lab._run = fit
+sys.argv = ["llava_lab", *sys.argv[1:]]
+lab.run()
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Callable[[], subprocess.Popen]:
+    """Starts a sweep of two points whose fits wait for a file `go`."""
+    path = sweep_file(tmp_path, "{experiment: EXPERIMENT, seeds: [0, 1], axes: {a: [1]}}")
+    fit = tmp_path / "fit.py"
+    fit.write_text(STAND_IN.format(root=str(REPOSITORY), folder=str(tmp_path)))
+    code = f"""
+from pathlib import Path
+from llava_lab.experiment import sweep
+from llava_lab.__main__ import run
+made = sweep.Sweep.command
+sweep.Sweep.command = lambda *given: [made(*given)[0], {str(fit)!r}, *made(*given)[3:]]
+import sys
+sys.argv = ["llava_lab", "sweep", {str(path)!r}, "--runs={tmp_path / "runs"}", "--jobs=2"]
+run()
+"""
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        )
+
+    return start
+
+
+def began(folder: Path, count: int, beside: subprocess.Popen) -> list[int]:
+    """Processes of the fits, once there are so many."""
+    path = folder / "began"
+    while not path.exists() or path.read_text().count("\n") < count:
+        assert beside.poll() is None, beside.communicate()[0]
+        time.sleep(0.01)
+    return [int(line.split()[1]) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_fit_outlives_its_sweep(
+    stand_in: Callable[[], subprocess.Popen], number: signal.Signals, tmp_path: Path
+) -> None:
+    sweep = stand_in()
+    fits = began(tmp_path, 2, sweep)
+    sweep.send_signal(number)
+    said, _ = sweep.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        while any(Path(f"/proc/{fit}").exists() for fit in fits):
+            time.sleep(0.01)
+    else:
+        assert sweep.returncode == 75 and "the points save where they are" in said
+        assert said.count("the same command goes on") == 1 and "failed" not in said
+    assert not any(Path(f"/proc/{fit}").exists() for fit in fits)
+    assert {path.name for path in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
+    (tmp_path / "go").touch()
+    sweep = stand_in()
+    said, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 0 and "[2/2]" in said
+
+
+def test_two_sweeps_at_once_fit_each_point_once(
+    stand_in: Callable[[], subprocess.Popen], tmp_path: Path
+) -> None:
+    first = stand_in()
+    began(tmp_path, 2, first)
+    second = stand_in()
+    assert second.stdout is not None
+    lines = iter(second.stdout.readline, "")
+    waiting = next(line for line in lines if "waiting" in line)
+    assert f"for process {first.pid} on" in waiting
+    (tmp_path / "go").touch()
+    assert "[2/2]" in first.communicate(timeout=60)[0] and first.returncode == 0
+    assert "by another sweep" in "".join(lines) and second.wait(timeout=60) == 0
+    second.stdout.close()
+    assert (tmp_path / "began").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"command": 3, "exit": 0}'])
+def test_a_damaged_record_of_a_point_is_named(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = sweep_file(tmp_path, "{experiment: EXPERIMENT, axes: {a: [1]}}")
+    sweep, runs = Sweep.read(path), tmp_path / "runs"
+    record = sweep.record(runs, sweep.points()[0])
+    record.parent.mkdir(parents=True)
+    record.write_text(text)
+    with pytest.raises(SystemExit, match=f"{record}: damaged.*Delete it to fit the point again"):
+        sweeps.main([str(path), f"--runs={runs}"])
+
+
+def test_points_at_once_train_a_shared_stage_once(shortened: list[str], tmp_path: Path) -> None:
+    path = sweep_file(
+        tmp_path,
+        """
+        experiment: EXPERIMENT
+        axes: {stages.instruct.recipe.rates.llm: [1.0e-5, 2.0e-5]}
+        """,
+    )
+    more = [*shortened, *stage_options(EXPERIMENT, tmp_path)]
+    sweeps.main([str(path), f"--runs={tmp_path / 'runs'}", "--jobs=2", *more])
+    results = [
+        json.loads(path.read_text()) for path in tmp_path.glob("runs/llava15/*/results.json")
+    ]
+    reused = {stage: [] for stage in ("align", "instruct")}
+    for each in results:
+        for stage in each["stages"]:
+            reused[stage["name"]].append(stage["reused"])
+    assert sorted(reused["align"]) == [False, True] and reused["instruct"] == [False, False]
+
+
+def test_a_finished_fit_is_not_done_again(
+    shortened: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["-c", str(EXPERIMENT), *shortened, *stage_options(EXPERIMENT, tmp_path)]
+
+    def fit(*more: str) -> str:
+        cli.main(["fit", *options, *more])
+        return capsys.readouterr().out
+
+    assert "stage align: to train" in fit("--dry_run") and not (tmp_path / "runs").exists()
+    first = fit()
+    (path,) = tmp_path.glob("runs/*/*/results.json")
+    before = path.read_bytes()
+    again = fit()
+    assert "finished before" in again and path.read_bytes() == before
+    assert [line for line in again.splitlines() if "│" in line] == [
+        line for line in first.splitlines() if "│" in line
+    ]
+    assert "would be reused" in fit("--dry_run")
+    assert "would be reused" not in fit("--dry_run", "--fresh")
+    results = json.loads(before)
+    assert results["visual_tokens"] == dict.fromkeys(("questions", "held_out"), 36)
+    path.write_text(json.dumps({**results, "asked": {"questions": "other"}}))
+    assert "finished before" not in fit()
+    assert json.loads(path.read_text())["asked"] == results["asked"]

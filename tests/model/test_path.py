@@ -1,0 +1,91 @@
+"""The way of the data: legs are numbered, unique and in order, and one sample walks them all."""
+
+import ast
+import re
+from pathlib import Path
+
+import torch
+from conftest import REPOSITORY
+
+from llava_lab.data.chat import get_template
+from llava_lab.data.modules.image import EncodedRows, ViewLoader
+from llava_lab.data.packing import Batch
+from llava_lab.data.sample import Source, read_samples
+from llava_lab.data.views.pad import Pad
+from llava_lab.model.arrange import arrange
+from llava_lab.model.connector.mlp import MLP
+from llava_lab.model.encoder.timm import TimmEncoder
+from llava_lab.model.llava import Llava
+from llava_lab.model.llm import CausalLM
+from llava_lab.model.pool import connect
+from llava_lab.model.splice import splice
+from llava_lab.tiny_world.generate import INSTRUCT_15
+from llava_lab.train.loss import NextToken
+
+FOLDERS = ("world", "data", "model", "train", "evaluate", "report")
+
+
+def legs() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in FOLDERS:
+        for path in sorted((REPOSITORY / "llava_lab" / folder).glob("*.py")):
+            text = ast.get_docstring(ast.parse(path.read_text())) or ""
+            if number := re.match(r"(\d+[a-z]?)\. \w", text):
+                assert number[1] not in found, f"{path} and {found[number[1]]} are both {number[1]}"
+                found[number[1]] = path
+    return found
+
+
+def test_legs_are_unique_and_each_stands_in_its_folder() -> None:
+    found = legs()
+    numbers = {int(re.match(r"\d+", leg)[0]) for leg in found}
+    assert numbers == set(range(13))
+    folder_of = {0: "world", 10: "train", 11: "evaluate", 12: "report"}
+    folder_of |= dict.fromkeys((1, 2, 3), "data") | dict.fromkeys((4, 5, 6, 7, 8, 9), "model")
+    for leg, path in found.items():
+        assert path.parent.name == folder_of[int(re.match(r"\d+", leg)[0])], path
+
+
+def test_one_sample_walks_the_way(small_world: Path) -> None:
+    torch.manual_seed(0)
+    options = {"embed_dim": 48, "depth": 2, "num_heads": 4, "mlp_ratio": 2}
+    encoder = TimmEncoder("xcit_nano_12_p16_224", -1, False, False, 96, None, options)
+    config = {
+        "model_type": "llama",
+        "vocab_size": 1024,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    llm = CausalLM(None, "v1", pretrained=False, config=config, tokenizer="asset:tokenizer")
+    model = Llava(encoder, MLP, llm).eval()
+
+    samples = read_samples(Source(small_world / INSTRUCT_15, small_world / "images"), seed=0)
+    (sample,) = samples[:1]  # 1
+    assert sample.images and sample.turns[0].role == "user"
+    loader = ViewLoader(Pad(), encoder.view_spec)
+    rows = EncodedRows([sample], {None: get_template("v1")}, llm.tokenizer, loader, "first", 2048)
+    row = rows[0]  # 2, 3
+    assert row.views is not None and row.views.shape == (1, 3, 96, 96)
+    assert row.layouts[0].tokens == 36
+    batch = Batch.pack([row])
+    assert (batch.ids == -200).sum() == 36
+    features = model.encode(batch.views)  # 4
+    assert features.shape == (1, 36, 48)
+    pieces = connect(features, batch.layouts, model.connector)  # 5, 6
+    visual = arrange(pieces, batch.layouts, None)  # 7
+    assert visual.shape == (36, 64)
+    embeddings = splice(llm.embed(batch.ids), visual, batch)  # 8
+    assert embeddings.shape == (len(batch.ids), 64)
+    assert torch.equal(embeddings[batch.ids == -200], visual)
+    hidden = llm(embeddings, batch.forest)  # 9
+    assert hidden.shape == embeddings.shape
+    loss, numbers = NextToken()(model, batch)  # 10
+    logits = llm.head()(hidden)
+    labels = torch.tensor(row.segments[0].labels)
+    wanted = torch.nn.functional.cross_entropy(logits[:-1], labels[1:], ignore_index=-100)
+    assert torch.allclose(loss, wanted, atol=1e-5)
+    share = numbers["supervised_share"]
+    assert share == (labels != -100).sum() / len(labels)

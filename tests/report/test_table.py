@@ -1,0 +1,452 @@
+import csv
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from llava_lab.experiment.sweep import Sweep
+from llava_lab.report.grid import Grid, to_markdown, to_rich
+from llava_lab.report.plot import _apart, plot
+from llava_lab.report.published import published
+from llava_lab.report.rows import Estimate, difference, over_seeds, run_rows, seed_rows, t95
+from llava_lab.report.runs import find, read
+from llava_lab.report.sweep import difference_grids, held_out_grids, sweep_grids
+from llava_lab.report.table import (
+    PAPER,
+    bracketed,
+    count,
+    grouped,
+    main,
+    plus_minus,
+    published_grids,
+    results_tables,
+    table,
+)
+
+
+def score(value: float, n: int = 100) -> dict[str, Any]:
+    return {"value": value, "ci95": [value - 0.05, value + 0.05], "n": n}
+
+
+def results(seed: int = 0, accuracy: float = 0.6, **changes: Any) -> dict[str, Any]:
+    stage = {
+        **{"name": "align", "fingerprint": "ab", "reused": True, "steps": 250, "samples": 4000},
+        **{"tokens": 1234567, "seconds": 61.25, "loss_first": 4.5, "loss_last": 1.25},
+    }
+    return {
+        **{"experiment": "llava15", "scale": "tiny", "seed": seed, "git": "abc", "versions": {}},
+        "config_sha256": f"{seed}",
+        "stages": [stage],
+        "benchmarks": {
+            "scenes": {
+                "accuracy": score(accuracy),
+                "blind_accuracy": score(0.3),
+                "accuracy/count": score(0.5, 40),
+                "blind_accuracy/count": score(0.4, 40),
+            },
+            "pope": {"f1": score(0.8)},
+        },
+        "cost": {
+            **{"parameters": 3000000, "trainable_parameters": 2000000, "visual_tokens_mean": 64.0},
+            **{"train_flops": 1.5e15, "seconds": 100.0, "peak_memory_bytes": None},
+        },
+        **changes,
+    }
+
+
+def write(folder: Path, content: dict[str, Any], config: str = "") -> Path:
+    folder.mkdir(parents=True)
+    if config:
+        (folder / "config.yaml").write_text(config)
+        content["config_sha256"] = hashlib.sha256(config.encode()).hexdigest()
+    path = folder / "results.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def paper(tmp_path: Path) -> Path:
+    folder = tmp_path / "paper"
+    folder.mkdir()
+    return folder
+
+
+def test_rows_of_a_run() -> None:
+    rows = run_rows(results())
+    assert [(row.benchmark, row.score, row.n) for row in rows] == [
+        ("scenes", "accuracy", 100),
+        ("scenes", "accuracy/count", 40),
+        ("pope", "f1", 100),
+    ]
+    assert rows[0].value == Estimate(0.6, 0.6 - 0.05, 0.6 + 0.05)
+    assert rows[0].blind == Estimate(0.3, 0.3 - 0.05, 0.3 + 0.05)
+    assert rows[0].margin is not None
+    assert rows[0].margin.value == pytest.approx(0.3)
+    assert rows[0].margin.low == pytest.approx(0.3 - 0.05 * 2**0.5)
+    assert rows[2].blind is None
+    assert rows[2].margin is None
+
+
+def test_difference_is_newcombes() -> None:
+    # Newcombe 1998 (Statistics in Medicine 17:873), table II, contrast (a), method 10:
+    # 56/70 - 48/80 = 0.2, interval 0.0524 to 0.3339, from the Wilson intervals of the two.
+    first = Estimate(0.8, 0.6918, 0.8769)
+    second = Estimate(0.6, 0.4904, 0.7004)
+    found = difference(first, second)
+    assert found.value == pytest.approx(0.2)
+    assert (found.low, found.high) == pytest.approx((0.0524, 0.3339), abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"), [(1, 12.7062), (4, 2.7764), (9, 2.2622), (10, 2.2281), (30, 2.0423)]
+)
+def test_t_quantiles(degrees: int, expected: float) -> None:
+    assert t95(degrees) == pytest.approx(expected, abs=1e-4)
+
+
+def test_over_seeds() -> None:
+    # Mean 0.6, standard deviation 0.1, standard error 0.1 / sqrt(3), t = 4.3027.
+    found = over_seeds([0.5, 0.6, 0.7])
+    assert found.value == pytest.approx(0.6)
+    assert found.high - found.value == pytest.approx(0.24841, abs=1e-5)
+    assert found.value - found.low == pytest.approx(0.24841, abs=1e-5)
+
+
+def test_rows_of_seeds(tmp_path: Path) -> None:
+    runs = [
+        read(write(tmp_path / f"{seed}", results(seed, value)))
+        for seed, value in enumerate([0.5, 0.6, 0.7])
+    ]
+    rows = seed_rows(runs)
+    assert rows[0].seeds == 3
+    assert rows[0].n == 100
+    assert rows[0].value == over_seeds([0.5, 0.6, 0.7])
+    assert rows[0].margin is not None
+    assert rows[0].margin.value == pytest.approx(0.3)
+    assert rows[0].blind == Estimate(0.3, 0.3, 0.3)
+    assert rows[2].margin is None
+    with pytest.raises(ValueError, match="at least 2 runs, got 1"):
+        seed_rows(runs[:1])
+
+
+def test_seeds_must_have_answered_the_same_questions(tmp_path: Path) -> None:
+    first = read(write(tmp_path / "a", results(0)))
+    fewer = results(1)
+    fewer["benchmarks"]["scenes"]["accuracy"]["n"] = 50
+    without = results(2)
+    del without["benchmarks"]["pope"]
+    seeing = results(3)
+    del seeing["benchmarks"]["scenes"]["blind_accuracy"]
+    with pytest.raises(ValueError, match=r"scenes accuracy was measured on 100 questions .* 50"):
+        seed_rows([first, read(write(tmp_path / "b", fewer))])
+    with pytest.raises(ValueError, match=r"pope f1 was measured on 100 questions .* on 0"):
+        seed_rows([first, read(write(tmp_path / "c", without))])
+    with pytest.raises(ValueError, match="measured blind in only one"):
+        seed_rows([first, read(write(tmp_path / "d", seeing))])
+
+
+def test_a_blind_score_alone_is_refused() -> None:
+    broken = results()
+    del broken["benchmarks"]["scenes"]["accuracy"]
+    with pytest.raises(ValueError, match="scenes has blind_accuracy, but no accuracy"):
+        run_rows(broken)
+
+
+def test_formats() -> None:
+    assert bracketed(Estimate(0.62, 0.581, 0.657)) == "62.0 [58.1, 65.7]"
+    assert plus_minus(Estimate(0.62, 0.6, 0.64)) == "62.0 ± 2.0"
+    assert bracketed(None) == plus_minus(None) == count(None) == "–"
+    assert [count(1234567), count(61.25), count(1.5e15)] == ["1,234,567", "61.2", "1.5e+15"]
+
+
+def test_grid_renderers() -> None:
+    grid = Grid("Title", ["name", "value"], [["a|b", "[red]1"]], ["one", "two"])
+    assert to_markdown(grid).splitlines() == [
+        *("### Title", "", "| name | value |", "| --- | --: |", "| a\\|b | [red]1 |"),
+        *("", "one  ", "two"),
+    ]
+    console = Console(width=60, file=io.StringIO(), record=True)
+    console.print(to_rich(grid))
+    drawn = console.export_text()
+    assert "[red]1" in drawn
+    assert "Title" in drawn
+
+
+def test_narrow_terminals_break_headings_and_names_but_no_number() -> None:
+    rows = [["a long name of a benchmark", "60.0 [55.0, 65.0]", "1234.5"]]
+    grid = Grid("Title", ["name", "value", "a long name of a model"], rows)
+    console = Console(width=50, file=io.StringIO(), record=True)
+    console.print(to_rich(grid))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 50
+    assert any("60.0 [55.0, 65.0]" in line for line in lines)
+    assert any("1234.5" in line for line in lines)
+
+
+def test_find(tmp_path: Path) -> None:
+    one = write(tmp_path / "llava15" / "one", results(0))
+    two = write(tmp_path / "llava15" / "two", results(1))
+    assert find([tmp_path]) == find([tmp_path / "llava15"]) == [one, two]
+    assert find([one, two.parent, tmp_path]) == [one, two]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no results\.json in or below"):
+        find([tmp_path / "empty"])
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        find([tmp_path / "nowhere"])
+
+
+def test_read_names_what_is_missing(tmp_path: Path) -> None:
+    headless = results()
+    del headless["seed"]
+    with pytest.raises(ValueError, match=r"a.results\.json lacks seed"):
+        read(write(tmp_path / "a", headless))
+    bare = results()
+    bare["benchmarks"]["pope"]["f1"] = {"value": 1.0, "n": 3}
+    with pytest.raises(ValueError, match="benchmarks, pope, f1 lacks ci95"):
+        read(write(tmp_path / "b", bare))
+    path = write(tmp_path / "c", {})
+    path.write_text('{"experiment": \n oops}')
+    with pytest.raises(ValueError, match=r"not JSON .*line 2"):
+        read(path)
+
+
+def test_only_seeds_of_one_recipe_are_grouped(tmp_path: Path) -> None:
+    def run(name: str, seed: int, config: str = "", **changes: Any) -> Any:
+        return read(write(tmp_path / name, results(seed, **changes), config))
+
+    seeds = [
+        run("a", 0, "seed_everything: 0\ndepth: 2"),
+        run("b", 1, "seed_everything: 1\ndepth: 2"),
+    ]
+    assert grouped(seeds) == [seeds]
+    deeper = run("c", 2, "seed_everything: 2\ndepth: 3")
+    assert grouped([*seeds, deeper]) == [seeds, [deeper]]
+    again = run("d", 1, "seed_everything: 1\ndepth: 2")
+    assert grouped([*seeds, again]) == [[seeds[0]], [seeds[1]], [again]]
+    # Files without a configuration beside them: sizes and steps must do.
+    alone = [run("e", 0), run("f", 1)]
+    larger = run("g", 2, cost={**results()["cost"], "parameters": 5})
+    small = run("h", 3, scale="small")
+    assert grouped([*alone, larger, small]) == [alone, [larger], [small]]
+
+
+def test_one_run_as_markdown(tmp_path: Path, paper: Path, capsys: Any) -> None:
+    path = write(tmp_path / "run", results())
+    table([path], "md", paper)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"### llava15, tiny scale, seed 0 ({path})"
+    assert (
+        "| scenes | accuracy | 100 | 60.0 [55.0, 65.0] | 30.0 [25.0, 35.0] | 30.0 [22.9, 37.1] |"
+        in lines
+    )
+    assert "| pope | f1 | 100 | 80.0 [75.0, 85.0] | – | – |" in lines
+    assert "| align | yes | 250 | 4,000 | 1,234,567 | 61.2 | 4.500 → 1.250 |" in lines
+    assert "| peak memory, bytes | – |" in lines
+    assert any("95% intervals over questions" in line for line in lines)
+
+
+def test_seeds_as_markdown(tmp_path: Path, paper: Path, capsys: Any) -> None:
+    for seed, value in enumerate([0.5, 0.6, 0.7]):
+        write(tmp_path / "llava15" / f"{seed}", results(seed, value))
+    table([tmp_path / "llava15"], "md", paper)
+    out = capsys.readouterr().out
+    assert "### llava15, tiny scale, 3 seeds (0, 1, 2)" in out
+    assert "| scenes | accuracy | 100 | 60.0 ± 24.8 | 30.0 ± 0.0 | 30.0 ± 24.8 |" in out
+    assert "t-interval over 3 seeds" in out
+    assert "Stages" not in out
+
+
+def test_runs_that_are_not_averaged_say_so(tmp_path: Path, paper: Path, capsys: Any) -> None:
+    for name in "ab":
+        write(tmp_path / "runs" / name, results(0))
+    table([tmp_path / "runs"], "md", paper)
+    out = capsys.readouterr().out
+    assert out.count("Not averaged with the other runs of llava15") == 2
+    assert "seeds (" not in out
+
+
+def test_csv(tmp_path: Path, capsys: Any) -> None:
+    write(tmp_path / "a" / "0", results(0, 0.5))
+    write(tmp_path / "a" / "1", results(1, 0.7))
+    write(tmp_path / "b", results(4, scale="small"))
+    table([tmp_path], "csv")
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(lines) == 6
+    assert (lines[0]["seeds"], lines[0]["interval"], lines[0]["scale"]) == ("0 1", "seeds", "tiny")
+    assert float(lines[0]["value"]) == pytest.approx(0.6)
+    assert float(lines[0]["margin"]) == pytest.approx(0.3)
+    assert (lines[5]["interval"], lines[5]["score"], lines[5]["blind"]) == ("questions", "f1", "")
+
+
+def test_terminal(tmp_path: Path, capsys: Any) -> None:
+    main([str(write(tmp_path / "run", results()))])
+    out = capsys.readouterr().out
+    assert "60.0 [55.0, 65.0]" in out
+    assert "llava15, published (paper scale)" in out
+    assert len(results_tables(results())) == 3
+
+
+def test_points_against_one_are_paired_by_seed(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("experiment: s.yaml\naxes: {grid: {a: {}, b: {}, c: {}}}")
+    values = {"a": [0.5, 0.7, 0.6], "b": [0.61, 0.79, 0.7], "c": [0.9]}
+    found = []
+    for name, accuracies in values.items():
+        runs = [
+            read(write(tmp_path / name / str(seed), results(seed, accuracy)))
+            for seed, accuracy in enumerate(accuracies)
+        ]
+        found.append(({"grid": name}, runs))
+    sweep = Sweep.read(file)
+    scenes, pope = difference_grids(sweep, found, "a")
+    assert scenes.headers == ["grid", "seeds", "accuracy", "accuracy/count"]
+    # 11, 9 and 10 points: t(2) = 4.3027 times a deviation of 1 over the root of 3.
+    assert scenes.rows[0] == ["b", "3", "+10.0 ± 2.5*", "+0.0 ± 0.0"]
+    assert scenes.rows[1] == ["c", "1", "+40.0 ± 7.1*", "+0.0 ± 7.1"]
+    assert pope.headers == ["grid", "seeds", "f1"] and "against a" in pope.title
+    with pytest.raises(ValueError, match="'d' is no finished point of s; it has 'a', 'b', 'c'"):
+        list(difference_grids(sweep, found, "d"))
+
+
+def test_each_value_of_a_first_axis_has_a_panel(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("experiment: s.yaml\naxes: {factor: [1, 2], frames: [8, 16]}")
+    sweep, found = Sweep.read(file), []
+    for point in sweep.points():
+        frames = int(point.labels["frames"])
+        made = results(0, 0.5, cost={"visual_tokens_mean": 9.0 * frames})
+        run = read(write(tmp_path / point.labels["factor"] / str(frames), made))
+        found.append((point.labels, [run]))
+    plot(sweep, found, tmp_path / "two.png")
+    plot(Sweep(sweep.name, (), {"frames": {}}, (0,)), found[:2], tmp_path / "one.png")
+    with Image.open(tmp_path / "two.png") as two, Image.open(tmp_path / "one.png") as one:
+        assert two.width - one.width == 6 * 120 and two.height == one.height
+
+
+def test_visual_tokens_are_those_of_the_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("experiment: s.yaml\naxes: {frames: [8, 16]}")
+    found = []
+    for point, counts in zip(Sweep.read(file).points(), ((70.0, 3.0), (144.0, 3.0)), strict=True):
+        asked = dict(zip(("scenes", "pope"), counts, strict=True))
+        run = read(write(tmp_path / point.labels["frames"], results(0, 0.5, visual_tokens=asked)))
+        found.append((point.labels, [run]))
+    scenes, pope = sweep_grids(Sweep.read(file), found)
+    assert [row[scenes.headers.index("visual tokens")] for row in scenes.rows] == ["70.0", "144.0"]
+    assert [row[pope.headers.index("visual tokens")] for row in pope.rows] == ["3.0", "3.0"]
+
+
+def test_numbers_of_held_out_rows_are_a_table_and_can_be_drawn(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("experiment: s.yaml\nseeds: [0, 1, 2]\naxes: {beta: [0.1, 1]}")
+    sweep, found = Sweep.read(file), []
+    for beta in ("0.1", "1"):
+        runs = []
+        for seed in range(3):
+            made = results(seed, 0.5)
+            made["stages"][0]["held_out"] = {"kl": float(beta) * (1 + seed)}
+            runs.append(read(write(tmp_path / beta / str(seed), made)))
+        found.append(({"beta": beta}, runs))
+    (grid,) = held_out_grids(sweep, found)
+    # 0.1, 0.2 and 0.3: t(2) = 4.3027 times a deviation of 0.1 over the root of 3.
+    assert grid.headers == ["beta", "seeds", "kl"] and "stage align" in grid.title
+    assert grid.rows == [["0.1", "3", "0.200 ± 0.248"], ["1", "3", "2.000 ± 2.484"]]
+    figures = []
+    for scores, x in (([], None), (["pope/f1", "scenes/accuracy"], "align/kl")):
+        out = tmp_path / f"{len(figures)}.png"
+        plot(sweep, found, out, scores, x)
+        figures.append(out.read_bytes())
+    assert figures[0] != figures[1]
+    plot(sweep, found, tmp_path / "against.png", against="0.1")
+    with Image.open(tmp_path / "against.png") as two, Image.open(tmp_path / "0.png") as one:
+        assert two.width == one.width and two.height - one.height == 4 * 120
+    with pytest.raises(ValueError, match=r"'align/k' is not in all points of s: .*align/kl"):
+        plot(sweep, found, tmp_path / "none.png", [], "align/k")
+    assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("places", "apart"),
+    [
+        ([(64, 0.1), (144, 0.2)], True),
+        ([(64, 0.1), (64, 0.1)], False),
+        ([(64, 0.1), (144, 0.2), (143, 0.3)], False),
+        ([(64, 0.1), (144, 0.2), (144, 0.2)], True),
+        ([(64, 0.1), (144, 0.2), (144, 0.3)], False),
+    ],
+)
+def test_an_axis_shows_places_that_can_be_told_apart(
+    places: list[tuple[float, float]], apart: bool
+) -> None:
+    assert _apart([(x, {"scenes/f1": Estimate(y, y, y)}) for x, y in places]) is apart
+
+
+def test_mistakes_are_one_message(tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path / "nowhere")])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}")
+
+
+def test_published_numbers_stand_apart() -> None:
+    grids = published_grids("llava15", PAPER)
+    assert all(grid.title.startswith("llava15, published (paper scale)") for grid in grids)
+    assert grids[0].headers[:3] == ["benchmark", "LLaVA-1.5-7B", "LLaVA-1.5-13B"]
+    assert ["GQA", "62.0", "63.3", "63.0", "63.3"] in grids[0].rows
+    assert grids[0].notes[0].endswith("docs/MODEL_ZOO.md, section LLaVA-v1.5 (retrieved, primary).")
+    assert published_grids("unpublished", PAPER) == []
+
+
+def test_models_are_rows_where_they_are_many() -> None:
+    grids = {g.title.partition(": ")[2]: g for g in published_grids("llava_next_ablations", PAPER)}
+    few, many = grids["grids and most tokens in training"], grids["grids in training and in use"]
+    assert few.headers[1] == "2x2, (4+1) x 729" and few.rows[3][:2] == ["DocVQA", "58.8"]
+    assert many.headers[:5] == ["model", "inference hours", "AI2D", "ChartQA", "DocVQA"]
+    assert many.rows[0][::4][:2] == ["2x2, (4+1) x 729 -> 1x1, 729", "37.3"]
+
+
+def test_every_published_row_has_numbers_and_a_source() -> None:
+    for file in sorted(PAPER.glob("*.yaml")):
+        rows = published(file.stem, PAPER)
+        assert rows, file
+        for row in rows:
+            assert row["source"], file
+            assert row["values"], file
+            assert all(isinstance(value, int | float) for value in row["values"].values()), row
+
+
+def test_pope_mean_of_the_model_zoo_is_that_of_the_papers_three_kinds() -> None:
+    for model in ("LLaVA-1.5-7B", "LLaVA-1.5-13B"):
+        values: dict[str, float] = {}
+        for row in published("llava15", PAPER):
+            values |= row["values"] if row["model"] == model else {}
+        mean = sum(values[f"POPE {kind}"] for kind in ("random", "popular", "adversarial")) / 3
+        assert values["POPE"] == pytest.approx(mean, abs=0.06)
+
+
+def test_published_refuses_a_number_without_source(paper: Path) -> None:
+    file = paper / "x.yaml"
+    file.write_text("experiment: x\ntables:\n- title: T\n  source_kind: memory\n  rows: [{}]\n")
+    with pytest.raises(ValueError, match="table 'T' lacks source"):
+        published("x", paper)
+    file.write_text("experiment: x\ntables:\n- {title: T, source: s, source_kind: y, rows: [{}]}\n")
+    with pytest.raises(ValueError, match="source_kind 'y'; it is one of retrieved, memory"):
+        published("x", paper)
+    file.write_text("rows: []\n")
+    with pytest.raises(ValueError, match="needs the keys experiment and tables"):
+        published("x", paper)
+    with pytest.raises(FileNotFoundError, match="published numbers"):
+        published("x", paper / "nowhere")
+
+
+def test_table_starts_without_torch() -> None:
+    code = "import llava_lab.report.table, sys; print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"

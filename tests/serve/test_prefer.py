@@ -1,0 +1,118 @@
+"""Preferences from a model's own answers: best against worst, each question once."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, stage_options
+
+from llava_lab.__main__ import main
+from llava_lab.cli import fit as cli
+from llava_lab.data.media.clip import VideoPath
+from llava_lab.data.modules.preference import read_preferences
+from llava_lab.data.sample import Question, Source
+from llava_lab.serve.journal import Journal
+from llava_lab.serve.prefer import by_answers, check, pairs, prefer
+
+
+def ask(name: str, *answers: str, root: Path = Path("/v"), caption: str | None = None) -> Question:
+    video = VideoPath(root / "a" / f"{name}.mp4")
+    return Question(name, (video,), "<image>\nWhat?", None, answers, f"q.jsonl, {name}", caption)
+
+
+def test_sentences_that_are_answers_count_for_an_answer_and_others_against_it() -> None:
+    question = ask("q", "A red star moves left.", "The sign says N.")
+    said = {
+        "A red star moves left. The sign says N.": 2,
+        "A red star moves left. The sign says J.": 0,
+        "the sign says n": 1,
+        "A red star moves left. A red star moves left.": 1,
+        "A blue star moves left. The sign says J.": -2,
+        "": 0,
+    }
+    assert by_answers([(question, text) for text in said]) == list(said.values())
+    assert by_answers([(ask("q", "left"), "Left."), (ask("q", "2"), "three")]) == [1, -1]
+
+
+def test_every_question_is_sampled_once_whenever_it_is_killed(tmp_path: Path) -> None:
+    questions = [ask(f"q{n}", "left", root=tmp_path) for n in range(5)]
+    words = {"q0": "left right up", "q1": "up up up", "q2": "up down right", "q4": "up left left"}
+    asked: list[str] = []
+
+    def sample(batch: Sequence[Question]) -> list[str]:
+        if len(asked) == 6:
+            asked.append("killed")
+            raise KeyboardInterrupt
+        asked.extend(question.id for question in batch)
+        return [words.get(q.id[:2], "left up left").split()[int(q.id[-1])] for q in batch]
+
+    out = tmp_path / "pairs.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        prefer(questions, sample, by_answers, Journal(out, "a"), 3, 1)
+    with Journal(out, "a").path.open("ab") as file:
+        file.write(b'["q2", [["cut')
+    scored = prefer(questions, sample, by_answers, Journal(out, "a"), 3, 2)
+    asked.remove("killed")
+    assert asked == [f"q{n}#{k}" for n in range(5) for k in range(3)]
+    rows, why = pairs(questions, scored, tmp_path)
+    assert why == {"alike": 1, "even": 1}
+    first = {"id": "q0", "video": "a/q0.mp4", "prompt": "<video>\nWhat?", "chosen": "left"}
+    assert rows[0] == {**first, "rejected": "right", "chosen_score": 1, "rejected_score": -1}
+    assert [(row["id"], row["rejected"]) for row in rows[1:]] == [("q3", "up"), ("q4", "up")]
+    with pytest.raises(ValueError, match="begun with another"):
+        prefer(questions, sample, by_answers, Journal(out, "b"), 3, 2)
+    with pytest.raises(ValueError, match="none of 1 questions makes a pair: 1 have answers that"):
+        pairs(questions[1:2], scored, tmp_path)
+
+
+def test_what_could_not_be_scored_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"1 questions have no `caption` .*\n  q\.jsonl, b"):
+        check([ask("a", caption="A star."), ask("b", "left")], judged=True)
+    with pytest.raises(ValueError, match=r"1 questions have no `answer` .*\n  q\.jsonl, a"):
+        check([ask("a", caption="A star."), ask("b", "left")], judged=False)
+    with pytest.raises(ValueError, match="1 question ids stand there twice, the first 'a'"):
+        check([ask("a", "x"), ask("a", "x")], judged=False)
+
+
+@pytest.mark.timeout(600)
+def test_a_models_own_answers_train_it(
+    shortened: list[str], small_videos: Path, tmp_path: Path, judge_server, capsys
+) -> None:
+    """As in docs/preferences.md: a model, pairs of its own answers, two steps of DPO on them."""
+    sft, dpo = (REPOSITORY / "experiments" / f"llava_next_video{end}.yaml" for end in ("", "_dpo"))
+    options = [*shortened, *stage_options(sft, tmp_path)]
+    cli.main(["fit", "-c", str(sft), *options, "--data.benchmarks=[]"])
+    (run,) = tmp_path.glob("runs/llava_next_video/*")
+
+    def say(body: dict) -> str:
+        text = body["messages"][-1]["content"]
+        assert "Caption: " in text and "Question: Describe the video." in text
+        return json.dumps({"score": 1 + len(text) % 5})
+
+    server = judge_server(say)
+    out = tmp_path / "pairs.jsonl"
+    arguments = ["prefer", str(run), str(small_videos / "prompts.jsonl"), "--out", str(out)]
+    arguments += ["--images", str(small_videos / "videos"), "--max-new-tokens", "8"]
+    arguments += ["--temperature", "2"]
+    judged = ["--judge-url", server.url, "--judge-model", "m"]
+    judged += ["--judge-cache", str(tmp_path / "judgements")]
+    main([*arguments, *judged])
+    assert f"pairs of 6 questions: {out}" in capsys.readouterr().out
+    first, asked = out.read_text(), len(server.bodies)
+    main([*arguments, *judged])
+    assert out.read_text() == first and len(server.bodies) == asked
+    found = read_preferences(Source(out, small_videos / "videos"), 0)
+    assert 2 <= len(found) <= 6
+    options = [*shortened, *stage_options(dpo, tmp_path), f"--paths.preferences={out}"]
+    options += ["--stages.dpo.data.init_args.hold_out=0", "--data.benchmarks=[]"]
+    capsys.readouterr()
+    cli.main(["fit", "-c", str(dpo), *options])
+    said = capsys.readouterr().out
+    assert "stage instruct: finished in" in said and "stage dpo: training" in said
+    (path,) = tmp_path.glob("runs/llava_next_video_dpo/*/results.json")
+    stage = json.loads(path.read_text())["stages"][-1]
+    assert stage["name"] == "dpo" and stage["steps"] == 2
+    with pytest.raises(SystemExit):
+        main([*arguments, "--judge-url", server.url])
+    assert "--judge-url and --judge-model go together" in capsys.readouterr().err

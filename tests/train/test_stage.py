@@ -1,0 +1,197 @@
+"""A stage frees what it names, at the rate it names, on the schedule of the published trainers."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from safetensors.torch import save_file
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+
+from llava_lab.core.tensors import digest
+from llava_lab.model.connector.mlp import MLP
+from llava_lab.model.encoder.timm import TimmEncoder
+from llava_lab.model.llava import Llava
+from llava_lab.model.llm import CausalLM
+from llava_lab.model.weights import load_part, read_weights, seeded
+from llava_lab.train.loss import NextToken
+from llava_lab.train.muon import Muon
+from llava_lab.train.stage import Stage
+
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 768,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.fixture
+def model() -> Llava:
+    options = {"embed_dim": 32, "depth": 1, "num_heads": 4, "mlp_ratio": 2}
+    encoder = TimmEncoder("xcit_nano_12_p16_224", -1, False, False, 64, None, options)
+    llm = CausalLM(None, "v1", pretrained=False, config=CONFIG, tokenizer="asset:tokenizer")
+    return Llava(encoder, MLP, llm)
+
+
+def test_parts_train_at_their_own_rates_and_the_rest_is_frozen(model: Llava) -> None:
+    stage = Stage(NextToken(), {"connector": 1e-3, "encoder": 2e-6}, weight_decay=0.1)
+    stage.prepare(model)
+    assert not any(weight.requires_grad for weight in model.llm.parameters())
+    groups = list(stage.groups())
+    assert {(group["name"], group["lr"]) for group in groups} == {
+        ("connector", 1e-3),
+        ("encoder", 2e-6),
+    }
+    for group in groups:
+        plain = all(weight.ndim <= 1 for weight in group["params"])
+        assert group["weight_decay"] == (0.0 if plain else 0.1)
+    freed = sum(weight.numel() for group in groups for weight in group["params"])
+    assert freed == model.size("connector") + model.size("encoder")
+    assert set(name.split(".")[0] for name in stage.trained(model)) == {"connector", "encoder"}
+
+
+def test_a_scale_scales_rates_and_freezes_parts(model: Llava) -> None:
+    rates = {"connector": 1e-3, "encoder": 2e-6, "llm": 2e-5}
+    stage = Stage(NextToken(), rates, rate_scale=50.0, frozen=("encoder",))
+    assert stage.rates == pytest.approx({"connector": 5e-2, "llm": 1e-3})
+    stage.prepare(model)
+    assert not any(weight.requires_grad for weight in model.encoder.parameters())
+    with pytest.raises(ValueError, match="the model has no newline to train"):
+        Stage(NextToken(), {"newline": 1.0}).prepare(model)
+    with pytest.raises(ValueError, match="no part trains"):
+        Stage(NextToken(), {"llm": 1.0}, frozen=("llm",))
+    with pytest.raises(ValueError, match="unknown part 'lm'"):
+        Stage(NextToken(), {"llm": 1.0}, frozen=("lm",))
+
+
+def test_muon_moves_hidden_matrices_and_adamw_the_rest(model: Llava) -> None:
+    stage = Stage(NextToken(), {"llm": 1e-2}, optimizer="muon", weight_decay=0.1)
+    stage.prepare(model)
+    groups = list(stage.groups())
+    hidden = [w for group in groups if group["hidden"] for w in group["params"]]
+    layer = model.llm.model.model.layers[0]
+    children = [*layer.self_attn.children(), *layer.mlp.children()]
+    linear = [child.weight for child in children if isinstance(child, torch.nn.Linear)]
+    assert len(linear) == 7
+    assert {id(weight) for weight in hidden} == {id(weight) for weight in linear}
+    freed = [w for group in groups for w in group["params"]]
+    assert len({id(w) for w in freed}) == len(freed) == len(list(model.llm.parameters()))
+    before = {id(w): w.detach().clone() for w in freed}
+    optimizer = Muon(groups)
+    for weight in freed:
+        weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    for weight in hidden:
+        # Orthogonal, so that all singular values of the update are near one another.
+        values = torch.linalg.svdvals(weight - before[id(weight)] * (1 - 1e-2 * 0.1))
+        assert values[:-1].min() > 0.3 * values.max()
+    assert all(not torch.equal(w, before[id(w)]) for w in freed)
+
+
+def test_muon_goes_on_from_its_state() -> None:
+    def make() -> tuple[torch.nn.Linear, Muon]:
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(8, 8)
+        groups = [
+            {"params": [layer.weight], "lr": 0.1, "hidden": True},
+            {"params": [layer.bias], "lr": 0.1, "hidden": False},
+        ]
+        return layer, Muon(groups)
+
+    def step(layer: torch.nn.Linear, optimizer: Muon, seed: int) -> None:
+        torch.manual_seed(seed)
+        optimizer.zero_grad()
+        layer(torch.randn(4, 8)).square().sum().backward()
+        optimizer.step()
+
+    whole, steady = make()
+    for seed in range(4):
+        step(whole, steady, seed)
+    part, first = make()
+    for seed in range(2):
+        step(part, first, seed)
+    again, second = make()
+    again.load_state_dict(part.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for seed in range(2, 4):
+        step(again, second, seed)
+    assert torch.equal(again.weight, whole.weight) and torch.equal(again.bias, whole.bias)
+    # A schedule writes the rate into the groups; it must be the one that is used.
+    for group in second.param_groups:
+        group["lr"] = 0.0
+    step(again, second, 9)
+    assert torch.equal(again.weight, whole.weight) and torch.equal(again.bias, whole.bias)
+
+
+def test_a_frozen_encoder_keeps_its_running_statistics(model: Llava) -> None:
+    stage = Stage(NextToken(), {"connector": 1e-3})
+    stage.prepare(model)
+    before = digest(model.encoder.state_dict())
+    model.train()
+    stage.on_train_epoch_start(SimpleNamespace(), model)
+    model.encode(torch.randn(2, 3, 64, 64))
+    assert digest(model.encoder.state_dict()) == before
+
+
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [("cosine", get_cosine_schedule_with_warmup), ("linear", get_linear_schedule_with_warmup)],
+)
+def test_schedules_equal_those_of_transformers(schedule: str, theirs) -> None:
+    stage = Stage(NextToken(), {"llm": 1.0}, schedule=schedule, warmup_ratio=0.03)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    steps = 5198  # LLaVA-1.5's second stage; ceil(0.03 x 5198) = 156 of warm-up
+    wanted = theirs(optimizer, 156, steps).lr_lambdas[0]
+    for step in range(0, steps + 1, 7):
+        assert stage.factor(step, steps) == pytest.approx(wanted(step), abs=1e-12)
+
+
+def test_an_unknown_part_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown part 'vision'"):
+        Stage(NextToken(), {"vision": 1e-3})
+    with pytest.raises(ValueError, match="no part trains"):
+        Stage(NextToken(), {})
+
+
+def test_random_weights_depend_on_the_seed_and_the_name_alone() -> None:
+    def draw(name: str) -> torch.Tensor:
+        with seeded(name):
+            return torch.randn(3)
+
+    torch.manual_seed(1)
+    first = draw("connector")
+    torch.randn(100)
+    assert torch.equal(draw("connector"), first)
+    assert not torch.equal(draw("llm"), first)
+    torch.manual_seed(2)
+    assert not torch.equal(draw("connector"), first)
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path, model: Llava) -> None:
+    path = tmp_path / "connector.safetensors"
+    weights = {key: value.clone() for key, value in model.connector.state_dict().items()}
+    save_file({f"model.mm_projector.{key}": value for key, value in weights.items()}, path)
+    load_part(model.connector, path, "model.mm_projector.")
+    del weights["2.bias"]
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=r"1 missing: 2\.bias"):
+        load_part(model.connector, path)
+    save_file({**weights, "2.bias": torch.zeros(3), "4.bias": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"1 unknown: 4\.bias"):
+        load_part(model.connector, path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        read_weights(path)
+    with pytest.raises(FileNotFoundError, match=r"nope\.safetensors"):
+        read_weights("nope.safetensors")
+
+
+def test_shipped_parts_are_within_eight_megabytes() -> None:
+    folder = REPOSITORY / "llava_lab" / "assets"
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert 1e6 < size <= 8e6
