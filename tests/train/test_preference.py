@@ -27,6 +27,7 @@ from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
 from llava_lab.train.loss import answer_logps
 from llava_lab.train.preference import DPO, IPO, Hinge, KTOPair, PreferenceLoss
+from llava_lab.train.reference import store_references
 
 GAINS = torch.tensor([[1.0, -2.0], [-3.0, 0.5], [0.0, 0.0]])
 TOKENS = torch.tensor([[4.0, 2.0], [3.0, 5.0], [1.0, 1.0]])
@@ -187,6 +188,7 @@ def pairs_of(
     )
     data.check(model)
     data.setup("fit")
+    DPO().prepare(model, data, data.trainer, "fit")
     dataset = data.train_rows()
     return data, Pairs.of([dataset[index] for index in range(len(dataset))])
 
@@ -252,6 +254,7 @@ def test_the_reference_is_the_model_before_and_computed_once(
     other = PreferenceDataModule(data.sources, Pad(), 2, str(folder / "references"), max_length=60)
     other.name, other.trainer = "dpo", data.trainer
     other.setup("fit")
+    store_references(model, other, data.trainer)
     assert len(calls) > before and other.references.folder != changed.references.folder
 
 
@@ -328,7 +331,7 @@ def test_the_sft_term_is_the_chosen_answers_cross_entropy(folder: Path) -> None:
 def test_a_trained_model_is_not_its_own_reference(folder: Path) -> None:
     data, _ = pairs_of(tiny(), folder)
     with pytest.raises(ValueError, match=r"stages\.dpo: `validate` has a model that was trained"):
-        data.setup("validate")
+        DPO().prepare(data.model, data, data.trainer, "validate")
 
 
 def test_content_tells_answers_apart(folder: Path) -> None:
