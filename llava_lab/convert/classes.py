@@ -1,4 +1,4 @@
-"""13f. Classes: a model of ours -> which of transformers' LLaVA classes it is, or why none.
+"""Classes: a model of ours -> which of transformers' LLaVA classes it is, or why none.
 
 `LlavaNextVideo` where the views is Frames, `LlavaNext` where it is AnyRes, else `Llava`.
 """
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from copy import copy
 
 from llava_lab.data.geometry import ViewSpec
-from llava_lab.data.templates import STYLES
+from llava_lab.data.templates import CHAT_FORMATS
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.pad import Pad
@@ -82,7 +82,7 @@ def _problems(model: Llava, views: Views) -> Iterator[str]:
         yield "its AnyRes ends rows with a newline, and this model has none"
     if isinstance(views, Frames):
         yield from _video_problems(views, encoder.view_spec)
-    if model.llm.template not in STYLES:
+    if model.llm.template not in CHAT_FORMATS:
         yield f"the template {model.llm.template!r} is not one that can be written down"
 
 

@@ -1,4 +1,4 @@
-"""13b. Config: a released configuration's keys: converted, known to decide nothing, or refused.
+"""Config: a released configuration's keys: converted, known to decide nothing, or refused.
 
 Version 4 of transformers wrote `rope_theta`, `rope_scaling` and `torch_dtype` where 5 writes
 `rope_parameters` and `dtype`.

@@ -1,4 +1,4 @@
-"""13b. Files: a checkpoint's folder or hub id -> its configuration and tensors."""
+"""Files: a checkpoint's folder or hub id -> its configuration and tensors."""
 
 import json
 from pathlib import Path, PurePath

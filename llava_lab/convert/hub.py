@@ -1,4 +1,4 @@
-"""13c. Hub: a configuration of transformers' Llava, LlavaNext or LlavaNextVideo -> our parts."""
+"""Hub: a configuration of transformers' Llava, LlavaNext or LlavaNextVideo -> our parts."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""13d. Load: a run's folder or an imported one -> the model and the views of its images.
+"""Load: a run's folder or an imported one -> the model and the views of its images.
 
 The folder may be someone else's: nothing is imported for it but classes of this package and of
 modules that the caller trusts, and that is checked before anything is built.

@@ -1,4 +1,4 @@
-"""13a. Names: tensors of a released checkpoint -> tensors of our model."""
+"""Names: tensors of a released checkpoint -> tensors of our model."""
 
 import re
 from collections.abc import Iterable

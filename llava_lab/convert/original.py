@@ -1,4 +1,4 @@
-"""13c. Original: a configuration of haotian-liu/LLaVA or LLaVA-NeXT -> our parts.
+"""Original: a configuration of haotian-liu/LLaVA or LLaVA-NeXT -> our parts.
 
 The LM's keys and the multimodal ones stand side by side there. Each is converted, decides nothing
 once a model is trained, or is refused by its name.

@@ -1,4 +1,4 @@
-"""13c. Parts: a class of ours and its arguments, as YAML names them."""
+"""Parts: a class of ours and its arguments, as YAML names them."""
 
 from typing import Any
 

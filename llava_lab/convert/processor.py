@@ -1,4 +1,4 @@
-"""13g. Processor: a model's views, tokenizer and template -> transformers' processor of them.
+"""Processor: a model's views, tokenizer and template -> transformers' processor of them.
 
 Its chat template writes the beginning-of-sequence token, and its tokenizer adds none: whoever
 writes a conversation by the template and then tokenizes it, in one step or two, has our prompt.

@@ -1,4 +1,4 @@
-"""13c. Released: a checkpoint that others made -> a folder of our parts and the YAML naming them.
+"""Released: a checkpoint that others made -> a folder of our parts and the YAML naming them.
 
 Layouts: transformers' `Llava` classes, and the original of haotian-liu/LLaVA with its projector
 files. The folder holds `model.yaml`, one .safetensors file a part, and the tokenizer.

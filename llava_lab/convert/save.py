@@ -1,4 +1,4 @@
-"""13e. Save: our model -> a folder that transformers, vLLM and SGLang load without any glue."""
+"""Save: our model -> a folder that transformers, vLLM and SGLang load without any glue."""
 
 from pathlib import Path
 from typing import Any

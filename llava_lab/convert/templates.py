@@ -1,4 +1,4 @@
-"""13c. Templates: a checkpoint's own chat template -> the template of ours that writes the same.
+"""Templates: a checkpoint's own chat template -> the template of ours that writes the same.
 
 A chat template is a program. It is run in a process of its own that has little time and memory, and
 what counts is what it writes for a small conversation: no mark in its text is taken for the whole.
@@ -18,7 +18,7 @@ from llava_lab.convert.files import read_json, read_text
 from llava_lab.data.chat import get_template
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.sample import Turn
-from llava_lab.data.templates import STYLES
+from llava_lab.data.templates import CHAT_FORMATS
 
 CPU_SECONDS = 5
 MEMORY_BYTES = 2 << 30
@@ -75,15 +75,15 @@ def match(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     Raises:
         ValueError: If it has none, or none of ours writes the same: the caller has to choose.
     """
-    choose = f"Choose by --template, one of {', '.join(STYLES)}"
+    choose = f"Choose by --template, one of {', '.join(CHAT_FORMATS)}"
     text, name = read_chat_template(folder)
     if not text:
         raise ValueError(f"{folder}: brings no chat template. {choose}")
     theirs = _written(text, tokenizer, str(folder / name))
-    ours = {style: _ours(style, tokenizer) for style in STYLES}
+    ours = {style: _ours(style, tokenizer) for style in CHAT_FORMATS}
     same = [style for style, written in ours.items() if written is not None and written in theirs]
     # Two names of one style (v0, llava_v0) are one match.
-    if same and all(STYLES[style] == STYLES[same[0]] for style in same):
+    if same and all(CHAT_FORMATS[style] == CHAT_FORMATS[same[0]] for style in same):
         return same[0], name
     shown = next((each[0] for each in theirs if each[0]), "")
     raise ValueError(

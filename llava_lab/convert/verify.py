@@ -1,4 +1,4 @@
-"""13h. Verify: what was exported, loaded again by transformers, against the model it came from."""
+"""Verify: what was exported, loaded again by transformers, against the model it came from."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from llava_lab.data.chat import get_template
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.media.clip import Clip
-from llava_lab.data.packing import Batch, Row, Segment
+from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.sample import Turn
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.video import Frames
@@ -72,7 +72,7 @@ def _compare(
     said = [token if token >= 0 else placeholder for token in ids]
     if inputs["input_ids"][0].tolist() != said:
         raise ValueError(f"the exported processor writes another prompt than ours: {prompt!r}")
-    batch = Batch.pack([Row([Segment(ids, ids)], pixels, [layout], "check")])
+    batch = Batch.pack([EncodedSample([Segment(ids, ids)], pixels, [layout], "check")])
     ours = model.llm.head()(model(batch)).float()
     pixels = pixels.reshape(inputs[key].shape)
     logits = theirs(**{**inputs, key: pixels}).logits[0, :, : ours.shape[1]].float()

@@ -1,1 +1,1 @@
-"""0. What every layer uses: files, locks, signals, fingerprints; knows nothing of models."""
+"""What every layer uses: files, locks, signals, fingerprints; knows nothing of models."""

@@ -14,7 +14,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Turn
-from llava_lab.data.templates import STYLES, Style
+from llava_lab.data.templates import CHAT_FORMATS, ChatFormat
 from llava_lab.data.tokens import (
     IGNORE,
     VISUAL,
@@ -34,7 +34,7 @@ Masking = Literal["correct", "released", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Template(Style):
+class Template(ChatFormat):
     """A style at work: what the LM reads, and what it is trained on.
 
     A turn that holds a mark of the style or a special token of the tokenizer is refused, because
@@ -180,7 +180,7 @@ class TokenizerTemplate(Template):
             if not text.startswith(written):
                 raise ValueError(
                     f"the tokenizer's chat template rewrites what stands before turn {number}, so "
-                    f"its answers cannot be told apart; choose one of {', '.join(STYLES)}"
+                    f"its answers cannot be told apart; choose one of {', '.join(CHAT_FORMATS)}"
                 )
             grown, written = text[len(written) :], text
             end = _end_of_answer(grown, turn, tokenizer) if turn.role == "assistant" else 0
@@ -196,7 +196,7 @@ class TokenizerTemplate(Template):
 
 
 TEMPLATES: dict[str, Template] = {
-    **{name: Template(name=name, **vars(style)) for name, style in STYLES.items()},
+    **{name: Template(name=name, **vars(style)) for name, style in CHAT_FORMATS.items()},
     "tokenizer": TokenizerTemplate(),
 }
 
@@ -261,7 +261,9 @@ def _fill(pattern: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 
 def _render(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> str:
     if not tokenizer.chat_template:
-        raise ValueError(f"the tokenizer has no chat template; choose one of {', '.join(STYLES)}")
+        raise ValueError(
+            f"the tokenizer has no chat template; choose one of {', '.join(CHAT_FORMATS)}"
+        )
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
     try:
         rendered = tokenizer.apply_chat_template(

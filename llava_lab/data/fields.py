@@ -1,4 +1,4 @@
-"""1b. Fields: one raw row -> its id, messages and images, or the reason why it is refused."""
+"""1. Fields: one raw row -> its id, messages and images, or the reason why it is refused."""
 
 import reprlib
 from pathlib import Path

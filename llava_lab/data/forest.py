@@ -1,4 +1,4 @@
-"""9a. Forest: one packed row of segments without padding; attention and positions follow its trees.
+"""3. Forest: one packed row of segments without padding; attention and positions follow its trees.
 
 A segment is a run of tokens with a parent segment or none. A token attends to the segments of its
 ancestors and causally to its own, and its position continues from its parent:

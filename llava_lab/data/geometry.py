@@ -1,4 +1,4 @@
-"""3a. Layout: where the features of an image's views stand in its visual sequence, as integers."""
+"""3. Layout: where the features of an image's views stand in its visual sequence, as integers."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""1d. Keys: what a row's keys may be; those that are not read and carry words or media are refused.
+"""1. Keys: what a row's keys may be; those that are not read and carry words or media are refused.
 
 A reader that passes over a key trains without a word on rows without their pictures. So a key that
 a format does not read is refused, by name and with the key that is meant, where it is

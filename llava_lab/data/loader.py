@@ -1,4 +1,4 @@
-"""3d. Loader: the micro-batches of a whole stage in an order fixed beforehand, from any step on."""
+"""3. Loader: the micro-batches of a whole stage in an order fixed beforehand, from any step on."""
 
 import itertools
 import math

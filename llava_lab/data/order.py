@@ -1,4 +1,4 @@
-"""1c. Order: lengths of the samples -> the batches of one epoch, decided by seed, stage and epoch.
+"""1. Order: lengths of the samples -> the batches of one epoch, decided by seed, stage and epoch.
 
 Nothing here reads or moves a global random state, so a resumed run and a process of its own come
 to the same order.

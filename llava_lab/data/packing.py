@@ -1,4 +1,4 @@
-"""3c. Batch: encoded rows -> one packed row of tokens with its forest, views and layouts."""
+"""3. Batch: encoded rows -> one packed row of tokens with its forest, views and layouts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ class Segment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class EncodedSample:
     """One sample, encoded: its segments in the order of the tree, and what its images show.
 
     Attributes:
@@ -64,7 +64,7 @@ class Batch:
     visual_tokens: list[int]
 
     @classmethod
-    def pack(cls, rows: Sequence[Row]) -> "Batch":
+    def pack(cls, rows: Sequence[EncodedSample]) -> "Batch":
         """Pack rows; each row's first segment is a root."""
         ids: list[int] = []
         labels: list[int] = []

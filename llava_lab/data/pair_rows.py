@@ -1,4 +1,4 @@
-"""1e. Pair rows: a preference as LLaVA-NeXT or TRL write it -> its prompt and its two answers.
+"""1. Pair rows: a preference as LLaVA-NeXT or TRL write it -> its prompt and its two answers.
 
 LLaVA-NeXT's rows have texts. TRL's may have lists of messages, whose content is text or a list of
 parts, and may leave the prompt out where `chosen` and `rejected` begin with it.

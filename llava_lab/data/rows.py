@@ -1,4 +1,4 @@
-"""1a. Rows: .json lists and .jsonl files -> rows with their place, and the images they may name."""
+"""1. Rows: .json lists and .jsonl files -> rows with their place, and the images they may name."""
 
 import difflib
 import gc
@@ -23,7 +23,7 @@ _LAST_NUMBER = re.compile(r"(.*?)([0-9]+)([^0-9]*)")
 _SAMPLING = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 
 
-class Row(NamedTuple):
+class FileRow(NamedTuple):
     """One raw row: its place ("mix.json, row 12"), its number from 1, and what JSON made of it."""
 
     place: str
@@ -102,7 +102,7 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[FileRow]:
     """Read a .json file (one list) or a .jsonl file (one object a line; blank lines are ignored).
 
     Args:
@@ -130,17 +130,17 @@ def _nearest(path: Path) -> str:
     return f"; did you mean {path.with_name(near[0])}?" if near else ""
 
 
-def _read_list(path: Path) -> list[Row]:
+def _read_list(path: Path) -> list[FileRow]:
     values = parse_list(path.read_text(encoding="utf-8-sig"), str(path))
     if not isinstance(values, list):
         raise ValueError(f"{path}: holds a JSON {type(values).__name__}, not a list of rows")
-    return [Row(f"{path}, row {n}", n, value) for n, value in enumerate(values, 1)]
+    return [FileRow(f"{path}, row {n}", n, value) for n, value in enumerate(values, 1)]
 
 
-def _read_lines(path: Path) -> list[Row]:
+def _read_lines(path: Path) -> list[FileRow]:
     with path.open(encoding="utf-8-sig") as file:
         return [
-            Row(place, number, parse(line, place))
+            FileRow(place, number, parse(line, place))
             for number, line in enumerate(file, 1)
             if line.strip()
             for place in [f"{path}, line {number}"]
@@ -161,7 +161,7 @@ def parse_sampling(sampling: str) -> tuple[str, Fraction, bool]:
     return match[1], number, percent
 
 
-def choose(rows: list[Row], sampling: str, seed: str, path: Path) -> list[Row]:
+def choose(rows: list[FileRow], sampling: str, seed: str, path: Path) -> list[FileRow]:
     """Take the rows that `sampling` asks for, in file order.
 
     A percentage is rounded up, as in LLaVA-NeXT's loader. That loader takes every row where N is

@@ -21,9 +21,9 @@ from llava_lab.data.keys import QUESTION_KEYS, SAMPLE_KEYS
 from llava_lab.data.rows import (
     BadRow,
     BadRows,
+    FileRow,
     ImageFolder,
     Refused,
-    Row,
     choose,
     collector_paused,
     parse_sampling,
@@ -149,7 +149,7 @@ def read_samples(source: Source, seed: int, videos: bool = False) -> list[Sample
     return read_each(source, seed, sample_reader(source, videos))
 
 
-def sample_reader(source: Source, videos: bool) -> Callable[[Row, ImageFolder | None], Sample]:
+def sample_reader(source: Source, videos: bool) -> Callable[[FileRow, ImageFolder | None], Sample]:
     """What reads a row of a source as a sample, or refuses it."""
     return lambda row, folder: _read_sample(row, folder, videos, source.template)
 
@@ -193,7 +193,7 @@ class Found(Generic[_Item]):
 
 
 def read_each(
-    source: Source, seed: int, read: Callable[[Row, ImageFolder | None], _Item]
+    source: Source, seed: int, read: Callable[[FileRow, ImageFolder | None], _Item]
 ) -> list[_Item]:
     """What `read` makes of each row of a source; those it refuses go the way of `on_bad_row`."""
     found = read_source(source, seed, read)
@@ -203,7 +203,7 @@ def read_each(
 
 @collector_paused()
 def read_source(
-    source: Source, seed: int, read: Callable[[Row, ImageFolder | None], _Item]
+    source: Source, seed: int, read: Callable[[FileRow, ImageFolder | None], _Item]
 ) -> Found[_Item]:
     """What `read` makes of each row of a source, and what it refuses.
 
@@ -307,7 +307,7 @@ def _open_folder(images: Path | None) -> ImageFolder | None:
 
 
 def _read_each(
-    rows: Iterable[Row], read: Callable[[Row], _Item]
+    rows: Iterable[FileRow], read: Callable[[FileRow], _Item]
 ) -> tuple[list[_Item], list[BadRow]]:
     good: list[_Item] = []
     bad: list[BadRow] = []
@@ -325,7 +325,7 @@ def _read_each(
 
 
 def _read_sample(
-    row: Row, folder: ImageFolder | None, videos: bool = True, template: str | None = None
+    row: FileRow, folder: ImageFolder | None, videos: bool = True, template: str | None = None
 ) -> Sample:
     SAMPLE_KEYS.check(row.value)
     name = read_id(row.value, "id", row.number)
@@ -344,7 +344,7 @@ def read_turns(row: dict[str, Any], media: int) -> tuple[Turn, ...]:
     return turns
 
 
-def read_question(row: Row, folder: ImageFolder | None) -> Question:
+def read_question(row: FileRow, folder: ImageFolder | None) -> Question:
     """Return the question of a question file's row, or refuse the row."""
     value = row.value
     name = read_id(value, "question_id")
@@ -368,7 +368,7 @@ def read_question(row: Row, folder: ImageFolder | None) -> Question:
     return Question(name, images, text, category, _read_answers(row), row.place, caption)
 
 
-def _read_answers(row: Row) -> tuple[str, ...]:
+def _read_answers(row: FileRow) -> tuple[str, ...]:
     keys = [key for key in ("answer", "answers") if row.value.get(key) is not None]
     if not keys:
         return ()

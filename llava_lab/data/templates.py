@@ -1,4 +1,4 @@
-"""2a. Styles: the conversation templates of the LLaVA family, as data.
+"""2. Styles: the conversation templates of the LLaVA family, as data.
 
 Strings and rules as in `llava/conversation.py` and `llava/train/train.py` of haotian-liu/LLaVA
 c121f04 and LLaVA-VL/LLaVA-NeXT df17966.
@@ -11,7 +11,7 @@ Part = Literal["system", "user", "question", "header", "answer", "after"]
 
 
 @dataclass(frozen=True)
-class Style:
+class ChatFormat:
     r"""How a conversation is written: strings, laid down in the order of the first attributes.
 
     In a pattern, `{text}` is the turn's text, `{eos}` the tokenizer's end-of-sequence token (Vicuna
@@ -68,7 +68,7 @@ _LLAMA_3 = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 # in its training text. That text also set its marks otherwise ("### Human: Q\n### Assistant: A\n",
 # after a blank line) than the prompts do; here both are as in the prompts. Released masking trains
 # on the role names too.
-_V0 = Style(
+_V0 = ChatFormat(
     system=_CHAT.format("human") + "###",
     question="Human: {text}###",
     header="Assistant:",
@@ -77,41 +77,43 @@ _V0 = Style(
     stop_string="###",
     released=frozenset({"user", "header", "answer"}),
 )
-_V1 = Style(
+_V1 = ChatFormat(
     system=_CHAT.format("user") + " ",
     question="USER: {text} ",
     header="ASSISTANT:",
     answer=" {text}{eos}",
 )
 
-STYLES: dict[str, Style] = {
+CHAT_FORMATS: dict[str, ChatFormat] = {
     # The projectors were made so: caption and newline are trained on, and no end token.
-    "plain": Style(answer="{text}\n", images_only=True, stop_string="\n"),
+    "plain": ChatFormat(answer="{text}\n", images_only=True, stop_string="\n"),
     # Questions in key words, each with its answer right behind it: the tiny LM's first texts.
-    "terse": Style(first_question="{text}", question=" {text}", answer=" {text};", stop_string=";"),
+    "terse": ChatFormat(
+        first_question="{text}", question=" {text}", answer=" {text};", stop_string=";"
+    ),
     "v0": _V0,
     "llava_v0": _V0,
     "v1": _V1,
-    "llava_v1": Style(_CHAT.format("human") + " ", _V1.question, _V1.header, _V1.answer),
-    "llava_llama_2": Style(
+    "llava_v1": ChatFormat(_CHAT.format("human") + " ", _V1.question, _V1.header, _V1.answer),
+    "llava_llama_2": ChatFormat(
         first_question=f"[INST] <<SYS>>\n{_VISUAL}\n<</SYS>>\n\n{{text}} [/INST]",
         question="{bos}[INST] {text} [/INST]",
         answer=" {text} {eos}",
         reserved=_INSTRUCT,
     ),
-    "mistral_instruct": Style(
+    "mistral_instruct": ChatFormat(
         question="[INST] {text} [/INST]",
         answer=" {text} {eos}",
         reserved=_INSTRUCT,
     ),
-    "chatml_direct": Style(
+    "chatml_direct": ChatFormat(
         system="<|im_start|>system\nAnswer the questions.<|im_end|>",
         question="<|im_start|>user\n{text}<|im_end|>",
         header="<|im_start|>assistant\n",
         answer="{text}<|im_end|>",
         special=_CHATML,
     ),
-    "qwen_1_5": Style(
+    "qwen_1_5": ChatFormat(
         system="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
         question="<|im_start|>user\n{text}<|im_end|>\n",
         header="<|im_start|>assistant\n",
@@ -123,7 +125,7 @@ STYLES: dict[str, Style] = {
     ),
     # The released code also looks "\n\n" up to train on it everywhere, but the vocabulary spells
     # that token "ĊĊ" and the look-up finds nothing.
-    "llava_llama_3": Style(
+    "llava_llama_3": ChatFormat(
         system=f"<|start_header_id|>system<|end_header_id|>\n\n{_VISUAL}<|eot_id|>",
         question="<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>",
         header="<|start_header_id|>assistant<|end_header_id|>\n\n",

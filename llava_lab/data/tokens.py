@@ -1,4 +1,4 @@
-"""2b. Tokens: pieces of text, each trained on or not -> token ids and labels.
+"""2. Tokens: pieces of text, each trained on or not -> token ids and labels.
 
 The text between two images is tokenized once and whole, as the released pipelines do, so that a
 model trained elsewhere sees the ids it knows. A token belongs to the piece where it begins, not

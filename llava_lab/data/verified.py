@@ -1,4 +1,4 @@
-"""3q. Verified: pictures and videos that were decoded whole once, with their sizes, remembered."""
+"""3. Verified: pictures and videos that were decoded whole once, with their sizes, remembered."""
 
 import hashlib
 import json

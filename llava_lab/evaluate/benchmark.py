@@ -1,4 +1,4 @@
-"""11b. Benchmark: a question file and its metric; what `test` and `predict` ask."""
+"""11. Benchmark: a question file and its metric; what `test` and `predict` ask."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from llava_lab.data.media.clip import VideoPath, image_digest
 from llava_lab.data.modules.image import Position
 from llava_lab.data.sample import Question, read_questions
 from llava_lab.data.views.base import Views
-from llava_lab.evaluate.groups import Group, blind_groups, by_images
+from llava_lab.evaluate.groups import QuestionGroup, blind_groups, by_images
 from llava_lab.evaluate.metrics.question import BenchmarkMetric
 from llava_lab.evaluate.prompts import Sizes, check_questions, question_loader, trees_of
 from llava_lab.model.llm import scale_positions
@@ -108,7 +108,7 @@ class Pass:
 
     benchmark: Benchmark
     blind: bool
-    groups: list[Group]
+    groups: list[QuestionGroup]
 
 
 class BenchmarkDataModule(LightningDataModule):

@@ -1,4 +1,4 @@
-"""11l. Groups: questions -> groups that share their images; other images for a blind pass."""
+"""11. Groups: questions -> groups that share their images; other images for a blind pass."""
 
 import random
 from collections import Counter
@@ -14,7 +14,7 @@ from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question, Turn
 
 
 @dataclass(frozen=True)
-class Group:
+class QuestionGroup:
     """Questions that are asked about the same images, which are computed once for all of them.
 
     Attributes:
@@ -47,25 +47,25 @@ def placed(question: Question, position: Position, prompt: str | None = None) ->
     return turn
 
 
-def by_images(questions: Sequence[Question], position: Position = "first") -> list[Group]:
+def by_images(questions: Sequence[Question], position: Position = "first") -> list[QuestionGroup]:
     """Questions that share their images, in the order in which each image is first asked about.
 
     Questions share a group if they begin alike up to the last image, so that a common prefix holds
     all images. Questions without images have a group each.
     """
-    groups: dict[Hashable, Group] = {}
+    groups: dict[Hashable, QuestionGroup] = {}
     for place, question in enumerate(questions):
         before, _, _ = placed(question, position).text.rpartition(IMAGE_PLACEHOLDER)
         # A path of a picture equals that of a video, but they are shown differently.
         kinds = tuple(type(image) for image in question.images)
         key = (question.images, kinds, before) if question.images else place
-        group = groups.setdefault(key, Group(question.images, [], []))
+        group = groups.setdefault(key, QuestionGroup(question.images, [], []))
         group.questions.append(question)
         group.places.append(place)
     return list(groups.values())
 
 
-def blind_groups(groups: Sequence[Group]) -> list[Group] | None:
+def blind_groups(groups: Sequence[QuestionGroup]) -> list[QuestionGroup] | None:
     """The same questions with images of other questions; groups without images keep none.
 
     Groups with the same number of images are dealt them along one shuffled circle, so that each is
@@ -115,7 +115,7 @@ def _swap(
                 break
 
 
-def _drawn(group: Group, others: list[Path], seed: str) -> tuple[Path, ...]:
+def _drawn(group: QuestionGroup, others: list[Path], seed: str) -> tuple[Path, ...]:
     """As many images as the group has, of its kind if there are any; repeated if too few."""
     number, video = group.number_and_kind
     random.Random(seed).shuffle(others)
@@ -123,7 +123,7 @@ def _drawn(group: Group, others: list[Path], seed: str) -> tuple[Path, ...]:
     return tuple(islice(cycle(others), number))
 
 
-def _circles(groups: Sequence[Group]) -> list[list[int]]:
+def _circles(groups: Sequence[QuestionGroup]) -> list[list[int]]:
     """Indices of the groups with the same number and kind of images, shuffled."""
     circles: dict[tuple[int, bool], list[int]] = {}
     for index, group in enumerate(groups):

@@ -1,4 +1,4 @@
-"""11g. Interval: scores of one run's questions -> a 95% interval.
+"""11. Interval: scores of one run's questions -> a 95% interval.
 
 Both kinds describe the choice of questions, not of seeds; `report` computes the latter.
 """

@@ -1,4 +1,4 @@
-"""11h. Judge: an LM behind any OpenAI-compatible endpoint -> judgements, each asked for once."""
+"""11. Judge: an LM behind any OpenAI-compatible endpoint -> judgements, each asked for once."""
 
 import ast
 import hashlib

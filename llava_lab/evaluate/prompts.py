@@ -1,4 +1,4 @@
-"""11m. Prompts: groups of questions -> batches of prompts, checked before anything is computed."""
+"""11. Prompts: groups of questions -> batches of prompts, checked before anything is computed."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -13,13 +13,13 @@ from llava_lab.core.verbs import listed
 from llava_lab.data.chat import IGNORE, VISUAL, Template, get_template
 from llava_lab.data.geometry import Layout
 from llava_lab.data.modules.image import Position, ViewLoader
-from llava_lab.data.packing import Batch, Row, Segment
+from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.rows import VideoPath
 from llava_lab.data.sample import Question
 from llava_lab.data.views.base import Views, verify_media
 from llava_lab.data.views.video import Frames
-from llava_lab.evaluate.groups import Group, placed
-from llava_lab.model.generate import Questions, Sampling
+from llava_lab.evaluate.groups import QuestionGroup, placed
+from llava_lab.model.generate import QuestionBatch, Sampling
 
 
 class Trees(Dataset):
@@ -36,7 +36,7 @@ class Trees(Dataset):
 
     def __init__(
         self,
-        groups: Sequence[Group],
+        groups: Sequence[QuestionGroup],
         template: Template,
         tokenizer: Any,
         loader: ViewLoader,
@@ -49,7 +49,7 @@ class Trees(Dataset):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, index: int) -> tuple[Row, Group]:
+    def __getitem__(self, index: int) -> tuple[EncodedSample, QuestionGroup]:
         group = self.groups[index]
         views, layouts = self.loader(group.images)
         prompts = [self.ids(question, group, layouts) for question in group.questions]
@@ -59,9 +59,9 @@ class Trees(Dataset):
         segments = [Segment(root, [IGNORE] * len(root))] if shared else []
         parent = 0 if shared else None
         segments += [Segment(leaf, [IGNORE] * len(leaf), parent) for leaf in leaves]
-        return Row(segments, views, layouts, group.questions[0].source), group
+        return EncodedSample(segments, views, layouts, group.questions[0].source), group
 
-    def ids(self, question: Question, group: Group, layouts: Sequence[Layout]) -> list[int]:
+    def ids(self, question: Question, group: QuestionGroup, layouts: Sequence[Layout]) -> list[int]:
         """Token ids of the prompt of one question of a group."""
         turn = placed(question, self.position, self.prompt)
         turns = self.loader.told([turn], group.images)
@@ -182,7 +182,7 @@ def beyond(
 
 def question_loader(
     model: Any,
-    groups: Sequence[Group],
+    groups: Sequence[QuestionGroup],
     views: Views,
     *,
     position: Position = "first",
@@ -231,9 +231,9 @@ def question_loader(
     trees.groups = [each for start in starts for each in groups[start : start + images_per_batch]]
     stop_ids = frozenset(trees.template.stop_ids(trees.tokenizer))
 
-    def collate(items: list[tuple[Row, Group]]) -> Questions:
+    def collate(items: list[tuple[EncodedSample, QuestionGroup]]) -> QuestionBatch:
         asked = [group for _, group in items]
-        return Questions(
+        return QuestionBatch(
             Batch.pack([row for row, _ in items]),
             [question.id for group in asked for question in group.questions],
             max_new_tokens,
@@ -256,7 +256,7 @@ def question_loader(
 
 def trees_of(
     model: Any,
-    groups: Sequence[Group],
+    groups: Sequence[QuestionGroup],
     views: Views,
     position: Position,
     prompt: str | None,

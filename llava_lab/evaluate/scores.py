@@ -1,4 +1,4 @@
-"""11e. Scores: the callback that keeps answers, scores them and shows a sheet of samples."""
+"""11. Scores: the callback that keeps answers, scores them and shows a sheet of samples."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from llava_lab.data.sample import Question
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule, Pass
 from llava_lab.evaluate.metrics.question import Score
 from llava_lab.evaluate.sheet import SheetItem, sheet
-from llava_lab.model.generate import Answers, Questions
+from llava_lab.model.generate import Answers, QuestionBatch
 
 SHOWN = 12
 Numbered = dict[int, dict[int, Any]]  # by test loader, then by a question's place in its file
@@ -62,7 +62,7 @@ class Scores(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Questions,
+        batch: QuestionBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:

@@ -1,4 +1,4 @@
-"""11f. Sheet: images with question, answer and prediction -> one picture to look through."""
+"""11. Sheet: images with question, answer and prediction -> one picture to look through."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class SheetItem:
 
 
 @dataclass(frozen=True)
-class Style:
+class SheetStyle:
     """Measures of a sheet that follow from the width of its cards, in pixels."""
 
     width: int
@@ -65,7 +65,7 @@ class Card:
     expected: list[str]
     predicted: list[str]
 
-    def height(self, style: Style) -> int:
+    def height(self, style: SheetStyle) -> int:
         """Height that the card needs, in pixels."""
         lines = len(self.question) + len(self.expected) + len(self.predicted)
         return style.inner + 3 * style.margin + lines * style.step + style.step // 2
@@ -109,17 +109,17 @@ def sheet(
     return picture
 
 
-def _style(width: int, file: Path | None) -> Style:
+def _style(width: int, file: Path | None) -> SheetStyle:
     size = max(11, width // 17)
     font = ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
     margin = max(8, width // 20)
     top, bottom = font.getbbox("Ayg|")[1::2]
     step = round(1.35 * (bottom - top))
     indent = round(max(font.getlength(label) for label in LABELS)) + step + margin // 4
-    return Style(width, margin, font, step, indent)
+    return SheetStyle(width, margin, font, step, indent)
 
 
-def _card(item: SheetItem, style: Style) -> Card:
+def _card(item: SheetItem, style: SheetStyle) -> Card:
     beside_label = style.inner - style.indent
     return Card(
         item,
@@ -150,7 +150,7 @@ def wrap(text: str, font: Font, width: float, max_lines: int) -> list[str]:
     return lines
 
 
-def _draw(card: Card, height: int, style: Style) -> Image.Image:
+def _draw(card: Card, height: int, style: SheetStyle) -> Image.Image:
     picture = Image.new("RGB", (style.width, height), CARD)
     picture.paste(_framed(card.item, style.inner), (style.margin, style.margin))
     draw = ImageDraw.Draw(picture)

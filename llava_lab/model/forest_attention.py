@@ -1,4 +1,4 @@
-"""9a. Forest attention: the attention function of a packed forest, and its cache of keys."""
+"""9. Forest attention: the attention function of a packed forest, and its cache of keys."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from llava_lab.data.forest import Forest
 ATTENTION = "llava_lab_forest"
 
 
-class Block(NamedTuple):
+class KeyBlock(NamedTuple):
     """Queries that are attended in one call, and the keys that hold everything they may see."""
 
     queries: slice
@@ -22,7 +22,7 @@ class Block(NamedTuple):
 
 
 @dataclass
-class Plan:
+class AttentionPlan:
     """How the tokens of one forward pass attend; handed to every layer's attention.
 
     Attributes:
@@ -37,26 +37,28 @@ class Plan:
         slots: Where the store puts this pass's keys [q].
     """
 
-    blocks: list[Block]
+    blocks: list[KeyBlock]
     query_segments: Tensor
     query_positions: Tensor
     key_segments: Tensor
     key_positions: Tensor
     kinship: Tensor
-    store: "Store | None" = None
+    store: "KeyValueCache | None" = None
     recall: bool = False
     slots: Tensor | None = None
     masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
 
     @classmethod
-    def whole(cls, forest: Forest, device: torch.device, store: "Store | None" = None) -> "Plan":
+    def whole(
+        cls, forest: Forest, device: torch.device, store: "KeyValueCache | None" = None
+    ) -> "AttentionPlan":
         """The plan of a pass over the whole forest."""
         blocks = []
         for tree in forest.trees:
             start, split, end = forest.starts[tree[0]], forest.end(tree[0]), forest.end(tree[-1])
-            blocks.append(Block(slice(start, split), slice(start, split), causal=True))
+            blocks.append(KeyBlock(slice(start, split), slice(start, split), causal=True))
             if split < end:
-                blocks.append(Block(slice(split, end), slice(start, end), causal=False))
+                blocks.append(KeyBlock(slice(split, end), slice(start, end), causal=False))
         segments, positions = forest.segments.to(device), forest.positions.to(device)
         kin = forest.kinship.to(device)
         slots = store.slots(forest).to(device) if store else None
@@ -73,7 +75,7 @@ class Plan:
             self.masks[index, window] = self._mask(self.blocks[index], window)
         return self.masks[index, window]
 
-    def _mask(self, block: Block, window: int | None) -> Tensor | None:
+    def _mask(self, block: KeyBlock, window: int | None) -> Tensor | None:
         here = self.query_positions[block.queries]
         if block.causal and (window is None or len(here) <= window):
             return None
@@ -83,7 +85,7 @@ class Plan:
         return seen if window is None else seen & (distance < window)
 
 
-class Store:
+class KeyValueCache:
     """Keys and values of a forest, with room for `reserve` more tokens in every leaf.
 
     Slots of a tree are contiguous, so that a later pass attends to a tree by a slice.
@@ -111,7 +113,7 @@ class Store:
         keys[:, :, slots], values[:, :, slots] = key, value
         return keys, values
 
-    def step(self, leaves: list[int], count: int, device: torch.device) -> Plan:
+    def step(self, leaves: list[int], count: int, device: torch.device) -> AttentionPlan:
         """The plan of a pass over one new token in each of `leaves`, each its `count`-th."""
         assert count < self.reserve, f"room for {self.reserve} new tokens only"
         slots = torch.tensor(
@@ -122,11 +124,11 @@ class Store:
             number = sum(segment in wanted for segment in tree)
             if number:
                 keys = slice(self.room.starts[tree[0]], self.room.end(tree[-1]))
-                blocks.append(Block(slice(begin, begin + number), keys, causal=False))
+                blocks.append(KeyBlock(slice(begin, begin + number), keys, causal=False))
                 begin += number
         segments, positions = self.room.segments.to(device), self.room.positions.to(device)
         slots = slots.to(device)
-        return Plan(
+        return AttentionPlan(
             blocks,
             segments[slots],
             positions[slots],
@@ -147,7 +149,7 @@ def forest_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    forest: Plan | None = None,
+    forest: AttentionPlan | None = None,
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:

@@ -1,4 +1,4 @@
-"""11a. Generate: questions about images -> answers, each image's prefix computed once."""
+"""9. Generate: questions about images -> answers, each image's prefix computed once."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llava_lab.data.forest import Forest
 from llava_lab.data.packing import Batch
-from llava_lab.model.forest_attention import Plan, Store
+from llava_lab.model.forest_attention import AttentionPlan, KeyValueCache
 
 if TYPE_CHECKING:
     from llava_lab.model.llava import Llava
@@ -48,7 +48,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Questions:
+class QuestionBatch:
     """A batch of questions: a tree an image, a leaf a question.
 
     Attributes:
@@ -72,7 +72,7 @@ class Questions:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> "Questions":
+    def to(self, device: torch.device, non_blocking: bool = False) -> "QuestionBatch":
         """The batch on another device."""
         return replace(self, batch=self.batch.to(device, non_blocking))
 
@@ -104,14 +104,14 @@ class Answers:
 
 
 @torch.no_grad()
-def answer(model: "Llava", questions: Questions) -> Answers:
+def answer(model: "Llava", questions: QuestionBatch) -> Answers:
     """Answers to all questions of a batch, one forward pass a new token for all of them."""
     batch, forest = questions.batch, questions.batch.forest
     if model.llm.attention == "padded":
         said = _without_store(model, questions)
     else:
-        store = Store(forest, questions.max_new_tokens)
-        plan = Plan.whole(forest, batch.ids.device, store)
+        store = KeyValueCache(forest, questions.max_new_tokens)
+        plan = AttentionPlan.whole(forest, batch.ids.device, store)
         hidden = model.llm(model.embed(batch), forest, plan)
         last = torch.tensor([forest.end(leaf) - 1 for leaf in forest.leaves])
         said = _decode(model, questions, store, hidden[last])
@@ -119,7 +119,9 @@ def answer(model: "Llava", questions: Questions) -> Answers:
     return Answers(questions.ids, texts, said)
 
 
-def _decode(model: "Llava", questions: Questions, store: Store, hidden: Tensor) -> list[list[int]]:
+def _decode(
+    model: "Llava", questions: QuestionBatch, store: KeyValueCache, hidden: Tensor
+) -> list[list[int]]:
     """Token by token; leaves that have ended drop out."""
     leaves = questions.batch.forest.leaves
     said: list[list[int]] = [[] for _ in leaves]
@@ -140,7 +142,7 @@ def _decode(model: "Llava", questions: Questions, store: Store, hidden: Tensor) 
     return said
 
 
-def _without_store(model: "Llava", questions: Questions) -> list[list[int]]:
+def _without_store(model: "Llava", questions: QuestionBatch) -> list[list[int]]:
     """The plain way, for LMs that the forest does not reach: every token recomputes all."""
     batch, forest = questions.batch, questions.batch.forest
     embeddings = model.embed(batch)
@@ -161,7 +163,7 @@ def _without_store(model: "Llava", questions: Questions) -> list[list[int]]:
     return said
 
 
-def _ended(model: "Llava", tokens: list[int], questions: Questions) -> bool:
+def _ended(model: "Llava", tokens: list[int], questions: QuestionBatch) -> bool:
     if not tokens:
         return False
     if tokens[-1] in questions.stop_ids:
@@ -170,7 +172,7 @@ def _ended(model: "Llava", tokens: list[int], questions: Questions) -> bool:
     return text is not None and text in model.llm.tokenizer.decode(tokens)
 
 
-def _text(model: "Llava", tokens: list[int], questions: Questions) -> str:
+def _text(model: "Llava", tokens: list[int], questions: QuestionBatch) -> str:
     kept = [token for token in tokens if token not in questions.stop_ids]
     text = str(model.llm.tokenizer.decode(kept, skip_special_tokens=True))
     if questions.stop_string is not None:

@@ -13,7 +13,7 @@ from llava_lab.data.views.base import Views
 from llava_lab.model.arrange import Newline, arrange
 from llava_lab.model.connector.base import Connector
 from llava_lab.model.encoder.base import Encoder
-from llava_lab.model.generate import Answers, Questions, answer
+from llava_lab.model.generate import Answers, QuestionBatch, answer
 from llava_lab.model.llm import CausalLM
 from llava_lab.model.pool import connect
 from llava_lab.model.splice import splice
@@ -126,7 +126,7 @@ class Llava(LightningModule):
         assert self.optimizers_of_stage is not None, "a stage sets the optimizer"
         return self.optimizers_of_stage()
 
-    def predict_step(self, batch: Questions, index: int, dataloader_idx: int = 0) -> Answers:
+    def predict_step(self, batch: QuestionBatch, index: int, dataloader_idx: int = 0) -> Answers:
         """Greedy answers to a batch of questions."""
         return answer(self, batch)
 

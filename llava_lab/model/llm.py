@@ -1,4 +1,4 @@
-"""9b. LM: embeddings of a packed row [t, d] -> hidden states [t, d] -> logits where needed."""
+"""9. LM: embeddings of a packed row [t, d] -> hidden states [t, d] -> logits where needed."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from llava_lab.data.forest import Forest
 from llava_lab.model.encoder.tower import first_line, refuse_depth
-from llava_lab.model.forest_attention import ATTENTION, Plan
+from llava_lab.model.forest_attention import ATTENTION, AttentionPlan
 from llava_lab.model.weights import (
     check_values,
     load_part,
@@ -154,7 +154,9 @@ class CausalLM(nn.Module):
         """Embeddings [t, d] of token ids [t]; visual placeholders get those of token 0."""
         return self.model.get_input_embeddings()(ids.clamp(min=0))
 
-    def forward(self, embeddings: Tensor, forest: Forest, plan: Plan | None = None) -> Tensor:
+    def forward(
+        self, embeddings: Tensor, forest: Forest, plan: AttentionPlan | None = None
+    ) -> Tensor:
         """Last hidden states [t, d] of the packed row.
 
         Args:
@@ -164,7 +166,7 @@ class CausalLM(nn.Module):
         """
         if self.attention == "padded":
             return self._padded(embeddings, forest)
-        plan = plan or Plan.whole(forest, embeddings.device)
+        plan = plan or AttentionPlan.whole(forest, embeddings.device)
         output = self.model.get_decoder()(
             inputs_embeds=embeddings[None],
             position_ids=plan.query_positions[None],

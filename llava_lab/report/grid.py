@@ -1,4 +1,4 @@
-"""12d. Grid: headed columns of text -> rich, Markdown."""
+"""12. Grid: headed columns of text -> rich, Markdown."""
 
 from dataclasses import dataclass, field
 

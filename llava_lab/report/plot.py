@@ -1,4 +1,4 @@
-"""12g. Plot: a sweep's finished points -> a picture of scores against tokens or other scores."""
+"""12. Plot: a sweep's finished points -> a picture of scores against tokens or other scores."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from typing import Any
 
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.rows import Estimate
-from llava_lab.report.sweep import Group, differences, held_out, scores, tokens
+from llava_lab.report.sweep import PointRuns, differences, held_out, scores, tokens
 
 
 def plot(
     sweep: Sweep,
-    found: list[Group],
+    found: list[PointRuns],
     out: Path,
     drawn: Sequence[str] = (),
     x: str | None = None,
@@ -82,7 +82,7 @@ def plot(
     figure.savefig(out, dpi=120)
 
 
-def _more_than(sweep: Sweep, found: list[Group], against: str) -> list[dict[str, Estimate]]:
+def _more_than(sweep: Sweep, found: list[PointRuns], against: str) -> list[dict[str, Estimate]]:
     """What can be drawn of each combination's difference; that from itself is none."""
     more = {
         str(labels): {f"{benchmark}/{score}": each for (benchmark, score), each in values.items()}
@@ -91,7 +91,7 @@ def _more_than(sweep: Sweep, found: list[Group], against: str) -> list[dict[str,
     return [more.get(str(labels), {}) for labels, _ in found]
 
 
-def _numbers(group: Group) -> dict[str, Estimate]:
+def _numbers(group: PointRuns) -> dict[str, Estimate]:
     """What can be drawn of a combination, by name."""
     found = {f"{row.benchmark}/{row.score}": row.value for row in scores(group)}
     return found | held_out(group[1])

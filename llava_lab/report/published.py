@@ -1,4 +1,4 @@
-"""12c. Published: the papers' own numbers, each with its source."""
+"""12. Published: the papers' own numbers, each with its source."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""12b. Rows: results of one run, or of several seeds -> scores with intervals."""
+"""12. Rows: results of one run, or of several seeds -> scores with intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
-from llava_lab.report.runs import Run
+from llava_lab.report.runs import RunResults
 
 BLIND = "blind_"
 NONE = "–"  # what was not measured
@@ -25,7 +25,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One score of a benchmark, as fractions.
 
     Attributes:
@@ -47,7 +47,7 @@ class Row:
     margin: Estimate | None
 
 
-def run_rows(results: dict[str, Any]) -> list[Row]:
+def run_rows(results: dict[str, Any]) -> list[ScoreRow]:
     """Scores of one run; the intervals are over questions.
 
     The margin's interval joins the two scores' own (Newcombe's square-and-add) as if the two
@@ -59,11 +59,11 @@ def run_rows(results: dict[str, Any]) -> list[Row]:
             value = _estimate(scores[name])
             blind = _estimate(scores[BLIND + name]) if BLIND + name in scores else None
             margin = difference(value, blind) if blind else None
-            rows.append(Row(benchmark, name, scores[name]["n"], 1, value, blind, margin))
+            rows.append(ScoreRow(benchmark, name, scores[name]["n"], 1, value, blind, margin))
     return rows
 
 
-def seed_rows(runs: Sequence[Run]) -> list[Row]:
+def seed_rows(runs: Sequence[RunResults]) -> list[ScoreRow]:
     """Mean scores of runs that differ in their seed; the intervals are t-intervals over runs.
 
     All runs must have answered the same benchmarks.
@@ -81,7 +81,7 @@ def seed_rows(runs: Sequence[Run]) -> list[Row]:
         margins = [row.margin.value for row in rows if row.margin]
         blind = over_seeds(blinds) if blinds else None
         margin = over_seeds(margins) if margins else None
-        found.append(Row(*key, first.n, len(rows), value, blind, margin))
+        found.append(ScoreRow(*key, first.n, len(rows), value, blind, margin))
     return found
 
 
@@ -145,7 +145,9 @@ def plus_minus(estimate: Estimate | None) -> str:
 Key = tuple[str, str]
 
 
-def _same_questions(one: Run, rows: dict[Key, Row], other: Run, others: dict[Key, Row]) -> None:
+def _same_questions(
+    one: RunResults, rows: dict[Key, ScoreRow], other: RunResults, others: dict[Key, ScoreRow]
+) -> None:
     for key in {**rows, **others}:
         row, beside = rows.get(key), others.get(key)
         counts = [each.n if each else 0 for each in (row, beside)]

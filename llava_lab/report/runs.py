@@ -1,4 +1,4 @@
-"""12a. Runs: folders and files -> the checked contents of their results.json."""
+"""12. Runs: folders and files -> the checked contents of their results.json."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ SCORE = ("value", "ci95", "n")
 
 
 @dataclass(frozen=True)
-class Run:
+class RunResults:
     """A finished run: the file and what it says."""
 
     path: Path
@@ -71,7 +71,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read(path: Path) -> Run:
+def read(path: Path) -> RunResults:
     """Read one results file; what scores need is there, or the message names what is not."""
     results = read_record(path, {}, "`fit` the run again to rewrite it.")
     _need(results, KEYS, f"{path}")
@@ -95,7 +95,7 @@ def read(path: Path) -> Run:
                 where = f"{path}: benchmarks, {benchmark}"
                 raise ValueError(f"{where}: {metric}, but no {seen} beside it")
             _check_score(score, f"{path}: benchmarks, {benchmark}, {metric}")
-    return Run(path, results)
+    return RunResults(path, results)
 
 
 def _check_score(score: Any, where: str) -> None:

@@ -1,4 +1,4 @@
-"""12f. Sweep: its finished points -> a row each, and what each has more than one of them."""
+"""12. Sweep: its finished points -> a row each, and what each has more than one of them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,25 +8,25 @@ from llava_lab.report.grid import Grid
 from llava_lab.report.rows import (
     NONE,
     Estimate,
-    Row,
+    ScoreRow,
     difference,
     over_seeds,
     plus_minus,
     run_rows,
     seed_rows,
 )
-from llava_lab.report.runs import Run, read
+from llava_lab.report.runs import RunResults, read
 
-Group = tuple[dict[str, str], list[Run]]
+PointRuns = tuple[dict[str, str], list[RunResults]]
 
 
-def finished_groups(sweep: Sweep, runs: Path, more: Sequence[str] = ()) -> list[Group]:
+def finished_groups(sweep: Sweep, runs: Path, more: Sequence[str] = ()) -> list[PointRuns]:
     """Labels of every combination that has results, with its seeds' runs.
 
     Raises:
         ValueError: If no point is finished.
     """
-    found: dict[str, Group] = {}
+    found: dict[str, PointRuns] = {}
     for point, results in sweep.finished(runs, more):
         group = found.setdefault(str(point.labels), (point.labels, []))
         group[1].append(read(results))
@@ -38,13 +38,13 @@ def finished_groups(sweep: Sweep, runs: Path, more: Sequence[str] = ()) -> list[
     return list(found.values())
 
 
-def scores(group: Group) -> list[Row]:
+def scores(group: PointRuns) -> list[ScoreRow]:
     """Scores of one combination: means over seeds, or the one run's own."""
     runs = group[1]
     return seed_rows(runs) if len(runs) > 1 else run_rows(runs[0].results)
 
 
-def held_out(runs: list[Run]) -> dict[str, Estimate]:
+def held_out(runs: list[RunResults]) -> dict[str, Estimate]:
     """Numbers of the last stage's held-out rows, "dpo/kl": means over seeds."""
     stages = [run.results["stages"][-1] for run in runs if run.results["stages"]]
     found = {}
@@ -55,7 +55,7 @@ def held_out(runs: list[Run]) -> dict[str, Estimate]:
     return found
 
 
-def held_out_grids(sweep: Sweep, found: list[Group]) -> Iterator[Grid]:
+def held_out_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
     """A table of the held-out rows' numbers, for each stage that is some point's last."""
     rows: dict[str, list[list[str]]] = {}
     heads: dict[str, list[str]] = {}
@@ -75,7 +75,7 @@ def held_out_grids(sweep: Sweep, found: list[Group]) -> Iterator[Grid]:
         yield Grid(title, [*sweep.axes, "seeds", *heads[stage]], body, notes, names=len(sweep.axes))
 
 
-def sweep_grids(sweep: Sweep, found: list[Group]) -> Iterator[Grid]:
+def sweep_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
     """For each benchmark a table with a row a combination."""
     rows = [scores(group) for group in found]
     missing = len(sweep.points()) - sum(len(group[1]) for group in found)
@@ -108,7 +108,7 @@ def sweep_grids(sweep: Sweep, found: list[Group]) -> Iterator[Grid]:
 
 
 def differences(
-    sweep: Sweep, found: list[Group], base: str
+    sweep: Sweep, found: list[PointRuns], base: str
 ) -> list[tuple[dict[str, str], int, dict[tuple[str, str], Estimate]]]:
     """Of every other combination its labels, seeds, and what it has more than the one of this name.
 
@@ -140,7 +140,7 @@ def differences(
     return every
 
 
-def difference_grids(sweep: Sweep, found: list[Group], base: str) -> Iterator[Grid]:
+def difference_grids(sweep: Sweep, found: list[PointRuns], base: str) -> Iterator[Grid]:
     """For each benchmark, what every other combination has more than the one of this name."""
     rows: dict[str, list[tuple[list[str], dict[str, str]]]] = {}
     for labels, seeds, more in differences(sweep, found, base):
@@ -158,7 +158,7 @@ def difference_grids(sweep: Sweep, found: list[Group], base: str) -> Iterator[Gr
         yield Grid(title, [*sweep.axes, "seeds", *names], body, notes, names=len(sweep.axes))
 
 
-def _values(run: Run) -> dict[tuple[str, str], Estimate]:
+def _values(run: RunResults) -> dict[tuple[str, str], Estimate]:
     return {(row.benchmark, row.score): row.value for row in run_rows(run.results)}
 
 
@@ -175,16 +175,16 @@ def _signed(more: Estimate) -> str:
     return f"{100 * more.value:+.1f} ± {50 * (more.high - more.low):.1f}{star}"
 
 
-def tokens(runs: list[Run], benchmark: str) -> float:
+def tokens(runs: list[RunResults], benchmark: str) -> float:
     """Mean of a benchmark's visual tokens before a question."""
     return sum(run.visual_tokens(benchmark) for run in runs) / len(runs)
 
 
-def cost(runs: list[Run], key: str) -> float:
+def cost(runs: list[RunResults], key: str) -> float:
     """Mean of one cost of some runs."""
     return sum(run.results["cost"][key] for run in runs) / len(runs)
 
 
-def seconds(runs: list[Run]) -> float:
+def seconds(runs: list[RunResults]) -> float:
     """Mean time of training all of a run's stages, those that another run trained included."""
     return sum(stage["seconds"] for run in runs for stage in run.results["stages"]) / len(runs)

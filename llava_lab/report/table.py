@@ -1,4 +1,4 @@
-"""12e. Table: runs -> tables of scores, stages and cost, and the published rows apart from them."""
+"""12. Table: runs -> tables of scores, stages and cost, and the published rows apart from them."""
 
 import csv
 import sys
@@ -15,8 +15,8 @@ from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.grid import Grid, to_markdown, to_rich
 from llava_lab.report.plot import plot
 from llava_lab.report.published import published
-from llava_lab.report.rows import NONE, Row, bracketed, plus_minus, run_rows, seed_rows
-from llava_lab.report.runs import Run, find, read
+from llava_lab.report.rows import NONE, ScoreRow, bracketed, plus_minus, run_rows, seed_rows
+from llava_lab.report.runs import RunResults, find, read
 from llava_lab.report.sweep import (
     difference_grids,
     finished_groups,
@@ -137,18 +137,18 @@ def results_tables(results: dict[str, Any]) -> list[Table]:
     return [results_table(results), to_rich(stages_grid(results)), to_rich(cost_grid(results))]
 
 
-def seeds_table(runs: Sequence[Run]) -> Table:
+def seeds_table(runs: Sequence[RunResults]) -> Table:
     """Draw the mean scores of several seeds of one experiment."""
     return to_rich(seeds_grid(runs))
 
 
-def grouped(runs: Sequence[Run]) -> list[list[Run]]:
+def grouped(runs: Sequence[RunResults]) -> list[list[RunResults]]:
     """Put runs together that differ in nothing but the seed; every other run stays alone.
 
     Points of a sweep share experiment and scale, but are not seeds of one thing: the recipe must
     agree as well, and no seed may occur twice.
     """
-    alike: list[list[Run]] = []
+    alike: list[list[RunResults]] = []
     for run in runs:
         for group in alike:
             if _name(run) == _name(group[0]) and run.recipe() == group[0].recipe():
@@ -156,18 +156,18 @@ def grouped(runs: Sequence[Run]) -> list[list[Run]]:
                 break
         else:
             alike.append([run])
-    groups: list[list[Run]] = []
+    groups: list[list[RunResults]] = []
     for group in alike:
         seeds = {run.results["seed"] for run in group}
         groups += [group] if len(seeds) == len(group) else [[run] for run in group]
     return groups
 
 
-def _name(run: Run) -> tuple[str, str]:
+def _name(run: RunResults) -> tuple[str, str]:
     return run.results["experiment"], run.results["scale"]
 
 
-def all_grids(groups: Sequence[Sequence[Run]], paper: Path) -> Iterator[Grid]:
+def all_grids(groups: Sequence[Sequence[RunResults]], paper: Path) -> Iterator[Grid]:
     """Tables of every group, then the published ones of every experiment among them."""
     names = [_name(group[0]) for group in groups]
     for group, name in zip(groups, names, strict=True):
@@ -200,7 +200,7 @@ def score_grid(results: dict[str, Any], path: Path | None = None) -> Grid:
     return Grid(title + (f" ({path})" if path else ""), HEADERS, rows, notes, names=2)
 
 
-def seeds_grid(runs: Sequence[Run]) -> Grid:
+def seeds_grid(runs: Sequence[RunResults]) -> Grid:
     """Mean scores of several seeds, with intervals over seeds."""
     rows = [
         [row.benchmark, row.score, str(row.n), *map(plus_minus, (row.value, row.blind, row.margin))]
@@ -305,7 +305,7 @@ def published_grids(experiment: str, paper: Path) -> list[Grid]:
     return grids
 
 
-def write_csv(groups: Sequence[Sequence[Run]]) -> None:
+def write_csv(groups: Sequence[Sequence[RunResults]]) -> None:
     """Print every group's scores as fractions; empty where nothing was measured."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     ends = [
@@ -322,7 +322,7 @@ def write_csv(groups: Sequence[Sequence[Run]]) -> None:
             writer.writerow([*names, over, *numbers(row)])
 
 
-def numbers(row: Row) -> list[float | str]:
+def numbers(row: ScoreRow) -> list[float | str]:
     """Value, low and high of a row's three estimates."""
     found: list[float | str] = []
     for estimate in (row.value, row.blind, row.margin):

@@ -30,9 +30,9 @@ from llava_lab.data.fields import read_id, read_media
 from llava_lab.data.keys import CAPTION_KEYS
 from llava_lab.data.rows import (
     VIDEO_FILES,
+    FileRow,
     ImageFolder,
     Refused,
-    Row,
     VideoPath,
     frame_files,
     read_rows,
@@ -46,7 +46,7 @@ TRIES = 3  # how often an engine is asked that does not answer
 
 
 @dataclass(frozen=True)
-class Item:
+class CaptionInput:
     """One input.
 
     Attributes:
@@ -68,7 +68,9 @@ class Item:
 class Engine(Protocol):
     """What captions: yields pairs of item and text in any order, and what could not be done."""
 
-    def __call__(self, items: Sequence[Item]) -> Iterator[tuple[Item, str | Exception]]:
+    def __call__(
+        self, items: Sequence[CaptionInput]
+    ) -> Iterator[tuple[CaptionInput, str | Exception]]:
         """Caption all items."""
         ...
 
@@ -148,7 +150,7 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index), int(number)
 
 
-def read_items(inputs: Path, images: Path | None) -> list[Item]:
+def read_items(inputs: Path, images: Path | None) -> list[CaptionInput]:
     """Inputs in order: images and videos of a folder by name, or rows of a file with one each.
 
     Raises:
@@ -172,7 +174,7 @@ def read_items(inputs: Path, images: Path | None) -> list[Item]:
     return items
 
 
-def _file(path: Path, folder: Path) -> Item:
+def _file(path: Path, folder: Path) -> CaptionInput:
     """The input that a file of a folder is."""
     name = str(path.relative_to(folder))
     try:
@@ -180,10 +182,10 @@ def _file(path: Path, folder: Path) -> Item:
     except UnicodeEncodeError:
         shown = os.fsencode(name)
         raise ValueError(f"{folder}: file name {shown!r} is not UTF-8; rename it") from None
-    return Item(name, name, VideoPath(path) if path.suffix.lower() in VIDEO_FILES else path)
+    return CaptionInput(name, name, VideoPath(path) if path.suffix.lower() in VIDEO_FILES else path)
 
 
-def _item(row: Row, folder: ImageFolder) -> Item:
+def _item(row: FileRow, folder: ImageFolder) -> CaptionInput:
     """The input that a row names."""
     values = row.value if isinstance(row.value, dict) else {}
     try:
@@ -196,11 +198,11 @@ def _item(row: Row, folder: ImageFolder) -> Item:
         name = names[0] if values.get("id") is None else read_id(values, "id")
     except Refused as problem:
         raise ValueError(f"{row.place}: {problem}") from None
-    return Item(name, names[0], path if video is None else VideoPath(path))
+    return CaptionInput(name, names[0], path if video is None else VideoPath(path))
 
 
 def caption(
-    items: Sequence[Item], engine: Engine, prompt: str | None, out: Path, asked: str
+    items: Sequence[CaptionInput], engine: Engine, prompt: str | None, out: Path, asked: str
 ) -> None:
     """Caption what the journal does not hold yet, then write the output.
 
@@ -248,7 +250,7 @@ def caption(
     journal.path.unlink()
 
 
-def row_of(item: Item, prompt: str | None, said: Any) -> dict[str, Any]:
+def row_of(item: CaptionInput, prompt: str | None, said: Any) -> dict[str, Any]:
     """The row of an input and its caption."""
     return {
         "id": item.id,
@@ -269,7 +271,7 @@ def unreadable(row: dict[str, Any]) -> str | None:
     return None
 
 
-def prompt_of(item: Item, prompt: str | None) -> str:
+def prompt_of(item: CaptionInput, prompt: str | None) -> str:
     """What is asked of an input."""
     return PROMPT.format(kind=item.kind) if prompt is None else prompt
 
@@ -304,7 +306,9 @@ class LocalEngine:
         self.max_new_tokens, self.images_per_batch = max_new_tokens, images_per_batch
         self.frames, self.stride = frames, stride
 
-    def __call__(self, items: Sequence[Item]) -> Iterator[tuple[Item, str | Exception]]:
+    def __call__(
+        self, items: Sequence[CaptionInput]
+    ) -> Iterator[tuple[CaptionInput, str | Exception]]:
         """Caption all items, batch by batch."""
         if not items:
             return
@@ -327,7 +331,7 @@ class LocalEngine:
             else:
                 yield from zip(batch, said, strict=True)
 
-    def _ask(self, model: Any, views: Any, items: Sequence[Item]) -> list[str]:
+    def _ask(self, model: Any, views: Any, items: Sequence[CaptionInput]) -> list[str]:
         from llava_lab.serve.commands import answer_questions
 
         questions = [
@@ -374,11 +378,13 @@ class RemoteEngine:
         self.engine = ChatEngine(url, model, in_flight)
         self.prompt, self.stop, self.max_new_tokens = prompt, stop, max_new_tokens
 
-    def __call__(self, items: Sequence[Item]) -> Iterator[tuple[Item, str | Exception]]:
+    def __call__(
+        self, items: Sequence[CaptionInput]
+    ) -> Iterator[tuple[CaptionInput, str | Exception]]:
         """Caption all items, as answers come."""
         return self.engine.each(self._ask, items)
 
-    def _ask(self, item: Item) -> str:
+    def _ask(self, item: CaptionInput) -> str:
         # A folder of frames goes as so many pictures.
         frames = item.path.is_dir()
         kind = "image_url" if item.kind == "image" or frames else "video_url"

@@ -23,7 +23,7 @@ from llava_lab.core.verbs import (
 from llava_lab.data.chat import IGNORE, get_template
 from llava_lab.data.media.clip import VideoPath
 from llava_lab.data.modules.image import ViewLoader
-from llava_lab.data.packing import Batch, Row, Segment
+from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.rows import read_rows
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question, Turn, read_questions
 from llava_lab.data.views.base import Views
@@ -37,7 +37,7 @@ from llava_lab.evaluate.prompts import (
     trees_of,
     unaskable,
 )
-from llava_lab.model.generate import Questions, answer
+from llava_lab.model.generate import QuestionBatch, answer
 from llava_lab.model.llava import Llava
 
 
@@ -228,10 +228,10 @@ def talk(
         ids = template.prompt(told, tokenizer, [each.tokens for each in layouts], "the chat")
         if problem := beyond(ids, images, layouts, show, model.llm.context, max_new_tokens):
             raise ValueError(f"the chat, question {len(turns) // 2 + 1}: {problem}")
-        row = Row([Segment(ids, [IGNORE] * len(ids))], pixels, layouts, "the chat")
+        row = EncodedSample([Segment(ids, [IGNORE] * len(ids))], pixels, layouts, "the chat")
         stops = frozenset(template.stop_ids(tokenizer))
         batch = Batch.pack([row])
-        asked = Questions(batch, ["chat"], max_new_tokens, stops, template.stop_string)
+        asked = QuestionBatch(batch, ["chat"], max_new_tokens, stops, template.stop_string)
         turns.append(Turn("assistant", answer(model, asked.to(_device(model))).texts[0]))
         print(f"assistant: {turns[-1].text}")
 

@@ -11,7 +11,7 @@ from urllib3.util import Retry
 
 from llava_lab.core.strict_json import parse
 
-Item = TypeVar("Item")
+Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 # An engine that restarts is back within a minute or so: 0.5 + 1 + 2 + ... seconds between tries.
@@ -110,14 +110,14 @@ class ChatEngine:
         return text.replace(self.key, "***") if self.key else text
 
     def each(
-        self, ask: Callable[[Item], Result], items: Iterable[Item]
-    ) -> Iterator[tuple[Item, Result | Exception]]:
+        self, ask: Callable[[Request], Result], items: Iterable[Request]
+    ) -> Iterator[tuple[Request, Result | Exception]]:
         """What `ask` makes of every item, `in_flight` at once, as they are done.
 
         An OSError or a ValueError is yielded in place of a result; the others go on.
         """
         waiting = iter(items)
-        asked: dict[Future[Result], Item] = {}
+        asked: dict[Future[Result], Request] = {}
         with ThreadPoolExecutor(self.in_flight) as pool:
             while True:
                 for item in waiting:

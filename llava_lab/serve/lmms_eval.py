@@ -1,4 +1,4 @@
-"""13i. lmms-eval: its requests -> greedy answers of any model of ours, as `--model llava_lab`.
+"""lmms-eval: its requests -> greedy answers of any model of ours, as `--model llava_lab`.
 
 Found by lmms-eval as an entry point of this package, where both are installed in one environment.
 Questions that share a picture or a video are answered together, as in `answer`; what cannot be

@@ -1,1 +1,1 @@
-"""0. World: a seed -> pictures, conversations and questions in the official file formats."""
+"""World: a seed -> pictures, conversations and questions in the official file formats."""

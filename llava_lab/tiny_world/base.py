@@ -1,4 +1,4 @@
-"""0j. World: a folder of files made from a seed, whole or not at all."""
+"""World: a folder of files made from a seed, whole or not at all."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""0b. Draw: a Scene -> its picture, at native size."""
+"""Draw: a Scene -> its picture, at native size."""
 
 import math
 import random
@@ -6,7 +6,7 @@ from functools import cache
 
 from PIL import Image, ImageDraw
 
-from llava_lab.tiny_world.scene import Item, Scene, Sign
+from llava_lab.tiny_world.scene import Scene, SceneObject, Sign
 
 RGB = {
     "red": (212, 30, 38),
@@ -62,7 +62,7 @@ def _background(scene: Scene) -> Image.Image:
     return coarse.resize((scene.width, scene.height), Image.Resampling.BICUBIC)
 
 
-def _draw_item(picture: Image.Image, item: Item) -> None:
+def _draw_item(picture: Image.Image, item: SceneObject) -> None:
     mask = _shape_mask(item.shape, item.pixels)
     corner = (item.center[0] - item.pixels // 2, item.center[1] - item.pixels // 2)
     picture.paste(RGB[item.color], corner, mask)

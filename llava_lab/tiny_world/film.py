@@ -1,4 +1,4 @@
-"""0i. Film: a random generator -> what a video shows over time, and what can be asked about it."""
+"""Film: a random generator -> what a video shows over time, and what can be asked about it."""
 
 import random
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from llava_lab.tiny_world.draw import render
-from llava_lab.tiny_world.question import Question, article, ask_existence
+from llava_lab.tiny_world.question import QA, article, ask_existence
 from llava_lab.tiny_world.scene import (
     BACKGROUNDS,
     COLORS,
@@ -18,8 +18,8 @@ from llava_lab.tiny_world.scene import (
     LARGE_SIGN_SHARE,
     SHAPES,
     SMALL_GLYPH_PIXELS,
-    Item,
     Scene,
+    SceneObject,
     Sign,
 )
 
@@ -58,12 +58,12 @@ class Shown:
         goal: Where it moves in that time, or None.
     """
 
-    what: Item | Sign
+    what: SceneObject | Sign
     start: float
     end: float
     goal: tuple[int, int] | None = None
 
-    def at(self, time: float) -> Item | Sign:
+    def at(self, time: float) -> SceneObject | Sign:
         """What it is at a time while it is there."""
         if self.goal is None:
             return self.what
@@ -87,12 +87,12 @@ class Film:
     frames: int
     empty: Scene
     shown: tuple[Shown, ...]
-    questions: tuple[Question, ...]
+    questions: tuple[QA, ...]
 
     @property
-    def items(self) -> tuple[Item, ...]:
+    def items(self) -> tuple[SceneObject, ...]:
         """Its objects, each once, in the order of `shown`."""
-        return tuple(dict.fromkeys(e.what for e in self.shown if isinstance(e.what, Item)))
+        return tuple(dict.fromkeys(e.what for e in self.shown if isinstance(e.what, SceneObject)))
 
     def pictures(self) -> Iterator[Image.Image]:
         """The frames in order; a frame like the one before it is drawn once."""
@@ -107,7 +107,7 @@ class Film:
     def scene(self, time: float) -> Scene:
         """What is there after a share of the film."""
         there = [each.at(time) for each in self.shown if each.start <= time < each.end]
-        items = tuple(each for each in there if isinstance(each, Item))
+        items = tuple(each for each in there if isinstance(each, SceneObject))
         signs = [each for each in there if isinstance(each, Sign)]
         return replace(self.empty, items=items, sign=signs[0] if signs else None)
 
@@ -121,7 +121,7 @@ def sample_film(rng: random.Random) -> Film:
     chosen = rng.sample(ACTS, ACTS_A_FILM)
     acts = [act for act in ACTS if act in chosen]
     shown: list[Shown] = []
-    questions: list[Question] = []
+    questions: list[QA] = []
     cells = list(range(9))
     if "motion" in acts:
         question, moving, line = _motion(rng, shapes.pop())
@@ -145,7 +145,7 @@ def sample_film(rng: random.Random) -> Film:
     return Film(frames, empty, tuple(shown), tuple(questions))
 
 
-def ask_all(film: Film, rng: random.Random) -> list[Question]:
+def ask_all(film: Film, rng: random.Random) -> list[QA]:
     """The film's questions and the colors of all its objects, in any order.
 
     Any question may come first, since those who ask of a film later ask one alone.
@@ -155,9 +155,9 @@ def ask_all(film: Film, rng: random.Random) -> list[Question]:
     return rng.sample(list(asked.values()), len(asked))
 
 
-def ask_color(item: Item) -> Question:
+def ask_color(item: SceneObject) -> QA:
     """Ask what color an object is."""
-    return Question(
+    return QA(
         "detail",
         f"What color is the {item.shape}?",
         item.color,
@@ -167,10 +167,10 @@ def ask_color(item: Item) -> Question:
     )
 
 
-def ask_order(first: Item, second: Item, rng: random.Random) -> Question:
+def ask_order(first: SceneObject, second: SceneObject, rng: random.Random) -> QA:
     """Ask which of two objects is there first, naming them in any order."""
     named = rng.sample((first.shape, second.shape), 2)
-    return Question(
+    return QA(
         "order",
         f"What is there first, the {named[0]} or the {named[1]}?",
         first.shape,
@@ -194,7 +194,7 @@ def all_true(film: Film) -> list[str]:
     starts: dict[str, list[float]] = {}
     moving = {each.what for each in film.shown if each.goal is not None}
     for each in film.shown:
-        if isinstance(each.what, Item):
+        if isinstance(each.what, SceneObject):
             starts.setdefault(each.what.name, []).append(each.start)
             if each.what not in moving:
                 sentences.append(say_detail(each.what.name))
@@ -205,7 +205,7 @@ def all_true(film: Film) -> list[str]:
     return list(dict.fromkeys(sentences))
 
 
-def ask_presence(film: Film, rng: random.Random) -> Question:
+def ask_presence(film: Film, rng: random.Random) -> QA:
     """Ask whether an object is in the film: POPE's questions, half of them about absent ones.
 
     In the words that ask it of pictures, which is where training asks it: a tiny model says yes to
@@ -258,7 +258,7 @@ def _invented(sentence: str, named: re.Match[str], film: Film, rng: random.Rando
     return sentence[: named.start()] + name + sentence[named.end() :]
 
 
-def _untrue(question: Question, rng: random.Random) -> str:
+def _untrue(question: QA, rng: random.Random) -> str:
     """The question's sentence, with another answer."""
     sentence, answer = question.sentence, question.answer
     if question.type == "order":
@@ -275,11 +275,11 @@ def _untrue(question: Question, rng: random.Random) -> str:
     return f"{sentence.removesuffix(f'{answer}.')}{other}."
 
 
-def _motion(rng: random.Random, shape: str) -> tuple[Question, Shown, tuple[int, ...]]:
+def _motion(rng: random.Random, shape: str) -> tuple[QA, Shown, tuple[int, ...]]:
     way = rng.choice(sorted(LINES))
     line = rng.choice(LINES[way])
     item = _item(rng, shape, line[0])
-    question = Question(
+    question = QA(
         "motion",
         f"Does the {shape} move left, right, up or down?",
         way,
@@ -292,7 +292,7 @@ def _motion(rng: random.Random, shape: str) -> tuple[Question, Shown, tuple[int,
 
 def _order(
     rng: random.Random, first: str, second: str, cell: int, other: int
-) -> tuple[Question, list[Shown]]:
+) -> tuple[QA, list[Shown]]:
     starts = sorted(rng.uniform(0, 1 - 2 * ORDER_SHARE) for _ in range(2))
     starts[1] += ORDER_SHARE
     items = [_item(rng, first, cell), _item(rng, second, other)]
@@ -302,13 +302,13 @@ def _order(
     return ask_order(items[0], items[1], rng), shown
 
 
-def _count(rng: random.Random, shape: str, cell: int) -> tuple[Question, list[Shown]]:
+def _count(rng: random.Random, shape: str, cell: int) -> tuple[QA, list[Shown]]:
     times = rng.randint(1, MOST_TIMES)
     slots = rng.sample(range(MOST_TIMES + 1), times)
     width = 1 / (MOST_TIMES + 1)
     item = _item(rng, shape, cell)
     shown = [Shown(item, (slot + 0.2) * width, (slot + 0.8) * width) for slot in slots]
-    question = Question(
+    question = QA(
         "count",
         f"How many times is there a {shape}?",
         str(times),
@@ -319,19 +319,19 @@ def _count(rng: random.Random, shape: str, cell: int) -> tuple[Question, list[Sh
     return question, shown
 
 
-def _detail(rng: random.Random, shape: str, cell: int) -> tuple[Question, list[Shown]]:
+def _detail(rng: random.Random, shape: str, cell: int) -> tuple[QA, list[Shown]]:
     item = _item(rng, shape, cell)
     start = rng.uniform(0, 1 - DETAIL_SHARE)
     question = replace(ask_color(item), sentence=say_detail(item.name))
     return question, [Shown(item, start, start + DETAIL_SHARE)]
 
 
-def _reading(rng: random.Random, cell: int) -> tuple[Question, list[Shown]]:
+def _reading(rng: random.Random, cell: int) -> tuple[QA, list[Shown]]:
     large = rng.random() < LARGE_SIGN_SHARE
     pixels = rng.randint(*(LARGE_GLYPH_PIXELS if large else SMALL_GLYPH_PIXELS))
     sign = Sign(rng.choice(GLYPHS), large, cell, _middle(cell), pixels)
     start = rng.uniform(0, 1 - READING_SHARE)
-    question = Question(
+    question = QA(
         "reading",
         "What does the sign say?",
         sign.glyph,
@@ -342,9 +342,9 @@ def _reading(rng: random.Random, cell: int) -> tuple[Question, list[Shown]]:
     return question, [Shown(sign, start, start + READING_SHARE)]
 
 
-def _item(rng: random.Random, shape: str, cell: int) -> Item:
+def _item(rng: random.Random, shape: str, cell: int) -> SceneObject:
     pixels = rng.randint(*LARGE_PIXELS)
-    return Item(shape, rng.choice(COLORS), True, cell, _middle(cell), pixels)
+    return SceneObject(shape, rng.choice(COLORS), True, cell, _middle(cell), pixels)
 
 
 def _middle(cell: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""0e. Generate: a seed -> pictures, rows and questions on disk."""
+"""Generate: a seed -> pictures, rows and questions on disk."""
 
 import itertools
 import random
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from llava_lab.tiny_world import text
 from llava_lab.tiny_world.base import World, json_lines, json_list
 from llava_lab.tiny_world.draw import render
-from llava_lab.tiny_world.question import QUESTION_TYPES, Question
+from llava_lab.tiny_world.question import QA, QUESTION_TYPES
 from llava_lab.tiny_world.scene import Scene, listable, sample_scene, simplified
 from llava_lab.tiny_world.tiles import tile
 
@@ -89,19 +89,19 @@ class TinyWorld(World):
         }
         self.finish(folder, files)
 
-    def _align_rows(self, scenes: list[Scene]) -> Iterable[text.Row]:
+    def _align_rows(self, scenes: list[Scene]) -> Iterable[dict[str, Any]]:
         for index, scene in enumerate(scenes):
             rng = self._rng("align", index)
             yield text.caption_row(f"{index:06d}", _image_name("train", index), scene, rng)
 
-    def _conversation_rows(self, scenes: list[Scene]) -> Iterable[text.Row]:
+    def _conversation_rows(self, scenes: list[Scene]) -> Iterable[dict[str, Any]]:
         for index, scene in enumerate(scenes):
             rng = self._rng("conversation", index)
             # LLaVA-Instruct has 58K conversations and 23K long descriptions: about 2 in 7.
             write = text.detail_row if rng.random() < 0.28 else text.conversation_row
             yield write(f"{index:06d}", _image_name("train", index), scene, rng)
 
-    def _mix_rows(self, scenes: list[Scene], taken: frozenset[str]) -> Iterable[text.Row]:
+    def _mix_rows(self, scenes: list[Scene], taken: frozenset[str]) -> Iterable[dict[str, Any]]:
         for index, scene in enumerate(scenes):
             rng = self._rng("mix", index)
             name, image = f"{index:06d}", _image_name("train", index)
@@ -125,20 +125,20 @@ class TinyWorld(World):
             if rows == self.tiles:
                 return
 
-    def _text_rows(self, split: str, count: int, taken: frozenset[str]) -> Iterable[text.Row]:
+    def _text_rows(self, split: str, count: int, taken: frozenset[str]) -> Iterable[dict[str, Any]]:
         for index in range(count):
             rng = self._rng(split, index, "text")
             scene = self._text_scene(split, index, taken, rng)
             yield text.text_row(f"{split}-{index:06d}", scene, rng)
 
-    def _list_rows(self, taken: frozenset[str]) -> Iterable[text.Row]:
+    def _list_rows(self, taken: frozenset[str]) -> Iterable[dict[str, Any]]:
         scenes = (self.scene("lists", index, taken) for index in itertools.count())
         found = filter(None, map(listable, scenes))
         lists = (scene for scene in found if scene.signature not in taken)
         for index, scene in enumerate(itertools.islice(lists, self.text_rows // 2)):
             yield text.list_row(f"lists-{index:06d}", scene, self._rng("lists", index, "text"))
 
-    def _fact_rows(self, taken: frozenset[str]) -> Iterable[text.Row]:
+    def _fact_rows(self, taken: frozenset[str]) -> Iterable[dict[str, Any]]:
         for index in range(self.text_rows // 2):
             rng = self._rng("facts", index, "text")
             scene = self._text_scene("facts", index, taken, rng)
@@ -175,14 +175,14 @@ class TinyWorld(World):
                     number += 1
 
 
-def _rarest(kind: str, scene: Scene, rng: random.Random, used: Counter[object]) -> Question | None:
+def _rarest(kind: str, scene: Scene, rng: random.Random, used: Counter[object]) -> QA | None:
     """Choose the candidate with the answer, then the detail, that was used least so far."""
     drawn = [QUESTION_TYPES[kind](scene, rng) for _ in range(CANDIDATES)]
     candidates = [question for question in drawn if question]
     if not candidates:
         return None
 
-    def keys(question: Question) -> tuple[object, object]:
+    def keys(question: QA) -> tuple[object, object]:
         return question.answer, (question.answer, *question.detail.values())
 
     best = min(candidates, key=lambda question: [used[key] for key in keys(question)])

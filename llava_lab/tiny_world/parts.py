@@ -1,4 +1,4 @@
-"""0g. Parts: makes the tiny scale's tokenizer, encoder and LM from nothing, for the package.
+"""Parts: makes the tiny scale's tokenizer, encoder and LM from nothing, for the package.
 
 Run as `python -m llava_lab.tiny_world.parts` from the repository's root.
 """

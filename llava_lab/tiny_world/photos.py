@@ -1,4 +1,4 @@
-"""0h. Photos: scikit-image's photographs as a LLaVA-format file and a question file.
+"""Photos: scikit-image's photographs as a LLaVA-format file and a question file.
 
 `python -m llava_lab.tiny_world.photos FOLDER` writes FOLDER/images, FOLDER/rows.json (to train
 on) and FOLDER/questions.jsonl. It is an example of data that this project did not make: a few

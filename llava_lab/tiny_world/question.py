@@ -1,4 +1,4 @@
-"""0c. Question: a Scene -> a question with exactly one true answer.
+"""Question: a Scene -> a question with exactly one true answer.
 
 A guesser who never sees the picture and always gives the commonest answer is right about this
 often: color 0.13, count 0.17 (0.31 with the best guess per kind of thing counted), existence
@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llava_lab.tiny_world.scene import COLORS, POPULAR_SHAPES, POSITIONS, SHAPES, Item, Scene
+from llava_lab.tiny_world.scene import COLORS, POPULAR_SHAPES, POSITIONS, SHAPES, Scene, SceneObject
 
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 
 
 @dataclass(frozen=True)
-class Question:
+class QA:
     """A question about one scene.
 
     Attributes:
@@ -51,7 +51,7 @@ def plural(shape: str) -> str:
     return f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 
-def relation_of(first: Item, second: Item) -> str | None:
+def relation_of(first: SceneObject, second: SceneObject) -> str | None:
     """Say how `first` stands to `second` if both share a row or a column of cells."""
     (row, column), (other_row, other_column) = divmod(first.cell, 3), divmod(second.cell, 3)
     if row == other_row:
@@ -66,7 +66,7 @@ def relation_phrase(relation: str) -> str:
     return f"{relation} of" if relation in ("left", "right") else relation
 
 
-def ask_color(scene: Scene, rng: random.Random) -> Question:
+def ask_color(scene: Scene, rng: random.Random) -> QA:
     """Ask the color of an object named by its unique shape, or else by its position."""
     item = rng.choice(scene.items)
     shapes = Counter(item.shape for item in scene.items)
@@ -77,10 +77,10 @@ def ask_color(scene: Scene, rng: random.Random) -> Question:
         name, key, by = f"the object {position(item.cell)}", f"color at {place}", "position"
     sentence = f"{name[0].upper()}{name[1:]} is {item.color}."
     detail = {"size": item.size, "by": by}
-    return Question("color", f"What color is {name}?", item.color, sentence, key, detail)
+    return QA("color", f"What color is {name}?", item.color, sentence, key, detail)
 
 
-def ask_count(scene: Scene, rng: random.Random) -> Question:
+def ask_count(scene: Scene, rng: random.Random) -> QA:
     """Ask how many objects there are: of a shape, of a color, or in all."""
     by = rng.choice(("shape", "color", "all"))
     if by == "all":
@@ -97,10 +97,10 @@ def ask_count(scene: Scene, rng: random.Random) -> Question:
     things = f"is one {one}" if count == 1 else f"are {NUMBERS[count]} {many}"
     sentence = f"There {things} in the picture."
     text = f"How many {many} are there?"
-    return Question("count", text, str(count), sentence, many, {"by": by})
+    return QA("count", text, str(count), sentence, many, {"by": by})
 
 
-def ask_existence(scene: Scene, rng: random.Random) -> Question:
+def ask_existence(scene: Scene, rng: random.Random) -> QA:
     """Ask whether an object is there; half are not, of POPE's three kinds.
 
     A random or a popular shape that is missing; or, adversarial, a shape that is there in a color
@@ -113,7 +113,7 @@ def ask_existence(scene: Scene, rng: random.Random) -> Question:
         name, kind = item.name if kind == "adversarial" else item.shape, "positive"
         answer, sentence = "yes", f"Yes, there is {article(name)} {position(item.cell)}."
     text = f"Is there {article(name)} in the picture?"
-    return Question("existence", text, answer, sentence, name, {"kind": kind})
+    return QA("existence", text, answer, sentence, name, {"kind": kind})
 
 
 def _absent_object(scene: Scene, rng: random.Random) -> tuple[str, str]:
@@ -129,7 +129,7 @@ def _absent_object(scene: Scene, rng: random.Random) -> tuple[str, str]:
     return rng.choice(absent[kind]), kind
 
 
-def distinct_names(scene: Scene) -> dict[Item, str]:
+def distinct_names(scene: Scene) -> dict[SceneObject, str]:
     """Name every object that a shape, or else a color and a shape, tells from the others."""
     shapes = Counter(item.shape for item in scene.items)
     names = Counter(item.name for item in scene.items)
@@ -140,10 +140,10 @@ def distinct_names(scene: Scene) -> dict[Item, str]:
     }
 
 
-def ask_relation(scene: Scene, rng: random.Random) -> Question | None:
+def ask_relation(scene: Scene, rng: random.Random) -> QA | None:
     """Ask how two objects in one row or column, each named for itself, stand to each other."""
     names = distinct_names(scene)
-    pairs: dict[str, list[tuple[Item, Item]]] = {}
+    pairs: dict[str, list[tuple[SceneObject, SceneObject]]] = {}
     for first in names:
         for second in names:
             relation = relation_of(first, second) if first is not second else None
@@ -157,28 +157,28 @@ def ask_relation(scene: Scene, rng: random.Random) -> Question | None:
     sentence = f"The {first} is {relation_phrase(relation)} the {second}."
     axis = "horizontal" if relation in ("left", "right") else "vertical"
     key = f"{first} and {second}"
-    return Question("relation", text, relation, sentence, key, {"axis": axis})
+    return QA("relation", text, relation, sentence, key, {"axis": axis})
 
 
-def ask_reading(scene: Scene, rng: random.Random) -> Question | None:
+def ask_reading(scene: Scene, rng: random.Random) -> QA | None:
     """Ask what the sign says."""
     if scene.sign is None:
         return None
     glyph = scene.sign.glyph
     text, sentence = "What does the sign say?", f"The sign says {glyph}."
-    return Question("reading", text, glyph, sentence, "sign", {"size": scene.sign.size})
+    return QA("reading", text, glyph, sentence, "sign", {"size": scene.sign.size})
 
 
-def ask_what(scene: Scene, rng: random.Random) -> Question:
+def ask_what(scene: Scene, rng: random.Random) -> QA:
     """Ask what stands at a position."""
     item = rng.choice(scene.items)
     where = position(item.cell)
     sentence = f"{article(item.name).capitalize()} is {where}."
     key, detail = f"at {POSITIONS[item.cell]}", {"size": item.size}
-    return Question("what", f"What is {where}?", item.name, sentence, key, detail)
+    return QA("what", f"What is {where}?", item.name, sentence, key, detail)
 
 
-def ask_where(scene: Scene, rng: random.Random) -> Question | None:
+def ask_where(scene: Scene, rng: random.Random) -> QA | None:
     """Ask where an object stands that can be named for itself."""
     names = distinct_names(scene)
     if not names:
@@ -186,11 +186,11 @@ def ask_where(scene: Scene, rng: random.Random) -> Question | None:
     item, name = rng.choice(list(names.items()))
     sentence = f"The {name} is {position(item.cell)}."
     place, key, detail = POSITIONS[item.cell], f"place of {name}", {"size": item.size}
-    return Question("where", f"Where is the {name}?", place, sentence, key, detail)
+    return QA("where", f"Where is the {name}?", place, sentence, key, detail)
 
 
 # What evaluation asks; training also asks what stands where.
-QUESTION_TYPES: dict[str, Callable[[Scene, random.Random], Question | None]] = {
+QUESTION_TYPES: dict[str, Callable[[Scene, random.Random], QA | None]] = {
     "color": ask_color,
     "count": ask_count,
     "existence": ask_existence,
@@ -200,12 +200,12 @@ QUESTION_TYPES: dict[str, Callable[[Scene, random.Random], Question | None]] = {
 TRAINING_TYPES = {**QUESTION_TYPES, "what": ask_what, "where": ask_where}
 
 
-def ask_several(scene: Scene, rng: random.Random, number: int, *types: str) -> list[Question]:
+def ask_several(scene: Scene, rng: random.Random, number: int, *types: str) -> list[QA]:
     """Ask 1 to `number` different questions of the given types (all types by default).
 
     One of the types must have a question to every scene, as `count` has.
     """
-    asked: dict[str, Question] = {}
+    asked: dict[str, QA] = {}
     tries = 0
     while not asked or (len(asked) < number and tries < 4 * number):
         tries += 1

@@ -1,4 +1,4 @@
-"""0a. Scene: a random generator -> what a picture shows, as plain data."""
+"""Scene: a random generator -> what a picture shows, as plain data."""
 
 import random
 from collections.abc import Callable
@@ -37,7 +37,7 @@ REPEAT_SHARE = 0.35
 
 
 @dataclass(frozen=True)
-class Item:
+class SceneObject:
     """One object.
 
     Attributes:
@@ -113,7 +113,7 @@ class Scene:
     height: int
     background: tuple[int, int, int]
     grain: int
-    items: tuple[Item, ...]
+    items: tuple[SceneObject, ...]
     sign: Sign | None
 
     @property
@@ -137,14 +137,14 @@ def sample_scene(rng: random.Random) -> Scene:
     has_sign = rng.random() < SIGN_SHARE
     cells = rng.sample(range(len(POSITIONS)), rng.randint(2, 5) + has_sign)
     sign = _sample_sign(rng, cells.pop(), width, height) if has_sign else None
-    items: list[Item] = []
+    items: list[SceneObject] = []
     for cell in cells:
         shape = _repeat_or(rng, [item.shape for item in items], _sample_shape)
         color = _repeat_or(rng, [item.color for item in items], _sample_color)
         large = rng.random() < 0.5
         pixels = rng.randint(*(LARGE_PIXELS if large else SMALL_PIXELS))
         center = _place(rng, cell, width, height, pixels)
-        items.append(Item(shape, color, large, cell, center, pixels))
+        items.append(SceneObject(shape, color, large, cell, center, pixels))
     return Scene(width, height, background, grain, tuple(items), sign)
 
 

@@ -1,4 +1,4 @@
-"""0d. Text: a Scene -> captions, conversations and phrases, as rows of LLaVA-format files."""
+"""Text: a Scene -> captions, conversations and phrases, as rows of LLaVA-format files."""
 
 import itertools
 import random
@@ -7,8 +7,8 @@ from typing import Any
 from llava_lab.data.sample import IMAGE_PLACEHOLDER
 from llava_lab.tiny_world.question import (
     NUMBERS,
+    QA,
     TRAINING_TYPES,
-    Question,
     article,
     ask_several,
     ask_where,
@@ -42,8 +42,6 @@ TEXT_INTRODUCTIONS = (
     "The picture has",
     "Someone sees a picture of",
 )
-
-Row = dict[str, Any]
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
@@ -98,19 +96,19 @@ def phrases(scene: Scene) -> list[str]:
     return sorted(found)
 
 
-def caption_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> Row:
+def caption_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
     """Ask for a caption in one of several ways, as LCS-558K does."""
     request = rng.choice(CAPTION_REQUESTS)
     return as_row(row_id, [(_with_image(request, rng), caption(scene, rng))], image=image)
 
 
-def conversation_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> Row:
+def conversation_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
     """Answer in full sentences over two to four turns, without a format prompt."""
     turns = _sentence_turns(scene, rng, rng.randint(2, 4))
     return as_row(row_id, _image_first_turn(turns, rng), image=image)
 
 
-def detail_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> Row:
+def detail_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
     """Ask for a long description."""
     turns = [(rng.choice(DETAIL_REQUESTS), detail(scene, rng))]
     return as_row(row_id, _image_first_turn(turns, rng), image=image)
@@ -118,7 +116,7 @@ def detail_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> Row
 
 def short_answer_row(
     row_id: str, image: str, scene: Scene, rng: random.Random, number: int, *types: str
-) -> Row:
+) -> dict[str, Any]:
     """Merge several questions on one picture; the format prompt follows the first one only."""
     turns = _short_turns(ask_several(scene, rng, number, *types))
     return as_row(row_id, _image_first_turn(turns, rng), image=image)
@@ -131,7 +129,7 @@ def notes(scene: Scene, rng: random.Random) -> str:
     return "; ".join(f"{question.key}: {question.answer}" for question in asked)
 
 
-def text_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
+def text_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
     """Describe a scene in words and talk about it: mostly notes, questions, or a rewording.
 
     Notes ask more in fewer words than conversations do; from them an LM learns in a tenth of the
@@ -153,7 +151,7 @@ def text_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
     return as_row(row_id, turns)
 
 
-def facts_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
+def facts_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
     """Caption a scene and ask for everything in it in key words.
 
     With the answer right behind the key an LM learns within a thousand steps to find a thing by
@@ -167,7 +165,7 @@ def facts_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
     return _facts(row_id, f"{caption(scene, rng)}\n", facts)
 
 
-def list_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
+def list_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
     """The same of a bare list of objects that differ in shape: what facts rows begin with."""
     items = rng.sample(scene.items, len(scene.items))
     facts = []
@@ -184,17 +182,17 @@ def list_row(row_id: str, scene: Scene, rng: random.Random) -> Row:
     return _facts(row_id, "".join(lines), facts)
 
 
-def _facts(row_id: str, described: str, facts: list[tuple[str, str]]) -> Row:
+def _facts(row_id: str, described: str, facts: list[tuple[str, str]]) -> dict[str, Any]:
     (key, answer), *others = facts
     return as_row(row_id, [(f"{described} {key}", answer), *others])
 
 
-def with_format_prompt(question: Question) -> str:
+def with_format_prompt(question: QA) -> str:
     """Append the response-format prompt, as the short-answer data and benchmarks do."""
     return f"{question.text}\n{SHORT_ANSWER}"
 
 
-def _short_turns(questions: list[Question]) -> list[tuple[str, str]]:
+def _short_turns(questions: list[QA]) -> list[tuple[str, str]]:
     turns = [(question.text, question.answer) for question in questions]
     turns[0] = (with_format_prompt(questions[0]), questions[0].answer)
     return turns
@@ -220,7 +218,7 @@ def _with_image(text: str, rng: random.Random) -> str:
     return f"{text}\n{IMAGE_PLACEHOLDER}"
 
 
-def as_row(row_id: str, turns: list[tuple[str, str]], **media: str) -> Row:
+def as_row(row_id: str, turns: list[tuple[str, str]], **media: str) -> dict[str, Any]:
     """A LLaVA-format row of questions with their answers, and of the `image` or `video` shown."""
     messages = [
         {"from": speaker, "value": value}

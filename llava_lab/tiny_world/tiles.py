@@ -1,4 +1,4 @@
-"""0l. Tiles: a Scene -> one tile of its picture on a grid, and the phrases that are true of it.
+"""Tiles: a Scene -> one tile of its picture on a grid, and the phrases that are true of it.
 
 An encoder that has seen whole pictures only knows every thing at one size. AnyRes shows it the same
 things two and three times as large, cut at edges and beside black bands; CLIP has seen all that.
@@ -12,7 +12,7 @@ from PIL import Image
 from llava_lab.data.views.anyres import fit
 from llava_lab.tiny_world.draw import render
 from llava_lab.tiny_world.question import position
-from llava_lab.tiny_world.scene import Item, Scene, Sign
+from llava_lab.tiny_world.scene import Scene, SceneObject, Sign
 
 # Width and height in tiles; the encoder's view is 96 px.
 GRIDS = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (3, 3))
@@ -53,8 +53,8 @@ def phrases(scene: Scene, factor: float, offset: tuple[float, float]) -> list[st
 
 
 def _seen(
-    things: Iterable[Item | Sign], factor: float, offset: tuple[float, float]
-) -> Iterable[Item | Sign]:
+    things: Iterable[SceneObject | Sign], factor: float, offset: tuple[float, float]
+) -> Iterable[SceneObject | Sign]:
     """Those whose box lies in the view for the most part."""
     for thing in things:
         half = thing.pixels / 2 + (thing.margin if isinstance(thing, Sign) else 0)

@@ -1,4 +1,4 @@
-"""0f. Tokenizer: the world's texts -> a byte-level BPE tokenizer that behaves like Llama's."""
+"""Tokenizer: the world's texts -> a byte-level BPE tokenizer that behaves like Llama's."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -9,17 +9,19 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from llava_lab.data.sample import IMAGE_PLACEHOLDER
-from llava_lab.data.templates import STYLES
+from llava_lab.data.templates import CHAT_FORMATS
 from llava_lab.tiny_world.generate import ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT
 
 UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
 # The marks that some templates need as single tokens, <|im_start|> and <|im_end|> among them.
-CHAT_TOKENS = tuple(dict.fromkeys(mark for style in STYLES.values() for mark in style.special))
+CHAT_TOKENS = tuple(
+    dict.fromkeys(mark for style in CHAT_FORMATS.values() for mark in style.special)
+)
 # What the templates put around the turns. It stands in every sample, but not in the rows.
 PROMPTS = tuple(
     dict.fromkeys(
         part.format(text="", bos="")
-        for style in STYLES.values()
+        for style in CHAT_FORMATS.values()
         for part in (style.system, style.first_question, style.question, style.header)
         if part
     )
@@ -36,7 +38,7 @@ def world_texts(root: Path) -> Iterator[str]:
     Each is written in the template v1, where words stand behind spaces as an LM meets them, and
     as plain lines.
     """
-    style = STYLES["v1"]
+    style = CHAT_FORMATS["v1"]
     for name in (ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT):
         for row in json.loads((root / name).read_text(encoding="utf-8")):
             said = [

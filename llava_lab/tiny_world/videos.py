@@ -1,4 +1,4 @@
-"""0k. Videos: a seed -> films as MP4 files, rows and questions on disk."""
+"""Videos: a seed -> films as MP4 files, rows and questions on disk."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

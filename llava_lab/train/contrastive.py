@@ -1,4 +1,4 @@
-"""10b. Contrast: pictures against phrases, each pair true or false (SigLIP's sigmoid loss)."""
+"""10. Contrast: pictures against phrases, each pair true or false (SigLIP's sigmoid loss)."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""3g. Feature store: a frozen encoder's features, computed once for (encoder, views, images)."""
+"""10. Feature store: a frozen encoder's features, computed once for (encoder, views, images)."""
 
 import math
 from collections.abc import Iterable, Sequence

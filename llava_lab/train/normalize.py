@@ -1,4 +1,4 @@
-"""10d. Normalization: sums over micro-batches of all devices -> the loss of an optimizer step."""
+"""10. Normalization: sums over micro-batches of all devices -> the loss of an optimizer step."""
 
 from collections.abc import Iterable
 from typing import Any, Literal

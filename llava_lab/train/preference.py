@@ -1,4 +1,4 @@
-"""10c. Preference losses: log-probabilities of a chosen and a rejected answer -> one number."""
+"""10. Preference losses: log-probabilities of a chosen and a rejected answer -> one number."""
 
 from abc import abstractmethod
 from typing import Any

@@ -1,4 +1,4 @@
-"""3k. Reference: log-probabilities of the model that a stage starts from, computed once."""
+"""10. Reference: log-probabilities of the model that a stage starts from, computed once."""
 
 from collections.abc import Callable
 from pathlib import Path

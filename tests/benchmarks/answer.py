@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from llava_lab.data.chat import IGNORE, get_template
-from llava_lab.data.packing import Batch, Row, Segment
+from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.sample import Question, Turn
 from llava_lab.data.views.pad import Pad
 from llava_lab.evaluate.groups import by_images
@@ -73,7 +73,7 @@ def plain(model: Llava, lm: torch.nn.Module, questions: Sequence[Question], leng
         layout, pixels = views.layout(image.size, view_spec), views.pixels(image, view_spec)
         turns = [Turn("user", question.text)]
         ids = template.prompt(turns, tokenizer, [layout.tokens], question.source)
-        row = Row([Segment(ids, [IGNORE] * len(ids))], pixels, [layout], question.source)
+        row = EncodedSample([Segment(ids, [IGNORE] * len(ids))], pixels, [layout], question.source)
         embeddings = model.embed(Batch.pack([row]))[None]
         said[question.id] = lm.generate(
             inputs_embeds=embeddings,

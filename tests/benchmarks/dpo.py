@@ -118,7 +118,7 @@ def ours(options: argparse.Namespace) -> Watch:
     from llava_lab.data.chat import IGNORE
     from llava_lab.data.modules.image import StageDataModule
     from llava_lab.data.modules.preference import Pairs
-    from llava_lab.data.packing import Row, Segment
+    from llava_lab.data.packing import EncodedSample, Segment
     from llava_lab.model.connector.mlp import MLP
     from llava_lab.model.encoder.timm import TimmEncoder
     from llava_lab.model.llava import Llava
@@ -145,7 +145,7 @@ def ours(options: argparse.Namespace) -> Watch:
     for pair in draw(options.steps, options.batch):
         prompt, *answers = pair.values()
         segments = [Segment(answer, answer, 0) for answer in answers]
-        row = Row([Segment(prompt, [IGNORE] * len(prompt)), *segments], None, [], "pair")
+        row = EncodedSample([Segment(prompt, [IGNORE] * len(prompt)), *segments], None, [], "pair")
         with torch.no_grad():
             logps = answer_logps(model, Pairs.of([(row, None, None)]))[0][0]
             rows.append((row, None, logps))

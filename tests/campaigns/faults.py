@@ -36,7 +36,7 @@ SIZES_KIB = (16, 64, 256, 1024, 2048, 4096, 8192, 12288, 16384, 24576)
 
 
 @dataclass
-class Row:
+class Tally:
     """Counts of one kind of file.
 
     Attributes:
@@ -97,7 +97,7 @@ class Campaign:
             self.options, self.last = warm.images_options, "instruct"
         self.run, self.log, self.kept = folder / "run", folder / "log", folder / "kept"
         self.chance, self.each = random.Random(seed), each
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, Tally] = {}
         self.problems: list[str] = []
         self.wanted: dict[str, object] = {}
 
@@ -109,7 +109,7 @@ class Campaign:
     def count(self, file: str, child: Child, named: tuple[Path, ...], what: str) -> str:
         """Wait for the end and count what came of a fault."""
         code, said = child.wait(), child.said()
-        row = self.rows.setdefault(file, Row(file))
+        row = self.rows.setdefault(file, Tally(file))
         last = said.strip().splitlines()[-1:] or [""]
         if code is None:
             came = "hung"

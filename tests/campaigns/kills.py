@@ -46,7 +46,7 @@ SOON_SECONDS = 20.0  # a signal ends a verb in less
 
 
 @dataclass
-class Row:
+class Tally:
     """Counts of one part.
 
     Attributes:
@@ -77,13 +77,13 @@ class Campaign:
 
     def __init__(self, folder: Path, seed: int):
         self.folder, self.chance = folder, random.Random(seed)
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, Tally] = {}
         self.problems: list[str] = []
         self.turn = 0
 
-    def row(self, part: str) -> Row:
+    def row(self, part: str) -> Tally:
         """Counts of a part."""
-        return self.rows.setdefault(part, Row(part))
+        return self.rows.setdefault(part, Tally(part))
 
     def alone(self, chain: str) -> dict[str, object]:
         """Results of a run that nobody stops; the run's folder is the same for all."""

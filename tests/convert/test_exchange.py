@@ -41,7 +41,7 @@ from llava_lab.convert.released import import_checkpoint
 from llava_lab.convert.save import export_model
 from llava_lab.data.chat import IGNORE, get_template
 from llava_lab.data.media.clip import Clip
-from llava_lab.data.packing import Batch, Row, Segment
+from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.sample import Turn, read_questions
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views
@@ -52,7 +52,7 @@ from llava_lab.model.connector.linear import Linear
 from llava_lab.model.connector.mlp import MLP
 from llava_lab.model.encoder.clip import ClipEncoder
 from llava_lab.model.encoder.timm import TimmEncoder
-from llava_lab.model.generate import Questions, answer
+from llava_lab.model.generate import QuestionBatch, answer
 from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
 from llava_lab.model.weights import locate
@@ -213,14 +213,14 @@ def imported(released: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def ask(model: Llava, views, picture: Image.Image | Clip, question: str) -> Questions:
+def ask(model: Llava, views, picture: Image.Image | Clip, question: str) -> QuestionBatch:
     view_spec, tokenizer = model.encoder.view_spec, model.llm.tokenizer
     layout, pixels = views.layout(picture.size, view_spec), views.pixels(picture, view_spec)
     template = get_template(model.llm.template)
     turn = Turn("user", f"<image>\n{question}")
     ids = template.prompt([turn], tokenizer, [layout.tokens], "row")
-    row = Row([Segment(ids, [IGNORE] * len(ids))], pixels, [layout], "row")
-    return Questions(Batch.pack([row]), ["0"], 8, frozenset(template.stop_ids(tokenizer)))
+    row = EncodedSample([Segment(ids, [IGNORE] * len(ids))], pixels, [layout], "row")
+    return QuestionBatch(Batch.pack([row]), ["0"], 8, frozenset(template.stop_ids(tokenizer)))
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from llava_lab.convert.original import original_parts
 from llava_lab.convert.processor import chat_template
 from llava_lab.convert.released import import_checkpoint, read_released
 from llava_lab.convert.templates import match
-from llava_lab.data.packing import Batch, Row, Segment
+from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.video import Frames
@@ -245,7 +245,9 @@ def test_far_positions_of_the_original_layout_equal_transformers(
     state = torch.load(tmp_path / "theirs" / "pytorch_model.bin", weights_only=True)
     theirs.load_state_dict({k: v for k, v in state.items() if "mm_projector" not in k})
     ids = torch.randint(4, 700, (800,)).tolist()
-    ours = model.llm.head()(model(Batch.pack([Row([Segment(ids, ids)], None, [], "row")])))
+    ours = model.llm.head()(
+        model(Batch.pack([EncodedSample([Segment(ids, ids)], None, [], "row")]))
+    )
     logits = theirs(torch.tensor([ids])).logits[0]
     assert (ours - logits).abs().max() <= 1e-4 * logits.abs().max()
 

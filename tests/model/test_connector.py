@@ -58,8 +58,8 @@ def from_yaml(connector: dict) -> nn.Module:
 
 
 def test_widths_are_injected_into_what_yaml_names() -> None:
-    name = "llava_lab.model.connector.base."
-    mlp = from_yaml({"class_path": name + "MLP", "init_args": {"depth": 3}})
+    package = "llava_lab.model.connector"
+    mlp = from_yaml({"class_path": f"{package}.mlp.MLP", "init_args": {"depth": 3}})
     assert isinstance(mlp, MLP) and isinstance(mlp, Connector)
     assert [tuple(p.shape) for p in mlp.parameters() if p.ndim == 2] == [(5, 3), (5, 5), (5, 5)]
-    assert isinstance(from_yaml({"class_path": name + "Linear"}), Linear)
+    assert isinstance(from_yaml({"class_path": f"{package}.linear.Linear"}), Linear)

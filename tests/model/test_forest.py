@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llava_lab.data.forest import Forest
-from llava_lab.model.forest_attention import ATTENTION, Plan, Store
+from llava_lab.model.forest_attention import ATTENTION, AttentionPlan, KeyValueCache
 from llava_lab.model.llm import CausalLM
 from llava_lab.train.stage import keep_products
 
@@ -119,8 +119,8 @@ def test_positions_continue_from_the_parent() -> None:
 def test_a_store_equals_computing_every_path_anew(family: str) -> None:
     model = lm(family).eval()
     ids = torch.arange(TREES.tokens) * 5 % 96
-    store = Store(TREES, reserve=3)
-    plan = Plan.whole(TREES, ids.device, store)
+    store = KeyValueCache(TREES, reserve=3)
+    plan = AttentionPlan.whole(TREES, ids.device, store)
     model(model.embed(ids), TREES, plan)
     leaves = TREES.leaves
     new = {leaf: [] for leaf in leaves}

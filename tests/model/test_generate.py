@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from llava_lab.data.packing import Batch, Row, Segment
+from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.evaluate.benchmark import Benchmark
 from llava_lab.evaluate.groups import by_images
 from llava_lab.evaluate.metrics.question import ExactMatch
 from llava_lab.evaluate.prompts import Trees
 from llava_lab.model.connector.linear import Linear
 from llava_lab.model.encoder.timm import TimmEncoder
-from llava_lab.model.generate import Questions, Sampling, answer
+from llava_lab.model.generate import QuestionBatch, Sampling, answer
 from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
 from llava_lab.tiny_world.generate import QUESTIONS
@@ -47,13 +47,15 @@ def prompts() -> Batch:
         Segment([70, 80, 90], [-100] * 3, 0),
     ]
     other = [Segment([1, 25], [-100] * 2), Segment([35], [-100], 0)]
-    return Batch.pack([Row(segments, None, [], "one"), Row(other, None, [], "two")])
+    return Batch.pack(
+        [EncodedSample(segments, None, [], "one"), EncodedSample(other, None, [], "two")]
+    )
 
 
 @pytest.mark.parametrize("attention", ["forest", "padded"])
 def test_greedy_tokens_equal_transformers(model: Llava, attention: str) -> None:
     stop = frozenset({2})
-    questions = Questions(prompts(), ["a", "b", "c"], 6, stop)
+    questions = QuestionBatch(prompts(), ["a", "b", "c"], 6, stop)
     if attention == "padded":
         model.llm.attention = "padded"
         model.llm.model.set_attn_implementation("sdpa")
@@ -71,8 +73,8 @@ def test_greedy_tokens_equal_transformers(model: Llava, attention: str) -> None:
 
 
 def test_an_answer_ends_at_a_stop_token(model: Llava) -> None:
-    free = answer(model, Questions(prompts(), ["a", "b", "c"], 6, frozenset())).tokens[0]
-    stopped = answer(model, Questions(prompts(), ["a", "b", "c"], 6, frozenset({free[2]})))
+    free = answer(model, QuestionBatch(prompts(), ["a", "b", "c"], 6, frozenset())).tokens[0]
+    stopped = answer(model, QuestionBatch(prompts(), ["a", "b", "c"], 6, frozenset({free[2]})))
     cut = free.index(free[2]) + 1
     assert stopped.tokens[0] == free[:cut]
 
@@ -95,8 +97,10 @@ def test_questions_of_one_image_share_its_prefix(model: Llava, small_world: Path
     assert all(segment.parent == 0 for segment in row.segments[1:])
 
 
-def leaf(ids: list[int]) -> Row:
-    return Row([Segment([1, 20, 30], [-100] * 3), Segment(ids, [-100] * len(ids), 0)], None, [], "")
+def leaf(ids: list[int]) -> EncodedSample:
+    return EncodedSample(
+        [Segment([1, 20, 30], [-100] * 3), Segment(ids, [-100] * len(ids), 0)], None, [], ""
+    )
 
 
 @pytest.mark.parametrize("attention", ["forest", "padded"])
@@ -107,14 +111,16 @@ def test_a_questions_draws_do_not_depend_on_its_batch(model: Llava, attention: s
 
     def say(names: str, seed: int = 0, temperature: float = 1.0) -> dict[str, list[int]]:
         batch = Batch.pack([leaf([40 + 10 * "abc".index(name)]) for name in names])
-        asked = Questions(batch, list(names), 8, frozenset(), sampling=Sampling(temperature, seed))
+        asked = QuestionBatch(
+            batch, list(names), 8, frozenset(), sampling=Sampling(temperature, seed)
+        )
         said = answer(model, asked.to(torch.device("cpu")))
         return dict(zip(said.ids, said.tokens, strict=True))
 
     together = say("abc")
     assert together == say("cab") == say("a") | say("b") | say("c")
     assert together != say("abc", seed=1)
-    greedy = answer(model, Questions(Batch.pack([leaf([40])]), ["a"], 8, frozenset())).tokens[0]
+    greedy = answer(model, QuestionBatch(Batch.pack([leaf([40])]), ["a"], 8, frozenset())).tokens[0]
     assert say("a", temperature=1e-4)["a"] == greedy != together["a"]
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from llava_lab.__main__ import main
 from llava_lab.serve import commands
 from llava_lab.serve import engine as module
-from llava_lab.serve.caption import Item, LocalEngine, caption, read_items
+from llava_lab.serve.caption import CaptionInput, LocalEngine, caption, read_items
 
 PICTURES = 30
 
@@ -174,7 +174,7 @@ def test_a_journal_of_another_question_is_refused(tmp_path: Path, pictures: Path
     items = read_items(pictures, None)
     out = tmp_path / "out.json"
 
-    def broken(items: list[Item]) -> Iterator:
+    def broken(items: list[CaptionInput]) -> Iterator:
         yield items[0], "a picture"
         yield items[1], ValueError("damaged")
 
@@ -183,7 +183,7 @@ def test_a_journal_of_another_question_is_refused(tmp_path: Path, pictures: Path
     with pytest.raises(ValueError, match="begun with another model"):
         caption(items[:2], broken, "What?", out, "two")
 
-    def mended(items: list[Item]) -> Iterator:
+    def mended(items: list[CaptionInput]) -> Iterator:
         assert [item.id for item in items] == ["02.png"]
         yield items[0], "another"
 

@@ -23,7 +23,7 @@ from llava_lab.evaluate.metrics.question import VQAAccuracy
 from llava_lab.experiment.run import Run
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.serve import engine as module
-from llava_lab.serve.caption import Item, caption
+from llava_lab.serve.caption import CaptionInput, caption
 from llava_lab.serve.engine import ChatEngine, Cut, Unsaid
 from llava_lab.serve.prefer import check, pairs
 
@@ -207,7 +207,7 @@ def test_whatever_captions_are_written_are_read_again(
     texts: list[str], videos: bool, folder: Path
 ) -> None:
     paths = [folder / "pictures" / f"{number}.png" for number in range(3)]
-    items = [Item(p.name, p.name, VideoPath(p) if videos else p) for p in paths]
+    items = [CaptionInput(p.name, p.name, VideoPath(p) if videos else p) for p in paths]
     out = folder / "rows.jsonl"
     for left in (out, folder / "rows.jsonl.journal"):
         left.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ from llava_lab.model.encoder.siglip import SiglipEncoder
 from llava_lab.model.generate import answer
 from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
-from llava_lab.serve.caption import Item, prompt_of, read_items
+from llava_lab.serve.caption import CaptionInput, prompt_of, read_items
 from llava_lab.tiny_world.videos import TinyVideos
 
 pytestmark = [pytest.mark.serving, pytest.mark.timeout(1800)]
@@ -145,7 +145,7 @@ def captions(folder: Path, out: Path, model: str, *more: str) -> dict[str, str]:
 
 
 def our_tokens(
-    model: Llava, views: Views, items: list[Item]
+    model: Llava, views: Views, items: list[CaptionInput]
 ) -> dict[str, tuple[list[int], list[int]]]:
     """Prompt and answer of every input by the model that was exported."""
     questions = [
@@ -159,7 +159,7 @@ def our_tokens(
     return found
 
 
-def their_tokens(url: str, name: str, item: Item) -> tuple[list[int], list[int]]:
+def their_tokens(url: str, name: str, item: CaptionInput) -> tuple[list[int], list[int]]:
     """Prompt and answer of an input by the engine."""
     key = f"{item.kind}_url"
     kind = "video/mp4" if item.kind == "video" else "image/png"

@@ -36,8 +36,8 @@ from llava_lab.tiny_world.scene import (
     POPULAR_SHAPES,
     POSITIONS,
     SHAPES,
-    Item,
     Scene,
+    SceneObject,
     Sign,
     listable,
     sample_scene,
@@ -184,7 +184,7 @@ def test_relations_in_texts_are_true() -> None:
 
 
 def holds(scene: Scene, first: tuple, relation: str, second: tuple) -> bool:
-    def matching(name: tuple) -> list[Item]:
+    def matching(name: tuple) -> list[SceneObject]:
         return [i for i in scene.items if name[0] in (None, i.color) and name[1] == i.shape]
 
     step = {"left": (0, -1), "right": (0, 1), "above": (-1, 0), "below": (1, 0)}[relation]
@@ -408,8 +408,8 @@ def test_tiles_say_what_they_show(tmp_path: Path) -> None:
 
 
 def test_phrases_of_a_view_are_those_of_what_lies_in_it() -> None:
-    left = Item("star", "red", True, 0, (20, 20), 30)
-    cut = Item("ring", "blue", True, 2, (100, 20), 30)
+    left = SceneObject("star", "red", True, 0, (20, 20), 30)
+    cut = SceneObject("ring", "blue", True, 2, (100, 20), 30)
     sign = Sign("A", True, 3, (30, 70), 20)
     scene = Scene(160, 128, (9, 9, 9), 0, (left, cut), sign)
     seen = set(tiles.phrases(scene, 1.0, (0.0, 0.0)))
@@ -535,7 +535,7 @@ def test_slower_of_two_runs_keeps_the_first(
 def test_object_has_its_color_where_it_stands(shape: str, large: bool) -> None:
     pixels = 38 if large else 15
     for color in COLORS:
-        item = Item(shape, color, large, 5, (130, 80), pixels)
+        item = SceneObject(shape, color, large, 5, (130, 80), pixels)
         scene = Scene(160, 128, (150, 150, 150), 7, (item,), None)
         picture = np.asarray(render(scene)).astype(int)
         blank = np.asarray(render(replace(scene, items=()))).astype(int)
@@ -551,7 +551,7 @@ def test_object_has_its_color_where_it_stands(shape: str, large: bool) -> None:
 def test_things_stay_in_their_cells() -> None:
     seen: set[int] = set()
     for scene in SCENES:
-        things: list[Item | Sign] = [*scene.items, *([scene.sign] if scene.sign else [])]
+        things: list[SceneObject | Sign] = [*scene.items, *([scene.sign] if scene.sign else [])]
         cells = [thing.cell for thing in things]
         assert len(set(cells)) == len(cells) and 2 <= len(scene.items) <= 5
         for thing in things:

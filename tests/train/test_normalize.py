@@ -10,7 +10,7 @@ from torch import nn
 from llava_lab.data.chat import IGNORE
 from llava_lab.data.loader import MicroBatch, StageLoader, split_step
 from llava_lab.data.modules.phrases import PhraseDataModule
-from llava_lab.data.packing import Batch, Row, Segment
+from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.model.connector.mlp import MLP
 from llava_lab.model.encoder.timm import TimmEncoder
 from llava_lab.model.llava import Llava
@@ -43,10 +43,10 @@ def model() -> Llava:
     return model
 
 
-def row(index: int) -> Row:
+def row(index: int) -> EncodedSample:
     ids = torch.arange(LENGTHS[index]).add(17 * index).remainder(700).add(10).tolist()
     labels = [IGNORE] * (index % 3 + 1) + ids[index % 3 + 1 :]
-    return Row([Segment(ids, labels)], None, [], f"row {index}")
+    return EncodedSample([Segment(ids, labels)], None, [], f"row {index}")
 
 
 def micro_batches(world: int, accumulate: int, rows: int = len(LENGTHS)) -> list[MicroBatch]:
@@ -148,7 +148,7 @@ def test_taking_part_lets_neither_nan_nor_infinity_through() -> None:
 
 
 def test_a_step_without_anything_to_learn_from_names_its_rows(model: Llava) -> None:
-    rows = [Row([Segment([5, 6, 7], [IGNORE] * 3)], None, [], f"row {n}") for n in (3, 4)]
+    rows = [EncodedSample([Segment([5, 6, 7], [IGNORE] * 3)], None, [], f"row {n}") for n in (3, 4)]
     batch = Batch.pack(rows)
     with pytest.raises(ValueError, match="no token to learn from in row 3, row 4"):
         one_step(model, NextToken(), [MicroBatch(batch, False, (batch,))])

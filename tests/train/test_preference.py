@@ -17,7 +17,7 @@ from llava_lab.data.modules.preference import (
     PreferenceDataModule,
     read_preferences,
 )
-from llava_lab.data.packing import Batch, Row, Segment
+from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.rows import BadRows
 from llava_lab.data.sample import Source
 from llava_lab.data.views.pad import Pad
@@ -212,7 +212,9 @@ def test_a_tree_equals_two_sequences(folder: Path) -> None:
         )
         for place, answer in enumerate(answers):
             sequence = Segment(prompt + answer, [IGNORE] * len(prompt) + answer)
-            alone = Row([sequence], pairs.views[index : index + 1], [pairs.layouts[index]], "row")
+            alone = EncodedSample(
+                [sequence], pairs.views[index : index + 1], [pairs.layouts[index]], "row"
+            )
             batch = Batch.pack([alone])
             hidden = model(batch)[batch.predictors]
             said = model.llm.head()(hidden).log_softmax(-1)

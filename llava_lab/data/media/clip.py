@@ -1,4 +1,4 @@
-"""3h. Clip: a video file or a folder of frames -> the frames that are wanted, with their times."""
+"""3. Clip: a video file or a folder of frames -> the frames that are wanted, with their times."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -11,7 +11,15 @@ from llava_lab.data.media.decode import Track, check_pixels, read_frames, read_t
 from llava_lab.data.media.picture import load_image
 from llava_lab.data.rows import VideoPath, frame_files
 
-__all__ = ["Clip", "Index", "VideoPath", "frame_files", "image_digest", "index_clip", "load_clip"]
+__all__ = [
+    "Clip",
+    "FrameTimes",
+    "VideoPath",
+    "frame_files",
+    "image_digest",
+    "index_clip",
+    "load_clip",
+]
 
 # Frames of a folder are half a second apart, as ShareGPTVideo's are.
 FOLDER_FPS = 2
@@ -41,7 +49,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Index:
+class FrameTimes:
     """When the frames of a video are shown.
 
     Attributes:
@@ -90,22 +98,22 @@ def load_clip(path: Path, choose: Choice, upright: bool = False) -> Clip:
     return Clip(frames, [index.times[number] for number in wanted], index.duration)
 
 
-def index_clip(path: Path) -> Index:
+def index_clip(path: Path) -> FrameTimes:
     """When the frames of a video are shown; raises what `load_clip` does."""
     if path.is_dir():
         return _folder_index(frame_files(path))
     return _index(read_track(path))
 
 
-def _index(track: Track) -> Index:
+def _index(track: Track) -> FrameTimes:
     times = [float((stamp - track.stamps[0]) * track.unit) for stamp in track.stamps]
     duration = float((track.end - track.stamps[0]) * track.unit)
-    return Index(times, len(times) / duration if duration else 1.0, duration)
+    return FrameTimes(times, len(times) / duration if duration else 1.0, duration)
 
 
-def _folder_index(files: Sequence[Path]) -> Index:
+def _folder_index(files: Sequence[Path]) -> FrameTimes:
     times = [number / FOLDER_FPS for number in range(len(files))]
-    return Index(times, FOLDER_FPS, len(files) / FOLDER_FPS)
+    return FrameTimes(times, FOLDER_FPS, len(files) / FOLDER_FPS)
 
 
 def _folder_frames(

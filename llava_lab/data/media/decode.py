@@ -1,4 +1,4 @@
-"""3n. Decode: one video file -> when its frames are shown, and the pictures of some of them."""
+"""3. Decode: one video file -> when its frames are shown, and the pictures of some of them."""
 
 import re
 from bisect import bisect_right

@@ -1,4 +1,4 @@
-"""3p. JPEG: whether a JPEG file ends before its pixels do, which Pillow does not say."""
+"""3. JPEG: whether a JPEG file ends before its pixels do, which Pillow does not say."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""3l. Picture: an image file -> an RGB image of 8 bits, or why there is none."""
+"""3. Picture: an image file -> an RGB image of 8 bits, or why there is none."""
 
 from pathlib import Path
 

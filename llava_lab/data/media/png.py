@@ -1,4 +1,4 @@
-"""3m. PNG: whether the pixels of a PNG file are whole, which Pillow does not say."""
+"""3. PNG: whether the pixels of a PNG file are whole, which Pillow does not say."""
 
 import struct
 import zlib

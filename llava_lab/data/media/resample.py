@@ -1,4 +1,4 @@
-"""3o. Resample: bicubic scaling as Pillow does it, in bounded time and memory for any shape."""
+"""3. Resample: bicubic scaling as Pillow does it, in bounded time and memory for any shape."""
 
 import numpy as np
 from PIL import Image

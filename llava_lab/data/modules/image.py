@@ -1,4 +1,4 @@
-"""3e. DataModules: what a stage reads, in which order, how often, and through which views."""
+"""3. DataModules: what a stage reads, in which order, how often, and through which views."""
 
 import hashlib
 import json
@@ -21,9 +21,8 @@ from llava_lab.data.chat import Encoded, Masking, Template, get_template, place_
 from llava_lab.data.geometry import Layout, ViewSpec
 from llava_lab.data.loader import Part, StageLoader, deal, split_step, stage_steps
 from llava_lab.data.media.clip import image_digest
-from llava_lab.data.packing import Batch, Row, Segment
-from llava_lab.data.rows import BadRow, ImageFolder, VideoPath
-from llava_lab.data.rows import Row as FileRow
+from llava_lab.data.packing import Batch, EncodedSample, Segment
+from llava_lab.data.rows import BadRow, FileRow, ImageFolder, VideoPath
 from llava_lab.data.sample import (
     IMAGE_PLACEHOLDER,
     Found,
@@ -460,7 +459,7 @@ class EncodedRows(Dataset):
         sample = self.samples[index]
         views, layouts = self.loader(sample.images)
         encoded = self.encode(sample, sample.turns, layouts)
-        return Row([Segment(encoded.ids, encoded.labels)], views, layouts, sample.source)
+        return EncodedSample([Segment(encoded.ids, encoded.labels)], views, layouts, sample.source)
 
     def encode(self, sample: Sample, turns: Sequence[Turn], layouts: Sequence[Layout]) -> Encoded:
         """Ids and labels of a sample's turns."""

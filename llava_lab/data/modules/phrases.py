@@ -1,4 +1,4 @@
-"""3f. Phrases: pictures and the short phrases that are true of them, for contrastive stages."""
+"""3. Phrases: pictures and the short phrases that are true of them, for contrastive stages."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from llava_lab.data.keys import PHRASE_KEYS
 from llava_lab.data.loader import Part
 from llava_lab.data.media.clip import image_digest
 from llava_lab.data.modules.image import StageDataModule, run_seed
-from llava_lab.data.rows import ImageFolder, Refused, Row
+from llava_lab.data.rows import FileRow, ImageFolder, Refused
 from llava_lab.data.sample import Source, read_each
 from llava_lab.data.verified import verified
 from llava_lab.data.views.base import Views
@@ -157,7 +157,7 @@ class PhraseDataModule(StageDataModule):
         )
 
 
-def _read_phrases(row: Row, folder: ImageFolder | None) -> tuple[Path, tuple[str, ...]]:
+def _read_phrases(row: FileRow, folder: ImageFolder | None) -> tuple[Path, tuple[str, ...]]:
     PHRASE_KEYS.check(row.value)
     image, phrases = row.value.get("image"), row.value.get("phrases")
     if not isinstance(image, str) or not isinstance(phrases, list) or not phrases:

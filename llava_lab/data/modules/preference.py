@@ -1,4 +1,4 @@
-"""3j. Preferences: rows of a prompt with a chosen and a rejected answer -> trees of one prompt."""
+"""3. Preferences: rows of a prompt with a chosen and a rejected answer -> trees of one prompt."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +19,9 @@ from llava_lab.data.geometry import Layout
 from llava_lab.data.keys import PREFERENCE_KEYS
 from llava_lab.data.loader import Part
 from llava_lab.data.modules.image import EncodedRows, ImageDataModule
-from llava_lab.data.packing import Batch, Row, Segment
+from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.pair_rows import place_marks, read_pair
-from llava_lab.data.rows import ImageFolder, Refused, VideoPath
-from llava_lab.data.rows import Row as FileRow
+from llava_lab.data.rows import FileRow, ImageFolder, Refused, VideoPath
 from llava_lab.data.sample import Found, Sample, Source, Turn, read_each
 from llava_lab.data.views.base import Views
 
@@ -168,7 +167,9 @@ class Pairs(Batch):
         return moved
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[Row, ReferenceHidden | None, Tensor | None]]) -> "Pairs":
+    def of(
+        cls, rows: Sequence[tuple[EncodedSample, ReferenceHidden | None, Tensor | None]]
+    ) -> "Pairs":
         """Pack rows with what their reference gave: hidden states, log-probabilities [2]."""
         batch = Batch.pack([row for row, _, _ in rows])
         found = [reference for _, _, reference in rows if reference is not None]
@@ -197,7 +198,9 @@ class EncodedPairs(EncodedRows):
 
     references: References | None = None
 
-    def __getitem__(self, index: int) -> tuple[Row, ReferenceHidden | None, Tensor | None]:
+    def __getitem__(
+        self, index: int
+    ) -> tuple[EncodedSample, ReferenceHidden | None, Tensor | None]:
         sample = self.samples[index]
         assert isinstance(sample, Preference)
         views, layouts = self.loader(sample.images)
@@ -210,7 +213,7 @@ class EncodedPairs(EncodedRows):
             Segment(chosen.ids[split:], chosen.labels[split:], 0),
             Segment(rejected.ids[split:], rejected.labels[split:], 0),
         ]
-        row = Row(segments, views, layouts, sample.source)
+        row = EncodedSample(segments, views, layouts, sample.source)
         if self.references is None:
             return row, None, None
         return row, self.references.hidden_of(sample), self.references[sample]

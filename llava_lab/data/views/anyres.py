@@ -1,4 +1,4 @@
-"""3b. AnyRes: an image -> a base view and the tiles of the grid that fits it best."""
+"""3. AnyRes: an image -> a base view and the tiles of the grid that fits it best."""
 
 import math
 import re

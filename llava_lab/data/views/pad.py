@@ -1,4 +1,4 @@
-"""3b. Pad: one square view of the whole image, padded."""
+"""3. Pad: one square view of the whole image, padded."""
 
 from PIL import Image
 from torch import Tensor

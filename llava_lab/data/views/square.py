@@ -1,4 +1,4 @@
-"""3a. Square: one square view, cropped or squashed."""
+"""3. Square: one square view, cropped or squashed."""
 
 from typing import Literal
 

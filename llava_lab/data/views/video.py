@@ -1,4 +1,4 @@
-"""3i. Frames: a video -> some of its frames, each a view, its features pooled."""
+"""3. Frames: a video -> some of its frames, each a view, its features pooled."""
 
 from copy import copy
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""11i. Hallucination: a description, and what is true -> how much of what it says is not so.
+"""11. Hallucination: a description, and what is true -> how much of what it says is not so.
 
 The other measure, yes to an absent object (POPE: Li et al., EMNLP 2023), is `hallucination` of
 `metric.YesNo`.

@@ -1,4 +1,4 @@
-"""11j. Judged: answers in free words -> what an LM thinks of them, as scores with intervals.
+"""11. Judged: answers in free words -> what an LM thinks of them, as scores with intervals.
 
 Scores of two judges, or of two prompts, are not comparable: GPT-3.5's versions alone move the same
 answers by 11 points. Results name both. The prompts that ship with the package are our own words;

@@ -1,4 +1,4 @@
-"""11k. Open-ended: the published files of questions that are answered in free words."""
+"""11. Open-ended: the published files of questions that are answered in free words."""
 
 import os
 from collections import defaultdict
@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from llava_lab.data.fields import read_id
-from llava_lab.data.rows import VIDEO_FILES, BadRow, BadRows, ImageFolder, Refused, Row, read_rows
+from llava_lab.data.rows import (
+    VIDEO_FILES,
+    BadRow,
+    BadRows,
+    FileRow,
+    ImageFolder,
+    Refused,
+    read_rows,
+)
 from llava_lab.data.sample import Question, read_question
 from llava_lab.evaluate.benchmark import Benchmark
 from llava_lab.evaluate.metrics.question import BenchmarkMetric
@@ -81,7 +89,7 @@ class OpenEnded(Benchmark):
                     if self.captions is not None:
                         values["caption"] = captions.get(str(values.get("image")))
                     values["question_id"] = unique + end
-                    questions.append(read_question(Row(row.place, row.number, values), folder))
+                    questions.append(read_question(FileRow(row.place, row.number, values), folder))
             except Refused as problem:
                 bad.append(BadRow(row.place, str(row.number), str(problem)))
         if bad:

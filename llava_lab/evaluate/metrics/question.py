@@ -1,4 +1,4 @@
-"""11d. Metric: predictions and answers -> scores with intervals, overall and per category."""
+"""11. Metric: predictions and answers -> scores with intervals, overall and per category."""
 
 from abc import abstractmethod
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""6a. Linear: LLaVA 1.0's connector."""
+"""6. Linear: LLaVA 1.0's connector."""
 
 from torch import nn
 

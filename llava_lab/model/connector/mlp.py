@@ -1,4 +1,4 @@
-"""6b. MLP: LLaVA-1.5's connector."""
+"""6. MLP: LLaVA-1.5's connector."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""4b. ClipEncoder: a CLIP vision tower of transformers."""
+"""4. ClipEncoder: a CLIP vision tower of transformers."""
 
 from typing import Any
 

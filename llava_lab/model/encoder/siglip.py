@@ -1,4 +1,4 @@
-"""4c. SiglipEncoder: a SigLIP vision tower of transformers."""
+"""4. SiglipEncoder: a SigLIP vision tower of transformers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""4d. TimmEncoder: any image model of timm."""
+"""4. TimmEncoder: any image model of timm."""
 
 from typing import Any, ClassVar
 

@@ -1,4 +1,4 @@
-"""4b. timm's towers: built, measured without memory, filled with weights."""
+"""4. timm's towers: built, measured without memory, filled with weights."""
 
 from collections.abc import Mapping
 from inspect import signature

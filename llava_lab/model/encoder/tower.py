@@ -1,4 +1,4 @@
-"""4a. Tower: a layer's number -> the blocks to keep; a file's tensors -> those of these blocks."""
+"""4. Tower: a layer's number -> the blocks to keep; a file's tensors -> those of these blocks."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches

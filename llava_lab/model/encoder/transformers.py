@@ -1,4 +1,4 @@
-"""4c. Encoder: pixels [n, 3, s, s] -> patch features [n, p, d], row by row, CLS first if chosen."""
+"""4. Encoder: pixels [n, 3, s, s] -> patch features [n, p, d], row by row, CLS first if chosen."""
 
 import json
 from abc import abstractmethod
