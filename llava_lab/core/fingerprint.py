@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llava_lab import __version__
 from llava_lab.core.tensors import digest
+from llava_lab.core.version import __version__
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Packages whose versions results.json records: their source is not read.

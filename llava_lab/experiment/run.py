@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from llava_lab import __version__
 from llava_lab.core import ranks
 from llava_lab.core.atomic import plain_name, write
 from llava_lab.core.lock import lock
 from llava_lab.core.records import NUMBER, read_record, write_record
+from llava_lab.core.version import __version__
 from llava_lab.train.stage import stage_file
 
 PACKAGES = ("lightning", "pillow", "timm", "tokenizers", "torch", "torchmetrics", "transformers")

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from llava_lab.core.atomic import write
+from llava_lab.core.engine import ChatEngine, Cut, Unsaid
 from llava_lab.core.verbs import (
     MODEL_HELP,
     add_model_options,
@@ -38,7 +39,6 @@ from llava_lab.data.rows import (
     read_rows,
 )
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question, read_turns
-from llava_lab.serve.engine import ChatEngine, Cut, Unsaid
 from llava_lab.serve.journal import Journal
 
 PROMPT = "Describe this {kind} in detail."

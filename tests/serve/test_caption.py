@@ -15,8 +15,8 @@ from conftest import EngineHandler, EngineServer
 from PIL import Image
 
 from llava_lab.__main__ import main
+from llava_lab.core import engine as module
 from llava_lab.serve import commands
-from llava_lab.serve import engine as module
 from llava_lab.serve.caption import CaptionInput, LocalEngine, caption, read_items
 
 PICTURES = 30

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from llava_lab.__main__ import main
+from llava_lab.core import engine as module
 from llava_lab.core.atomic import plain_name
+from llava_lab.core.engine import ChatEngine, Cut, Unsaid
 from llava_lab.data.modules.preference import read_preferences
 from llava_lab.data.rows import VideoPath
 from llava_lab.data.sample import Question, Source, read_samples
@@ -22,9 +24,7 @@ from llava_lab.evaluate.judge import Judge
 from llava_lab.evaluate.metrics.question import VQAAccuracy
 from llava_lab.experiment.run import Run
 from llava_lab.experiment.sweep import Sweep
-from llava_lab.serve import engine as module
 from llava_lab.serve.caption import CaptionInput, caption
-from llava_lab.serve.engine import ChatEngine, Cut, Unsaid
 from llava_lab.serve.prefer import check, pairs
 
 GOOD = {"message": {"content": "A dog."}, "finish_reason": "stop"}

@@ -1,6 +1,6 @@
 """Parts: makes the tiny scale's tokenizer, encoder and LM from nothing, for the package.
 
-Run as `python -m llava_lab.tiny_world.parts` from the repository's root.
+Run as `python -m llava_lab.cli.tiny_parts` from the repository's root.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ PARTS = (("encoder", "contrast", "encoder.tower."), ("llm", "language", "llm.mod
 TEXTS = {"seed": 1, "train_images": 1500, "eval_images": 10, "text_rows": 6000}
 VOCABULARY = 768
 NOTE = """The encoder and the LM of the tiny scale, in half precision, and their tokenizer.
-Made by `python -m llava_lab.tiny_world.parts` from experiments/tiny_parts.yaml.
+Made by `python -m llava_lab.cli.tiny_parts` from experiments/tiny_parts.yaml.
 judge/ has what judges are told, in our own words.
 """
 
