@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from llava_lab.data.order import epoch_batches, shard
+from llava_lab.data.packing import StageBatch
 
 
 class Part(NamedTuple):
@@ -44,9 +45,9 @@ class MicroBatch:
         last: Whether the step ends with it.
     """
 
-    batch: Any
+    batch: StageBatch
     filler: bool
-    step: tuple[Any, ...] = ()
+    step: tuple[StageBatch, ...] = ()
     first: bool = True
     last: bool = True
 

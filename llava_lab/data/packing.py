@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch import Tensor
 from llava_lab.data.chat import IGNORE
 from llava_lab.data.forest import Forest
 from llava_lab.data.geometry import Layout
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class Segment(NamedTuple):
@@ -35,6 +38,48 @@ class EncodedSample:
     views: Tensor | None
     layouts: list[Layout]
     source: str
+
+
+@runtime_checkable
+class StageBatch(Protocol):
+    """What the batch of every stage has, whatever its loss reads beside it.
+
+    All counts are those of the batch's own rows, so that they add up over micro-batches and
+    devices; they are known without the model and on any device.
+    """
+
+    @property
+    def sources(self) -> list[str]:
+        """File and place of each row, for messages."""
+        ...
+
+    @property
+    def visual_tokens(self) -> list[int]:
+        """Visual tokens of each row; 0 where it has neither image nor video."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are computed, text and visual: what a speed in tokens a second counts."""
+        ...
+
+    @property
+    def encoded_tokens(self) -> int:
+        """Visual tokens that the encoder computes: 0 where its features are stored."""
+        ...
+
+    @property
+    def lm_tokens(self) -> int:
+        """Tokens that the LM computes: 0 where it takes no part."""
+        ...
+
+    def __len__(self) -> int:
+        """Rows."""
+        ...
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
+        """The batch with all its tensors on another device."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -113,22 +158,34 @@ class Batch:
         pixels = self.views is not None and self.views.ndim == 4
         return sum(self.visual_tokens) if pixels else 0
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
-        """The batch on another device; the forest is plain integers and stays."""
-        names = ("ids", "targets", "predictors", "owners", "views")
-        moved = {name: getattr(self, name) for name in names}
-        return replace(
-            self,
-            **{
-                name: tensor.to(device, non_blocking=non_blocking)
-                for name, tensor in moved.items()
-                if tensor is not None
-            },
+    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
+        """The batch with all its tensors on another device."""
+        return on_device(self, device, non_blocking)
+
+
+_Data = TypeVar("_Data", bound="DataclassInstance")
+
+
+def on_device(batch: _Data, device: torch.device, non_blocking: bool = False) -> _Data:
+    """A copy of a dataclass of which the fields that are tensors are on another device."""
+    fields = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    moved = {name: each.to(device, non_blocking=non_blocking) for name, each in fields.items()}
+    return replace(batch, **moved)
+
+
+def work(batch: StageBatch) -> dict[str, int]:
+    """How much a batch computes, in samples and tokens.
+
+    Raises:
+        ValueError: If the batch lacks something that `StageBatch` names.
+    """
+    if not isinstance(batch, StageBatch):
+        names = ("__len__", *(name for name in dir(StageBatch) if not name.startswith("_")))
+        missing = [name for name in names if not hasattr(batch, name)]
+        raise ValueError(
+            f"{type(batch).__name__} is no batch of a stage: it has no {', '.join(missing)}; see "
+            "llava_lab.data.packing.StageBatch"
         )
-
-
-def work(batch: Any) -> dict[str, int]:
-    """How much a batch computes, in samples and tokens."""
     return {
         "samples": len(batch),
         "tokens": batch.tokens,

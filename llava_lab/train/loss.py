@@ -20,6 +20,9 @@ class Loss(nn.Module, ABC):
 
     An optimizer step may be split into micro-batches and over devices. Of each batch a loss gives
     sums and counts, and not means: so the step's loss can be that of all its rows together.
+
+    A batch is what the stage's DataModule makes of rows: a `StageBatch`, and whatever else the loss
+    reads of it.
     """
 
     rows_apart = True  # each row's loss hangs on that row alone, and not on rows of its batch

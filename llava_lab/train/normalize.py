@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from llava_lab.data.loader import MicroBatch
-from llava_lab.data.packing import work
+from llava_lab.data.packing import StageBatch, work
 from llava_lab.train.loss import Loss, Ratios, ratio, summed
 
 Normalization = Literal["step", "micro_batch"]
@@ -91,10 +91,10 @@ class StepLoss:
             rows = ", ".join(source for batch in micro.step for source in batch.sources)
             raise ValueError(f"no {empty[0]} to learn from in {rows}")
 
-    def _counts(self, batch: Any) -> dict[str, int]:
+    def _counts(self, batch: StageBatch) -> dict[str, int]:
         return self.loss.counts(batch) if self.normalization == "step" else {MICRO: 1}
 
-    def _ratios(self, model: Any, batch: Any) -> tuple[Ratios, Ratios]:
+    def _ratios(self, model: Any, batch: StageBatch) -> tuple[Ratios, Ratios]:
         """Terms of the loss, and the numbers beside it."""
         terms, numbers = self.loss.sums(model, batch)
         return (terms if self.normalization == "step" else {MICRO: (summed(terms), 1)}), numbers

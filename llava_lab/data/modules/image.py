@@ -21,7 +21,7 @@ from llava_lab.data.chat import Encoded, Masking, Template, get_template, place_
 from llava_lab.data.geometry import Layout, ViewSpec
 from llava_lab.data.loader import Part, StageLoader, deal, split_step, stage_steps
 from llava_lab.data.media.clip import image_digest
-from llava_lab.data.packing import Batch, EncodedSample, Segment
+from llava_lab.data.packing import Batch, EncodedSample, Segment, StageBatch
 from llava_lab.data.rows import BadRow, FileRow, ImageFolder, VideoPath
 from llava_lab.data.sample import (
     IMAGE_PLACEHOLDER,
@@ -148,7 +148,7 @@ class StageDataModule(LightningDataModule):
         """Held-out rows, or nothing."""
         return []
 
-    def collate(self, rows: list[Any], part: Part) -> Any:
+    def collate(self, rows: list[Any], part: Part) -> StageBatch:
         """Rows to a batch.
 
         Args:

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from llava_lab.data.keys import PHRASE_KEYS
 from llava_lab.data.loader import Part
 from llava_lab.data.media.clip import image_digest
 from llava_lab.data.modules.image import StageDataModule, run_seed
+from llava_lab.data.packing import on_device
 from llava_lab.data.rows import FileRow, ImageFolder, Refused
 from llava_lab.data.sample import Source, read_each
 from llava_lab.data.verified import verified
@@ -60,11 +61,9 @@ class PhraseBatch:
         """None: the LM takes no part."""
         return 0
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> "PhraseBatch":
-        """The batch on another device."""
-        names = ("pixels", "phrases", "truth", "counted")
-        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
-        return replace(self, **moved)
+    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
+        """The batch with all its tensors on another device."""
+        return on_device(self, device, non_blocking)
 
 
 class PhraseDataModule(StageDataModule):
