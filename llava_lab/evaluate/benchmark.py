@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from llava_lab.core.atomic import plain_name
 from llava_lab.data.media.clip import VideoPath, image_digest
-from llava_lab.data.modules.image import Position
+from llava_lab.data.modules.encoded import Position
 from llava_lab.data.sample import Question, read_questions
 from llava_lab.data.views.base import Views
 from llava_lab.evaluate.groups import QuestionGroup, blind_groups, by_images

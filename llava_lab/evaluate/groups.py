@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 
+from llava_lab.data.chat import place_image
 from llava_lab.data.media.clip import image_digest
-from llava_lab.data.modules.image import Position, place_image, run_seed
+from llava_lab.data.modules.encoded import Position
+from llava_lab.data.modules.stage import run_seed
 from llava_lab.data.rows import VideoPath
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question, Turn
 

@@ -12,7 +12,7 @@ from torch.utils.data.distributed import DistributedSampler
 from llava_lab.core.verbs import listed
 from llava_lab.data.chat import IGNORE, VISUAL, Template, get_template
 from llava_lab.data.geometry import Layout
-from llava_lab.data.modules.image import Position, ViewLoader
+from llava_lab.data.modules.encoded import Position, ViewLoader
 from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.rows import VideoPath
 from llava_lab.data.sample import Question

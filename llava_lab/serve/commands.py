@@ -22,7 +22,7 @@ from llava_lab.core.verbs import (
 )
 from llava_lab.data.chat import IGNORE, get_template
 from llava_lab.data.media.clip import VideoPath
-from llava_lab.data.modules.image import ViewLoader
+from llava_lab.data.modules.encoded import ViewLoader
 from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.rows import read_rows
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question, Turn, read_questions

@@ -116,8 +116,8 @@ def ours(options: argparse.Namespace) -> Watch:
     from lightning.pytorch import Callback, Trainer
 
     from llava_lab.data.chat import IGNORE
-    from llava_lab.data.modules.image import StageDataModule
     from llava_lab.data.modules.preference import Pairs
+    from llava_lab.data.modules.stage import StageDataModule
     from llava_lab.data.packing import EncodedSample, Segment
     from llava_lab.model.connector.mlp import MLP
     from llava_lab.model.encoder.timm import TimmEncoder

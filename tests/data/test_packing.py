@@ -15,9 +15,10 @@ from torch import Tensor
 
 from llava_lab.data import modules
 from llava_lab.data.loader import Part
-from llava_lab.data.modules.image import ImageDataModule, StageDataModule
+from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.modules.phrases import PhraseBatch, PhraseDataModule
 from llava_lab.data.modules.preference import Pairs, PreferenceDataModule
+from llava_lab.data.modules.stage import StageDataModule
 from llava_lab.data.packing import Batch, StageBatch, work
 from llava_lab.data.sample import Source
 from llava_lab.data.views.pad import Pad

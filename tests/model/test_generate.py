@@ -85,7 +85,7 @@ def test_questions_of_one_image_share_its_prefix(model: Llava, small_world: Path
     )
     groups = by_images(benchmark.questions)
     from llava_lab.data.chat import get_template
-    from llava_lab.data.modules.image import ViewLoader
+    from llava_lab.data.modules.encoded import ViewLoader
     from llava_lab.data.views.pad import Pad
 
     loader = ViewLoader(Pad(), model.encoder.view_spec)

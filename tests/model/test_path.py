@@ -8,7 +8,7 @@ import torch
 from conftest import REPOSITORY
 
 from llava_lab.data.chat import get_template
-from llava_lab.data.modules.image import EncodedRows, ViewLoader
+from llava_lab.data.modules.encoded import EncodedRows, ViewLoader
 from llava_lab.data.packing import Batch
 from llava_lab.data.sample import Source, read_samples
 from llava_lab.data.views.pad import Pad

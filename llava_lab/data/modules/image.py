@@ -1,191 +1,22 @@
-"""3. DataModules: what a stage reads, in which order, how often, and through which views."""
+"""3. Image data: rows of LLaVA-format files with images, videos or neither, read and checked."""
 
 import hashlib
 import json
 import math
-import os
-import random
-import re
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal
 
-import torch
-from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.utils.data import Dataset
-
-from llava_lab.data.chat import Encoded, Masking, Template, get_template, place_image
-from llava_lab.data.geometry import Layout, ViewSpec
-from llava_lab.data.loader import Part, StageLoader, deal, split_step, stage_steps
+from llava_lab.data.chat import Masking, Template, get_template
+from llava_lab.data.loader import StageLoader, deal
 from llava_lab.data.media.clip import image_digest
-from llava_lab.data.packing import Batch, EncodedSample, Segment, StageBatch
+from llava_lab.data.modules.encoded import EncodedRows, Position, ViewLoader
+from llava_lab.data.modules.stage import StageDataModule, limited, run_seed
 from llava_lab.data.rows import BadRow, FileRow, ImageFolder, VideoPath
-from llava_lab.data.sample import (
-    IMAGE_PLACEHOLDER,
-    Found,
-    Sample,
-    Source,
-    Turn,
-    hold_out,
-    read_source,
-    sample_reader,
-)
-from llava_lab.data.verified import shown_by_time, verified
+from llava_lab.data.sample import Found, Sample, Source, hold_out, read_source, sample_reader
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.video import Frames
-
-Position = Literal["keep", "first", "first_or_last"]
-
-
-class Features(Protocol):
-    """Features of images that a frozen encoder computed beforehand."""
-
-    def __getitem__(self, image: Path) -> tuple[Tensor, tuple[int, ...]]:
-        """Features [n, p, d] of one image's views, and its width, height and frames, if any."""
-        ...
-
-
-class StageDataModule(LightningDataModule):
-    """What every stage's data has: views, a budget, an order, and a fingerprint.
-
-    Args:
-        batch_size: Rows an optimizer step, over all devices: the number that papers give.
-        micro_batch_size: Rows a device computes at once; null computes its whole share. The rest
-            of `batch_size` is accumulated.
-        epochs: Times that the rows are read.
-        max_steps: Stop after so many optimizer steps, or null.
-        group_by_modality: Batches of one modality and of similar lengths, as LLaVA-1.5's second
-            stage: text, or all that is seen; `video` sets videos apart from images, too.
-        num_workers: Processes that load rows beside the main one.
-    """
-
-    # Options that do not decide what a stage becomes; files count by their content.
-    idle: ClassVar[tuple[str, ...]] = ("num_workers",)
-    views: Views
-
-    def __init__(
-        self,
-        batch_size: int,
-        micro_batch_size: int | None = None,
-        epochs: int = 1,
-        max_steps: int | None = None,
-        group_by_modality: bool | Literal["video"] = False,
-        num_workers: int = 0,
-    ):
-        super().__init__()
-        self.name = "stage"
-        self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
-        self.epochs, self.max_steps = epochs, max_steps
-        self.group_by_modality, self.num_workers = group_by_modality, num_workers
-        self.cache: Path | None = None
-        self.skipped: dict[str, int] = {}
-        self.feature_store: str | None = None
-        self.features: Features | None = None
-        self.limit: float = 1.0
-        self.held_limit: float = 1.0
-
-    def take_limits(self, trainer: Any) -> None:
-        """Take `limit_train_batches` and `limit_val_batches` over from a trainer.
-
-        Lightning would count each device's micro-batches; here they are optimizer steps, and
-        batches of held-out rows, on any number of devices.
-        """
-        self.limit, self.held_limit = trainer.limit_train_batches, trainer.limit_val_batches
-        trainer.limit_train_batches = trainer.limit_val_batches = 1.0
-
-    @property
-    def model(self) -> Any:
-        """The model whose tokenizer and encoder the rows are made for."""
-        assert self.trainer is not None
-        return self.trainer.lightning_module
-
-    def accumulate(self, world: int) -> int:
-        """Micro-batches of an optimizer step that each of so many devices computes."""
-        for name in ("batch_size", "micro_batch_size"):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ValueError(f"stages.{self.name}.data: {name} is {size}; it is 1 or more")
-        if self.batch_size < world:
-            raise ValueError(
-                f"stages.{self.name}.data: batch_size {self.batch_size} is for fewer than {world} "
-                "devices; use fewer devices or a larger batch"
-            )
-        share = math.ceil(self.batch_size / world)
-        return math.ceil(share / (self.micro_batch_size or share))
-
-    def check_views(self, model: Any) -> None:
-        """Refuse views; here there is nothing to refuse."""
-
-    def check(self, model: Any) -> None:
-        """Refuse what cannot work before any stage is trained."""
-        self.accumulate(world=1)
-
-    def stored_images(self) -> list[Path]:
-        """Images whose features may be stored; none by default."""
-        return []
-
-    def chat(self, model: Any) -> list[Any]:
-        """What the LM's own settings decide of how rows become ids; nothing by default."""
-        return []
-
-    @abstractmethod
-    def lengths(self) -> tuple[list[int], list[int]]:
-        """Length of every training row, and its modality: 0 is text."""
-
-    @abstractmethod
-    def train_rows(self) -> Dataset:
-        """Training rows, encoded when asked for."""
-
-    @abstractmethod
-    def content(self) -> str:
-        """Hash of what the rows say and show."""
-
-    def val_dataloader(self) -> StageLoader | list[Any]:
-        """Held-out rows, or nothing."""
-        return []
-
-    def collate(self, rows: list[Any], part: Part) -> StageBatch:
-        """Rows to a batch.
-
-        Args:
-            rows: The rows of one micro-batch.
-            part: What of an optimizer step they are.
-        """
-        return Batch.pack(rows)
-
-    def order(self) -> list[list[int]]:
-        """Rows of every optimizer step of the stage, over all devices, up to the limit."""
-        lengths, modalities = self.lengths()
-        steps = stage_steps(
-            lengths,
-            modalities,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            max_steps=self.max_steps,
-            group_by_modality=bool(self.group_by_modality),
-            seed=run_seed(),
-            stage=str(self.name),
-        )
-        return steps[: limited(len(steps), self.limit)]
-
-    def steps(self) -> int:
-        """Optimizer steps of the whole stage."""
-        return len(self.order())
-
-    def train_dataloader(self) -> StageLoader:
-        """The whole stage as one pass, so that its progress bar counts to the stage's end."""
-        trainer: Any = self.trainer
-        rank, world = trainer.global_rank, trainer.world_size
-        lengths, micro = self.lengths()[0], self.accumulate(world)
-        steps = [
-            split_step(step, lengths, accumulate=micro, rank=rank, world=world)
-            for step in self.order()
-        ]
-        return StageLoader(self.train_rows(), steps, self.collate, self.num_workers)
 
 
 class ImageDataModule(StageDataModule):
@@ -346,7 +177,7 @@ class ImageDataModule(StageDataModule):
         stages = self.template or llm.template
         return {name: get_template(name or stages, self.masking) for name in names}
 
-    def encoded(self, samples: Sequence[Sample], model: Any = None) -> "EncodedRows":
+    def encoded(self, samples: Sequence[Sample], model: Any = None) -> EncodedRows:
         """Samples that are encoded when asked for."""
         model = model or self.model
         llm = model.llm
@@ -357,7 +188,7 @@ class ImageDataModule(StageDataModule):
             samples, templates, llm.tokenizer, loader, self.image_position, length, llm.context
         )
 
-    def train_rows(self) -> "EncodedRows":
+    def train_rows(self) -> EncodedRows:
         """Training rows, encoded when asked for."""
         return self.encoded(self.samples)
 
@@ -392,142 +223,3 @@ class VideoDataModule(ImageDataModule):
     """Rows with videos, with images, or with neither, mixed; `views` is a Frames."""
 
     takes = Frames
-
-
-class ViewLoader:
-    """Images to views: pixels, or features where a store has them."""
-
-    def __init__(self, views: Views, view_spec: ViewSpec, store: Features | None = None):
-        self.views, self.view_spec, self.store = views, view_spec, store
-
-    def __call__(self, images: Sequence[Path]) -> tuple[Tensor | None, list[Layout]]:
-        """Views of all images in order, and their layouts."""
-        views, layouts = [], []
-        for path in images:
-            if self.store is not None:
-                features, size = self.store[path]
-                views.append(features)
-            else:
-                image = self.views.load(path)
-                views.append(self.views.pixels(image, self.view_spec))
-                size = image.size
-            layouts.append(self.layout(size))
-        return (torch.cat(views) if views else None), layouts
-
-    def layout(self, size: tuple[int, ...]) -> Layout:
-        """Where the features of an image or video of this size stand."""
-        return self.views.layout(size, self.view_spec)
-
-    def told(self, turns: Sequence[Turn], images: Sequence[Path]) -> Sequence[Turn]:
-        """The turns with what the views has to say about each image behind its placeholder."""
-        words = [self.views.words(path) for path in images]
-        if not any(words):
-            return turns
-        said = iter(words)
-        return [
-            replace(turn, text=re.sub(IMAGE_PLACEHOLDER, lambda _: told(next(said)), turn.text))
-            for turn in turns
-        ]
-
-
-def told(words: str) -> str:
-    """A placeholder and the line behind it."""
-    return f"{IMAGE_PLACEHOLDER}\n{words}" if words else IMAGE_PLACEHOLDER
-
-
-class EncodedRows(Dataset):
-    """Samples, encoded when asked for."""
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        templates: dict[str | None, Template],
-        tokenizer: Any,
-        loader: ViewLoader,
-        image_position: Position,
-        max_length: int,
-        context: int | None = None,
-    ):
-        self.samples, self.templates, self.tokenizer = samples, templates, tokenizer
-        self.loader, self.image_position, self.max_length = loader, image_position, max_length
-        self.context = context or max_length
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Any:
-        sample = self.samples[index]
-        views, layouts = self.loader(sample.images)
-        encoded = self.encode(sample, sample.turns, layouts)
-        return EncodedSample([Segment(encoded.ids, encoded.labels)], views, layouts, sample.source)
-
-    def encode(self, sample: Sample, turns: Sequence[Turn], layouts: Sequence[Layout]) -> Encoded:
-        """Ids and labels of a sample's turns."""
-        return self.templates[sample.template].encode(
-            self.told(sample, turns),
-            self.tokenizer,
-            [layout.tokens for layout in layouts],
-            source=sample.source,
-            max_length=self.max_length,
-        )
-
-    def told(self, sample: Sample, turns: Sequence[Turn]) -> Sequence[Turn]:
-        """The turns as they are encoded: pictures in their place, with what is said of each."""
-        # By the file's name and row, so that it is the same wherever the file lies.
-        chance = random.Random(f"{run_seed()}/{Path(sample.source).name}")
-        placed = place_image(turns, self.image_position, chance)
-        return self.loader.told(placed, sample.images)
-
-    def refused(self, cache: Path | None, what: str) -> dict[int, str]:
-        """Why samples cannot be trained on, by their number; what can is not in it.
-
-        Args:
-            cache: Folder in which it is remembered which files were decoded whole.
-            what: What is read, to say how far long work is.
-        """
-        paths = [image for sample in self.samples for image in sample.images]
-        sizes, faults = verified(paths, self.loader.views, cache, what)
-        found: dict[int, str] = {}
-        for number, sample in enumerate(shown_by_time(self.samples, f"{what}: rows measured")):
-            if broken := [faults[image] for image in sample.images if image in faults]:
-                found[number] = broken[0]
-                continue
-            try:
-                layouts = [self.loader.layout(sizes[image]) for image in sample.images]
-                self.measure(sample, layouts)
-            except ValueError as problem:
-                found[number] = str(problem).removeprefix(f"{sample.source}: ")
-        return found
-
-    def measure(self, sample: Sample, layouts: Sequence[Layout]) -> None:
-        """Refuse what `encode` would refuse, or the LM cannot read; most is not even tokenized.
-
-        Raises:
-            ValueError: With the reason.
-        """
-        template, turns = self.templates[sample.template], self.told(sample, sample.turns)
-        template.check(turns, self.tokenizer)
-        written = "".join(piece.text for piece in template.pieces(turns, self.tokenizer))
-        # A token of ASCII text is a character or more; each image begins a text of its own.
-        most = len(written) + sum(layout.tokens for layout in layouts) + len(layouts) + 2
-        if not written.isascii() or most > min(self.max_length, self.context):
-            self.within(self.encode(sample, sample.turns, layouts))
-
-    def within(self, encoded: Encoded) -> None:
-        """Refuse more tokens than the LM can read."""
-        if len(encoded.ids) > self.context:
-            raise ValueError(
-                f"{len(encoded.ids)} tokens, cut at max_length {self.max_length}, but the LM reads "
-                f"{self.context}; set max_length to that, or scale the LM's positions "
-                "(model.llm.rope_factor)"
-            )
-
-
-def limited(number: int, limit: float) -> int:
-    """How many of a number of batches a limit of Lightning leaves: a share, or so many at most."""
-    return int(number * limit) if isinstance(limit, float) else min(number, limit)
-
-
-def run_seed() -> int:
-    """The run's seed, as `seed_everything` has set it."""
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))

@@ -15,7 +15,7 @@ from llava_lab.data.fields import read_text
 from llava_lab.data.keys import PHRASE_KEYS
 from llava_lab.data.loader import Part
 from llava_lab.data.media.clip import image_digest
-from llava_lab.data.modules.image import StageDataModule, run_seed
+from llava_lab.data.modules.stage import StageDataModule, run_seed
 from llava_lab.data.packing import on_device
 from llava_lab.data.rows import FileRow, ImageFolder, Refused
 from llava_lab.data.sample import Source, read_each

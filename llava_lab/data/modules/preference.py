@@ -18,7 +18,8 @@ from llava_lab.data.fields import (
 from llava_lab.data.geometry import Layout
 from llava_lab.data.keys import PREFERENCE_KEYS
 from llava_lab.data.loader import Part
-from llava_lab.data.modules.image import EncodedRows, ImageDataModule
+from llava_lab.data.modules.encoded import EncodedRows
+from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.pair_rows import place_marks, read_pair
 from llava_lab.data.rows import FileRow, ImageFolder, Refused, VideoPath

@@ -1,0 +1,151 @@
+"""2. Encoded rows: samples -> ids, labels and views, when they are asked for."""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from llava_lab.data.chat import Encoded, Template, place_image
+from llava_lab.data.geometry import Layout, ViewSpec
+from llava_lab.data.modules.stage import Features, run_seed
+from llava_lab.data.packing import EncodedSample, Segment
+from llava_lab.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
+from llava_lab.data.verified import shown_by_time, verified
+from llava_lab.data.views.base import Views
+
+Position = Literal["keep", "first", "first_or_last"]
+
+
+class ViewLoader:
+    """Images to views: pixels, or features where a store has them."""
+
+    def __init__(self, views: Views, view_spec: ViewSpec, store: Features | None = None):
+        self.views, self.view_spec, self.store = views, view_spec, store
+
+    def __call__(self, images: Sequence[Path]) -> tuple[Tensor | None, list[Layout]]:
+        """Views of all images in order, and their layouts."""
+        views, layouts = [], []
+        for path in images:
+            if self.store is not None:
+                features, size = self.store[path]
+                views.append(features)
+            else:
+                image = self.views.load(path)
+                views.append(self.views.pixels(image, self.view_spec))
+                size = image.size
+            layouts.append(self.layout(size))
+        return (torch.cat(views) if views else None), layouts
+
+    def layout(self, size: tuple[int, ...]) -> Layout:
+        """Where the features of an image or video of this size stand."""
+        return self.views.layout(size, self.view_spec)
+
+    def told(self, turns: Sequence[Turn], images: Sequence[Path]) -> Sequence[Turn]:
+        """The turns with what the views has to say about each image behind its placeholder."""
+        words = [self.views.words(path) for path in images]
+        if not any(words):
+            return turns
+        said = iter(words)
+        return [
+            replace(turn, text=re.sub(IMAGE_PLACEHOLDER, lambda _: told(next(said)), turn.text))
+            for turn in turns
+        ]
+
+
+def told(words: str) -> str:
+    """A placeholder and the line behind it."""
+    return f"{IMAGE_PLACEHOLDER}\n{words}" if words else IMAGE_PLACEHOLDER
+
+
+class EncodedRows(Dataset):
+    """Samples, encoded when asked for."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        templates: dict[str | None, Template],
+        tokenizer: Any,
+        loader: ViewLoader,
+        image_position: Position,
+        max_length: int,
+        context: int | None = None,
+    ):
+        self.samples, self.templates, self.tokenizer = samples, templates, tokenizer
+        self.loader, self.image_position, self.max_length = loader, image_position, max_length
+        self.context = context or max_length
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        sample = self.samples[index]
+        views, layouts = self.loader(sample.images)
+        encoded = self.encode(sample, sample.turns, layouts)
+        return EncodedSample([Segment(encoded.ids, encoded.labels)], views, layouts, sample.source)
+
+    def encode(self, sample: Sample, turns: Sequence[Turn], layouts: Sequence[Layout]) -> Encoded:
+        """Ids and labels of a sample's turns."""
+        return self.templates[sample.template].encode(
+            self.told(sample, turns),
+            self.tokenizer,
+            [layout.tokens for layout in layouts],
+            source=sample.source,
+            max_length=self.max_length,
+        )
+
+    def told(self, sample: Sample, turns: Sequence[Turn]) -> Sequence[Turn]:
+        """The turns as they are encoded: pictures in their place, with what is said of each."""
+        # By the file's name and row, so that it is the same wherever the file lies.
+        chance = random.Random(f"{run_seed()}/{Path(sample.source).name}")
+        placed = place_image(turns, self.image_position, chance)
+        return self.loader.told(placed, sample.images)
+
+    def refused(self, cache: Path | None, what: str) -> dict[int, str]:
+        """Why samples cannot be trained on, by their number; what can is not in it.
+
+        Args:
+            cache: Folder in which it is remembered which files were decoded whole.
+            what: What is read, to say how far long work is.
+        """
+        paths = [image for sample in self.samples for image in sample.images]
+        sizes, faults = verified(paths, self.loader.views, cache, what)
+        found: dict[int, str] = {}
+        for number, sample in enumerate(shown_by_time(self.samples, f"{what}: rows measured")):
+            if broken := [faults[image] for image in sample.images if image in faults]:
+                found[number] = broken[0]
+                continue
+            try:
+                layouts = [self.loader.layout(sizes[image]) for image in sample.images]
+                self.measure(sample, layouts)
+            except ValueError as problem:
+                found[number] = str(problem).removeprefix(f"{sample.source}: ")
+        return found
+
+    def measure(self, sample: Sample, layouts: Sequence[Layout]) -> None:
+        """Refuse what `encode` would refuse, or the LM cannot read; most is not even tokenized.
+
+        Raises:
+            ValueError: With the reason.
+        """
+        template, turns = self.templates[sample.template], self.told(sample, sample.turns)
+        template.check(turns, self.tokenizer)
+        written = "".join(piece.text for piece in template.pieces(turns, self.tokenizer))
+        # A token of ASCII text is a character or more; each image begins a text of its own.
+        most = len(written) + sum(layout.tokens for layout in layouts) + len(layouts) + 2
+        if not written.isascii() or most > min(self.max_length, self.context):
+            self.within(self.encode(sample, sample.turns, layouts))
+
+    def within(self, encoded: Encoded) -> None:
+        """Refuse more tokens than the LM can read."""
+        if len(encoded.ids) > self.context:
+            raise ValueError(
+                f"{len(encoded.ids)} tokens, cut at max_length {self.max_length}, but the LM reads "
+                f"{self.context}; set max_length to that, or scale the LM's positions "
+                "(model.llm.rope_factor)"
+            )
