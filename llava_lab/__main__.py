@@ -39,7 +39,7 @@ LIGHTNING = ("fit", "validate", "test", "predict")
 TOOLS = {
     "plan": "llava_lab.experiment.plan:main",
     "sweep": "llava_lab.experiment.sweep:main",
-    "table": "llava_lab.report.table:main",
+    "table": "llava_lab.cli.table:main",
     "import": "llava_lab.serve.commands:import_main",
     "export": "llava_lab.serve.commands:export_main",
     "answer": "llava_lab.serve.commands:answer_main",

@@ -19,7 +19,6 @@ LONG_MODULES = {
     "evaluate/metrics/question.py": 350,
     "experiment/plan.py": 350,
     "experiment/sweep.py": 350,
-    "report/table.py": 350,
     "serve/caption.py": 450,
     "serve/prefer.py": 350,
     "tiny_world/film.py": 400,

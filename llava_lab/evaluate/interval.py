@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
-Z95 = 1.959963984540054  # 97.5% quantile of the standard normal distribution
+Z95 = float(ndtri(0.975))  # 97.5% quantile of the standard normal distribution
 RESAMPLES = 2000
 
 Array = NDArray[Any]

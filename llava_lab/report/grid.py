@@ -1,54 +1,200 @@
-"""12. Grid: headed columns of text -> rich, Markdown."""
+"""12. Grid: named columns of figures -> terminal, Markdown, CSV, JSON."""
 
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+Format = Literal["rich", "md", "csv", "json"]
+GAP = 2  # spaces between two columns on a terminal
+NAME, WORDS = 8, 24  # what is left, at least, of a name and of a text that is broken into lines
+PIPE_COLUMNS = 140  # a pipe or a file has no width of its own, and rich would take 80
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A cell that holds a number; it is never broken into lines.
+
+    Attributes:
+        text: How it is shown.
+        value: What scripts get: a number, a mapping of numbers, or None where it is unknown.
+        short: How it is shown where room is scarce; None where that is the same.
+    """
+
+    text: str
+    value: Any
+    short: str | None = None
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of text.
+    """A table. `console.print(grid)` draws it in the terminal's width.
 
     Attributes:
         title: What stands above it.
         headers: One for each column.
         rows: Cells, as many in each row as there are headers.
-        notes: What stands below it: how to read it, where it is from.
-        names: How many columns, from the left, are names; the others are numbers, set right.
+        legend: How to read the figures as they are shown.
+        notes: What else stands below it: facts about the rows, where they are from.
+        names: How many columns, from the left, are names; the others are set right.
+        about: What the table is of, for scripts: its kind, the experiment, the seeds.
     """
 
     title: str
     headers: list[str]
-    rows: list[list[str]]
+    rows: Sequence[Sequence[str | Figure]]
+    legend: str | None = None
     notes: list[str] = field(default_factory=list)
     names: int = 1
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The cells as they are shown."""
+        return [[str(cell) for cell in row] for row in self.rows]
+
+    @property
+    def below(self) -> list[str]:
+        """What stands below the table, a paragraph each."""
+        return [*([self.legend] if self.legend else []), *self.notes]
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        yield Text(self.title, style="bold")
+        yield from _tables(self, options.max_width)
+        if self.below:
+            yield Text("\n".join(self.below), style="dim")
 
 
-def to_rich(grid: Grid) -> Table:
-    """Draw a grid for the terminal."""
-    caption = Text("\n".join(grid.notes)) if grid.notes else None
-    table = Table(
-        title=Text(grid.title, style="bold"),
-        title_justify="left",
-        caption=caption,
-        caption_justify="left",
-    )
-    for index, header in enumerate(grid.headers):
-        number = index >= grid.names
-        # A number with its interval stays on one line; a long heading above plain numbers may not.
-        whole = number and any(" " in row[index] for row in grid.rows)
-        table.add_column(header, justify="right" if number else "left", no_wrap=whole)
-    for row in grid.rows:
+def _tables(grid: Grid, room: int) -> Iterator[RenderableType]:
+    """The grid in one table or, where its columns do not fit side by side, in several."""
+    cells = grid.texts
+    blocks = _blocks(grid, cells, room)
+    if len(blocks) > 1:
+        cells = [[getattr(cell, "short", None) or str(cell) for cell in row] for row in grid.rows]
+        blocks = _blocks(grid, cells, room)
+    for number, columns in enumerate(blocks):
+        if number:
+            yield ""
+        yield _table(grid, cells, columns, room)
+
+
+def _blocks(grid: Grid, cells: list[list[str]], room: int) -> list[list[int]]:
+    """Columns of each table: all names, and as many figures as there is room for."""
+    names = list(range(grid.names))
+    left = room - sum(_width(grid, cells, column) + GAP for column in names)
+    blocks: list[list[int]] = []
+    free = 0
+    for column in range(grid.names, len(grid.headers)):
+        width = _width(grid, cells, column)
+        if not blocks or width > free:
+            blocks.append([*names])
+            free = left
+        blocks[-1].append(column)
+        free -= width + GAP
+    return blocks or [names]
+
+
+def _width(grid: Grid, cells: list[list[str]], column: int, whole: bool = False) -> int:
+    """Width that a column needs: names and figures are whole, headings and texts may be broken.
+
+    Args:
+        grid: The grid.
+        cells: Its cells as text.
+        column: Which column.
+        whole: Whether nothing is broken.
+    """
+    head = grid.headers[column]
+    heads = [head] if whole else head.split() or [""]
+    widths = [cell_len(line[column]) for line in cells]
+    if not whole and column >= grid.names:
+        figures = [isinstance(row[column], Figure) for row in grid.rows]
+        widths = [w if f else min(w, WORDS) for w, f in zip(widths, figures, strict=True)]
+    return max([*map(cell_len, heads), *widths])
+
+
+def _table(grid: Grid, cells: list[list[str]], columns: list[int], room: int) -> Table:
+    """Draw some columns; what room is left goes to those that are broken into lines."""
+    widths = {column: _width(grid, cells, column) for column in columns}
+    spare = room - sum(widths.values()) - GAP * (len(columns) - 1)
+    while spare < 0 and max(widths[name] for name in range(grid.names)) > NAME:
+        widest = max(range(grid.names), key=widths.__getitem__)
+        widths[widest], spare = widths[widest] - 1, spare + 1
+    for column in columns:
+        more = min(max(spare, 0), _width(grid, cells, column, whole=True) - widths[column])
+        widths[column], spare = widths[column] + more, spare - more
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for column in columns:
+        table.add_column(
+            Text(grid.headers[column]),
+            justify="left" if column < grid.names else "right",
+            width=widths[column],
+            overflow="fold",
+        )
+    for line in cells:
         # As Text, since rich reads "[name]" in a plain string as a style.
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(line[column]) for column in columns))
     return table
+
+
+def show(grids: Sequence[Grid], format: Format) -> None:
+    """Print tables; their cells as text, but for JSON."""
+    if format == "json":
+        print(to_json(grids))
+    elif format == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        for grid in grids:
+            writer.writerows([grid.headers, *grid.texts])
+    elif format == "md":
+        print("\n\n".join(to_markdown(grid) for grid in grids))
+    else:
+        console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+        for grid in grids:
+            console.print(grid, "")
 
 
 def to_markdown(grid: Grid) -> str:
     """Write a grid as a GitHub table below its title, above its notes."""
     sides = ["---" if index < grid.names else "--:" for index in range(len(grid.headers))]
-    lines = [grid.headers, sides, *grid.rows]
+    lines = [grid.headers, sides, *grid.texts]
     body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    notes = ["", *(f"{note}  " for note in grid.notes[:-1]), *grid.notes[-1:]]
-    return "\n".join([f"### {grid.title}", "", *body, *(notes if grid.notes else [])])
+    notes = ["", *(f"{note}  " for note in grid.below[:-1]), *grid.below[-1:]]
+    return "\n".join([f"### {grid.title}", "", *body, *(notes if grid.below else [])])
+
+
+def to_json(grids: Sequence[Grid]) -> str:
+    """Write grids as a JSON array, an object each: what it is of, columns, rows, notes.
+
+    A row is an object with the columns as keys; a figure is its value, as `Figure` has it.
+
+    Raises:
+        ValueError: If two columns of a grid have one name; names it.
+    """
+    return json.dumps([_object(grid) for grid in grids], indent=2, ensure_ascii=False)
+
+
+def _object(grid: Grid) -> dict[str, Any]:
+    for head in grid.headers:
+        if grid.headers.count(head) > 1:
+            raise ValueError(
+                f"{grid.title}: two columns are called {head!r}, and a JSON row has each name "
+                "once; choose another --format"
+            )
+    values = [
+        [cell.value if isinstance(cell, Figure) else cell for cell in row] for row in grid.rows
+    ]
+    rows = [dict(zip(grid.headers, line, strict=True)) for line in values]
+    about = {**grid.about, "title": grid.title, "columns": grid.headers}
+    return {**about, "rows": rows, "notes": grid.notes}

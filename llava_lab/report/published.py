@@ -43,6 +43,11 @@ def _rows(table: dict[str, Any], path: Path) -> list[dict[str, Any]]:
             f"{path}: table {table['title']!r} has source_kind {table['source_kind']!r};"
             f" it is one of {', '.join(KINDS)}"
         )
+    notes = table.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise ValueError(
+            f"{path}: table {table['title']!r}: notes are texts; quote one that has a colon"
+        )
     shared = {key: table[key] for key in ("title", "source", "source_kind")}
-    shared |= {"provenance": table.get("provenance", ""), "notes": table.get("notes", [])}
+    shared |= {"provenance": table.get("provenance", ""), "notes": notes}
     return [{"model": row["model"], "values": row["values"], **shared} for row in table["rows"]]

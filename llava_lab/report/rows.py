@@ -1,18 +1,18 @@
 """12. Rows: results of one run, or of several seeds -> scores with intervals."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
+from scipy.special import stdtrit
+
+from llava_lab.report.grid import Figure
 from llava_lab.report.runs import RunResults
 
 BLIND = "blind_"
 NONE = "–"  # what was not measured
-Z95 = 1.959963984540054
-# 97.5% quantiles of Student's t for 1 to 9 degrees of freedom; `t95` has a series for the rest.
-T95 = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
 
 
 @dataclass(frozen=True)
@@ -101,18 +101,8 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def t95(degrees: int) -> float:
-    """97.5% quantile of Student's t distribution, to about 5 decimals."""
-    if degrees <= len(T95):
-        return T95[degrees - 1]
-    # Expansion around the normal quantile: Abramowitz and Stegun, 26.7.5.
-    z = Z95
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
+    """97.5% quantile of Student's t distribution."""
+    return float(stdtrit(degrees, 0.975))
 
 
 def _sighted(benchmark: str, scores: dict[str, Any]) -> list[str]:
@@ -140,6 +130,21 @@ def plus_minus(estimate: Estimate | None) -> str:
     if estimate is None:
         return NONE
     return f"{100 * estimate.value:.1f} ± {50 * (estimate.high - estimate.low):.1f}"
+
+
+def interval_figure(estimate: Estimate | None) -> Figure:
+    """A cell with the ends of the interval."""
+    return _figure(bracketed(estimate), estimate)
+
+
+def half_figure(estimate: Estimate | None) -> Figure:
+    """A cell with half of the interval."""
+    return _figure(plus_minus(estimate), estimate)
+
+
+def _figure(text: str, estimate: Estimate | None) -> Figure:
+    short = plus_minus(estimate).replace(" ", "")
+    return Figure(text, asdict(estimate) if estimate else None, short)
 
 
 Key = tuple[str, str]

@@ -1,22 +1,26 @@
 """12. Sweep: its finished points -> a row each, and what each has more than one of them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from llava_lab.experiment.sweep import Sweep
-from llava_lab.report.grid import Grid
+from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.rows import (
     NONE,
     Estimate,
     ScoreRow,
     difference,
+    half_figure,
     over_seeds,
-    plus_minus,
     run_rows,
     seed_rows,
 )
 from llava_lab.report.runs import RunResults, read
+from llava_lab.report.table import published_grids
 
+UNKNOWN = Figure(NONE, None)
 PointRuns = tuple[dict[str, str], list[RunResults]]
 
 
@@ -57,54 +61,85 @@ def held_out(runs: list[RunResults]) -> dict[str, Estimate]:
 
 def held_out_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
     """A table of the held-out rows' numbers, for each stage that is some point's last."""
-    rows: dict[str, list[list[str]]] = {}
-    heads: dict[str, list[str]] = {}
+    stages: dict[str, list[tuple[list[str | Figure], dict[str, Figure]]]] = {}
     for labels, runs in found:
-        numbers = held_out(runs)
-        for stage in {name.partition("/")[0] for name in numbers}:
-            half = " ± {:.3f}" if len(runs) > 1 else ""
-            cells = [
-                f"{each.value:.3f}{half.format((each.high - each.low) / 2)}"
-                for each in numbers.values()
-            ]
-            heads[stage] = [name.partition("/")[2] for name in numbers]
-            rows.setdefault(stage, []).append([*labels.values(), str(len(runs)), *cells])
-    for stage, body in rows.items():
+        rows: dict[str, dict[str, Figure]] = {}
+        for name, each in held_out(runs).items():
+            stage, _, number = name.partition("/")
+            half = f" ± {(each.high - each.low) / 2:.3f}" if len(runs) > 1 else ""
+            rows.setdefault(stage, {})[number] = Figure(f"{each.value:.3f}{half}", asdict(each))
+        for stage, cells in rows.items():
+            stages.setdefault(stage, []).append(([*labels.values(), _count(runs)], cells))
+    for stage, lines in stages.items():
         title = f"sweep {sweep.name}, held-out rows of stage {stage}"
-        notes = ["Mean ± half of a 95% t-interval over seeds, where there are several; not in %."]
-        yield Grid(title, [*sweep.axes, "seeds", *heads[stage]], body, notes, names=len(sweep.axes))
+        legend = "Mean ± half of a 95% t-interval over seeds, where there are several; not in %."
+        about = {"table": "held_out", "sweep": sweep.name, "stage": stage}
+        yield _named(sweep, title, lines, legend, about)
+
+
+def _named(
+    sweep: Sweep,
+    title: str,
+    lines: list[tuple[list[str | Figure], dict[str, Figure]]],
+    legend: str,
+    about: dict[str, Any],
+) -> Grid:
+    """A table of rows that may lack some of the named figures."""
+    names = list(dict.fromkeys(name for _, cells in lines for name in cells))
+    body = [[*head, *(cells.get(name, UNKNOWN) for name in names)] for head, cells in lines]
+    headers = [*sweep.axes, "seeds", *names]
+    return Grid(title, headers, body, legend, names=len(sweep.axes), about=about)
+
+
+def _count(runs: list[RunResults]) -> Figure:
+    return Figure(str(len(runs)), len(runs))
 
 
 def sweep_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
     """For each benchmark a table with a row a combination."""
     rows = [scores(group) for group in found]
     missing = len(sweep.points()) - sum(len(group[1]) for group in found)
-    notes = [
+    legend = (
         "Accuracies in %, mean ± half of a 95% interval: over seeds where there are several, else "
         "over questions. Margin: overall, less the same with images shuffled, in points."
-    ]
-    if missing:
-        notes.append(f"{missing} of {len(sweep.points())} points have no results.")
+    )
+    notes = [f"{missing} of {len(sweep.points())} points have no results."] if missing else []
+    scale = found[0][1][0].results["scale"]
     for benchmark in dict.fromkeys(row.benchmark for each in rows for row in each):
-        names = list(
-            dict.fromkeys(r.score for each in rows for r in each if r.benchmark == benchmark)
-        )
-        head = [*sweep.axes, "seeds", "visual tokens", "training FLOPs", "seconds", "margin"]
-        body = []
+        lines = []
         for (labels, done), each in zip(found, rows, strict=True):
             here = {row.score: row for row in each if row.benchmark == benchmark}
-            margin = next((row.margin for row in here.values()), None)
-            shown = [plus_minus(here[name].value) if name in here else NONE for name in names]
-            body.append(
-                [
-                    *(labels[axis] for axis in sweep.axes),
-                    *(str(len(done)), f"{tokens(done, benchmark):.1f}"),
-                    *(f"{cost(done, 'train_flops'):.3g}", f"{seconds(done):.0f}"),
-                    *(plus_minus(margin), *shown),
-                ]
+            shown, flops, lasted = tokens(done, benchmark), cost(done, "train_flops"), seconds(done)
+            cells = {
+                "visual tokens": Figure(f"{shown:.1f}", shown),
+                "training FLOPs": Figure(f"{flops:.3g}", flops),
+                "seconds": Figure(f"{lasted:.0f}", lasted),
+                "margin": half_figure(next((row.margin for row in here.values()), None)),
+            }
+            cells |= {name: half_figure(row.value) for name, row in here.items()}
+            lines.append(([*labels.values(), _count(done)], cells))
+        title = f"sweep {sweep.name}, {benchmark}, {scale} scale"
+        about = {"table": "sweep", "sweep": sweep.name, "benchmark": benchmark, "scale": scale}
+        grid = _named(sweep, title, lines, legend, about)
+        yield replace(grid, notes=notes)
+
+
+def published_with(sweep: Sweep, path: Path, paper: Path) -> Iterator[Grid]:
+    """The published tables that a sweep file names.
+
+    Raises:
+        ValueError: If there is no such table; names those that there are.
+    """
+    for each in sweep.published:
+        tables = published_grids(each["experiment"], paper)
+        chosen = [grid for grid in tables if grid.title.endswith(f": {each['title']}")]
+        if not chosen:
+            known = ", ".join(repr(grid.title.partition(": ")[2]) for grid in tables) or "none"
+            raise ValueError(
+                f"{path}: published: {paper} has no table {each['title']!r} of "
+                f"{each['experiment']}; it has {known}"
             )
-        title = f"sweep {sweep.name}, {benchmark}, {found[0][1][0].results['scale']} scale"
-        yield Grid(title, [*head, *names], body, notes, names=len(sweep.axes))
+        yield from chosen
 
 
 def differences(
@@ -142,20 +177,20 @@ def differences(
 
 def difference_grids(sweep: Sweep, found: list[PointRuns], base: str) -> Iterator[Grid]:
     """For each benchmark, what every other combination has more than the one of this name."""
-    rows: dict[str, list[tuple[list[str], dict[str, str]]]] = {}
+    rows: dict[str, list[tuple[list[str | Figure], dict[str, Figure]]]] = {}
     for labels, seeds, more in differences(sweep, found, base):
         for benchmark in dict.fromkeys(benchmark for benchmark, _ in more):
             cells = {score: _signed(e) for (of, score), e in more.items() if of == benchmark}
-            rows.setdefault(benchmark, []).append(([*labels.values(), str(seeds)], cells))
-    notes = [
+            head = [*labels.values(), Figure(str(seeds), seeds)]
+            rows.setdefault(benchmark, []).append((head, cells))
+    legend = (
         f"Points more than {base}: mean of each seed's difference ± half of a 95% t-interval; of "
         "one seed, an interval over questions (Newcombe). *: there is no zero in the interval."
-    ]
+    )
     for benchmark, lines in rows.items():
-        names = list(dict.fromkeys(name for _, cells in lines for name in cells))
-        body = [[*head, *(cells.get(name, NONE) for name in names)] for head, cells in lines]
         title = f"sweep {sweep.name}, {benchmark}: against {base}"
-        yield Grid(title, [*sweep.axes, "seeds", *names], body, notes, names=len(sweep.axes))
+        about = {"table": "against", "sweep": sweep.name, "benchmark": benchmark, "against": base}
+        yield _named(sweep, title, lines, legend, about)
 
 
 def _values(run: RunResults) -> dict[tuple[str, str], Estimate]:
@@ -169,10 +204,11 @@ def _more(pairs: Sequence[tuple[Estimate, Estimate]]) -> Estimate:
     return difference(*pairs[0])
 
 
-def _signed(more: Estimate) -> str:
+def _signed(more: Estimate) -> Figure:
     """A difference in points with its interval, and a star where the interval has no zero."""
     star = "*" if more.low > 0 or more.high < 0 else ""
-    return f"{100 * more.value:+.1f} ± {50 * (more.high - more.low):.1f}{star}"
+    text = f"{100 * more.value:+.1f} ± {50 * (more.high - more.low):.1f}{star}"
+    return Figure(text, asdict(more), text.replace(" ", ""))
 
 
 def tokens(runs: list[RunResults], benchmark: str) -> float:

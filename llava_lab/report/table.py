@@ -2,27 +2,23 @@
 
 import csv
 import sys
-from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from llava_lab.core.verbs import one_message, verb_parser
-from llava_lab.experiment.sweep import Sweep
-from llava_lab.report.grid import Grid, to_markdown, to_rich
-from llava_lab.report.plot import plot
+from llava_lab.core.shipped import shipped
+from llava_lab.report.grid import Figure, Format, Grid, show
 from llava_lab.report.published import published
-from llava_lab.report.rows import NONE, ScoreRow, bracketed, plus_minus, run_rows, seed_rows
-from llava_lab.report.runs import RunResults, find, read
-from llava_lab.report.sweep import (
-    difference_grids,
-    finished_groups,
-    held_out_grids,
-    sweep_grids,
+from llava_lab.report.rows import (
+    NONE,
+    Estimate,
+    ScoreRow,
+    half_figure,
+    interval_figure,
+    run_rows,
+    seed_rows,
 )
+from llava_lab.report.runs import RunResults, find, read
 
 COST = {
     "parameters": "parameters",
@@ -34,47 +30,16 @@ COST = {
     "peak memory, bytes": "peak_memory_bytes",
 }
 HEADERS = ["benchmark", "score", "questions", "value", "blind", "margin"]
-PAPER = Path(__file__).parents[2] / "configs" / "paper"
+PAPER = shipped("configs/paper")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run `table` from the command line; a mistake is one message and exit status 2."""
-    parser = verb_parser(
-        "table", "Print runs as tables: one by itself, several seeds as their mean, or a sweep."
-    )
-    what = "run folder, results.json, folder of runs, or one sweep file"
-    parser.add_argument("runs_or_sweep", metavar="RUN", nargs="+", type=Path, help=what)
-    parser.add_argument("--format", choices=("rich", "md", "csv"), default="rich")
-    parser.add_argument("--paper", type=Path, default=PAPER, help="folder of published numbers")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the sweep ran")
-    parser.add_argument(
-        "--against", metavar="POINT", help="also print what a sweep's other points have more: '1x1'"
-    )
-    parser.add_argument("--plot", type=Path, help="picture of the sweep to draw, .png or .pdf")
-    drawn = "what the plot has in place of the first benchmark's accuracies: presence/hallucination"
-    parser.add_argument("--scores", nargs="+", default=[], metavar="SCORE", help=drawn)
-    against = "what it has it against in place of visual tokens, such as dpo/kl of held-out rows"
-    parser.add_argument("--x", metavar="SCORE", help=against)
-    options, more = parser.parse_known_args(arguments)
-    with one_message():
-        if options.runs_or_sweep[0].suffix == ".yaml":
-            sweep_table(options, more)
-            return
-        if more:
-            parser.error(f"unrecognized arguments: {' '.join(more)}")
-        if options.against or options.plot:
-            parser.error("--against and --plot are of a sweep: give its file")
-        table(options.runs_or_sweep, options.format, options.paper)
-
-
-def table(
-    runs: Sequence[Path], format: Literal["rich", "md", "csv"] = "rich", paper: Path = PAPER
-) -> None:
+def table(runs: Sequence[Path], format: Format = "rich", paper: Path = PAPER) -> None:
     """Print runs as tables: one run by itself, several seeds of one experiment as their mean.
 
     Args:
         runs: Run folders, results.json files, or folders with runs below them.
-        format: For the terminal, as Markdown, or as comma-separated fractions, one line a score.
+        format: For the terminal, as Markdown, as comma-separated fractions, one line a score, or
+            as JSON (`to_json`).
         paper: Folder with the published numbers, which are printed under their own heading.
     """
     groups = grouped([read(path) for path in find(runs)])
@@ -84,62 +49,9 @@ def table(
     show(list(all_grids(groups, paper)), format)
 
 
-def sweep_table(options: Namespace, more: Sequence[str]) -> None:
-    """Print a sweep's table and the published ones, and draw its plot.
-
-    Args:
-        options: Of the command line.
-        more: Options of fit that the sweep was run with.
-    """
-    sweep = Sweep.read(options.runs_or_sweep[0])
-    found = finished_groups(sweep, options.runs, more)
-    grids = [*sweep_grids(sweep, found), *held_out_grids(sweep, found)]
-    if options.against is not None:
-        grids += difference_grids(sweep, found, options.against)
-    for each in sweep.published:
-        tables = published_grids(each["experiment"], options.paper)
-        chosen = [grid for grid in tables if grid.title.endswith(f": {each['title']}")]
-        if not chosen:
-            known = ", ".join(repr(grid.title.partition(": ")[2]) for grid in tables) or "none"
-            raise ValueError(
-                f"{options.runs_or_sweep[0]}: published: {options.paper} has no table "
-                f"{each['title']!r} of {each['experiment']}; it has {known}"
-            )
-        grids += chosen
-    show(grids, options.format)
-    if options.plot:
-        plot(sweep, found, options.plot, options.scores, options.x, options.against)
-
-
-def show(grids: Sequence[Grid], format: Literal["rich", "md", "csv"]) -> None:
-    """Print tables."""
-    if format == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        for grid in grids:
-            writer.writerows([grid.headers, *grid.rows])
-        return
-    if format == "md":
-        print("\n\n".join(to_markdown(grid) for grid in grids))
-        return
-    # A pipe or a file has no width of its own, and rich would take 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    for grid in grids:
-        console.print(to_rich(grid), "")
-
-
-def results_table(results: dict[str, Any]) -> Table:
-    """Draw one run's scores: a row for each metric and question type."""
-    return to_rich(score_grid(results))
-
-
-def results_tables(results: dict[str, Any]) -> list[Table]:
-    """Draw one run's scores, its stages and its cost."""
-    return [results_table(results), to_rich(stages_grid(results)), to_rich(cost_grid(results))]
-
-
-def seeds_table(runs: Sequence[RunResults]) -> Table:
-    """Draw the mean scores of several seeds of one experiment."""
-    return to_rich(seeds_grid(runs))
+def results_tables(results: dict[str, Any]) -> list[Grid]:
+    """One run's scores, its stages and its cost."""
+    return [score_grid(results), stages_grid(results), cost_grid(results)]
 
 
 def grouped(runs: Sequence[RunResults]) -> list[list[RunResults]]:
@@ -187,35 +99,55 @@ def all_grids(groups: Sequence[Sequence[RunResults]], paper: Path) -> Iterator[G
 
 def score_grid(results: dict[str, Any], path: Path | None = None) -> Grid:
     """Scores of one run, with intervals over questions."""
-    rows = [
-        [row.benchmark, row.score, str(row.n), *map(bracketed, (row.value, row.blind, row.margin))]
-        for row in run_rows(results)
-    ]
-    notes = [
-        "In %, with 95% intervals over questions (Wilson, or a bootstrap where scores are partial)."
-        " Blind: images shuffled between questions. Margin: value less blind, in points."
-    ]
-    notes += answer_notes(results) + judge_notes(results)
-    title = f"{_scaled(results)}, seed {results['seed']}"
-    return Grid(title + (f" ({path})" if path else ""), HEADERS, rows, notes, names=2)
+    legend = (
+        "In %, with 95% intervals over questions (Wilson, or a bootstrap where scores are partial),"
+        " or ± half of one. Blind: images shuffled between questions. Margin: value less blind, in"
+        " points."
+    )
+    title = f"{_scaled(results)}, seed {results['seed']}" + (f" ({path})" if path else "")
+    notes = answer_notes(results) + judge_notes(results)
+    about = _about("scores", [results], interval="questions")
+    rows = _score_rows(run_rows(results), interval_figure)
+    return Grid(title, HEADERS, rows, legend, notes, names=2, about=about)
 
 
 def seeds_grid(runs: Sequence[RunResults]) -> Grid:
     """Mean scores of several seeds, with intervals over seeds."""
-    rows = [
-        [row.benchmark, row.score, str(row.n), *map(plus_minus, (row.value, row.blind, row.margin))]
-        for row in seed_rows(runs)
-    ]
-    seeds = ", ".join(str(run.results["seed"]) for run in runs)
-    title = f"{_scaled(runs[0].results)}, {len(runs)} seeds ({seeds})"
-    notes = [
+    every = [run.results for run in runs]
+    seeds = ", ".join(str(results["seed"]) for results in every)
+    title = f"{_scaled(every[0])}, {len(runs)} seeds ({seeds})"
+    legend = (
         f"In %, mean ± half of a 95% t-interval over {len(runs)} seeds. Blind: images shuffled"
         " between questions. Margin: value less blind of each seed, in points."
+    )
+    notes = [
+        f"Seed {results['seed']}: {note}" for results in every for note in answer_notes(results)
     ]
-    for run in runs:
-        notes += [f"Seed {run.results['seed']}: {note}" for note in answer_notes(run.results)]
-    notes += judge_notes(runs[0].results)
-    return Grid(title, HEADERS, rows, notes, names=2)
+    notes += judge_notes(every[0])
+    about = _about("scores", every, interval="seeds")
+    rows = _score_rows(seed_rows(runs), half_figure)
+    return Grid(title, HEADERS, rows, legend, notes, names=2, about=about)
+
+
+def _score_rows(
+    rows: Sequence[ScoreRow], cell: Callable[[Estimate | None], Figure]
+) -> list[list[str | Figure]]:
+    return [
+        [
+            row.benchmark,
+            row.score,
+            Figure(str(row.n), row.n),
+            *map(cell, (row.value, row.blind, row.margin)),
+        ]
+        for row in rows
+    ]
+
+
+def _about(kind: str, runs: Sequence[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """What a table of some runs is of."""
+    seeds = [results["seed"] for results in runs]
+    known = {"table": kind, "experiment": runs[0]["experiment"], "scale": runs[0]["scale"]}
+    return {**known, "seeds": seeds, **more}
 
 
 def answer_notes(results: dict[str, Any]) -> list[str]:
@@ -261,21 +193,19 @@ def stages_grid(results: dict[str, Any]) -> Grid:
     rows = [
         [
             *(stage["name"], "yes" if stage.get("reused") else "no"),
-            *(count(stage.get(key)) for key in ("steps", "samples", "tokens", "seconds")),
-            f"{loss(stage.get('loss_first'))} → {loss(stage.get('loss_last'))}",
+            *(counted(stage.get(key)) for key in ("steps", "samples", "tokens", "seconds")),
+            losses(stage.get("loss_first"), stage.get("loss_last")),
         ]
         for stage in results["stages"]
     ]
     headers = ["stage", "reused", "steps", "samples", "tokens", "seconds", "loss, first → last"]
-    return Grid("Stages", headers, rows, names=2)
+    return Grid("Stages", headers, rows, names=2, about=_about("stages", [results]))
 
 
 def cost_grid(results: dict[str, Any]) -> Grid:
     """What a run cost."""
-    cost = results["cost"]
-    return Grid(
-        "Cost", ["cost", "value"], [[name, count(cost.get(key))] for name, key in COST.items()]
-    )
+    rows = [[name, counted(results["cost"].get(key))] for name, key in COST.items()]
+    return Grid("Cost", ["cost", "value"], rows, about=_about("cost", [results]))
 
 
 def published_grids(experiment: str, paper: Path) -> list[Grid]:
@@ -289,7 +219,7 @@ def published_grids(experiment: str, paper: Path) -> list[Grid]:
     grids = []
     for title, rows in tables.items():
         benchmarks = list(dict.fromkeys(name for row in rows for name in row["values"]))
-        values = [[str(row["values"].get(name, NONE)) for name in benchmarks] for row in rows]
+        values = [[_published(row["values"].get(name)) for name in benchmarks] for row in rows]
         models = [row["model"] for row in rows]
         if len(models) > len(benchmarks):
             headers, names = ["model", *benchmarks], models
@@ -301,8 +231,14 @@ def published_grids(experiment: str, paper: Path) -> list[Grid]:
         known = ", ".join(each for each in (first["source_kind"], first["provenance"]) if each)
         source = f"Source: {first['source']} ({known.replace('_', ' ')})."
         heading = f"{experiment}, published (paper scale): {title}"
-        grids.append(Grid(heading, headers, body, [source, *first["notes"]]))
+        about = {"table": "published", "experiment": experiment, "scale": "paper"}
+        about |= {key: first[key] for key in ("source", "source_kind")}
+        grids.append(Grid(heading, headers, body, notes=[source, *first["notes"]], about=about))
     return grids
+
+
+def _published(number: float | None) -> Figure:
+    return Figure(NONE if number is None else str(number), number)
 
 
 def write_csv(groups: Sequence[Sequence[RunResults]]) -> None:
@@ -330,6 +266,11 @@ def numbers(row: ScoreRow) -> list[float | str]:
     return found
 
 
+def counted(number: float | None) -> Figure:
+    """A cell with a number as `count` shows it."""
+    return Figure(count(number), number)
+
+
 def count(number: float | None) -> str:
     """A number with its thousands set apart; one decimal if not whole, powers of ten if huge."""
     if number is None:
@@ -339,6 +280,7 @@ def count(number: float | None) -> str:
     return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
 
 
-def loss(number: float | None) -> str:
-    """A loss to three decimals."""
-    return NONE if number is None else f"{number:.3f}"
+def losses(first: float | None, last: float | None) -> Figure:
+    """A cell with a stage's first and last loss, to three decimals."""
+    shown = [NONE if each is None else f"{each:.3f}" for each in (first, last)]
+    return Figure(" → ".join(shown), {"first": first, "last": last}, "→".join(shown))

@@ -11,20 +11,27 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from llava_lab.cli.table import main
 from llava_lab.experiment.sweep import Sweep
-from llava_lab.report.grid import Grid, to_markdown, to_rich
+from llava_lab.report.grid import Figure, Grid, to_markdown
 from llava_lab.report.plot import _apart, plot
 from llava_lab.report.published import published
-from llava_lab.report.rows import Estimate, difference, over_seeds, run_rows, seed_rows, t95
+from llava_lab.report.rows import (
+    Estimate,
+    bracketed,
+    difference,
+    over_seeds,
+    plus_minus,
+    run_rows,
+    seed_rows,
+    t95,
+)
 from llava_lab.report.runs import find, read
 from llava_lab.report.sweep import difference_grids, held_out_grids, sweep_grids
 from llava_lab.report.table import (
     PAPER,
-    bracketed,
     count,
     grouped,
-    main,
-    plus_minus,
     published_grids,
     results_tables,
     table,
@@ -167,23 +174,24 @@ def test_formats() -> None:
 
 
 def test_grid_renderers() -> None:
-    grid = Grid("Title", ["name", "value"], [["a|b", "[red]1"]], ["one", "two"])
+    grid = Grid("Title", ["name", "value"], [["a|b", "[red]1"]], "one", ["two"])
     assert to_markdown(grid).splitlines() == [
         *("### Title", "", "| name | value |", "| --- | --: |", "| a\\|b | [red]1 |"),
         *("", "one  ", "two"),
     ]
     console = Console(width=60, file=io.StringIO(), record=True)
-    console.print(to_rich(grid))
+    console.print(grid)
     drawn = console.export_text()
     assert "[red]1" in drawn
     assert "Title" in drawn
 
 
 def test_narrow_terminals_break_headings_and_names_but_no_number() -> None:
-    rows = [["a long name of a benchmark", "60.0 [55.0, 65.0]", "1234.5"]]
+    figure = Figure("60.0 [55.0, 65.0]", 0.6)
+    rows = [["a long name of a benchmark", figure, "1234.5"]]
     grid = Grid("Title", ["name", "value", "a long name of a model"], rows)
     console = Console(width=50, file=io.StringIO(), record=True)
-    console.print(to_rich(grid))
+    console.print(grid)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 50
     assert any("60.0 [55.0, 65.0]" in line for line in lines)
@@ -308,8 +316,8 @@ def test_points_against_one_are_paired_by_seed(tmp_path: Path) -> None:
     scenes, pope = difference_grids(sweep, found, "a")
     assert scenes.headers == ["grid", "seeds", "accuracy", "accuracy/count"]
     # 11, 9 and 10 points: t(2) = 4.3027 times a deviation of 1 over the root of 3.
-    assert scenes.rows[0] == ["b", "3", "+10.0 ± 2.5*", "+0.0 ± 0.0"]
-    assert scenes.rows[1] == ["c", "1", "+40.0 ± 7.1*", "+0.0 ± 7.1"]
+    assert scenes.texts[0] == ["b", "3", "+10.0 ± 2.5*", "+0.0 ± 0.0"]
+    assert scenes.texts[1] == ["c", "1", "+40.0 ± 7.1*", "+0.0 ± 7.1"]
     assert pope.headers == ["grid", "seeds", "f1"] and "against a" in pope.title
     with pytest.raises(ValueError, match="'d' is no finished point of s; it has 'a', 'b', 'c'"):
         list(difference_grids(sweep, found, "d"))
@@ -339,8 +347,8 @@ def test_visual_tokens_are_those_of_the_benchmark(tmp_path: Path) -> None:
         run = read(write(tmp_path / point.labels["frames"], results(0, 0.5, visual_tokens=asked)))
         found.append((point.labels, [run]))
     scenes, pope = sweep_grids(Sweep.read(file), found)
-    assert [row[scenes.headers.index("visual tokens")] for row in scenes.rows] == ["70.0", "144.0"]
-    assert [row[pope.headers.index("visual tokens")] for row in pope.rows] == ["3.0", "3.0"]
+    assert [row[scenes.headers.index("visual tokens")] for row in scenes.texts] == ["70.0", "144.0"]
+    assert [row[pope.headers.index("visual tokens")] for row in pope.texts] == ["3.0", "3.0"]
 
 
 def test_numbers_of_held_out_rows_are_a_table_and_can_be_drawn(tmp_path: Path) -> None:
@@ -357,7 +365,7 @@ def test_numbers_of_held_out_rows_are_a_table_and_can_be_drawn(tmp_path: Path) -
     (grid,) = held_out_grids(sweep, found)
     # 0.1, 0.2 and 0.3: t(2) = 4.3027 times a deviation of 0.1 over the root of 3.
     assert grid.headers == ["beta", "seeds", "kl"] and "stage align" in grid.title
-    assert grid.rows == [["0.1", "3", "0.200 ± 0.248"], ["1", "3", "2.000 ± 2.484"]]
+    assert grid.texts == [["0.1", "3", "0.200 ± 0.248"], ["1", "3", "2.000 ± 2.484"]]
     figures = []
     for scores, x in (([], None), (["pope/f1", "scenes/accuracy"], "align/kl")):
         out = tmp_path / f"{len(figures)}.png"
@@ -399,7 +407,7 @@ def test_published_numbers_stand_apart() -> None:
     grids = published_grids("llava15", PAPER)
     assert all(grid.title.startswith("llava15, published (paper scale)") for grid in grids)
     assert grids[0].headers[:3] == ["benchmark", "LLaVA-1.5-7B", "LLaVA-1.5-13B"]
-    assert ["GQA", "62.0", "63.3", "63.0", "63.3"] in grids[0].rows
+    assert ["GQA", "62.0", "63.3", "63.0", "63.3"] in grids[0].texts
     assert grids[0].notes[0].endswith("docs/MODEL_ZOO.md, section LLaVA-v1.5 (retrieved, primary).")
     assert published_grids("unpublished", PAPER) == []
 
@@ -407,9 +415,9 @@ def test_published_numbers_stand_apart() -> None:
 def test_models_are_rows_where_they_are_many() -> None:
     grids = {g.title.partition(": ")[2]: g for g in published_grids("llava_next_ablations", PAPER)}
     few, many = grids["grids and most tokens in training"], grids["grids in training and in use"]
-    assert few.headers[1] == "2x2, (4+1) x 729" and few.rows[3][:2] == ["DocVQA", "58.8"]
+    assert few.headers[1] == "2x2, (4+1) x 729" and few.texts[3][:2] == ["DocVQA", "58.8"]
     assert many.headers[:5] == ["model", "inference hours", "AI2D", "ChartQA", "DocVQA"]
-    assert many.rows[0][::4][:2] == ["2x2, (4+1) x 729 -> 1x1, 729", "37.3"]
+    assert many.texts[0][::4][:2] == ["2x2, (4+1) x 729 -> 1x1, 729", "37.3"]
 
 
 def test_every_published_row_has_numbers_and_a_source() -> None:
@@ -439,6 +447,10 @@ def test_published_refuses_a_number_without_source(paper: Path) -> None:
     file.write_text("experiment: x\ntables:\n- {title: T, source: s, source_kind: y, rows: [{}]}\n")
     with pytest.raises(ValueError, match="source_kind 'y'; it is one of retrieved, memory"):
         published("x", paper)
+    known = "title: T, source: s, source_kind: memory, rows: [{}]"
+    file.write_text(f"experiment: x\ntables:\n- {{{known}, notes: [{{a: b}}]}}\n")
+    with pytest.raises(ValueError, match="'T': notes are texts; quote one"):
+        published("x", paper)
     file.write_text("rows: []\n")
     with pytest.raises(ValueError, match="needs the keys experiment and tables"):
         published("x", paper)
@@ -447,6 +459,6 @@ def test_published_refuses_a_number_without_source(paper: Path) -> None:
 
 
 def test_table_starts_without_torch() -> None:
-    code = "import llava_lab.report.table, sys; print('torch' in sys.modules)"
+    code = "import llava_lab.cli.table, sys; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"

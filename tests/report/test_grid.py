@@ -1,0 +1,143 @@
+"""Grids: whole names at 80 columns, and numbers for scripts."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from test_table import results, score, write
+
+from llava_lab.cli.table import main
+from llava_lab.core.shipped import shipped
+from llava_lab.report.grid import Figure, Grid, show, to_json
+from llava_lab.report.runs import read
+from llava_lab.report.table import published_grids, results_tables, seeds_grid
+
+SCORES = (
+    *("accuracy", "accuracy/color", "accuracy/color/large", "accuracy/reading/small"),
+    *("accuracy/relation", "hallucination"),
+)
+STAGES = ("align", "instruct", "preferences")
+
+
+def drawn(grid: Grid, width: int = 80) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(grid)
+    return console.export_text().splitlines()
+
+
+def like_a_fit(seed: int = 0, accuracy: float = 0.829) -> dict[str, Any]:
+    """Results with the names and sizes that the tiny scale's benchmarks have."""
+    asked = {name: score(accuracy, 1061) for name in SCORES}
+    asked |= {f"blind_{name}": score(0.242, 1061) for name in SCORES}
+    stage = results()["stages"][0] | {"steps": 1250, "tokens": 12345678, "seconds": 1061.25}
+    stages = [{**stage, "name": name} for name in STAGES]
+    return results(seed, stages=stages, benchmarks={"questions": asked, "held_out": asked})
+
+
+def whole(grid: Grid) -> None:
+    """At 80 columns each name is in a line of its row, and so is each figure's value."""
+    lines = drawn(grid)
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+    for row in grid.rows:
+        names = [str(cell) for cell in row[: grid.names]]
+        mine = [line for line in lines if line.split()[: grid.names] == " ".join(names).split()]
+        figures = [cell for cell in row if isinstance(cell, Figure)]
+        assert mine and all(any(f"{f}"[:4] in line for line in mine) for f in figures), row
+
+
+@pytest.mark.parametrize("place", range(3), ids=["scores", "stages", "cost"])
+def test_tables_of_a_run_are_whole_at_80_columns(place: int) -> None:
+    grid = results_tables(like_a_fit())[place]
+    if grid.title == "Cost":  # names of several words
+        assert any("peak memory, bytes" in line for line in drawn(grid))
+        return
+    whole(grid)
+
+
+def test_a_runs_scores_are_one_table_at_80_columns() -> None:
+    lines = drawn(results_tables(like_a_fit())[0])
+    assert sum(line.startswith("benchmark") for line in lines) == 1
+    assert any("accuracy/reading/small" in line and "82.9±5.0" in line for line in lines)
+    wide = drawn(results_tables(like_a_fit())[0], 140)
+    assert any("82.9 [77.9, 87.9]" in line for line in wide)
+
+
+def test_seeds_are_whole_at_80_columns(tmp_path: Path) -> None:
+    runs = [read(write(tmp_path / f"{i}", like_a_fit(i, 0.8 + i / 20))) for i in range(3)]
+    whole(seeds_grid(runs))
+
+
+@pytest.mark.parametrize("name", ["llava15", "llava_next_ablations", "llava_next_video"])
+def test_published_tables_lose_nothing_at_80_columns(name: str) -> None:
+    for grid in published_grids(name, shipped("configs/paper")):
+        lines = drawn(grid)
+        assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+        for line in grid.texts:
+            assert any(shown.startswith(line[0]) for shown in lines), line
+
+
+def test_columns_that_do_not_fit_go_below_with_the_names_again() -> None:
+    scores = [f"accuracy/kind_{number}" for number in range(9)]
+    row = ["2x2", *(Figure("82.9 ± 2.3", number, "82.9±2.3") for number in range(9))]
+    lines = drawn(Grid("Wide", ["grid", *scores], [row]))
+    assert sum(line.startswith("2x2") for line in lines) == 3
+    heads = " ".join(line for line in lines if line.startswith("grid"))
+    assert all(name in heads for name in scores)
+
+
+def test_a_name_wider_than_the_terminal_is_broken_not_cut() -> None:
+    name = "abcdefghij" * 12
+    lines = drawn(Grid("Long", ["name", "value"], [[name, Figure("82.9", 82.9)]]), 60)
+    assert max(map(len, lines)) <= 60
+    assert "".join(line.split()[0] for line in lines[3:] if line.strip()) == name
+
+
+def test_json_has_numbers_where_a_table_has_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(write(tmp_path / "run", results())), "--format", "json"])
+    scores, stages, cost, *published = json.loads(capsys.readouterr().out)
+    about = {key: scores[key] for key in ("table", "experiment", "scale", "seeds", "interval")}
+    assert about == {
+        **{"table": "scores", "experiment": "llava15", "scale": "tiny"},
+        **{"seeds": [0], "interval": "questions"},
+    }
+    first = scores["rows"][0]
+    assert list(first) == scores["columns"]
+    assert (first["benchmark"], first["score"], first["questions"]) == ("scenes", "accuracy", 100)
+    assert first["value"] == {"value": 0.6, "low": 0.6 - 0.05, "high": 0.6 + 0.05}
+    assert scores["rows"][2]["blind"] is None
+    assert stages["rows"][0]["tokens"] == 1234567
+    assert stages["rows"][0]["loss, first → last"] == {"first": 4.5, "last": 1.25}
+    assert cost["rows"][-1] == {"cost": "peak memory, bytes", "value": None}
+    assert published[0]["table"] == "published" and published[0]["rows"][1]["LLaVA-1.5-7B"] == 62.0
+    assert published[0]["source"] and published[0]["scale"] == "paper"
+
+
+def test_json_of_seeds_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, value in enumerate([0.5, 0.6, 0.7]):
+        write(tmp_path / "llava15" / f"{seed}", results(seed, value))
+    main([str(tmp_path / "llava15"), "--format", "json"])
+    scores = json.loads(capsys.readouterr().out)[0]
+    assert (scores["interval"], scores["seeds"]) == ("seeds", [0, 1, 2])
+    assert scores["rows"][0]["value"]["value"] == pytest.approx(0.6)
+
+
+def test_every_published_table_can_be_json() -> None:
+    folder = shipped("configs/paper")
+    for path in sorted(folder.glob("*.yaml")):
+        for table in json.loads(to_json(published_grids(path.stem, folder))):
+            figures = [value for row in table["rows"] for value in list(row.values())[1:]]
+            assert all(value is None or isinstance(value, int | float) for value in figures)
+
+
+def test_two_columns_of_one_name_are_refused_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    grid = Grid("Twice", ["seeds", "seeds"], [["0", Figure("3", 3)]])
+    show([grid], "csv")
+    assert capsys.readouterr().out == "seeds,seeds\n0,3\n"
+    with pytest.raises(ValueError, match="Twice: two columns are called 'seeds'"):
+        show([grid], "json")
