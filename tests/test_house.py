@@ -14,7 +14,6 @@ MODULE, FUNCTION = 300, 60
 LONG_MODULES = {
     "cli/fit.py": 500,
     "data/media/decode.py": 350,
-    "data/modules/preference.py": 350,
     "data/sample.py": 450,
     "evaluate/metrics/question.py": 350,
     "experiment/plan.py": 350,

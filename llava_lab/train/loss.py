@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear_cross_entropy
 
-from llava_lab.data.modules.preference import Pairs
 from llava_lab.data.packing import Batch
 from llava_lab.model.llava import Llava
 
@@ -80,18 +79,6 @@ def token_losses(model: Llava, batch: Batch, hidden: Tensor | None = None) -> Te
     return linear_cross_entropy(
         hidden, head.weight, batch.targets, linear_bias=head.bias, reduction="none", options=options
     )
-
-
-def answer_logps(model: Llava, pairs: Pairs, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Summed log-probabilities of chosen and rejected answers [n, 2], and their tokens [n, 2]."""
-    losses = token_losses(model, pairs, hidden).float()
-    return answer_sums(-losses, pairs), answer_sums(torch.ones_like(losses), pairs)
-
-
-def answer_sums(values: Tensor, pairs: Pairs) -> Tensor:
-    """Values of targets [m], summed over chosen and rejected answers [n, 2]."""
-    sums = values.new_zeros(len(pairs.forest.lengths)).index_add(0, pairs.owners, values)
-    return sums[pairs.answers]
 
 
 class NextToken(Loss):

@@ -1,6 +1,5 @@
 """10. Reference: log-probabilities of the model that a stage starts from, computed once."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,18 @@ from torch import Tensor
 
 from llava_lab.core.fingerprint import fingerprint
 from llava_lab.core.tensors import digest, made_again
-from llava_lab.data.modules.preference import EncodedPairs, Pairs, ReferenceHidden
+from llava_lab.data.modules.answers import (
+    AnswerBatch,
+    AnswerDataModule,
+    EncodedAnswers,
+    ReferenceHidden,
+)
 from llava_lab.data.sample import Sample
-from llava_lab.train.loss import answer_logps
+from llava_lab.train.answers import answer_logps
+from llava_lab.train.loss import Loss
 
-CHUNK = 64  # pairs computed and stored together; the same rows give the same chunks, bit for bit
-MICRO = 8  # pairs computed at once
+CHUNK = 64  # prompts computed and stored together; the same rows give the same chunks, bit for bit
+MICRO = 8  # prompts computed at once
 HEAD = "head.safetensors"
 
 
@@ -28,8 +33,8 @@ class ReferenceStore:
     Args:
         root: Folder of all stores.
         model: The model before the stage trains it.
-        rows: The pairs, encoded when asked for.
-        pack: Encoded pairs to a batch.
+        rows: The prompts with their answers, encoded when asked for.
+        batch: The kind of batch that they are packed to.
         settings: What decides the numbers beside the model.
         held: How many of the rows, the last ones, are held out.
     """
@@ -38,12 +43,12 @@ class ReferenceStore:
         self,
         root: Path,
         model: Any,
-        rows: EncodedPairs,
-        pack: Callable[[list[Any]], Pairs],
+        rows: EncodedAnswers,
+        batch: type[AnswerBatch],
         settings: str,
         held: int,
     ):
-        self.model, self.rows, self.pack = model, rows, pack
+        self.model, self.rows, self.batch = model, rows, batch
         parts = [digest(model.state_dict()), model.encoder, model.connector, model.llm]
         self.key = fingerprint(*parts, rows.loader.views, settings, held)[:24]
         self.folder = root / self.key
@@ -96,17 +101,17 @@ class ReferenceStore:
         logps, hidden = [], {}
         for start in range(indices.start, indices.stop, MICRO):
             chosen = range(start, min(start + MICRO, indices.stop))
-            pairs = self.pack([self.rows[index] for index in chosen]).to(device)
-            states = self.model(pairs)[pairs.predictors]
-            logps.append(answer_logps(self.model, pairs, states)[0].cpu())
-            for index, row in enumerate(chosen):
+            batch = self.batch.of([self.rows[index] for index in chosen]).to(device)
+            states = self.model(batch)[batch.predictors]
+            logps.append(answer_logps(self.model, batch, states)[0].cpu())
+            for segments, row in zip(batch.answers, chosen, strict=True):
                 if row >= self.first_held:
-                    own = (pairs.owners // 3) == index
+                    own = torch.isin(batch.owners, segments)
                     hidden[f"hidden.{row}"] = states[own].cpu()
         return {"logps": torch.cat(logps), **hidden}
 
     def __getitem__(self, sample: Sample) -> Tensor:
-        """Log-probabilities [2] of a row's chosen and rejected answer."""
+        """Log-probabilities of a row's answers, in their order."""
         assert self.numbers is not None, "fill() comes first"
         return self.numbers[self.place[id(sample)]]
 
@@ -120,7 +125,7 @@ class ReferenceStore:
 
 
 def store_references(model: Any, data: Any, trainer: Any) -> None:
-    """Compute what the model says of a stage's pairs before it is trained.
+    """Compute what the model says of a stage's answers before it is trained.
 
     Args:
         model: The model that the stage starts from.
@@ -129,6 +134,39 @@ def store_references(model: Any, data: Any, trainer: Any) -> None:
     """
     rows = data.encoded([*data.samples, *data.held])
     root = Path(data.reference_store)
-    store = ReferenceStore(root, model, rows, Pairs.of, data.settings(), len(data.held))
+    store = ReferenceStore(root, model, rows, data.batch, data.settings(), len(data.held))
     store.fill(trainer)
     data.references = store
+
+
+class ReferenceLoss(Loss):
+    """A loss that compares the model's answers with those of the model that its stage starts from.
+
+    Args:
+        beta: Strength of the KL penalty.
+    """
+
+    def __init__(self, beta: float = 0.1):
+        super().__init__()
+        if beta <= 0:
+            raise ValueError(f"beta is {beta:g}; it is above 0")
+        self.beta = beta
+
+    def prepare(self, model: Any, data: Any, trainer: Any, verb: str) -> None:
+        """Store what the model that the stage starts from says of the answers.
+
+        Raises:
+            ValueError: If the model is not that one, or the data has no answers to compare.
+        """
+        if verb != "fit":
+            raise ValueError(
+                f"stages.{data.name}: `{verb}` has a model that was trained, and not the one that "
+                "its preferences are measured against; results.json has the held-out numbers"
+            )
+        if not isinstance(data, AnswerDataModule):
+            raise ValueError(
+                f"stages.{data.name}: {type(self).__name__} compares answers, which "
+                f"{type(data).__name__} does not read; its data is an AnswerDataModule, such as "
+                "llava_lab.data.modules.preference.PreferenceDataModule"
+            )
+        store_references(model, data, trainer)

@@ -116,6 +116,7 @@ def ours(options: argparse.Namespace) -> Watch:
     from lightning.pytorch import Callback, Trainer
 
     from llava_lab.data.chat import IGNORE
+    from llava_lab.data.modules.answers import AnswerRow
     from llava_lab.data.modules.preference import Pairs
     from llava_lab.data.modules.stage import StageDataModule
     from llava_lab.data.packing import EncodedSample, Segment
@@ -123,7 +124,7 @@ def ours(options: argparse.Namespace) -> Watch:
     from llava_lab.model.encoder.timm import TimmEncoder
     from llava_lab.model.llava import Llava
     from llava_lab.model.llm import CausalLM
-    from llava_lab.train.loss import answer_logps
+    from llava_lab.train.answers import answer_logps
     from llava_lab.train.preference import DPO
     from llava_lab.train.stage import Stage
 
@@ -133,8 +134,10 @@ def ours(options: argparse.Namespace) -> Watch:
     encoder = TimmEncoder("xcit_nano_12_p16_224", -1, False, False, 64, None, small)
     model = Llava(encoder, MLP, CausalLM(options.lm, "chatml"))
     kept: Any = {"ours": "products", "ours, keeping": False, "ours, recomputing": True}
+    loss = DPO(BETA)
+    loss.prepare = lambda *_: None  # the rows below have the reference's numbers
     recipe = Stage(
-        DPO(BETA),
+        loss,
         {"llm": RATE},
         schedule="constant",
         warmup_ratio=1 / options.steps,
@@ -147,8 +150,8 @@ def ours(options: argparse.Namespace) -> Watch:
         segments = [Segment(answer, answer, 0) for answer in answers]
         row = EncodedSample([Segment(prompt, [IGNORE] * len(prompt)), *segments], None, [], "pair")
         with torch.no_grad():
-            logps = answer_logps(model, Pairs.of([(row, None, None)]))[0][0]
-            rows.append((row, None, logps))
+            logps = answer_logps(model, Pairs.of([AnswerRow(row)]))[0][0]
+            rows.append(AnswerRow(row, None, logps))
 
     class Data(StageDataModule):
         def lengths(self) -> tuple[list[int], list[int]]:

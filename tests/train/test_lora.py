@@ -11,8 +11,9 @@ from test_resume import command, outcome
 
 from llava_lab.cli.fit import main
 from llava_lab.convert.load import load_model
+from llava_lab.train.answers import answer_logps
 from llava_lab.train.lora import Lora, adapters
-from llava_lab.train.loss import NextToken, answer_logps
+from llava_lab.train.loss import NextToken
 from llava_lab.train.preference import DPO
 from llava_lab.train.stage import Stage
 

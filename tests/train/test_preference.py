@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from llava_lab.data.chat import IGNORE
+from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.modules.preference import (
     Pairs,
     Preference,
@@ -25,7 +26,7 @@ from llava_lab.model.connector.mlp import MLP
 from llava_lab.model.encoder.timm import TimmEncoder
 from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
-from llava_lab.train.loss import answer_logps
+from llava_lab.train.answers import answer_logps
 from llava_lab.train.preference import DPO, IPO, Hinge, KTOPair, PreferenceLoss
 from llava_lab.train.reference import store_references
 
@@ -356,3 +357,10 @@ def test_what_a_stage_cannot_train_on_is_refused_before_it_begins(folder: Path) 
         data.name = "dpo"
         with pytest.raises(ValueError, match=message):
             data.check(tiny())
+
+
+def test_a_loss_of_answers_refuses_data_without_answers() -> None:
+    data = ImageDataModule([], Pad(), batch_size=2)
+    data.name = "dpo"
+    with pytest.raises(ValueError, match="dpo: DPO compares answers, which ImageDataModule"):
+        DPO().prepare(tiny(), data, None, "fit")

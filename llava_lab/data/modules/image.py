@@ -93,7 +93,11 @@ class ImageDataModule(StageDataModule):
             found.warn()
         self.skipped = {str(found.source.path): len(found.bad) for found in every if found.bad}
         rows = [row for found in every for row in found.items]
-        self.samples, self.held = hold_out(rows, self.held_share)
+        self.samples, self.held = self.split(rows)
+
+    def split(self, rows: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+        """Rows to train on, and rows that are held out."""
+        return hold_out(rows, self.held_share)
 
     def reader(self, source: Source) -> Callable[[FileRow, ImageFolder | None], Sample]:
         """What reads a row of a source as a sample, or refuses it."""

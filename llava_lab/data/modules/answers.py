@@ -1,0 +1,228 @@
+"""3. Answers: prompts with answers -> trees of one prompt, with what a reference says of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from llava_lab.data.chat import IGNORE
+from llava_lab.data.geometry import Layout
+from llava_lab.data.loader import Part
+from llava_lab.data.modules.encoded import EncodedRows
+from llava_lab.data.modules.image import ImageDataModule
+from llava_lab.data.packing import Batch, EncodedSample, Segment
+from llava_lab.data.rows import VideoPath
+from llava_lab.data.sample import Found, Sample, Source
+from llava_lab.data.views.base import Views
+
+
+class ReferenceHidden(NamedTuple):
+    """What the reference's distributions at targets follow from, without the reference.
+
+    Attributes:
+        hidden: Its last hidden states at the targets [m, d].
+        weight: Of its output layer [v, d].
+        bias: Of its output layer [v], or None.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    def to(self, device: torch.device) -> "ReferenceHidden":
+        """The same on another device."""
+        bias = None if self.bias is None else self.bias.to(device)
+        return ReferenceHidden(self.hidden.to(device), self.weight.to(device), bias)
+
+    @classmethod
+    def pack(cls, rows: "Sequence[ReferenceHidden]") -> "ReferenceHidden":
+        """That of rows packed one after another, which share an output layer."""
+        return rows[0]._replace(hidden=torch.cat([row.hidden for row in rows]))
+
+
+class References(Protocol):
+    """What the model that a stage starts from says of its rows."""
+
+    def __getitem__(self, sample: Sample) -> Tensor:
+        """Log-probabilities of a row's answers, in their order."""
+        ...
+
+    def hidden_of(self, sample: Sample) -> ReferenceHidden | None:
+        """Of a held-out row, what the reference's distributions follow from."""
+        ...
+
+
+class AnswerRow(NamedTuple):
+    """A prompt with its answers, encoded; with what the reference says of them, where it is known.
+
+    Attributes:
+        row: The prompt is the root, its answers are the children.
+        before: What the reference's distributions follow from, of a held-out row.
+        reference: Summed log-probabilities of the answers under the reference.
+    """
+
+    row: EncodedSample
+    before: ReferenceHidden | None = None
+    reference: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AnswerBatch(Batch):
+    """Prompts with as many answers each, packed; every target is a token of an answer.
+
+    Attributes:
+        reference: Summed log-probabilities of the answers, shaped as `answers`, under the model
+            that the stage started from, or None.
+        before: Of held-out rows, what that model's distributions at the targets follow from.
+    """
+
+    reference: Tensor | None = None
+    before: ReferenceHidden | None = None
+
+    @property
+    def answers(self) -> Tensor:
+        """Segments of the answers, a row for each prompt [n, answers]."""
+        parents = self.forest.parents
+        children = [index for index, parent in enumerate(parents) if parent is not None]
+        return torch.tensor(children, device=self.ids.device).view(len(self), -1)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
+        """The batch with all its tensors on another device."""
+        moved = super().to(device, non_blocking)
+        return moved if self.before is None else replace(moved, before=self.before.to(device))
+
+    @classmethod
+    def of(cls, rows: Sequence[Any]) -> Self:
+        """Pack rows, each an `AnswerRow`."""
+        batch = Batch.pack([each.row for each in rows])
+        found = [each.reference for each in rows if each.reference is not None]
+        before = [each.before for each in rows if each.before is not None]
+        return cls(
+            **vars(batch),
+            reference=torch.stack(found) if found else None,
+            before=ReferenceHidden.pack(before) if before else None,
+        )
+
+
+class EncodedAnswers(EncodedRows):
+    """Prompts with answers, encoded when asked for; with the reference's numbers, if stored."""
+
+    references: References | None = None
+
+    def __getitem__(self, index: int) -> Any:
+        sample = self.samples[index]
+        views, layouts = self.loader(sample.images)
+        each = [self.encode(sample, turns, layouts) for turns in sample.conversations]
+        split = min(_prompt_length(encoded.labels) for encoded in each)
+        prompt = each[0].ids[:split]
+        if any(encoded.ids[:split] != prompt for encoded in each):
+            raise ValueError(f"{sample.source}: the prompt reads otherwise before its answers")
+        answers = [Segment(own.ids[split:], own.labels[split:], 0) for own in each]
+        segments = [Segment(prompt, [IGNORE] * split), *answers]
+        row = EncodedSample(segments, views, layouts, sample.source)
+        if self.references is None:
+            return AnswerRow(row)
+        return AnswerRow(row, self.references.hidden_of(sample), self.references[sample])
+
+    def measure(self, sample: Sample, layouts: Sequence[Layout]) -> None:
+        """Refuse a prompt of which `encode` would refuse an answer, or that the LM cannot read.
+
+        Raises:
+            ValueError: With the reason.
+        """
+        for turns in sample.conversations:
+            self.within(self.encode(sample, turns, layouts))
+
+
+def _prompt_length(labels: Sequence[int]) -> int:
+    return next(place for place, label in enumerate(labels) if label != IGNORE)
+
+
+class AnswerDataModule(ImageDataModule):
+    """Rows of a prompt, about an image, a video or nothing, with answers to it.
+
+    A class of rows of its own names a `reader`, its kind of `rows` and of `batch`.
+
+    Args:
+        sources: Files, their folders of images or videos, and how much of each is read.
+        views: How an image or a video becomes views.
+        reference_store: Folder in which the log-probabilities of the model that the stage starts
+            from are kept, for all stages that start from it and read the same rows.
+        batch_size: Prompts an optimizer step, over all devices: the number that papers give.
+        template: Chat template of this stage; null takes the LM's.
+        max_length: Longest row in tokens, visual tokens included; null takes the LM's.
+        hold_out: Share of the rows kept from training, by image, for the held-out numbers.
+        feature_store: Folder in which features of a frozen encoder are kept; null computes them
+            anew for every batch.
+        micro_batch_size: Prompts a device computes at once; null computes its whole share. The rest
+            of `batch_size` is accumulated.
+        epochs: Times that the rows are read.
+        max_steps: Stop after so many optimizer steps, or null.
+        num_workers: Processes that load rows beside the main one.
+    """
+
+    idle = (*ImageDataModule.idle, "reference_store")
+    rows: ClassVar[type[EncodedAnswers]] = EncodedAnswers
+    batch: ClassVar[type[AnswerBatch]] = AnswerBatch
+
+    def __init__(
+        self,
+        sources: list[Source],
+        views: Views,
+        batch_size: int,
+        reference_store: str = "references",
+        template: str | None = None,
+        max_length: int | None = None,
+        hold_out: float = 0.0,
+        feature_store: str | None = None,
+        micro_batch_size: int | None = None,
+        epochs: int = 1,
+        max_steps: int | None = None,
+        num_workers: int = 0,
+    ):
+        super().__init__(
+            sources,
+            views,
+            batch_size,
+            template=template,
+            max_length=max_length,
+            hold_out=hold_out,
+            feature_store=feature_store,
+            micro_batch_size=micro_batch_size,
+            epochs=epochs,
+            max_steps=max_steps,
+            num_workers=num_workers,
+        )
+        self.reference_store = reference_store
+        self.references: References | None = None
+
+    def usable(self, model: Any, found: Found[Sample]) -> Found[Sample]:
+        """Refuse videos where the views cannot show them, too."""
+        for sample in found.items:
+            if not self.views.videos and any(isinstance(p, VideoPath) for p in sample.images):
+                raise ValueError(
+                    f"{sample.source}: a video, which views {type(self.views).__name__} of "
+                    f"stages.{self.name}.data cannot show; take llava_lab.data.views.video.Frames"
+                )
+        return super().usable(model, found)
+
+    def settings(self) -> str:
+        """What decides the reference's numbers beside the model: rows, template, length."""
+        templates = {
+            str(name): vars(template)
+            for name, template in self._templates(self.model.llm, self.samples + self.held).items()
+        }
+        length = self.model.llm.length(self.max_length)
+        return f"{self.content_of(self.samples + self.held)} {templates} {length}"
+
+    def encoded(self, samples: Sequence[Sample], model: Any = None) -> EncodedAnswers:
+        """Prompts and answers that are encoded when asked for."""
+        rows = self.rows(**vars(super().encoded(samples, model)))
+        rows.references = self.references
+        return rows
+
+    def collate(self, rows: list[Any], part: Part) -> AnswerBatch:
+        """Rows to a batch."""
+        return self.batch.of(rows)
