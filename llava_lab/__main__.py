@@ -5,6 +5,7 @@ import io
 import os
 import sys
 
+from llava_lab.core.shipped import with_shipped
 from llava_lab.core.signals import AGAIN, PARENT, end_with
 from llava_lab.core.verbs import Stop, one_message
 
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
             os.getcwd()
         except FileNotFoundError as error:  # some libraries would not say so, but abort
             raise ValueError("the folder that you are in is gone; go to another") from error
-        _run(verb, arguments)
+        _run(verb, with_shipped(arguments))
 
 
 def _run(verb: str, arguments: list[str]) -> None:
