@@ -6,13 +6,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from llava_lab.core.atomic import write
 from llava_lab.data.sample import Question
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule, Pass
+from llava_lab.evaluate.loggers import log_picture, log_scores
 from llava_lab.evaluate.metrics.question import Score
 from llava_lab.evaluate.sheet import SheetItem, sheet
 from llava_lab.model.generate import Answers, QuestionBatch
@@ -43,7 +43,7 @@ class Answered:
 
 
 class Scores(Callback):
-    """Scores `test`, writes one prediction file a benchmark, and logs a sheet of samples.
+    """Scores `test`, writes one prediction file a benchmark, logs scores and a sheet of samples.
 
     Args:
         folder: Where the prediction files go.
@@ -98,6 +98,8 @@ class Scores(Callback):
                 self._score(trainer, each, said)
                 no_blind = each.benchmark.blind and each.benchmark.name not in blind
                 self.answered[each.benchmark.name].no_blind = no_blind
+        if stage == "test" and trainer.is_global_zero:
+            self._log(trainer)
 
     def _begin(self, trainer: Trainer, benchmark: Benchmark, said: dict[int, str]) -> None:
         """Count the answers and write them, so that they are there even if a judge is not."""
@@ -125,6 +127,16 @@ class Scores(Callback):
         if trainer.is_global_zero:
             self._write(benchmark, said, lines)
             self._show(trainer, benchmark.name, questions, list(said.values()), lines)
+
+    def _log(self, trainer: Trainer) -> None:
+        """Log every benchmark's scores."""
+        scores = {
+            f"{name}/{key}": score.value
+            for name, found in self.results.items()
+            for key, score in found.items()
+        }
+        if scores:
+            log_scores(trainer.loggers, scores, trainer.global_step)
 
     def counts(self) -> dict[str, dict[str, Any]]:
         """What each benchmark's scores were computed from, for results.json."""
@@ -172,11 +184,8 @@ class Scores(Callback):
             )
             for question, text, right in samples[:: max(1, len(samples) // SHOWN)][:SHOWN]
         ]
-        for logger in trainer.loggers:
-            writer = getattr(logger, "experiment", None)
-            if items and hasattr(writer, "add_image"):
-                picture = np.asarray(sheet(items))
-                writer.add_image(f"samples/{name}", picture, dataformats="HWC")
+        if items and trainer.loggers:
+            log_picture(trainer.loggers, f"samples/{name}", sheet(items))
 
 
 def _of_all_ranks(mine: Numbered) -> Numbered:

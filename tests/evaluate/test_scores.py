@@ -1,5 +1,6 @@
 """Scores are of the questions that were asked: one answer a row, whatever the number of ranks."""
 
+import csv
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torch.multiprocessing
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
 from llava_lab.__main__ import main
@@ -23,6 +25,7 @@ from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.video import Frames
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
 from llava_lab.evaluate.groups import blind_groups, by_images
+from llava_lab.evaluate.loggers import log_picture
 from llava_lab.evaluate.metrics.question import ExactMatch, VQAAccuracy, YesNo
 from llava_lab.evaluate.scores import Scores
 from llava_lab.model.connector.linear import Linear
@@ -103,7 +106,7 @@ def run_test(
     trainer = Trainer(
         accelerator="cpu",
         callbacks=[scores],
-        logger=False,
+        logger=options.pop("logger", False),
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
@@ -589,3 +592,41 @@ def test_a_results_file_with_a_score_that_is_none_is_refused(
     path.write_text(json.dumps({**results, "benchmarks": {"q": {"accuracy": score}}}))
     with pytest.raises(ValueError, match=r"results\.json: benchmarks, q, accuracy: "):
         read(path)
+
+
+class Pictures(CSVLogger):
+    """A logger with a method for pictures, such as that of Weights & Biases."""
+
+    def log_image(self, key: str, images: list[Any]) -> None:
+        self.pictures = {**getattr(self, "pictures", {}), key: images}
+
+
+class Client:
+    """The client of a logger that keeps pictures by run, such as that of MLflow."""
+
+    def log_image(self, run_id: str, image: Any, artifact_file: str) -> None:
+        self.logged = (run_id, image.size, artifact_file)
+
+
+def test_scores_and_sheets_go_to_every_logger_that_takes_them(model: Llava, tmp_path: Path) -> None:
+    path = repeated(tmp_path)
+    plain, pictures = CSVLogger(tmp_path / "plain"), Pictures(tmp_path / "pictures")
+    curves = TensorBoardLogger(tmp_path / "curves")
+    scores = run_test(model, [benchmark(path)], tmp_path, logger=[plain, pictures, curves]).results[
+        "q"
+    ]
+    for logger in (plain, pictures):
+        (row,) = csv.DictReader((Path(logger.log_dir) / "metrics.csv").open())
+        found = {name: float(value) for name, value in row.items() if name != "step"}
+        assert found == {f"q/{key}": score.value for key, score in scores.items()}
+        assert "q/accuracy" in found
+    ((key, images),) = pictures.pictures.items()
+    assert key == "samples/q" and images[0].mode == "RGB"
+    assert list(tmp_path.glob("curves/**/events.out.tfevents*"))
+
+
+def test_a_picture_goes_to_the_client_of_a_run(tmp_path: Path) -> None:
+    client = Client()
+    run: Any = SimpleNamespace(experiment=client, run_id="7")
+    log_picture([run], "samples/q", Image.new("RGB", (4, 3)))
+    assert client.logged == ("7", (4, 3), "samples/q.png")

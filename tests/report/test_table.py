@@ -2,6 +2,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,11 @@ def test_difference_is_newcombes() -> None:
 )
 def test_t_quantiles(degrees: int, expected: float) -> None:
     assert t95(degrees) == pytest.approx(expected, abs=1e-4)
+
+
+def test_t_quantiles_of_one_and_two_degrees_are_those_of_their_closed_forms() -> None:
+    assert t95(1) == pytest.approx(math.tan(0.475 * math.pi), rel=1e-12)
+    assert t95(2) == pytest.approx(0.95 / math.sqrt(2 * 0.975 * 0.025), rel=1e-12)
 
 
 def test_over_seeds() -> None:
