@@ -13,9 +13,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from llava_lab.core.atomic import write
+from llava_lab.core.progress import say
 
 FIRST_SECONDS = 1.0
-AGAIN_SECONDS = 60.0
+AGAIN_SECONDS = 10.0
 
 
 class Held(ValueError):
@@ -29,7 +30,7 @@ def lock(path: Path, what: str, wait: bool = True) -> Iterator[None]:
     Args:
         path: The lock's file; who holds it is written beside it.
         what: What is kept, for messages.
-        wait: Whether to wait for another holder, saying so after a second and every minute.
+        wait: Whether to wait for another holder, saying so after a second and then every ten.
 
     Raises:
         Held: If another process holds it and `wait` is false.
@@ -46,7 +47,7 @@ def lock(path: Path, what: str, wait: bool = True) -> Iterator[None]:
             if not wait:
                 raise Held(f"{what} is kept by {_told(holder)}; wait for its end") from None
             waited = f" since {time.monotonic() - began:.0f} s"
-            print(f"llava_lab: {what}: waiting{waited} for {_told(holder)}", flush=True)
+            say(f"{what}: waiting{waited} for {_told(holder)}")
             seconds = AGAIN_SECONDS
     try:
         write(holder, json.dumps(_myself()) + "\n")

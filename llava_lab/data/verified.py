@@ -3,27 +3,24 @@
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import av
 import PIL
 
 from llava_lab.core.fingerprint import fingerprint
+from llava_lab.core.progress import progress
 from llava_lab.data.media.clip import frame_files
 from llava_lab.data.rows import VideoPath
 from llava_lab.data.views.base import Views, verify_media
 from llava_lab.data.views.video import Frames
 
 Size = tuple[int, ...]
-_Item = TypeVar("_Item")
 
 THREADS = min(16, os.cpu_count() or 1)
 AT_ONCE = 512  # files handed to the threads together, and written down together
-SHOWN_SECONDS = 10.0
 
 # What this process has decoded: by rule and path, the file's state and the size that was found.
 _known: dict[tuple[str, str], tuple[str, Size]] = {}
@@ -69,16 +66,6 @@ def verified(
     return sizes, faults
 
 
-def shown_by_time(items: Sequence[_Item], what: str) -> Iterator[_Item]:
-    """The items, with a line about how far the work is, now and then where it takes long."""
-    last = time.monotonic()
-    for number, item in enumerate(items):
-        if time.monotonic() - last > SHOWN_SECONDS:
-            last = time.monotonic()
-            print(f"llava_lab: {what}: {number:,} of {len(items):,}", flush=True)
-        yield item
-
-
 def _decode(
     paths: Sequence[Path], views: Views, what: str, cache: Path | None, rule: str
 ) -> Iterator[tuple[Path, str, Size | str]]:
@@ -92,9 +79,13 @@ def _decode(
             return path, state, str(problem)
 
     starts = range(0, len(paths), AT_ONCE)
-    with ThreadPoolExecutor(THREADS) as pool:
-        for start in shown_by_time(starts, f"{what}: {AT_ONCE} files each decoded"):
-            done = list(pool.map(decode, paths[start : start + AT_ONCE]))
+    counted = progress(f"{what}: files decoded", len(paths))
+    with ThreadPoolExecutor(THREADS) as pool, counted as bar:
+        for start in starts:
+            done = []
+            for each in pool.map(decode, paths[start : start + AT_ONCE]):
+                done.append(each)
+                bar.update()
             if cache is not None:
                 cache.mkdir(parents=True, exist_ok=True)
                 with _file(cache, rule).open("a", encoding="utf-8") as file:

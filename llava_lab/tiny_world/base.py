@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llava_lab.core.atomic import new_folder
+from llava_lab.core.progress import shown
 from llava_lab.core.records import read_object, read_record, write_record
 
 MANIFEST = "manifest.json"
@@ -78,7 +79,8 @@ class World:
     def _verify(self, manifest: Path, way_out: str) -> None:
         """Refuse a world of which a file is missing or not as it was written."""
         digests = read_record(manifest, {"files": dict}, way_out)["files"]
-        odd = [name for name, digest in digests.items() if _digest(self.root / name) != digest]
+        files = shown(list(digests.items()), f"{self.root}: files compared")
+        odd = [name for name, digest in files if _digest(self.root / name) != digest]
         if odd:
             raise ValueError(
                 f"{self.root / odd[0]}: missing or damaged, one of {len(odd)} of the world's "
@@ -96,7 +98,8 @@ class World:
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         every = sorted(path for path in folder.rglob("*") if path.is_file())
-        digests = {path.relative_to(folder).as_posix(): _digest(path) for path in every}
+        made = shown(every, f"{self.root}: digests of files")
+        digests = {path.relative_to(folder).as_posix(): _digest(path) for path in made}
         write_record(folder / MANIFEST, {"settings": self._settings(), "files": digests})
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from llava_lab.core.progress import shown
 from llava_lab.tiny_world import text
 from llava_lab.tiny_world.base import World, json_lines, json_list
 from llava_lab.tiny_world.draw import render
@@ -68,10 +69,11 @@ class TinyWorld(World):
     def _write(self, folder: Path) -> None:
         eval_scenes = self.eval_scenes()
         taken = frozenset(scene.signature for scene in eval_scenes)
-        train_scenes = [self.scene("train", index, taken) for index in range(self.train_images)]
+        drawn = shown(range(self.train_images), f"{self.root}: scenes")
+        train_scenes = [self.scene("train", index, taken) for index in drawn]
         for split, scenes in (("train", train_scenes), ("eval", eval_scenes)):
             (folder / "images" / split).mkdir(parents=True)
-            for index, scene in enumerate(scenes):
+            for index, scene in enumerate(shown(scenes, f"{self.root}: {split} pictures")):
                 path = folder / "images" / _image_name(split, index)
                 # Half of the time of the default level, files a seventh larger.
                 render(scene).save(path, format="PNG", optimize=False, compress_level=1)
@@ -126,7 +128,7 @@ class TinyWorld(World):
                 return
 
     def _text_rows(self, split: str, count: int, taken: frozenset[str]) -> Iterable[dict[str, Any]]:
-        for index in range(count):
+        for index in shown(range(count), f"{self.root}: rows of {split}"):
             rng = self._rng(split, index, "text")
             scene = self._text_scene(split, index, taken, rng)
             yield text.text_row(f"{split}-{index:06d}", scene, rng)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import av
 
+from llava_lab.core.progress import shown
 from llava_lab.data.sample import IMAGE_PLACEHOLDER
 from llava_lab.tiny_world.base import World, json_lines, json_list
 from llava_lab.tiny_world.film import (
@@ -60,7 +61,7 @@ class TinyVideos(World):
         }
         for split, made in films.items():
             (folder / "videos" / split).mkdir(parents=True)
-            for index, film in enumerate(made):
+            for index, film in enumerate(shown(made, f"{self.root}: {split} videos")):
                 write_film(film, folder / "videos" / _video_name(split, index))
         rows = (row for index, film in enumerate(films["train"]) for row in self._rows(index, film))
         files = {

@@ -16,6 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from llava_lab.core import signals
 from llava_lab.core.atomic import whole
+from llava_lab.core.progress import say
 from llava_lab.train.stage import Stage
 
 KEPT = 2  # the newest one, and one to go on from should that be damaged
@@ -68,13 +69,13 @@ class StageCheckpoint(Callback):
         own = [file for file in files if file.stem.split("-")[2:3] == [self.mark]]
         for file in files:
             if file not in own:
-                print(f"llava_lab: {file}: of other options or data, removed", flush=True)
+                say(f"{file}: of other options or data, removed")
                 file.unlink(missing_ok=True)
         for file in own:
             if _digest(file) == file.stem.split("-")[-1]:
                 return file
             if file != own[-1]:
-                print(f"llava_lab: {file}: damaged; going on from the one before it", flush=True)
+                say(f"{file}: damaged; going on from the one before it")
         if own:
             raise ValueError(
                 f"{own[0]}: damaged (its bytes do not match the checksum in its name), and no good "
@@ -122,9 +123,7 @@ class StageCheckpoint(Callback):
         decide = trainer.strategy.reduce_boolean_decision
         if decide(signals.came(), all=False):
             self.save(trainer)
-            said = f"interrupted and saved at step {trainer.global_step}; the same command goes on"
-            if trainer.is_global_zero:
-                print(f"llava_lab: {said}", flush=True)
+            say(f"interrupted and saved at step {trainer.global_step}; the same command goes on")
             raise signals.interruption("")
         if decide(due, all=False):
             self.save(trainer)

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from llava_lab.core.fingerprint import fingerprint
+from llava_lab.core.progress import progress, shown
 from llava_lab.core.tensors import digest, made_again, read_tensors
 from llava_lab.data.media.clip import image_digest
 from llava_lab.data.views.base import Views
@@ -31,7 +33,7 @@ class FeatureStore:
     def __init__(self, root: Path, encoder: Encoder, views: Views, images: Sequence[Path]):
         self.encoder, self.views = encoder, views
         self.images = sorted(set(images))
-        digests = [image_digest(path) for path in self.images]
+        digests = [image_digest(path) for path in shown(self.images, "digests of pictures")]
         values = (encoder, digest(encoder.state_dict()), views, digests)
         self.key = fingerprint(*values, leave_out=("idle", "layout_only"))[:24]
         self.folder = root / self.key
@@ -51,10 +53,13 @@ class FeatureStore:
         self._fill(chunks)  # after shared work none, unless machines have disks of their own
 
     def _fill(self, chunks: Iterable[int]) -> None:
-        for number in chunks:
-            start = number * CHUNK
-            compute = partial(self._compute, self.images[start : start + CHUNK])
-            made_again(self._chunk(number), self._key(number), compute)
+        parts = {n: self.images[n * CHUNK : (n + 1) * CHUNK] for n in chunks}
+        with progress("features", sum(map(len, parts.values()))) as bar:
+            for number, images in parts.items():
+                end = bar.n + len(images)
+                compute = partial(self._compute, images, bar)
+                made_again(self._chunk(number), self._key(number), compute)
+                bar.update(end - bar.n)
 
     def _chunk(self, number: int) -> Path:
         return self.folder / f"{number:06d}.safetensors"
@@ -63,14 +68,18 @@ class FeatureStore:
         return f"{self.key}/{number}"
 
     @torch.no_grad()
-    def _compute(self, images: Sequence[Path]) -> dict[str, Tensor]:
+    def _compute(self, images: Sequence[Path], bar: tqdm) -> dict[str, Tensor]:
         device = next(self.encoder.parameters()).device
         training = self.encoder.training
         self.encoder.eval()
         loaded = [self.views.load(path) for path in images]
         views = [self.views.pixels(image, self.encoder.view_spec) for image in loaded]
         groups = torch.cat(views).split(CHUNK)  # videos have many views
-        features = torch.cat([self.encoder(group.to(device)).cpu() for group in groups])
+        found = []
+        for group in groups:
+            found.append(self.encoder(group.to(device)).cpu())
+            bar.update(len(images) // len(groups))
+        features = torch.cat(found)
         self.encoder.train(training)
         pieces = features.split([len(view) for view in views])
         first = self.place[images[0]]

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from llava_lab.core.progress import BAR_SECONDS, progress
 from llava_lab.train.stage import Stage
 
 EDGE = 10  # steps that the first and the last loss are a mean of
@@ -140,22 +141,64 @@ def part_costs(
 
 
 class Bar(TQDMProgressBar):
-    """Lightning's bar, with the stage's name."""
+    """Lightning's bar, with the stage's name, that moves by time and not by steps.
+
+    Args:
+        name: The stage's name, or what the questions are called.
+    """
 
     def __init__(self, name: str):
-        super().__init__(refresh_rate=10)
-        self.name = name
+        super().__init__()
+        self.name, self.moved = name, 0.0
+
+    def _bar(self, **options: Any) -> Any:
+        return progress(self.name, disable=self.is_disabled, delay=0, **options)
 
     def init_train_tqdm(self) -> Any:
         """A bar for the whole stage."""
-        bar = super().init_train_tqdm()
-        bar.set_description(self.name)
-        return bar
+        return self._bar(leave=True)
+
+    def init_validation_tqdm(self) -> Any:
+        """A bar for held-out rows, below the stage's."""
+        return self._bar(position=int(self.trainer.state.fn != "validate"))
+
+    def init_test_tqdm(self) -> Any:
+        """A bar for questions."""
+        return self._bar(leave=True)
+
+    init_predict_tqdm = init_test_tqdm
+
+    @property
+    def validation_description(self) -> str:
+        """Stands in front of the held-out rows' bar."""
+        return f"{self.name}, held-out rows"
+
+    @property
+    def test_description(self) -> str:
+        """Stands in front of the questions' bar."""
+        return self.name
+
+    predict_description = test_description
+
+    def _should_update(self, current: int, total: int) -> bool:
+        now = time.monotonic()
+        if self.is_disabled or (now - self.moved < BAR_SECONDS and current != total):
+            return False
+        self.moved = now
+        return True
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         """Keep the stage's name in place of an epoch's number."""
         super().on_train_epoch_start(trainer)
         self.train_progress_bar.set_description(self.name)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """End the bars' lines, so that a message has a line of its own."""
+        for name in ("train", "val", "test", "predict"):
+            if (bar := getattr(self, f"_{name}_progress_bar")) is not None:
+                bar.close()
 
     def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:
         """Without the version number."""

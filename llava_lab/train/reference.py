@@ -1,12 +1,15 @@
 """10. Reference: log-probabilities of the model that a stage starts from, computed once."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from llava_lab.core.fingerprint import fingerprint
+from llava_lab.core.progress import progress
 from llava_lab.core.tensors import digest, made_again
 from llava_lab.data.modules.answers import (
     AnswerBatch,
@@ -80,23 +83,28 @@ class ReferenceStore:
     def _write_missing(self, starts: range) -> None:
         training = self.model.training
         self.model.eval()
-        for start in starts:
-            self._chunk(start)
+        with progress("reference", sum(map(len, map(self._indices, starts)))) as bar:
+            for start in starts:
+                end = bar.n + len(self._indices(start))
+                self._chunk(start, bar)
+                bar.update(end - bar.n)
         if self.first_held < len(self.rows):
             self._head()
         self.model.train(training)
 
-    def _chunk(self, start: int) -> dict[str, Tensor]:
-        indices = range(start, min(start + CHUNK, len(self.rows)))
-        key = f"{self.key}/{start}"
-        return made_again(self.file(start), key, lambda: self._compute(indices))
+    def _indices(self, start: int) -> range:
+        return range(start, min(start + CHUNK, len(self.rows)))
+
+    def _chunk(self, start: int, bar: tqdm | None = None) -> dict[str, Tensor]:
+        compute = partial(self._compute, self._indices(start), bar)
+        return made_again(self.file(start), f"{self.key}/{start}", compute)
 
     def _head(self) -> dict[str, Tensor]:
         head = self.model.llm.head()
         return made_again(self.folder / HEAD, f"{self.key}/head", head.state_dict)
 
     @torch.no_grad()
-    def _compute(self, indices: range) -> dict[str, Tensor]:
+    def _compute(self, indices: range, bar: tqdm | None) -> dict[str, Tensor]:
         device = next(self.model.parameters()).device
         logps, hidden = [], {}
         for start in range(indices.start, indices.stop, MICRO):
@@ -108,6 +116,8 @@ class ReferenceStore:
                 if row >= self.first_held:
                     own = torch.isin(batch.owners, segments)
                     hidden[f"hidden.{row}"] = states[own].cpu()
+            if bar is not None:
+                bar.update(len(chosen))
         return {"logps": torch.cat(logps), **hidden}
 
     def __getitem__(self, sample: Sample) -> Tensor:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from llava_lab.core.progress import shown
 from llava_lab.data.chat import Encoded, Template, place_image
 from llava_lab.data.geometry import Layout, ViewSpec
 from llava_lab.data.modules.stage import Features, run_seed
 from llava_lab.data.packing import EncodedSample, Segment
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
-from llava_lab.data.verified import shown_by_time, verified
+from llava_lab.data.verified import verified
 from llava_lab.data.views.base import Views
 
 Position = Literal["keep", "first", "first_or_last"]
@@ -116,7 +117,7 @@ class EncodedRows(Dataset):
         paths = [image for sample in self.samples for image in sample.images]
         sizes, faults = verified(paths, self.loader.views, cache, what)
         found: dict[int, str] = {}
-        for number, sample in enumerate(shown_by_time(self.samples, f"{what}: rows measured")):
+        for number, sample in enumerate(shown(self.samples, f"{what}: rows measured")):
             if broken := [faults[image] for image in sample.images if image in faults]:
                 found[number] = broken[0]
                 continue

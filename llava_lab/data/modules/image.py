@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from llava_lab.core.progress import shown
 from llava_lab.data.chat import Masking, Template, get_template
 from llava_lab.data.loader import StageLoader, deal
 from llava_lab.data.media.clip import image_digest
@@ -160,13 +161,13 @@ class ImageDataModule(StageDataModule):
         """Hash of what is said and of image bytes."""
         total = hashlib.sha256()
         known: dict[Path, str] = {}
-        for sample in samples:
+        for sample in shown(samples, "digests of pictures and rows"):
             for image in sample.images:
                 known[image] = known.get(image) or image_digest(image)
-            shown = [known[image] for image in sample.images]
+            digests = [known[image] for image in sample.images]
             # A row's place decides where its image stands, if that is drawn at random.
             place = Path(sample.source).name
-            total.update(json.dumps([place, sample.said, shown]).encode())
+            total.update(json.dumps([place, sample.said, digests]).encode())
         return total.hexdigest()
 
     def lengths(self) -> tuple[list[int], list[int]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from llava_lab.core.progress import shown
 from llava_lab.core.verbs import listed
 from llava_lab.data.fields import read_text
 from llava_lab.data.keys import PHRASE_KEYS
@@ -109,8 +110,8 @@ class PhraseDataModule(StageDataModule):
         images = [image for image, _ in self.rows]
         _, faults = verified(images, self.views, self.cache, self.path.name)
         if faults:
-            shown = listed(list(faults.values()), 10)
-            raise ValueError(f"{self.path}: {len(faults)} pictures cannot be read:\n  {shown}")
+            examples = listed(list(faults.values()), 10)
+            raise ValueError(f"{self.path}: {len(faults)} pictures cannot be read:\n  {examples}")
 
     def setup(self, stage: str) -> None:
         """Read the rows."""
@@ -120,7 +121,7 @@ class PhraseDataModule(StageDataModule):
         """Hash of phrases and image bytes."""
         self.read()
         total = hashlib.sha256()
-        for image, phrases in self.rows:
+        for image, phrases in shown(self.rows, "digests of pictures and phrases"):
             total.update(json.dumps([image_digest(image), phrases]).encode())
         return total.hexdigest()
 
