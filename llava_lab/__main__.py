@@ -5,9 +5,9 @@ import io
 import os
 import sys
 
+from llava_lab.cli.verb import Stop, one_message
 from llava_lab.core.shipped import with_shipped
 from llava_lab.core.signals import AGAIN, PARENT, end_with
-from llava_lab.core.verbs import Stop, one_message
 
 HELP = """usage: python -m llava_lab VERB [options]
 
@@ -41,12 +41,12 @@ TOOLS = {
     "plan": "llava_lab.experiment.plan:main",
     "sweep": "llava_lab.experiment.sweep:main",
     "table": "llava_lab.cli.table:main",
-    "import": "llava_lab.serve.commands:import_main",
-    "export": "llava_lab.serve.commands:export_main",
-    "answer": "llava_lab.serve.commands:answer_main",
-    "caption": "llava_lab.serve.caption:main",
-    "prefer": "llava_lab.serve.prefer:main",
-    "chat": "llava_lab.serve.commands:chat_main",
+    "import": "llava_lab.cli.import_:main",
+    "export": "llava_lab.cli.export:main",
+    "answer": "llava_lab.cli.answer:main",
+    "caption": "llava_lab.cli.caption:main",
+    "prefer": "llava_lab.cli.prefer:main",
+    "chat": "llava_lab.cli.chat:main",
 }
 
 

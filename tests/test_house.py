@@ -18,8 +18,6 @@ LONG_MODULES = {
     "evaluate/metrics/question.py": 350,
     "experiment/plan.py": 350,
     "experiment/sweep.py": 350,
-    "serve/caption.py": 450,
-    "serve/prefer.py": 350,
     "tiny_world/film.py": 400,
     "train/stage.py": 350,
 }
@@ -27,7 +25,6 @@ LONG_FUNCTIONS = {
     "evaluate/prompts.py question_loader": 100,
     "model/forest_attention.py forest_attention": 100,
     "report/plot.py plot": 100,
-    "serve/caption.py main": 100,
 }
 
 

@@ -13,12 +13,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
+from llava_lab.cli.verb import one_message
 from llava_lab.core import ranks
 from llava_lab.core.atomic import link
 from llava_lab.core.fingerprint import fingerprint, without
 from llava_lab.core.records import read_record, write_record
 from llava_lab.core.tensors import digest
-from llava_lab.core.verbs import one_message
 from llava_lab.core.yaml_file import read_mapping
 from llava_lab.evaluate.benchmark import BenchmarkDataModule
 from llava_lab.evaluate.scores import Scores

@@ -4,7 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_lab.core.verbs import one_message, verb_parser
+from llava_lab.cli.verb import one_message, verb_parser
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.grid import show
 from llava_lab.report.plot import plot

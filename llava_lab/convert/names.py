@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from llava_lab.core.verbs import listed
+from llava_lab.core.messages import listed
 
 # Four layouts of the same model: transformers before and since version 5, the original of
 # haotian-liu/LLaVA, and its files that hold a projector alone. First match wins.

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from llava_lab.core.atomic import write
 from llava_lab.core.engine import ChatEngine, Unsaid, check_url
+from llava_lab.core.messages import listed
 from llava_lab.core.strict_json import parse
-from llava_lab.core.verbs import listed
 from llava_lab.core.yaml_file import read_mapping
 from llava_lab.model.weights import locate
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from llava_lab.core.verbs import listed
+from llava_lab.core.messages import listed
 from llava_lab.data.chat import IGNORE, VISUAL, Template, get_template
 from llava_lab.data.geometry import Layout
 from llava_lab.data.modules.encoded import Position, ViewLoader

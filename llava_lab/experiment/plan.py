@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from llava_lab.cli.fit import LabCLI, run_cli
-from llava_lab.core.verbs import verb_parser
+from llava_lab.cli.verb import verb_parser
 from llava_lab.data.geometry import Layout
 from llava_lab.data.modules.image import ImageDataModule, StageDataModule
 from llava_lab.data.rows import choose, read_rows

@@ -26,11 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_lab.cli.verb import one_message, verb_parser
 from llava_lab.core import signals
 from llava_lab.core.atomic import plain_name
 from llava_lab.core.lock import Held, lock
 from llava_lab.core.records import read_record, write_record
-from llava_lab.core.verbs import one_message, verb_parser
 from llava_lab.core.yaml_file import read_mapping
 
 KEYS = {"sweep", "experiment", "overlays", "seeds", "axes", "published"}

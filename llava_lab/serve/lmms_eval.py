@@ -17,15 +17,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from llava_lab.data.media.picture import to_rgb
-from llava_lab.data.rows import VideoPath
+from llava_lab.data.rows import VIDEO_FILES, VideoPath
 from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question
-from llava_lab.serve.caption import VIDEO_FILES
-from llava_lab.serve.commands import (
-    answer_questions,
-    check_answerable,
-    open_model,
-    show_videos,
-)
+from llava_lab.serve.answer import answer_questions, check_answerable
+from llava_lab.serve.models import open_model, show_videos
 
 REQUESTS_AT_ONCE = 512  # whose pictures lie on disk together
 

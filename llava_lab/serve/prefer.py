@@ -1,131 +1,44 @@
-"""The verb prefer: questions -> pairs of a better and a worse answer of one model, for DPO.
+"""Prefer: questions -> pairs of a better and a worse answer of one model, for DPO.
 
 Each question is answered several times, each answer is scored, and the best and the worst become a
 pair. Questions whose answers are all alike, or all of one score, make none. Answers and scores are
 in a journal beside the output before the next questions are asked: a killed command goes on where
-it was. The output is written whole when every question is done.
+it was.
 """
 
-import json
-from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llava_lab.core.atomic import write
-from llava_lab.core.verbs import (
-    MODEL_HELP,
-    add_model_options,
-    listed,
-    one_message,
-    positive,
-    verb_parser,
-)
+from llava_lab.core.messages import listed
 from llava_lab.data.fields import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, read_text
-from llava_lab.data.media.clip import VideoPath
 from llava_lab.data.modules.preference import unreadable
-from llava_lab.data.rows import Refused
-from llava_lab.data.sample import Question, read_questions
+from llava_lab.data.rows import Refused, VideoPath
+from llava_lab.data.sample import Question
 from llava_lab.data.views.base import Views
 from llava_lab.evaluate.groups import by_images
-from llava_lab.evaluate.judge import Judge, Prompt, read_object, read_score
-from llava_lab.evaluate.metrics.hallucination import true_and_untrue
-from llava_lab.model.generate import Sampling
 from llava_lab.model.llava import Llava
-from llava_lab.serve.commands import (
-    add_frames,
-    answer_questions,
-    check_answerable,
-    open_model,
-    show_videos,
-)
+from llava_lab.serve.answer import answer_questions, check_answerable
 from llava_lab.serve.journal import Journal
+from llava_lab.serve.models import have_videos, open_model, show_videos
+from llava_lab.serve.scorers import Scorer
 
-MARKS = (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER)
-Answered = tuple[Question, str]
-Scored = list[tuple[str, int]]  # the answers to one question, with their scores
+PLACEHOLDERS = (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER)
+ScoredAnswers = list[tuple[str, int]]  # the answers to one question, with their scores
 Sampler = Callable[[Sequence[Question]], list[str]]
-Scorer = Callable[[Sequence[Answered]], list[int]]
-
-
-def main(arguments: Sequence[str]) -> None:
-    """`prefer`: a model's own answers to a question file become preferences."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    with one_message():
-        if (options.judge_url is None) != (options.judge_model is None):
-            raise ValueError("--judge-url and --judge-model go together")
-        if options.samples < 2:
-            raise ValueError(f"--samples {options.samples}: a pair takes at least 2")
-        if options.out.suffix != ".jsonl":
-            raise ValueError(f"--out {options.out}: name it .jsonl, as pairs are read")
-        questions = read_questions(options.questions, options.images)
-        score: Scorer = by_answers
-        told: Any = "answers"
-        if options.judge_url:
-            judge = Judge(options.judge_url, options.judge_model, options.judge_cache)
-            score = ByJudge(judge, options.judge_prompt)
-            told = score.settings()
-        check(questions, bool(options.judge_url), options.images)
-        sampling = Sampling(options.temperature, options.seed)
-        sample = LocalSampler(
-            options.model,
-            questions,
-            options.frames,
-            options.stride,
-            options.template,
-            options.trust_code,
-            sampling=sampling,
-            max_new_tokens=options.max_new_tokens,
-            images_per_batch=options.images_per_batch,
-        )
-        shown = [options.model, options.template, options.frames, options.stride, asdict(sampling)]
-        asked = json.dumps([*shown, options.samples, options.max_new_tokens, told])
-        journal = Journal(options.out, asked)
-        size = options.images_per_batch
-        scored = prefer(questions, sample, score, journal, options.samples, size)
-        rows, why = pairs(questions, scored, options.images)
-        write(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        journal.path.unlink()
-        print(f"llava_lab: {len(rows)} pairs of {len(questions)} questions: {options.out}")
-        print(f"llava_lab: no pair: {why['alike']} with answers alike, {why['even']} of one score")
-
-
-def _parser() -> ArgumentParser:
-    parser = verb_parser(
-        "prefer",
-        "Sample answers to questions, score each, and write the best and the worst as pairs for "
-        "DPO. Without a judge, the questions' own answers decide: a candidate's score is its "
-        "sentences that are among them less those that are not. The same command goes on.",
-    )
-    parser.add_argument("model", help=MODEL_HELP)
-    add_model_options(parser)
-    parser.add_argument("questions", type=Path, help="JSONL of {question_id, image or video, text}")
-    parser.add_argument("--images", type=Path, help="folder of the images and videos")
-    parser.add_argument("--out", type=Path, required=True, help="JSONL to write")
-    parser.add_argument("--samples", type=positive, default=4, help="answers to each question")
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0, help="of the samples")
-    add_frames(parser)
-    parser.add_argument("--max-new-tokens", type=positive, default=128)
-    parser.add_argument("--images-per-batch", type=positive, default=8)
-    parser.add_argument(
-        "--judge-url",
-        help="any OpenAI-compatible engine, which reads each question's `caption` and gives 1 to 5",
-    )
-    parser.add_argument("--judge-model", help="the engine's name of its model")
-    parser.add_argument(
-        "--judge-prompt", default="asset:judge/preference.yaml", help="YAML of `system` and `user`"
-    )
-    parser.add_argument("--judge-cache", default="judgements", help="folder of its judgements")
-    return parser
 
 
 def check(questions: Sequence[Question], judged: bool, images: Path | None = None) -> None:
-    """Refuse questions that could not be scored or make no pair, and ids that stand there twice."""
+    """Refuse repeated ids, and questions that could not be scored or whose pairs could not be read.
+
+    Args:
+        questions: All questions.
+        judged: Whether a judge scores their answers.
+        images: Folder of their images.
+    """
     twice = [name for name, times in Counter(each.id for each in questions).items() if times > 1]
     if twice:
         raise ValueError(
@@ -153,73 +66,73 @@ def prefer(
     journal: Journal,
     samples: int,
     images_at_once: int,
-) -> dict[str, Scored]:
-    """Answers with their scores by question; what the journal holds is not asked again.
+) -> dict[str, ScoredAnswers]:
+    """Sample and score answers to each question; those in the journal are not asked again.
 
     Args:
         questions: All questions.
         sample: Answers questions.
         score: Scores answers.
-        journal: Where each question is noted when it is done.
+        journal: Keeps the scored answers of each question.
         samples: Answers to each question.
-        images_at_once: Images whose questions are done before they are noted.
+        images_at_once: Images whose questions are answered between two entries of the journal.
     """
-    done: dict[str, Scored] = journal.read()
+    done: dict[str, ScoredAnswers] = journal.read()
     groups = by_images([question for question in questions if question.id not in done])
     with journal:
         for start in range(0, len(groups), images_at_once):
-            asked = [q for each in groups[start : start + images_at_once] for q in each.questions]
-            copies = [(question, number) for question in asked for number in range(samples)]
-            said = sample([replace(each, id=f"{each.id}#{number}") for each, number in copies])
-            answered = [(each, text) for (each, _), text in zip(copies, said, strict=True)]
+            batch = [q for each in groups[start : start + images_at_once] for q in each.questions]
+            copies = [(question, number) for question in batch for number in range(samples)]
+            texts = sample([replace(each, id=f"{each.id}#{number}") for each, number in copies])
+            answered = [(each, text) for (each, _), text in zip(copies, texts, strict=True)]
             scores = zip((text for _, text in answered), score(answered), strict=True)
-            for question in asked:
+            for question in batch:
                 done[question.id] = [next(scores) for _ in range(samples)]
                 journal.add(question.id, done[question.id])
     return done
 
 
 def pairs(
-    questions: Sequence[Question], scored: dict[str, Scored], images: Path | None
+    questions: Sequence[Question], scored: dict[str, ScoredAnswers], images: Path | None
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Rows as released preferences have them, and how many questions make none and why.
+    """Rows in the format of released preferences, and how many questions make none, by reason.
 
-    Of answers of one score the first is taken; those that no reader of preferences would take,
-    because they are empty or hold a placeholder, take no part.
+    Of answers with the same score the first is taken. Answers that are empty or hold a placeholder
+    are left out: they could not be read as preferences.
 
     Raises:
         ValueError: If no question makes a pair.
     """
-    rows, why = [], Counter[str]()
+    rows, without = [], Counter[str]()
     for question in questions:
-        told: dict[str, int] = {}
+        score_of: dict[str, int] = {}
         for text, score in scored[question.id]:
             if usable := _usable(text):
-                told.setdefault(usable, score)
-        answers, scores = list(told.items()), list(told.values())
+                score_of.setdefault(usable, score)
+        answers, scores = list(score_of.items()), list(score_of.values())
         if len(answers) < 2:
-            why["alike"] += 1
+            without["alike"] += 1
         elif min(scores) == max(scores):
-            why["even"] += 1
+            without["even"] += 1
         else:
             chosen, rejected = (answers[scores.index(pick(scores))] for pick in (max, min))
             rows.append(_row(question, images, chosen, rejected))
     if not rows:
         raise ValueError(
-            f"none of {len(questions)} questions makes a pair: {why['alike']} have answers that "
-            f"are alike, {why['even']} answers of one score. Take more --samples, or a higher "
-            "--temperature."
+            f"none of {len(questions)} questions makes a pair: {without['alike']} have answers "
+            f"that are alike, {without['even']} answers of one score. Take more --samples, or a "
+            "higher --temperature."
         )
-    return rows, why
+    return rows, without
 
 
 def _usable(text: str) -> str:
-    """An answer as a reader of preferences takes it; empty where it takes none."""
+    """The answer as preferences are read; empty if it could not be."""
     try:
-        said = read_text(text, "an answer").strip()
+        answer = read_text(text, "an answer").strip()
     except Refused:
         return ""
-    return "" if any(mark in said for mark in MARKS) else said
+    return "" if any(mark in answer for mark in PLACEHOLDERS) else answer
 
 
 def _row(
@@ -240,54 +153,12 @@ def _row(
     }
 
 
-def by_answers(answered: Sequence[Answered]) -> list[int]:
-    """Sentences of each answer that are among the question's own, less those that are not."""
-    counts = [true_and_untrue(text, question.answers) for question, text in answered]
-    return [true - untrue for true, untrue in counts]
-
-
-class ByJudge:
-    """1 to 5 by a judge that reads the question's caption, as LLaVA-Hound has it.
-
-    Args:
-        judge: Who judges.
-        prompt: File of what it is told.
-    """
-
-    def __init__(self, judge: Judge, prompt: str):
-        self.judge, self.prompt = judge, Prompt(prompt, ("caption", "question", "prediction"))
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the scores."""
-        return self.judge.settings() | self.prompt.settings()
-
-    def __call__(self, answered: Sequence[Answered]) -> list[int]:
-        """The score of each answer."""
-        cases = {
-            f"answer {number} to question {question.id}": self.prompt.messages(
-                {
-                    "caption": question.caption or "",
-                    "question": question.prompt,
-                    "answer": question.answers[0] if len(question.answers) == 1 else "none given",
-                    "prediction": text,
-                }
-            )
-            for number, (question, text) in enumerate(answered)
-        }
-        return list(self.judge.judge(cases, read_mark).values())
-
-
-def read_mark(said: str) -> int:
-    """The score of a judgement, from 1 to 5."""
-    return read_score(read_object(said), 1, 5)
-
-
 class LocalSampler:
-    """Our own model, opened when something is asked.
+    """Samples answers with a model of ours, which is loaded at the first question.
 
     Args:
-        model: What `open_model` opens.
-        questions: All that will be asked; they are checked before the first is.
+        model: Run folder, imported folder, checkpoint folder or hub id.
+        questions: All questions; they are checked before the first is asked.
         frames: Frames of a video; None takes those of training, or else 16.
         stride: Pooling of a frame; None takes that of training, or else 2.
         template: As for `open_model`.
@@ -311,14 +182,13 @@ class LocalSampler:
 
     @cached_property
     def opened(self) -> tuple[Llava, Views]:
-        """The model, and how images become views."""
+        """The model, and its views."""
         model, views = open_model(self.source, self.template, self.trusted)
-        images = [path for question in self.questions for path in question.images]
-        if any(isinstance(path, VideoPath) for path in images):
+        if have_videos(self.questions):
             views = show_videos(model, views, self.frames, self.stride)
         check_answerable(model, views, self.questions, self.options["max_new_tokens"])
         return model, views
 
     def __call__(self, questions: Sequence[Question]) -> list[str]:
-        """One answer a question, in their order."""
+        """Sample one answer to each question, in their order."""
         return answer_questions(*self.opened, questions, **self.options)

@@ -30,7 +30,7 @@ from llava_lab.data.modules.preference import read_preferences
 from llava_lab.data.sample import Source, read_questions, read_samples
 from llava_lab.evaluate.judge import Prompt
 from llava_lab.experiment.sweep import Sweep
-from llava_lab.serve.caption import read_items
+from llava_lab.serve.caption_inputs import read_inputs
 from llava_lab.serve.journal import Journal
 
 NOISE = "QA_GT_caption_based_noisy"
@@ -212,7 +212,7 @@ def preferences(path: Path) -> None:
 
 def captions(path: Path) -> None:
     """Rows of pictures and videos to caption."""
-    found = read_items(path, path.parent / "images")
+    found = read_inputs(path, path.parent / "images")
     rows = rows_of(path)
     for item, row in zip(found, rows, strict=True):
         nothing_passed_over(row, ("image", "video", "conversations"))

@@ -56,7 +56,8 @@ from llava_lab.model.generate import QuestionBatch, answer
 from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
 from llava_lab.model.weights import locate
-from llava_lab.serve.commands import show_videos, talk
+from llava_lab.serve.chat import talk
+from llava_lab.serve.models import show_videos
 
 TOWER = {
     "hidden_size": 16,

@@ -24,7 +24,8 @@ from llava_lab.evaluate.judge import Judge
 from llava_lab.evaluate.metrics.question import VQAAccuracy
 from llava_lab.experiment.run import Run
 from llava_lab.experiment.sweep import Sweep
-from llava_lab.serve.caption import CaptionInput, caption
+from llava_lab.serve.caption import caption
+from llava_lab.serve.caption_inputs import CaptionInput
 from llava_lab.serve.prefer import check, pairs
 
 GOOD = {"message": {"content": "A dog."}, "finish_reason": "stop"}

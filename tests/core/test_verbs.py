@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 
 from llava_lab.__main__ import main
+from llava_lab.cli import verb as verbs
+from llava_lab.cli.verb import Stop, one_message
 from llava_lab.core import atomic as disk
-from llava_lab.core import lock, verbs
+from llava_lab.core import lock
 from llava_lab.core.records import read_record, write_record
-from llava_lab.core.verbs import Stop, one_message
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
 hangup = 0  # SIG_DFL, however these tests were started
 import os, signal, sys, threading, time
 from llava_lab.core import signals
-from llava_lab.core.verbs import one_message
+from llava_lab.cli.verb import one_message
 signals.GRACE_SECONDS = 0.3
 signal.signal(signal.SIGHUP, hangup)
 """

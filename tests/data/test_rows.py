@@ -13,7 +13,7 @@ from llava_lab.data.modules.preference import read_preferences
 from llava_lab.data.rows import BadRows, read_rows
 from llava_lab.data.sample import Source, read_questions, read_samples
 from llava_lab.data.views.pad import Pad
-from llava_lab.serve.caption import read_items
+from llava_lab.serve.caption_inputs import read_inputs
 
 TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
 SAMPLE = {"id": "x", "image": "a.png", "conversations": TURNS}
@@ -43,7 +43,7 @@ def read(kind: str, folder: Path, *rows: Any) -> list[Any]:
         case "preference":
             return read_preferences(Source(path, images), 0)
         case "caption":
-            return read_items(path, images)
+            return read_inputs(path, images)
     data = PhraseDataModule(path, images, Pad(), 1)
     data.read()
     return data.rows

@@ -34,8 +34,9 @@ from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
 from llava_lab.report.runs import read
 from llava_lab.report.table import answer_notes
-from llava_lab.serve import commands
-from llava_lab.serve.commands import answer_questions, check_answerable, talk
+from llava_lab.serve import models
+from llava_lab.serve.answer import answer_questions, check_answerable
+from llava_lab.serve.chat import talk
 
 CONFIG = {
     "model_type": "llama",
@@ -152,7 +153,7 @@ def ask_file(
     model: Llava, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[dict[str, Any]]]:
     """Runs `answer` on a file and returns what it wrote."""
-    monkeypatch.setattr(commands, "open_model", lambda *_: (model, Pad()))
+    monkeypatch.setattr(models, "open_model", lambda *_: (model, Pad()))
 
     def run(path: Path, *more: str) -> list[dict[str, Any]]:
         out = tmp_path / "answers.jsonl"

@@ -16,8 +16,10 @@ from PIL import Image
 
 from llava_lab.__main__ import main
 from llava_lab.core import engine as module
-from llava_lab.serve import commands
-from llava_lab.serve.caption import CaptionInput, LocalEngine, caption, read_items
+from llava_lab.serve import answer, models
+from llava_lab.serve.caption import caption
+from llava_lab.serve.caption_engines import LocalEngine
+from llava_lab.serve.caption_inputs import CaptionInput, read_inputs
 
 PICTURES = 30
 
@@ -163,7 +165,7 @@ def test_killed_three_times_every_input_has_one_row(serve, pictures: Path, tmp_p
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert Counter(row["id"] for row in rows) == Counter(
-        item.id for item in read_items(pictures, None)
+        item.id for item in read_inputs(pictures, None)
     )
     # Only what was in flight when a kill came, two requests each time, was asked again.
     assert server.asked.total() <= PICTURES + 3 * 2
@@ -171,7 +173,7 @@ def test_killed_three_times_every_input_has_one_row(serve, pictures: Path, tmp_p
 
 
 def test_a_journal_of_another_question_is_refused(tmp_path: Path, pictures: Path) -> None:
-    items = read_items(pictures, None)
+    items = read_inputs(pictures, None)
     out = tmp_path / "out.json"
 
     def broken(items: list[CaptionInput]) -> Iterator:
@@ -197,22 +199,22 @@ def test_a_journal_of_another_question_is_refused(tmp_path: Path, pictures: Path
 def test_rows_of_a_file_keep_their_ids(pictures: Path, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"id": "a", "image": "00.png"}\n{"id": 7, "image": "more/01.png"}\n')
-    assert [item.id for item in read_items(path, pictures)] == ["a", "7"]
+    assert [item.id for item in read_inputs(path, pictures)] == ["a", "7"]
     path.write_text('{"id": "a", "image": "00.png"}\n{"id": "a", "image": "more/01.png"}\n')
     with pytest.raises(ValueError, match=r"1 ids stand there twice, the first 'a'"):
-        read_items(path, pictures)
+        read_inputs(path, pictures)
     path.write_text('{"id": "a", "image": "09.png"}\n')
     with pytest.raises(ValueError, match=r"rows.jsonl, line 1: image '09.png' is not in"):
-        read_items(path, pictures)
+        read_inputs(path, pictures)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="there is no image"):
-        read_items(tmp_path / "empty", None)
+        read_inputs(tmp_path / "empty", None)
 
 
 def test_one_bad_image_does_not_cost_its_batch(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = read_items(pictures, None)
+    items = read_inputs(pictures, None)
     bad = items[3]
 
     def say(model, views, questions, **_: object) -> list[str]:
@@ -220,8 +222,8 @@ def test_one_bad_image_does_not_cost_its_batch(
             raise ValueError("damaged or truncated image")
         return [f"saw {question.id}" for question in questions]
 
-    monkeypatch.setattr(commands, "open_model", lambda *_: (None, None))
-    monkeypatch.setattr(commands, "answer_questions", say)
+    monkeypatch.setattr(models, "open_model", lambda *_: (None, None))
+    monkeypatch.setattr(answer, "answer_questions", say)
     found = list(LocalEngine("m", "What?", 8, 8)(items))
     assert [item for item, _ in found] == items
     failed = [item for item, said in found if isinstance(said, Exception)]
@@ -243,12 +245,12 @@ def test_videos_are_captioned_like_pictures(
     assert sum(url.startswith("data:video/mp4;base64,") for url in server.asked) == 1
     # A folder of frames goes as pictures.
     (tmp_path / "rows.jsonl").write_text('{"id": "a", "video": "more"}\n')
-    items = read_items(tmp_path / "rows.jsonl", pictures)
+    items = read_inputs(tmp_path / "rows.jsonl", pictures)
     assert [item.kind for item in items] == ["video"]
     shown = []
-    monkeypatch.setattr(commands, "open_model", lambda *_: ("model", "views"))
-    monkeypatch.setattr(commands, "show_videos", lambda *each: shown.append(each) or "frames")
-    monkeypatch.setattr(commands, "answer_questions", lambda model, views, asked, **_: [views])
+    monkeypatch.setattr(models, "open_model", lambda *_: ("model", "views"))
+    monkeypatch.setattr(models, "show_videos", lambda *each: shown.append(each) or "frames")
+    monkeypatch.setattr(answer, "answer_questions", lambda model, views, asked, **_: [views])
     assert dict(LocalEngine("m", None, 8, 8, frames=5)(items)) == {items[0]: "frames"}
     assert shown == [("model", "views", 5, None)]
     found = sorted((pictures / "more").glob("*.png"))

@@ -13,7 +13,8 @@ from llava_lab.data.media.clip import VideoPath
 from llava_lab.data.modules.preference import read_preferences
 from llava_lab.data.sample import Question, Source
 from llava_lab.serve.journal import Journal
-from llava_lab.serve.prefer import by_answers, check, pairs, prefer
+from llava_lab.serve.prefer import check, pairs, prefer
+from llava_lab.serve.scorers import score_by_answers
 
 
 def ask(name: str, *answers: str, root: Path = Path("/v"), caption: str | None = None) -> Question:
@@ -31,8 +32,8 @@ def test_sentences_that_are_answers_count_for_an_answer_and_others_against_it() 
         "A blue star moves left. The sign says J.": -2,
         "": 0,
     }
-    assert by_answers([(question, text) for text in said]) == list(said.values())
-    assert by_answers([(ask("q", "left"), "Left."), (ask("q", "2"), "three")]) == [1, -1]
+    assert score_by_answers([(question, text) for text in said]) == list(said.values())
+    assert score_by_answers([(ask("q", "left"), "Left."), (ask("q", "2"), "three")]) == [1, -1]
 
 
 def test_every_question_is_sampled_once_whenever_it_is_killed(tmp_path: Path) -> None:
@@ -49,10 +50,10 @@ def test_every_question_is_sampled_once_whenever_it_is_killed(tmp_path: Path) ->
 
     out = tmp_path / "pairs.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        prefer(questions, sample, by_answers, Journal(out, "a"), 3, 1)
+        prefer(questions, sample, score_by_answers, Journal(out, "a"), 3, 1)
     with Journal(out, "a").path.open("ab") as file:
         file.write(b'["q2", [["cut')
-    scored = prefer(questions, sample, by_answers, Journal(out, "a"), 3, 2)
+    scored = prefer(questions, sample, score_by_answers, Journal(out, "a"), 3, 2)
     asked.remove("killed")
     assert asked == [f"q{n}#{k}" for n in range(5) for k in range(3)]
     rows, why = pairs(questions, scored, tmp_path)
@@ -61,7 +62,7 @@ def test_every_question_is_sampled_once_whenever_it_is_killed(tmp_path: Path) ->
     assert rows[0] == {**first, "rejected": "right", "chosen_score": 1, "rejected_score": -1}
     assert [(row["id"], row["rejected"]) for row in rows[1:]] == [("q3", "up"), ("q4", "up")]
     with pytest.raises(ValueError, match="begun with another"):
-        prefer(questions, sample, by_answers, Journal(out, "b"), 3, 2)
+        prefer(questions, sample, score_by_answers, Journal(out, "b"), 3, 2)
     with pytest.raises(ValueError, match="none of 1 questions makes a pair: 1 have answers that"):
         pairs(questions[1:2], scored, tmp_path)
 

@@ -40,7 +40,8 @@ from llava_lab.model.encoder.siglip import SiglipEncoder
 from llava_lab.model.generate import answer
 from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
-from llava_lab.serve.caption import CaptionInput, prompt_of, read_items
+from llava_lab.serve.caption_engines import prompt_of
+from llava_lab.serve.caption_inputs import CaptionInput, read_inputs
 from llava_lab.tiny_world.videos import TinyVideos
 
 pytestmark = [pytest.mark.serving, pytest.mark.timeout(1800)]
@@ -182,7 +183,7 @@ def test_vllm_answers_as_we_do(name: str, tmp_path: Path) -> None:
     out = tmp_path / name
     export_model(model, views, out)
     folder = media(tmp_path, views.videos)
-    items = read_items(folder, None)
+    items = read_inputs(folder, None)
     began = time.perf_counter()
     with serve(out, name, tmp_path / "vllm.log") as url:
         ready = time.perf_counter()

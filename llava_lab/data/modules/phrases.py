@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from llava_lab.core.messages import listed
 from llava_lab.core.progress import shown
-from llava_lab.core.verbs import listed
 from llava_lab.data.fields import read_text
 from llava_lab.data.keys import PHRASE_KEYS
 from llava_lab.data.loader import Part

@@ -1,0 +1,97 @@
+"""The verb `caption`: images and videos become LLaVA-format rows that describe them."""
+
+import json
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_lab.cli.verb import (
+    MODEL_HELP,
+    add_flag,
+    add_generation_flags,
+    add_model_flags,
+    one_message,
+    positive,
+    verb_parser,
+)
+from llava_lab.serve.caption import caption
+from llava_lab.serve.caption_engines import CaptionEngine, LocalEngine, RemoteEngine
+from llava_lab.serve.caption_inputs import read_inputs
+
+
+def parser() -> ArgumentParser:
+    """The verb's parser."""
+    made = verb_parser(
+        "caption", "Caption pictures and videos into a LLaVA-format JSON; the same command goes on."
+    )
+    made.add_argument(
+        "inputs", type=Path, help="folder, or .json/.jsonl rows with `image` or `video`"
+    )
+    add_flag(made, "--images", type=Path, help="folder that the rows' paths start from")
+    add_flag(made, "--out", type=Path, required=True, help=".json or .jsonl to write")
+    help_of_model = f"{MODEL_HELP}; or the engine's name of its model"
+    add_flag(made, "--model", required=True, help=help_of_model)
+    add_model_flags(made)
+    add_flag(made, "--engine-url", help="any OpenAI-compatible engine: http://127.0.0.1:8000/v1")
+    add_flag(made, "--prompt", help="by default 'Describe this image [or video] in detail.'")
+    add_flag(made, "--frames", type=positive, help="of a video, locally; or else 16")
+    add_flag(made, "--stride", type=positive, help="pooling of its frames; or else 2")
+    add_generation_flags(made, max_new_tokens=256)
+    add_flag(made, "--in-flight", type=positive, default=32, help="requests to it at once")
+    stop = "text that ends an engine's answers, such as '###' of the template v0"
+    add_flag(made, "--stop", help=stop)
+    shard = "every N-th input from the I-th, from 0"
+    add_flag(made, "--shard", type=_shard, default=(0, 1), metavar="I/N", help=shard)
+    return made
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the verb."""
+    made = parser()
+    options = made.parse_args(arguments)
+    if options.engine_url and (options.frames or options.stride):
+        made.error("--frames and --stride are the local model's; an engine has its own setting")
+    if options.engine_url and (options.template or options.trust_code):
+        made.error("--template and --trust-code are the local model's; an engine has its own")
+    with one_message():
+        index, number = options.shard
+        inputs = read_inputs(options.inputs, options.images)[index::number]
+        caption(inputs, _engine(options), options.prompt, options.out, _request(options))
+        print(f"llava_lab: {len(inputs)} captions: {options.out}")
+
+
+def _engine(options: Namespace) -> CaptionEngine:
+    if options.engine_url:
+        return RemoteEngine(
+            options.engine_url,
+            options.model,
+            options.prompt,
+            options.max_new_tokens,
+            options.in_flight,
+            options.stop,
+        )
+    return LocalEngine(
+        options.model,
+        options.prompt,
+        options.max_new_tokens,
+        options.images_per_batch,
+        options.frames,
+        options.stride,
+        options.template,
+        options.trust_code,
+    )
+
+
+def _request(options: Namespace) -> str:
+    """Everything that decides the captions; a journal of another request is refused."""
+    # Of an engine's captions only whole ones are kept, whatever the most of their tokens is.
+    length = None if options.engine_url else options.max_new_tokens
+    decides = [options.model, options.engine_url, options.prompt, length]
+    return json.dumps([*decides, options.template, options.frames, options.stride, options.stop])
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, number = text.partition("/")
+    if not (index.isdigit() and number.isdigit() and int(index) < int(number)):
+        raise ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1")
+    return int(index), int(number)

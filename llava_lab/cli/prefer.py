@@ -1,0 +1,99 @@
+"""The verb `prefer`: a model's own answers to a question file become pairs for DPO."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from llava_lab.cli.verb import (
+    add_flag,
+    add_generation_flags,
+    add_model,
+    add_question_file,
+    add_video_flags,
+    one_message,
+    positive,
+    verb_parser,
+)
+from llava_lab.core.atomic import write
+
+
+def parser() -> ArgumentParser:
+    """The verb's parser."""
+    made = verb_parser(
+        "prefer",
+        "Sample answers to questions, score each, and write the best and the worst as pairs for "
+        "DPO. Without a judge, the questions' own answers decide: a candidate's score is its "
+        "sentences that are among them less those that are not. The same command goes on.",
+    )
+    add_model(made)
+    add_question_file(made)
+    add_flag(made, "--samples", type=positive, default=4, help="answers to each question")
+    add_flag(made, "--temperature", type=float, default=1.0)
+    add_flag(made, "--seed", type=int, default=0, help="of the samples")
+    add_video_flags(made)
+    add_generation_flags(made, max_new_tokens=128)
+    judge = "any OpenAI-compatible engine, which reads each question's `caption` and gives 1 to 5"
+    add_flag(made, "--judge-url", help=judge)
+    add_flag(made, "--judge-model", help="the engine's name of its model")
+    prompt = "YAML of `system` and `user`"
+    add_flag(made, "--judge-prompt", default="asset:judge/preference.yaml", help=prompt)
+    add_flag(made, "--judge-cache", default="judgements", help="folder of its judgements")
+    return made
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the verb."""
+    options = parser().parse_args(arguments)
+    with one_message():
+        from llava_lab.data.sample import read_questions
+        from llava_lab.evaluate.judge import Judge
+        from llava_lab.model.generate import Sampling
+        from llava_lab.serve.journal import Journal
+        from llava_lab.serve.prefer import LocalSampler, check, pairs, prefer
+        from llava_lab.serve.scorers import JudgeScorer, Scorer, score_by_answers
+
+        _check(options)
+        questions = read_questions(options.questions, options.images)
+        scorer: Scorer = score_by_answers
+        decides: object = "answers"
+        if options.judge_url:
+            judge = Judge(options.judge_url, options.judge_model, options.judge_cache)
+            scorer = JudgeScorer(judge, options.judge_prompt)
+            decides = scorer.settings()
+        check(questions, bool(options.judge_url), options.images)
+        sampling = Sampling(options.temperature, options.seed)
+        sampler = LocalSampler(
+            options.model,
+            questions,
+            options.frames,
+            options.stride,
+            options.template,
+            options.trust_code,
+            sampling=sampling,
+            max_new_tokens=options.max_new_tokens,
+            images_per_batch=options.images_per_batch,
+        )
+        shown = [options.model, options.template, options.frames, options.stride, asdict(sampling)]
+        request = json.dumps([*shown, options.samples, options.max_new_tokens, decides])
+        journal = Journal(options.out, request)
+        scored = prefer(
+            questions, sampler, scorer, journal, options.samples, options.images_per_batch
+        )
+        rows, without = pairs(questions, scored, options.images)
+        write(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        journal.path.unlink()
+        print(f"llava_lab: {len(rows)} pairs of {len(questions)} questions: {options.out}")
+        print(
+            f"llava_lab: no pair: {without['alike']} with answers alike, "
+            f"{without['even']} of one score"
+        )
+
+
+def _check(options: Namespace) -> None:
+    if (options.judge_url is None) != (options.judge_model is None):
+        raise ValueError("--judge-url and --judge-model go together")
+    if options.samples < 2:
+        raise ValueError(f"--samples {options.samples}: a pair takes at least 2")
+    if options.out.suffix != ".jsonl":
+        raise ValueError(f"--out {options.out}: name it .jsonl, as pairs are read")

@@ -1,0 +1,175 @@
+"""What all verbs share: their parsers and flags, and how a mistake, a bug or a signal ends them."""
+
+import argparse
+import os
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llava_lab.core import ranks, signals
+from llava_lab.core.messages import explained
+
+MODEL_HELP = "run folder, imported folder, checkpoint folder or hub id"
+TEMPLATE_HELP = (
+    "chat template: v1, mistral_instruct, qwen_1_5, ...; by default the model's own, or the one "
+    "that writes exactly what a checkpoint's own does"
+)
+MISTAKE = 2  # exit status: the message says what to change
+FAULT = 70  # exit status: an error in llava_lab itself
+LOST = "another process of this job has ended, and so does this one; the same command goes on"
+
+
+class Stop(SystemExit):
+    """Exit of a verb whose message has been printed already.
+
+    Args:
+        status: Exit status.
+        message: The message that was printed.
+    """
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.code = status
+
+
+def verb_parser(verb: str, description: str) -> argparse.ArgumentParser:
+    """Make the parser of one verb."""
+    return argparse.ArgumentParser(prog=f"python -m llava_lab {verb}", description=description)
+
+
+def add_flag(parser: argparse.ArgumentParser, flag: str, /, **options: Any) -> argparse.Action:
+    """Add a flag such as `--max-new-tokens`; `--max_new_tokens` is read too, but not shown.
+
+    Args:
+        parser: A parser of argparse or jsonargparse.
+        flag: The documented spelling, with dashes.
+        options: Those of `add_argument`.
+    """
+    other = "--" + flag.removeprefix("--").replace("-", "_")
+    if other == flag:
+        return parser.add_argument(flag, **options)
+    action = parser.add_argument(flag, other, **options)
+    # Help and error messages list these; the parser finds an option by a table of its own.
+    action.option_strings = [flag]
+    return action
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the MODEL that a verb works on, and the flags that say how to open it."""
+    parser.add_argument("model", help=MODEL_HELP)
+    add_model_flags(parser)
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how to open a MODEL."""
+    add_flag(parser, "--template", metavar="NAME", help=TEMPLATE_HELP)
+    add_flag(
+        parser,
+        "--trust-code",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="module beside llava_lab whose classes the MODEL folder may name; may be repeated. "
+        "Its code runs: name only what you know",
+    )
+
+
+def add_question_file(parser: argparse.ArgumentParser) -> None:
+    """Add a question file, the folder of its images, and the file to write."""
+    parser.add_argument("questions", type=Path, help="JSONL of {question_id, image or video, text}")
+    add_flag(parser, "--images", type=Path, help="folder of the images and videos")
+    add_flag(parser, "--out", type=Path, required=True, help="JSONL to write")
+
+
+def add_video_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how a video is shown."""
+    add_flag(parser, "--frames", type=positive, help="frames of a video; as trained, or else 16")
+    add_flag(parser, "--stride", type=positive, help="pooling of a frame; as trained, or else 2")
+
+
+def add_generation_flags(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
+    """Add the flags of answers: their most tokens, and how many images are computed at once."""
+    add_flag(parser, "--max-new-tokens", type=positive, default=max_new_tokens)
+    add_flag(parser, "--images-per-batch", type=positive, default=8)
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1 from a command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+@contextmanager
+def one_message() -> Iterator[None]:
+    """Turn any exception of a verb into one message and an exit status.
+
+    A mistake of the user or a refusal of the machine exits with 2. A signal exits with 75: the same
+    command goes on. Anything else is a bug of this package and exits with 70; its traceback is
+    written to a file. `LLAVA_LAB_DEBUG=1` shows the traceback.
+    """
+    try:
+        with signals.taken(), _quiet_threads():
+            yield
+    except signals.Interrupted as stopped:
+        signals.leave_last()
+        _stop(signals.AGAIN, f"llava_lab: {stopped}" if str(stopped) else "")
+    except KeyboardInterrupt:
+        _stop(signals.AGAIN, f"llava_lab: {signals.MESSAGE}")
+    except BrokenPipeError:  # whoever read the output has gone: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise Stop(128 + 13, "nobody reads the output") from None
+    except Exception as error:
+        if signals.came():  # such as a lost connection to a rank that the same signal ended
+            _stop(signals.AGAIN, f"llava_lab: {signals.MESSAGE}")
+        message = explained(error)
+        if os.environ.get("LLAVA_LAB_DEBUG"):
+            raise
+        if ranks.lost(error):
+            _stop(signals.AGAIN, f"llava_lab: {LOST}")
+        if message is not None:
+            _stop(MISTAKE, f"error: {message}")
+        _stop(FAULT, f"error: {_report(error)}")
+
+
+def _stop(status: int, message: str) -> None:
+    if message:
+        print(message, file=sys.stderr, flush=True)
+    raise Stop(status, message) from None
+
+
+def _report(error: Exception) -> str:
+    """Write the traceback to a file; returns a message that names it."""
+    text = "".join(traceback.format_exception(error))
+    summary = f"{type(error).__name__}: {error}".splitlines()[0]
+    message = f"a fault of llava_lab, not of yours ({summary}). "
+    try:
+        handle, name = tempfile.mkstemp(prefix="llava_lab-", suffix=".traceback.txt")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        return f"{message}LLAVA_LAB_DEBUG=1 shows the traceback"
+    return f"{message}The traceback is in {name}; please report it"
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Print one line, not a traceback, for an exception in another thread, such as a logger's."""
+
+    def report(failed: threading.ExceptHookArgs) -> None:
+        if failed.exc_type is not SystemExit:
+            summary = f"{failed.exc_type.__name__}: {failed.exc_value}"
+            print(f"llava_lab: a thread ended early ({summary})", file=sys.stderr, flush=True)
+
+    before = threading.excepthook
+    if not os.environ.get("LLAVA_LAB_DEBUG"):
+        threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = before

@@ -1,0 +1,92 @@
+"""Caption inputs: a folder or a file of rows -> the images and videos to caption."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from llava_lab.data.fields import read_id, read_media
+from llava_lab.data.keys import CAPTION_KEYS
+from llava_lab.data.rows import (
+    VIDEO_FILES,
+    FileRow,
+    ImageFolder,
+    Refused,
+    VideoPath,
+    read_rows,
+)
+
+
+@dataclass(frozen=True)
+class CaptionInput:
+    """An image or video to caption.
+
+    Attributes:
+        id: Id of its row in the output.
+        name: Its name in that row.
+        path: Where it is; a VideoPath for a video.
+    """
+
+    id: str
+    name: str
+    path: Path
+
+    @property
+    def kind(self) -> str:
+        """Its key in a row: "image" or "video"."""
+        return "video" if isinstance(self.path, VideoPath) else "image"
+
+
+def read_inputs(source: Path, images: Path | None) -> list[CaptionInput]:
+    """List what to caption, in order.
+
+    Args:
+        source: Folder, whose images and videos are taken by name, or file of rows with one each.
+        images: Folder that the rows' paths start from; None takes the file's own folder.
+
+    Raises:
+        ValueError: If there is none, two have one id, or a row has none or several.
+    """
+    if source.is_dir():
+        known = (*Image.registered_extensions(), *VIDEO_FILES)
+        paths = [path for path in source.rglob("*") if path.suffix.lower() in known]
+        inputs = [_of_file(path, source) for path in sorted(paths) if path.is_file()]
+    else:
+        folder = ImageFolder(images or source.parent)
+        inputs = [_of_row(row, folder) for row in read_rows(source)]
+    twice = [name for name, times in Counter(each.id for each in inputs).items() if times > 1]
+    if twice:
+        raise ValueError(
+            f"{source}: {len(twice)} ids stand there twice, the first {twice[0]!r}; "
+            "what is done is kept by id, so give each row its own"
+        )
+    if not inputs:
+        raise ValueError(f"{source}: there is no image and no video")
+    return inputs
+
+
+def _of_file(path: Path, folder: Path) -> CaptionInput:
+    name = str(path.relative_to(folder))
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(name)
+        raise ValueError(f"{folder}: file name {shown!r} is not UTF-8; rename it") from None
+    return CaptionInput(name, name, VideoPath(path) if path.suffix.lower() in VIDEO_FILES else path)
+
+
+def _of_row(row: FileRow, folder: ImageFolder) -> CaptionInput:
+    values = row.value if isinstance(row.value, dict) else {}
+    try:
+        CAPTION_KEYS.check(values)
+        images, video = read_media(values)
+        names = images if video is None else [video]
+        if len(names) != 1:
+            raise Refused(f"`image` is {values.get('image')!r}, not one path")
+        path = folder.find(names[0], "image" if video is None else "video")
+        name = names[0] if values.get("id") is None else read_id(values, "id")
+    except Refused as problem:
+        raise ValueError(f"{row.place}: {problem}") from None
+    return CaptionInput(name, names[0], path if video is None else VideoPath(path))
