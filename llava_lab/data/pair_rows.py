@@ -27,13 +27,32 @@ def read_pair(row: Mapping[str, Any]) -> tuple[str, str, str]:
             raise Refused("no 'prompt', and 'chosen' and 'rejected' begin with different messages")
         prompt, chosen, rejected = chosen[:-1], chosen[-1:], rejected[-1:]
     return (
-        _read(prompt, "prompt", "user"),
-        _read(chosen, "chosen", "assistant"),
-        _read(rejected, "rejected", "assistant"),
+        read_message(prompt, "prompt", "user"),
+        read_message(chosen, "chosen", "assistant"),
+        read_message(rejected, "rejected", "assistant"),
     )
 
 
-def _read(value: Any, key: str, role: str) -> str:
+def with_image_key(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with TRL's `images` under `image`; an empty list is no picture, as in TRL."""
+    images = row.get("images")
+    if images is None or images == []:
+        return row
+    if row.get("image") not in (None, images):
+        raise Refused("has both 'image' and 'images'; keep one of them")
+    return {**row, "image": images}
+
+
+def check_answer(text: str, key: str) -> None:
+    """Refuse an answer without words, and one with the placeholder of a picture or video."""
+    if not text.strip():
+        raise Refused(f"{key!r} is empty")
+    for mark in (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER):
+        if mark in text:
+            raise Refused(f"an answer holds a literal {mark}")
+
+
+def read_message(value: Any, key: str, role: str) -> str:
     """The text of a field: as it stands, or of its one message."""
     if not isinstance(value, list):
         return read_text(value, repr(key))

@@ -114,26 +114,34 @@ class EncodedAnswers(EncodedRows):
     def __getitem__(self, index: int) -> Any:
         sample = self.samples[index]
         views, layouts = self.loader(sample.images)
+        row = EncodedSample(self.tree(sample, layouts), views, layouts, sample.source)
+        if self.references is None:
+            return AnswerRow(row)
+        return AnswerRow(row, self.references.hidden_of(sample), self.references[sample])
+
+    def tree(self, sample: Sample, layouts: Sequence[Layout]) -> list[Segment]:
+        """The prompt's segment, and one for each of its answers.
+
+        Raises:
+            ValueError: If an answer cannot be encoded behind the prompt.
+        """
         each = [self.encode(sample, turns, layouts) for turns in sample.conversations]
+        for encoded in each:
+            self.within(encoded)
         split = min(_prompt_length(encoded.labels) for encoded in each)
         prompt = each[0].ids[:split]
         if any(encoded.ids[:split] != prompt for encoded in each):
             raise ValueError(f"{sample.source}: the prompt reads otherwise before its answers")
         answers = [Segment(own.ids[split:], own.labels[split:], 0) for own in each]
-        segments = [Segment(prompt, [IGNORE] * split), *answers]
-        row = EncodedSample(segments, views, layouts, sample.source)
-        if self.references is None:
-            return AnswerRow(row)
-        return AnswerRow(row, self.references.hidden_of(sample), self.references[sample])
+        return [Segment(prompt, [IGNORE] * split), *answers]
 
     def measure(self, sample: Sample, layouts: Sequence[Layout]) -> None:
-        """Refuse a prompt of which `encode` would refuse an answer, or that the LM cannot read.
+        """Refuse what `tree` would refuse.
 
         Raises:
             ValueError: With the reason.
         """
-        for turns in sample.conversations:
-            self.within(self.encode(sample, turns, layouts))
+        self.tree(sample, layouts)
 
 
 def _prompt_length(labels: Sequence[int]) -> int:

@@ -4,17 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llava_lab.data.fields import (
-    IMAGE_PLACEHOLDER,
-    VIDEO_PLACEHOLDER,
-    find_images,
-    read_id,
-    read_media,
-)
+from llava_lab.data.fields import find_images, read_id, read_media
 from llava_lab.data.geometry import Layout
 from llava_lab.data.keys import PREFERENCE_KEYS
 from llava_lab.data.modules.answers import AnswerBatch, AnswerDataModule, EncodedAnswers
-from llava_lab.data.pair_rows import place_marks, read_pair
+from llava_lab.data.pair_rows import check_answer, place_marks, read_pair, with_image_key
 from llava_lab.data.rows import FileRow, ImageFolder, Refused
 from llava_lab.data.sample import Sample, Source, Turn, read_each
 
@@ -65,7 +59,7 @@ def _read_preference(
 ) -> Preference:
     PREFERENCE_KEYS.check(row.value)
     name = read_id(row.value, "id", row.number)
-    value = _one_key(row.value)
+    value = with_image_key(row.value)
     images = find_images(value, folder, videos=True)
     prompt, chosen, rejected = _read_texts(value, len(images))
     turns = (Turn("user", prompt), Turn("assistant", chosen))
@@ -76,11 +70,7 @@ def _read_texts(row: dict[str, Any], media: int) -> tuple[str, str, str]:
     """The prompt, with a placeholder for each picture or video, and the two answers."""
     prompt, chosen, rejected = read_pair(row)
     for key, text in (("chosen", chosen), ("rejected", rejected)):
-        if not text.strip():
-            raise Refused(f"{key!r} is empty")
-        for mark in (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER):
-            if mark in text:
-                raise Refused(f"an answer holds a literal {mark}")
+        check_answer(text, key)
     if chosen.strip() == rejected.strip():
         raise Refused("'chosen' and 'rejected' are the same answer")
     return place_marks(prompt, media), chosen, rejected
@@ -96,16 +86,6 @@ def unreadable(row: dict[str, Any]) -> str | None:
     return None
 
 
-def _one_key(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with TRL's `images` under `image`; an empty list is no picture, as in TRL."""
-    images = row.get("images")
-    if images is None or images == []:
-        return row
-    if row.get("image") not in (None, images):
-        raise Refused("has both 'image' and 'images'; keep one of them")
-    return {**row, "image": images}
-
-
 @dataclass(frozen=True)
 class Pairs(AnswerBatch):
     """Preferences, packed: of each a prompt, its chosen and its rejected answer."""
@@ -116,12 +96,11 @@ class EncodedPairs(EncodedAnswers):
 
     def measure(self, sample: Sample, layouts: Sequence[Layout]) -> None:
         """Refuse a pair whose answers are the same tokens, too."""
-        super().measure(sample, layouts)
-        assert isinstance(sample, Preference)
-        chosen, rejected = (self.encode(sample, turns, layouts) for turns in sample.conversations)
+        prompt, chosen, rejected = self.tree(sample, layouts)
         if chosen.ids == rejected.ids:
+            tokens = len(prompt.ids) + len(chosen.ids)
             raise ValueError(
-                f"'chosen' and 'rejected' are the same {len(chosen.ids)} tokens, cut at max_length "
+                f"'chosen' and 'rejected' are the same {tokens} tokens, cut at max_length "
                 f"{self.max_length}; raise it or remove the row"
             )
 
