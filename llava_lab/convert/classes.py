@@ -45,7 +45,7 @@ def nearest_views(views: Views) -> tuple[Views, list[str]]:
     if isinstance(views, AnyRes):
         if (views.merge, views.base, views.max_tiles) == ("spatial_unpad", True, None):
             return views, []
-        near = AnyRes(views.grids, ties=views.ties, upright=views.upright)
+        near = AnyRes(views.grids, ties=views.ties, upright=views.upright, pool=views.pool)
         return near, ["its AnyRes is spatial_unpad with a base view and without max_tiles"]
     if not isinstance(views, Frames):
         return views, []
@@ -75,9 +75,20 @@ def _problems(model: Llava, views: Views) -> Iterator[str]:
     if not isinstance(encoder, TransformersEncoder):
         yield f"the encoder is a {type(encoder).__name__}; it takes CLIP and SigLIP"
     if not (isinstance(connector, MLP) and len(connector) == 3):
-        yield "its connector is an MLP of depth 2 and no other"
+        depth = f" of depth {len(connector) // 2 + 1}" if isinstance(connector, MLP) else ""
+        yield (
+            f"the connector is a {type(connector).__name__}{depth}; its connector is an MLP of "
+            "depth 2 and no other"
+        )
+    elif (before := encoder.view_spec.encoded) != (after := connector.grid(before)):
+        yield (
+            f"the connector ({type(connector).__name__}) makes {after[0]}x{after[1]} features of "
+            f"{before[0]}x{before[1]}, and its connector keeps every feature"
+        )
     if not isinstance(pictures, (AnyRes, Square, Pad)):
         yield f"it has no {type(pictures).__name__}"
+    if pictures.pool is not None:
+        yield f"it pools no pictures ({type(pictures).__name__}: pool)"
     if isinstance(pictures, AnyRes) and model.newline.weight is None:
         yield "its AnyRes ends rows with a newline, and this model has none"
     if isinstance(views, Frames):

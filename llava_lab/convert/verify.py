@@ -55,7 +55,7 @@ def _compare(
         else {"images": shown}
     )
     inputs = processor(**media, text=prompt, return_tensors="pt")
-    view_spec = model.encoder.view_spec
+    view_spec = model.view_spec
     layout, pixels = views.layout(shown.size, view_spec), views.pixels(shown, view_spec)
     ids = get_template(model.llm.template).prompt(
         [Turn("user", f"{IMAGE_PLACEHOLDER}\n{question}")],

@@ -1,26 +1,34 @@
-"""3. Layout: where the features of an image's views stand in its visual sequence, as integers."""
+"""3. Layout: where the features of an image's views stand in its visual sequence, as integers.
 
-from dataclasses import dataclass
-from typing import Literal
+The geometry is a chain. The encoder gives a map of features for each view; pooling and the
+connector each say which map they make of the one they get (`grid`); tiles are put together from
+what is left. Training, `plan`, evaluation and serving all count by it, without weights.
+"""
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import ClassVar, Literal, Protocol
+
+Grid = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class ViewSpec:
-    """What an encoder wants to see and what it gives back.
+class GridRule(Protocol):
+    """What the geometry asks of a connector.
 
     Attributes:
-        image_size: Side of the square view in pixels.
-        grid: Rows and columns of patch features in one view.
-        cls: Whether a CLS feature stands before the patches.
-        mean: Mean of each colour channel, pixels in [0, 1].
-        std: Standard deviation of each colour channel.
+        needs_map: Whether it reads a feature's neighbours, so that features must lie in a map.
+        gives_map: Whether what it gives lies in a map like the one that it gets.
     """
 
-    image_size: int
-    grid: tuple[int, int]
-    cls: bool
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    needs_map: ClassVar[bool]
+    gives_map: ClassVar[bool]
+
+    def grid(self, grid: Grid) -> Grid:
+        """Rows and columns of features that it gives for those that it gets.
+
+        Raises:
+            ValueError: If it cannot take so many.
+        """
 
 
 @dataclass(frozen=True)
@@ -39,10 +47,95 @@ class Pool:
     mode: Literal["average", "max", "bilinear"] = "average"
     position: Literal["before", "after"] = "before"
 
-    def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of a view that are left of `grid`."""
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"pool: stride is {self.stride}; it is 1 or more")
+        for name, value, known in (
+            ("mode", self.mode, ("average", "max", "bilinear")),
+            ("position", self.position, ("before", "after")),
+        ):
+            if value not in known:
+                raise ValueError(f"pool: {name} is {value!r}; it is one of {', '.join(known)}")
+
+    def grid(self, grid: Grid) -> Grid:
+        """Rows and columns of a view that are left of `grid`.
+
+        Raises:
+            ValueError: If none are left.
+        """
         rest = self.stride - 1 if self.mode == "bilinear" else 0
-        return (grid[0] + rest) // self.stride, (grid[1] + rest) // self.stride
+        left = (grid[0] + rest) // self.stride, (grid[1] + rest) // self.stride
+        if not all(left):
+            raise ValueError(
+                f"pool: stride {self.stride} leaves nothing of {grid[0]}x{grid[1]} features"
+            )
+        return left
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """What a model wants to see and what becomes of each view before views are put together.
+
+    An encoder describes itself alone; `Llava.view_spec` adds its connector.
+
+    Attributes:
+        image_size: Side of the square view in pixels.
+        grid: Rows and columns of patch features in one view.
+        cls: Whether a CLS feature stands before the patches. Features then lie in no map: they go
+            through the model as one row [n, 1, 1 + rows x columns, d].
+        mean: Mean of each colour channel, pixels in [0, 1].
+        std: Standard deviation of each colour channel.
+        connector: What the connector makes of a map; None where it keeps every feature.
+    """
+
+    image_size: int
+    grid: Grid
+    cls: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    connector: GridRule | None = None
+
+    def block(self, pool: Pool | None = None) -> "Block":
+        """One view, pooled and connected.
+
+        Args:
+            pool: How it is pooled, or None.
+
+        Raises:
+            ValueError: If the pool or the connector cannot take the features that it would get.
+        """
+        if self.cls and pool:
+            raise ValueError(
+                "features are pooled as a map, which a CLS feature is not part of: set cls=false"
+            )
+        block = Block(self.grid, cls=self.cls, pool=pool)
+        cell = connected = block.connected
+        after = pool if pool and pool.position == "after" else None
+        if self.connector is not None:
+            name = type(self.connector).__name__
+            if self.cls and self.connector.needs_map:
+                raise ValueError(
+                    f"{name} needs a map of features, which a CLS feature is not part of: set "
+                    "cls=false"
+                )
+            if after and not self.connector.gives_map:
+                raise ValueError(
+                    f"what {name} gives lies in no map and cannot be pooled: set position=before"
+                )
+            cell = connected = self.connector.grid(cell)
+        if after:
+            cell = after.grid(cell)
+        return block if connected == block.connected else replace(block, reduced=cell)
+
+    @property
+    def encoded(self) -> Grid:
+        """Rows and columns of one view that the encoder gives; one row with a CLS feature."""
+        return Block(self.grid, cls=self.cls).encoded
+
+    @property
+    def gives_map(self) -> bool:
+        """Whether the features of a view still lie in a map when views are put together."""
+        return not self.cls and (self.connector is None or self.connector.gives_map)
 
 
 @dataclass(frozen=True)
@@ -50,27 +143,44 @@ class Block:
     """Views put together as one map of features, and what of the map the LM sees.
 
     Attributes:
-        grid: Rows and columns of features in one view.
+        grid: Rows and columns of patch features in one view.
         tiles: Views down and across.
         crop: Rows and columns of the map that are kept, or None for all; the middle is kept.
         size: Rows and columns that the kept part is resampled to (bilinear), or None.
         newline: Where a learned newline stands: after every `row`, at the `end`, or nowhere.
         cls: Whether a CLS feature stands before the patches; only where nothing is put together.
         pool: How each view is made smaller before anything else, or None.
+        reduced: Rows and columns of one view, pooled and connected; None where the connector keeps
+            every feature that it gets.
     """
 
-    grid: tuple[int, int]
-    tiles: tuple[int, int] = (1, 1)
-    crop: tuple[int, int] | None = None
-    size: tuple[int, int] | None = None
+    grid: Grid
+    tiles: Grid = (1, 1)
+    crop: Grid | None = None
+    size: Grid | None = None
     newline: Literal["row", "end"] | None = None
     cls: bool = False
     pool: Pool | None = None
+    reduced: Grid | None = None
 
     @property
-    def cell(self) -> tuple[int, int]:
-        """Rows and columns of one view, pooled."""
-        return self.pool.grid(self.grid) if self.pool else self.grid
+    def encoded(self) -> Grid:
+        """Rows and columns of one view that the encoder gives; one row with a CLS feature."""
+        return (1, 1 + self.grid[0] * self.grid[1]) if self.cls else self.grid
+
+    @property
+    def connected(self) -> Grid:
+        """Rows and columns of one view that the connector gets."""
+        if self.pool is None or self.pool.position == "after":
+            return self.encoded
+        return self.pool.grid(self.encoded)
+
+    @property
+    def cell(self) -> Grid:
+        """Rows and columns of one view, pooled and connected."""
+        if self.reduced:
+            return self.reduced
+        return self.pool.grid(self.encoded) if self.pool else self.encoded
 
     @property
     def views(self) -> int:
@@ -78,12 +188,12 @@ class Block:
         return self.tiles[0] * self.tiles[1]
 
     @property
-    def whole(self) -> tuple[int, int]:
+    def whole(self) -> Grid:
         """Rows and columns of the map."""
         return self.tiles[0] * self.cell[0], self.tiles[1] * self.cell[1]
 
     @property
-    def seen(self) -> tuple[int, int]:
+    def seen(self) -> Grid:
         """Rows and columns that the LM sees, newlines aside."""
         return self.size or self.crop or self.whole
 
@@ -95,7 +205,7 @@ class Block:
     @property
     def tokens(self) -> int:
         """Number of visual tokens."""
-        return self.seen[0] * self.seen[1] + self.newlines + self.cls * self.views
+        return self.seen[0] * self.seen[1] + self.newlines
 
 
 @dataclass(frozen=True)
@@ -112,6 +222,16 @@ class Layout:
     def views(self) -> int:
         """Number of views that the encoder sees for this image."""
         return sum(block.views for block in self.blocks)
+
+    @property
+    def encoded(self) -> int:
+        """Number of features that the encoder gives for this image."""
+        return sum(block.views * prod(block.encoded) for block in self.blocks)
+
+    @property
+    def connected(self) -> int:
+        """Number of features that the connector gets for this image."""
+        return sum(block.views * prod(block.connected) for block in self.blocks)
 
     @property
     def newlines(self) -> int:

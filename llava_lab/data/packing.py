@@ -65,7 +65,12 @@ class StageBatch(Protocol):
 
     @property
     def encoded_tokens(self) -> int:
-        """Visual tokens that the encoder computes: 0 where its features are stored."""
+        """Features that the encoder computes: 0 where they are stored."""
+        ...
+
+    @property
+    def connected_tokens(self) -> int:
+        """Features that the connector gets: 0 where it takes no part."""
         ...
 
     @property
@@ -154,9 +159,14 @@ class Batch:
 
     @property
     def encoded_tokens(self) -> int:
-        """Visual tokens that the encoder computes: none where the views are stored features."""
+        """Features that the encoder computes: none where the views are stored features."""
         pixels = self.views is not None and self.views.ndim == 4
-        return sum(self.visual_tokens) if pixels else 0
+        return sum(layout.encoded for layout in self.layouts) if pixels else 0
+
+    @property
+    def connected_tokens(self) -> int:
+        """Features that the connector gets."""
+        return sum(layout.connected for layout in self.layouts)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         """The batch with all its tensors on another device."""
@@ -192,5 +202,6 @@ def work(batch: StageBatch) -> dict[str, int]:
         "visual_tokens": sum(batch.visual_tokens),
         "visual_samples": sum(count > 0 for count in batch.visual_tokens),
         "encoded_tokens": batch.encoded_tokens,
+        "connected_tokens": batch.connected_tokens,
         "lm_tokens": batch.lm_tokens,
     }

@@ -264,5 +264,5 @@ def trees_of(
 ) -> Trees:
     """The prompts of a model; the arguments are those of `question_loader`."""
     style = get_template(template or model.llm.template)
-    loader = ViewLoader(views, model.encoder.view_spec)
+    loader = ViewLoader(views, model.view_spec)
     return Trees(groups, style, model.llm.tokenizer, loader, position, prompt)

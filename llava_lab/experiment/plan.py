@@ -14,7 +14,7 @@ import torch
 
 from llava_lab.cli.fit import LabCLI, run_cli
 from llava_lab.cli.verb import verb_parser
-from llava_lab.data.geometry import Layout
+from llava_lab.data.geometry import Layout, ViewSpec
 from llava_lab.data.modules.image import ImageDataModule, StageDataModule
 from llava_lab.data.rows import choose, read_rows
 from llava_lab.data.views.base import Views
@@ -91,7 +91,7 @@ class PlanCLI(LabCLI):
         size = (self.trace or ["640x480"])[0]
         for name, step in steps.items():
             step.data.check_views(model)
-            layout = step.data.views.layout(_size(size), model.encoder.view_spec)
+            layout = step.data.views.layout(_size(size), model.view_spec)
             text = self.text_tokens.get(name, self.text_tokens.get("", TEXT_TOKENS))
             kept = list(activations(model, layout, step, text, self.devices))
             rows = [
@@ -144,8 +144,8 @@ def stage_rows(
 
 def tokens_seen(model: Llava, layout: Layout, text: int) -> dict[str, int]:
     """Tokens of a row that each part sees."""
-    patches = model.encoder.view_spec.grid[0] * model.encoder.view_spec.grid[1] * layout.views
-    return {"encoder": patches, "connector": patches, "llm": layout.tokens + text}
+    llm = layout.tokens + text
+    return {"encoder": layout.encoded, "connector": layout.connected, "llm": llm}
 
 
 def row_flops(model: Llava, layout: Layout, recipe: Stage, text: int) -> int:
@@ -243,11 +243,11 @@ def reference_rows(model: Llava, recipe: Stage) -> Iterator[list[str]]:
 
 def trace_grid(model: Llava, views: Views, sizes: Sequence[str]) -> Grid:
     """What becomes of pictures of several sizes, leg by leg."""
-    view_spec, rows = model.encoder.view_spec, []
+    view_spec, rows = model.view_spec, []
     for name in sizes:
         layout = views.layout(_size(name), view_spec)
         last = layout.blocks[-1]
-        features = last.grid[0] * last.grid[1] + last.cls
+        features = layout.encoded // layout.views
         rows.append(
             [
                 name,
@@ -265,17 +265,30 @@ def trace_grid(model: Llava, views: Views, sizes: Sequence[str]) -> Grid:
 
 def frames_grid(model: Llava, views: Frames) -> Grid:
     """Visual tokens of a video by frames and pooling stride, and how many frames an LM can read."""
-    view_spec = model.encoder.view_spec
-    strides = [stride for stride in STRIDES if stride <= min(view_spec.grid)]
-    choices = [views.with_numbers(views.frames, stride) for stride in strides]
+    view_spec = model.view_spec
+    choices = [
+        views.with_numbers(views.frames, stride)
+        for stride in STRIDES
+        if stride <= min(view_spec.grid)
+    ]
+    choices = [each for each in choices if _fits(each, view_spec)]
     rows = [[str(n), *(f"{each.tokens(n, view_spec):,}" for each in choices)] for n in FRAMES]
     for length in LENGTHS:
         most = [str(each.most_frames(view_spec, length)) for each in choices]
         rows.append([f"most in {length:,}", *most])
-    heads = ["frames", *(f"stride {stride}" for stride in strides)]
+    heads = ["frames", *(f"stride {each.stride}" for each in choices)]
     return Grid(
         f"Visual tokens of a video; text takes {VIDEO_TEXT} of the LM's length", heads, rows
     )
+
+
+def _fits(views: Frames, view_spec: ViewSpec) -> bool:
+    """Whether pool and connector can take a frame's features."""
+    try:
+        views.tokens(1, view_spec)
+    except ValueError:
+        return False
+    return True
 
 
 def _size(text: str) -> tuple[int, int]:

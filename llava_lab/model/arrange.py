@@ -1,4 +1,4 @@
-"""7. Layout: the features of an image's views [n, p, d] -> one visual sequence [v, d]."""
+"""7. Layout: the features of an image's views [n, h, w, d] -> one visual sequence [v, d]."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def arrange(pieces: Sequence[Tensor], layouts: list[Layout], newline: Tensor | N
     """Put the views of all images together as their layouts say.
 
     Args:
-        pieces: Features [n, p, d] of each block's views, pooled and at the LM's width.
+        pieces: Features [n, h, w, d] of each block's views, pooled and at the LM's width.
         layouts: One for each image.
         newline: The learned newline [d], where a layout has one.
 
@@ -43,12 +43,12 @@ def arrange(pieces: Sequence[Tensor], layouts: list[Layout], newline: Tensor | N
 
 
 def _arrange(views: Tensor, block: Block, newline: Tensor | None) -> Tensor:
-    """The sequence [v, d] of one block's views [n, p, d]."""
-    if block.cls or (block.tiles == (1, 1) and block.seen == block.cell and not block.newline):
-        return views.flatten(0, 1)
+    """The sequence [v, d] of one block's views [n, h, w, d]."""
+    if block.tiles == (1, 1) and block.seen == block.cell and not block.newline:
+        return views.flatten(0, 2)
     (down, across), (rows, columns) = block.tiles, block.cell
     # [tiles down, tiles across, rows, columns, d] -> [all rows, all columns, d]
-    seen = views.unflatten(1, block.cell).unflatten(0, block.tiles).transpose(1, 2)
+    seen = views.unflatten(0, block.tiles).transpose(1, 2)
     seen = seen.reshape(down * rows, across * columns, -1)
     if block.crop:
         top, left = (

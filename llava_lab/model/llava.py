@@ -1,12 +1,14 @@
 """The LightningModule: legs 4 to 9 in `forward`; a stage brings the loss, rates and data."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from llava_lab.data.geometry import ViewSpec
 from llava_lab.data.loader import MicroBatch
 from llava_lab.data.packing import Batch
 from llava_lab.data.views.base import Views
@@ -58,6 +60,11 @@ class Llava(LightningModule):
         self.step_loss: Any = None
         self.optimizers_of_stage: Callable[[], Any] | None = None
 
+    @property
+    def view_spec(self) -> ViewSpec:
+        """What the encoder wants to see, and what encoder and connector make of a view."""
+        return replace(self.encoder.view_spec, connector=self.connector)
+
     def part(self, name: str) -> nn.Module:
         """The part of that name: one of PARTS, or the stage's loss."""
         return getattr(self, name)
@@ -75,15 +82,15 @@ class Llava(LightningModule):
 
         Raises:
             ValueError: If its layouts have newlines and the model has none, its geometry does not
-                fit the encoder, or a video has more tokens than a row may.
+                fit encoder and connector, or a video has more tokens than a row may.
         """
-        views.check(self.encoder.view_spec, max_length)
+        views.check(self.view_spec, max_length)
         if views.newline and self.newline.weight is None:
             name = type(views).__name__
             raise ValueError(f"views {name} ends rows with a newline; set model.newline=true")
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Patch features [n, p, d] of views [n, 3, s, s]; a frozen encoder keeps no graph."""
+        """Features [n, h, w, d] of views [n, 3, s, s]; a frozen encoder keeps no graph."""
         trains = any(weight.requires_grad for weight in self.encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
             return self.encoder(pixels)
@@ -93,7 +100,10 @@ class Llava(LightningModule):
         embeddings = self.llm.embed(batch.ids)
         if batch.views is None:
             return embeddings
-        features = batch.views if batch.views.ndim == 3 else self.encode(batch.views)
+        if batch.views.ndim == 3:  # from a feature store
+            features = batch.views.unflatten(1, self.encoder.view_spec.encoded)
+        else:
+            features = self.encode(batch.views)
         pieces = connect(features, batch.layouts, self.connector)
         visual = arrange(pieces, batch.layouts, self.newline.weight)
         return splice(embeddings, visual, batch)

@@ -36,7 +36,7 @@ def talk(
     Raises:
         ValueError: If the conversation is longer than the LM can read.
     """
-    load = ViewLoader(views, model.encoder.view_spec)
+    load = ViewLoader(views, model.view_spec)
     pixels, layouts = load(images)
     template, tokenizer = get_template(model.llm.template), model.llm.tokenizer
     stops = frozenset(template.stop_ids(tokenizer))

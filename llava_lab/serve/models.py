@@ -52,7 +52,7 @@ def show_videos(model: Llava, views: Views, frames: int | None, stride: int | No
     else:
         shown = Frames(frames or 16, stride=stride or 2, image=views)
     print(f"llava_lab: a video is {shown.frames} frames, pooled by {shown.stride}")
-    shown.check(model.encoder.view_spec, model.llm.context)
+    shown.check(model.view_spec, model.llm.context)
     return shown
 
 

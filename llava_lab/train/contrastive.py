@@ -45,7 +45,7 @@ class SigmoidContrast(Loss):
 
     def sums(self, model: Any, batch: PhraseBatch) -> tuple[Ratios, Ratios]:
         """Losses of all pairs of a picture and a phrase of the whole step."""
-        patches = self.project(self.norm(model.encode(batch.pixels)))
+        patches = self.project(self.norm(model.encode(batch.pixels).flatten(1, 2)))
         phrases = self.phrases(batch)
         near = patches @ phrases.T / phrases.shape[1] ** 0.5
         logits = near.logsumexp(1) - math.log(near.shape[1]) + self.bias

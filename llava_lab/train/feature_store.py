@@ -79,7 +79,7 @@ class FeatureStore:
         for group in groups:
             found.append(self.encoder(group.to(device)).cpu())
             bar.update(len(images) // len(groups))
-        features = torch.cat(found)
+        features = torch.cat(found).flatten(1, 2)
         self.encoder.train(training)
         pieces = features.split([len(view) for view in views])
         first = self.place[images[0]]
@@ -88,7 +88,7 @@ class FeatureStore:
         return {"sizes": sizes, **{str(first + i): piece for i, piece in enumerate(pieces)}}
 
     def __getitem__(self, image: Path) -> tuple[Tensor, tuple[int, ...]]:
-        """Features [n, p, d] of one image's views, and its width, height and frames, if any.
+        """Features [n, p, d] of an image's views, row by row; its width, height and frames, if any.
 
         Raises:
             Damaged: If they are not what was stored.

@@ -110,7 +110,7 @@ class Record(Callback):
         counts = self.counts
         seen = {
             "encoder": counts["encoded_tokens"],
-            "connector": counts["visual_tokens"],
+            "connector": counts["connected_tokens"],
             "llm": counts["lm_tokens"],
         }
         costs = part_costs(seen, self.recipe.rates, frozen=self.recipe.lora is not None)

@@ -22,7 +22,7 @@ from llava_lab.model.pool import connect
 
 
 def put(features: torch.Tensor, layouts: list[Layout], newline: torch.Tensor | None = None):
-    """Views put together, with a connector that changes nothing."""
+    """Views [n, h, w, d] put together, with a connector that changes nothing."""
     return arrange(connect(features, layouts, torch.nn.Identity()), layouts, newline)
 
 
@@ -123,7 +123,7 @@ def test_sequence_equals_transformers(size: tuple[int, int], newline: bool) -> N
     views = AnyRes(pinpoints, merge=merge, ties="transformers")
     layout = views.layout(size, SMALL)
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(layout.views, 16, 5, generator=generator)
+    features = torch.randn(layout.views, 4, 4, 5, generator=generator)
     ours = put(features, [layout], torch.arange(5.0))
     assert len(ours) == layout.tokens
     if newline:
@@ -131,15 +131,14 @@ def test_sequence_equals_transformers(size: tuple[int, int], newline: bool) -> N
         torch.nn.Module.__init__(stand_in)
         stand_in.config = config
         ((theirs,), _) = stand_in.pack_image_features(
-            [features], torch.tensor([size[::-1]]), "default", torch.arange(5.0)
+            [features.flatten(1, 2)], torch.tensor([size[::-1]]), "default", torch.arange(5.0)
         )
     else:
         down, across = layout.blocks[1].tiles
         rows = [
-            torch.cat([features[1 + y * across + x].view(4, 4, 5) for x in range(across)], 1)
-            for y in range(down)
+            torch.cat([features[1 + y * across + x] for x in range(across)], 1) for y in range(down)
         ]
-        theirs = torch.cat([features[0], torch.cat(rows).flatten(0, 1)])
+        theirs = torch.cat([features[0].flatten(0, 1), torch.cat(rows).flatten(0, 1)])
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
@@ -153,7 +152,7 @@ def test_sequence_equals_transformers(size: tuple[int, int], newline: bool) -> N
 def test_count_is_that_of_the_features(size, most, merge, base, max_tiles) -> None:
     grids = f"(1x1)...({most[0]}x{most[1]})"
     layout = AnyRes(grids, merge, base, max_tiles).layout(size, SMALL)
-    features = torch.zeros(layout.views, 16, 2)
+    features = torch.zeros(layout.views, 4, 4, 2)
     assert len(put(features, [layout], torch.ones(2))) == layout.tokens
     assert layout.newlines == (layout.blocks[-1].seen[0] if merge == "spatial_unpad" else 0)
 
@@ -177,7 +176,7 @@ def test_several_images_of_several_policies_in_one_batch() -> None:
         AnyRes("2x1").layout((40, 20), ViewSpec(20, (2, 2), False, MEAN, STD)),
         Layout((Block((2, 2), newline="end"), Block((2, 2), size=(1, 1)))),
     ]
-    views = torch.arange(1 + 3 + 2).float()[:, None, None].expand(-1, 4, 1)
+    views = torch.arange(1 + 3 + 2).float()[:, None, None, None].expand(-1, 2, 2, 1)
     said = put(views, layouts, torch.tensor([-1.0]))[:, 0].tolist()
     assert said == [0] * 4 + [1] * 4 + [2, 2, 3, 3, -1] * 2 + [4] * 4 + [-1] + [5]
 
@@ -234,11 +233,11 @@ def _released(size: tuple[int, int], candidates: list[tuple[int, int]]) -> tuple
 def test_what_does_not_fit_is_refused() -> None:
     layout = AnyRes("2x1").layout((40, 20), SMALL)
     with pytest.raises(ValueError, match=r"set model\.newline to true"):
-        put(torch.zeros(3, 16, 2), [layout])
+        put(torch.zeros(3, 4, 4, 2), [layout])
     with pytest.raises(ValueError, match="3 views, the encoder saw 2"):
-        put(torch.zeros(2, 16, 2), [layout], torch.zeros(2))
-    with pytest.raises(ValueError, match="gives 17 features a view"):
-        put(torch.zeros(3, 17, 2), [layout], torch.zeros(2))
+        put(torch.zeros(2, 4, 4, 2), [layout], torch.zeros(2))
+    with pytest.raises(ValueError, match=r"count 4 x 4 features of a view.* gives \[3, 1, 17, 2\]"):
+        put(torch.zeros(3, 1, 17, 2), [layout], torch.zeros(2))
     with pytest.raises(ValueError, match="set cls=false"):
         AnyRes("2x1").layout((40, 20), ViewSpec(56, (4, 4), True, MEAN, STD))
     assert Newline(4, False).weight is None

@@ -136,6 +136,6 @@ def test_a_batch_that_lacks_something_is_refused_by_name() -> None:
         tokens: int = 3
 
     with pytest.raises(
-        ValueError, match="Half is no batch of a stage: it has no __len__, encoded_tokens, lm_tok"
+        ValueError, match="Half is no batch of a stage: it has no __len__, connected_tokens, enc"
     ):
         work(Half(["row 1"]))

@@ -309,24 +309,23 @@ def test_every_stride_counts_what_it_makes() -> None:
         layout = Frames(stride=stride, mode=mode, newline=newline).layout((9, 9, frames), view_spec)
         left = -(-side // stride) if mode == "bilinear" else side // stride
         assert layout.blocks[0].cell == (left, left) and layout.views == frames
-        features = torch.randn(frames, side * side, 2)
+        features = torch.randn(frames, side, side, 2)
         made = arrange(connect(features, [layout], torch.nn.Identity()), [layout], torch.zeros(2))
         assert len(made) == layout.tokens
 
 
 def test_pooling_is_that_of_plain_loops() -> None:
-    features = torch.randn(2, 25, 3)
-    maps = features.unflatten(1, (5, 5))
+    maps = torch.randn(2, 5, 5, 3)
     squares = maps[:, :4, :4].reshape(2, 2, 2, 2, 2, 3)
-    average = pooled(features, (5, 5), Pool(2, "average"))
-    torch.testing.assert_close(average, squares.mean((2, 4)).flatten(1, 2))
-    largest = pooled(features, (5, 5), Pool(2, "max"))
-    torch.testing.assert_close(largest, squares.amax((2, 4)).flatten(1, 2))
-    assert pooled(features, (5, 5), Pool(2, "bilinear")).shape == (2, 9, 3)
+    average = pooled(maps, Pool(2, "average"))
+    torch.testing.assert_close(average, squares.mean((2, 4)))
+    largest = pooled(maps, Pool(2, "max"))
+    torch.testing.assert_close(largest, squares.amax((2, 4)))
+    assert pooled(maps, Pool(2, "bilinear")).shape == (2, 3, 3, 3)
 
 
 def test_before_and_after_differ_through_an_mlp_and_not_through_a_linear_layer() -> None:
-    features = torch.randn(3, 16, 6)
+    features = torch.randn(3, 4, 4, 6)
     layouts = {
         position: [Frames(position=position).layout((9, 9, 3), SMALL)]
         for position in ("before", "after")
@@ -345,7 +344,7 @@ def test_before_and_after_differ_through_an_mlp_and_not_through_a_linear_layer()
 
 
 def test_newlines_stand_where_they_are_said_to() -> None:
-    features = torch.arange(2 * 16, dtype=torch.float).reshape(2, 16, 1)
+    features = torch.arange(2 * 16, dtype=torch.float).reshape(2, 4, 4, 1)
     places = {}
     for newline in ("grid", "frame", "one_token", "no_token"):
         layouts = [Frames(newline=newline).layout((9, 9, 2), SMALL)]
@@ -371,7 +370,7 @@ def test_pictures_and_videos_share_a_batch(tmp_path: Path) -> None:
         pixels.append(views.pixels(loaded, SMALL))
         layouts.append(views.layout(loaded.size, SMALL))
     assert [len(view) for view in pixels] == [3, 3, 3]
-    features = torch.randn(9, 16, 6)
+    features = torch.randn(9, 4, 4, 6)
     newline = torch.zeros(8)
     connector = MLP(6, 8)
     together = arrange(connect(features, layouts, connector), layouts, newline)
@@ -497,7 +496,7 @@ class Plain(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.avg_pool2d(pixels, 14).flatten(2).transpose(1, 2)
+        return torch.nn.functional.avg_pool2d(pixels, 14).permute(0, 2, 3, 1)
 
 
 def test_an_lm_is_scaled_after_it_was_built() -> None:

@@ -85,7 +85,7 @@ def test_clip_gives_a_hidden_state(folders: dict[str, Path]) -> None:
         encoder = ClipEncoder(str(folders["clip"]), layer, cls).eval()
         pixels = pixels_for(encoder)
         state = whole(pixels, output_hidden_states=True).hidden_states[layer]
-        torch.testing.assert_close(encoder(pixels), state if cls else state[:, 1:])
+        torch.testing.assert_close(encoder(pixels).flatten(1, 2), state if cls else state[:, 1:])
         assert len(encoder.tower.encoder.layers) == (layer if layer >= 0 else 5 + layer)
 
 
@@ -94,7 +94,7 @@ def test_siglip_is_the_released_path(folders: dict[str, Path]) -> None:
     whole = transformers.SiglipVisionModel.from_pretrained(folders["siglip"]).eval()
     del whole.encoder.layers[-1]
     state = whole(pixels_for(encoder), output_hidden_states=True).hidden_states[-1]
-    torch.testing.assert_close(encoder(pixels_for(encoder)), state)
+    torch.testing.assert_close(encoder(pixels_for(encoder)).flatten(1, 2), state)
     assert encoder.view_spec.grid == (4, 4) and state.shape[1] == 16
 
 
@@ -114,7 +114,7 @@ def test_timm_gives_a_blocks_output(layer: int, block: int, cls: bool, tmp_path:
     whole(pixels_for(encoder))
     patches = outputs[0][:, 3:]  # behind CLS and two registers
     expected = torch.cat([outputs[0][:, :1], patches], 1) if cls else patches
-    torch.testing.assert_close(encoder(pixels_for(encoder)), expected)
+    torch.testing.assert_close(encoder(pixels_for(encoder)).flatten(1, 2), expected)
     assert len(encoder.tower.blocks) == block + 1
 
 
@@ -147,7 +147,8 @@ def test_features_are_as_many_as_the_layout_counts(name: str, cls: bool) -> None
     for views, size in zip(choices, [(60, 30), (31, 77), (50, 49)], strict=True):
         layout = views.layout(size, encoder.view_spec)
         features = encoder(views.pixels(Image.new("RGB", size), encoder.view_spec))
-        assert features.shape == (1, layout.tokens, encoder.width)
+        assert features.shape == (1, *layout.blocks[0].encoded, encoder.width)
+        assert layout.tokens == features[0, ..., 0].numel()
         assert features.isfinite().all()
 
 
@@ -175,7 +176,7 @@ def test_paper_sizes_are_built_without_memory() -> None:
         clip = ClipEncoder("openai/clip-vit-large-patch14-336", pretrained=False, config=CLIP_L)
         of_timm = TimmEncoder("vit_large_patch14_clip_336.openai", pretrained=False)
         for encoder in (clip, of_timm):
-            assert encoder(torch.empty(2, 3, 336, 336)).shape == (2, 576, 1024)
+            assert encoder(torch.empty(2, 3, 336, 336)).shape == (2, 24, 24, 1024)
             # 303,507,456 of the whole tower, less the last block and the final norm
             assert sum(p.numel() for p in encoder.parameters()) == 290_909_184
     assert clip.view_spec == of_timm.view_spec
@@ -224,7 +225,7 @@ def test_a_cut_timm_file_loads_at_another_image_size(tmp_path: Path) -> None:
     same, larger = (
         vit(image_size=side, weights=str(tmp_path / "a.safetensors")) for side in (48, 80)
     )
-    assert larger.view_spec.grid == (5, 5) and larger(pixels_for(larger)).shape == (2, 25, 48)
+    assert larger.view_spec.grid == (5, 5) and larger(pixels_for(larger)).shape == (2, 5, 5, 48)
     for key, value in source.state_dict().items():
         assert torch.equal(same.state_dict()[key], value)
         assert torch.equal(larger.state_dict()[key], value) or key == "tower.pos_embed"
@@ -345,5 +346,5 @@ def test_dinov2_equals_timms_own_interpolation() -> None:
             pixels_for(encoder, 1), [10], return_prefix_tokens=True
         )
         ours = encoder(pixels_for(encoder, 1))
-    assert ours.shape == (1, 257, 384) and encoder.view_spec.mean == (0.485, 0.456, 0.406)
-    torch.testing.assert_close(ours, torch.cat([prefix, patches], 1), rtol=1e-3, atol=1e-3)
+    assert ours.shape == (1, 1, 257, 384) and encoder.view_spec.mean == (0.485, 0.456, 0.406)
+    torch.testing.assert_close(ours[0], torch.cat([prefix, patches], 1), rtol=1e-3, atol=1e-3)

@@ -62,7 +62,7 @@ def test_one_sample_walks_the_way(small_world: Path) -> None:
     samples = read_samples(Source(small_world / INSTRUCT_15, small_world / "images"), seed=0)
     (sample,) = samples[:1]  # 1
     assert sample.images and sample.turns[0].role == "user"
-    loader = ViewLoader(Pad(), encoder.view_spec)
+    loader = ViewLoader(Pad(), model.view_spec)
     rows = EncodedRows([sample], {None: get_template("v1")}, llm.tokenizer, loader, "first", 2048)
     row = rows[0]  # 2, 3
     assert row.views is not None and row.views.shape == (1, 3, 96, 96)
@@ -70,7 +70,7 @@ def test_one_sample_walks_the_way(small_world: Path) -> None:
     batch = Batch.pack([row])
     assert (batch.ids == -200).sum() == 36
     features = model.encode(batch.views)  # 4
-    assert features.shape == (1, 36, 48)
+    assert features.shape == (1, 6, 6, 48)
     pieces = connect(features, batch.layouts, model.connector)  # 5, 6
     visual = arrange(pieces, batch.layouts, None)  # 7
     assert visual.shape == (36, 64)

@@ -186,7 +186,7 @@ class ImageDataModule(StageDataModule):
         """Samples that are encoded when asked for."""
         model = model or self.model
         llm = model.llm
-        loader = ViewLoader(self.views, model.encoder.view_spec, self.features)
+        loader = ViewLoader(self.views, model.view_spec, self.features)
         templates = self._templates(llm, samples)
         length = llm.length(self.max_length)
         return EncodedRows(

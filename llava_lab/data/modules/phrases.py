@@ -53,6 +53,11 @@ class PhraseBatch:
         return sum(self.visual_tokens) + int((self.phrases[self.counted] >= 0).sum())
 
     @property
+    def connected_tokens(self) -> int:
+        """None: the encoder's features are compared as they are."""
+        return 0
+
+    @property
     def encoded_tokens(self) -> int:
         """Visual tokens that the encoder computes."""
         return sum(self.visual_tokens)

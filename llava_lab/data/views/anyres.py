@@ -3,13 +3,14 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from llava_lab.data.geometry import Block, Layout, ViewSpec
+from llava_lab.data.geometry import Layout, Pool, ViewSpec
 from llava_lab.data.media.resample import scale
 from llava_lab.data.views.base import Views, normalise
 
@@ -40,9 +41,11 @@ class AnyRes(Views):
             it takes the transposed one; `released` takes the first.
         upright: Whether photographs are turned as their EXIF orientation says, as transformers'
             loader does; the released code leaves them as they lie.
+        pool: How the features of each view are made fewer, before or after the connector; null
+            keeps them all.
     """
 
-    layout_only = ("merge", "max_tiles")
+    layout_only = ("merge", "max_tiles", "pool")
 
     def __init__(
         self,
@@ -52,9 +55,10 @@ class AnyRes(Views):
         max_tiles: int | None = None,
         ties: Literal["released", "transformers"] = "released",
         upright: bool = False,
+        pool: Pool | None = None,
     ):
         self.grids, self.merge, self.base = grids, merge, base
-        self.max_tiles, self.ties, self.upright = max_tiles, ties, upright
+        self.max_tiles, self.ties, self.upright, self.pool = max_tiles, ties, upright, pool
         self._parsed = parse_grids(grids)
         # The parts of a string are strings, too; pairs are in pixels.
         self._in_tiles = any(isinstance(part, str) for part in grids)
@@ -87,29 +91,39 @@ class AnyRes(Views):
         return best_canvas(size, candidates)
 
     def layout(self, size: tuple[int, ...], view_spec: ViewSpec) -> Layout:
-        """Base view, then the map of the tiles."""
+        """Base view, then the map of the tiles, each pooled and connected on its own."""
         if view_spec.cls:
             raise ValueError(
                 "AnyRes puts tiles together, which a CLS feature cannot be: set cls=false"
             )
-        side, grid = view_spec.image_size, view_spec.grid
+        side, view = view_spec.image_size, view_spec.block(self.pool)
+        if self.merge != "flat" and not view_spec.gives_map:
+            raise ValueError(
+                f"AnyRes: merge={self.merge} puts tiles together as maps, and what the connector "
+                f"({type(view_spec.connector).__name__}) gives lies in no map: set merge=flat"
+            )
         width, height = self.canvas((size[0], size[1]), side)
         tiles = (height // side, width // side)
-        base = (Block(grid),) * self.base
+        base = (view,) * self.base
         if self.merge == "flat":
-            return Layout(base + (Block(grid),) * (tiles[0] * tiles[1]))
-        whole = (tiles[0] * grid[0], tiles[1] * grid[1])
-        crop = unpadded((size[0], size[1]), whole) if self.newline else whole
-        shrunk = self._shrunk(crop, grid)
+            return Layout(base + (view,) * (tiles[0] * tiles[1]))
+        whole = (tiles[0] * view.cell[0], tiles[1] * view.cell[1])
+        # The image as the map shows it, should a connector make fewer of rows than of columns.
+        wide, high = view.cell[1] * view.grid[0], view.cell[0] * view.grid[1]
+        shown = (size[0], size[1]) if wide == high else (size[0] * wide, size[1] * high)
+        crop = unpadded(shown, whole) if self.newline else whole
+        shrunk = self._shrunk(crop, view.cell)
         end = "row" if self.newline else None
-        return Layout((*base, Block(grid, tiles, crop, shrunk, end)))
+        return Layout((*base, replace(view, tiles=tiles, crop=crop, size=shrunk, newline=end)))
 
-    def _shrunk(self, seen: Size, grid: Size) -> Size | None:
+    def _shrunk(self, seen: Size, cell: Size) -> Size | None:
         """Rows and columns after scaling down to `max_tiles`."""
         if self.max_tiles is None:
             return None
-        times = math.sqrt(seen[0] * seen[1] / (self.max_tiles * grid[0] * grid[1]))
-        return (int(seen[0] // times), int(seen[1] // times)) if times > SLACK else None
+        times = math.sqrt(seen[0] * seen[1] / (self.max_tiles * cell[0] * cell[1]))
+        if times <= SLACK:
+            return None
+        return max(1, int(seen[0] // times)), max(1, int(seen[1] // times))
 
     def pixels(self, image: Image.Image, view_spec: ViewSpec) -> Tensor:
         """The base view and the tiles, row by row [1 + n, 3, s, s]."""

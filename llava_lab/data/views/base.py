@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from llava_lab.data.geometry import Layout, ViewSpec
+from llava_lab.data.geometry import Layout, Pool, ViewSpec
 from llava_lab.data.media.picture import load_image
 
 
@@ -23,6 +23,8 @@ class Views(ABC):
     layout_only: ClassVar[tuple[str, ...]] = ()
     # Whether images are turned as their EXIF orientation says; the released code does not.
     upright: bool = False
+    # How the features of each view are made fewer, around the connector.
+    pool: Pool | None = None
 
     @property
     def newline(self) -> bool:
@@ -35,10 +37,10 @@ class Views(ABC):
         return False
 
     def check(self, view_spec: ViewSpec, max_length: int) -> None:
-        """Refuse what does not fit an encoder or, where that is known beforehand, the LM.
+        """Refuse what does not fit a model or, where that is known beforehand, the LM.
 
         Args:
-            view_spec: What the encoder wants and gives.
+            view_spec: What the model wants to see and makes of a view.
             max_length: Longest row in tokens.
         """
         self.layout((1, 1), view_spec)
@@ -53,7 +55,7 @@ class Views(ABC):
 
         Args:
             size: Width and height of the image, as Pillow gives them; of a video also its frames.
-            view_spec: What the encoder wants and gives.
+            view_spec: What the model wants to see and makes of a view.
         """
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from PIL import Image
 from torch import Tensor
 
-from llava_lab.data.geometry import Block, Layout, ViewSpec
+from llava_lab.data.geometry import Layout, Pool, ViewSpec
 from llava_lab.data.media.resample import pad
 from llava_lab.data.views.base import Views, normalise
 
@@ -14,14 +14,18 @@ class Pad(Views):
     Args:
         upright: Whether photographs are turned as their EXIF orientation says, as transformers'
             loader does; the released code leaves them as they lie.
+        pool: How the features of each view are made fewer, before or after the connector; null
+            keeps them all.
     """
 
-    def __init__(self, upright: bool = False):
-        self.upright = upright
+    layout_only = ("pool",)
+
+    def __init__(self, upright: bool = False, pool: Pool | None = None):
+        self.upright, self.pool = upright, pool
 
     def layout(self, size: tuple[int, ...], view_spec: ViewSpec) -> Layout:
         """One view, whatever the size."""
-        return Layout((Block(view_spec.grid, cls=view_spec.cls),))
+        return Layout((view_spec.block(self.pool),))
 
     def pixels(self, image: Image.Image, view_spec: ViewSpec) -> Tensor:
         """The view [1, 3, s, s]."""

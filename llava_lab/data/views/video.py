@@ -3,14 +3,14 @@
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from llava_lab.data.geometry import Block, Layout, Pool, ViewSpec
+from llava_lab.data.geometry import Layout, Pool, ViewSpec
 from llava_lab.data.media.clip import Clip, VideoPath, index_clip, load_clip
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.square import Square
@@ -56,18 +56,14 @@ class Frames(Views):
         frame: Views | None = None,
         image: Views | None = None,
     ):
-        for name, value in (("frames", frames), ("stride", stride)):
-            if value < 1:
-                raise ValueError(f"Frames: {name} is {value}; it is 1 or more")
+        if frames < 1:
+            raise ValueError(f"Frames: frames is {frames}; it is 1 or more")
         if fps is not None and fps <= 0:
             raise ValueError(f"Frames: fps is {fps}; it is above 0, or null")
-        for name, value, known in (
-            ("mode", mode, ("average", "max", "bilinear")),
-            ("position", position, ("before", "after")),
-            ("newline", newline, ("grid", "frame", "one_token", "no_token")),
-        ):
-            if value not in known:
-                raise ValueError(f"Frames: {name} is {value!r}; it is one of {', '.join(known)}")
+        if newline not in get_args(Newlines):
+            known = ", ".join(get_args(Newlines))
+            raise ValueError(f"Frames: newline is {newline!r}; it is one of {known}")
+        Pool(stride, mode, position)  # refuses what it cannot do
         self.frames, self.fps, self.newlines = frames, fps, newline
         self.stride, self.mode, self.position = stride, mode, position
         self.time_instruction = time_instruction
@@ -77,6 +73,11 @@ class Frames(Views):
             raise ValueError(
                 f"Frames: upright is {self.frame.upright} for frames and {self.image.upright} for "
                 "pictures; set frame's and image's to one value"
+            )
+        if self.frame.pool is not None:
+            raise ValueError(
+                "Frames: frame has a pool, and frames are pooled by stride, mode and position of "
+                "Frames itself; the pool of pictures is that of image"
             )
 
     @property
@@ -109,7 +110,7 @@ class Frames(Views):
             )
 
     @property
-    def pool(self) -> Pool | None:
+    def pool(self) -> Pool | None:  # pyrefly: ignore[bad-override]
         """How the features of a frame are pooled."""
         return Pool(self.stride, self.mode, self.position) if self.stride > 1 else None
 
@@ -142,12 +143,12 @@ class Frames(Views):
             return self.image.layout(size, view_spec)
         if view_spec.cls:
             raise ValueError("Frames pools maps, which a CLS feature is not part of: set cls=false")
-        if not all(Pool(self.stride, self.mode).grid(view_spec.grid)):
-            rows, columns = view_spec.grid
+        block = view_spec.block(self.pool)
+        if self.newlines == "grid" and not view_spec.gives_map:
             raise ValueError(
-                f"Frames: stride {self.stride} leaves nothing of {rows}x{columns} features"
+                "Frames: newline=grid ends rows of a map, and what the connector "
+                f"({type(view_spec.connector).__name__}) gives lies in no map: set newline=frame"
             )
-        block = Block(view_spec.grid, pool=self.pool)
         rows, end = replace(block, newline="row"), replace(block, newline="end")
         most, last = {
             "grid": (rows, rows),

@@ -1,4 +1,4 @@
-"""4. Encoder: pixels [n, 3, s, s] -> patch features [n, p, d], row by row, CLS first if chosen."""
+"""4. Encoder: pixels [n, 3, s, s] -> patch features [n, h, w, d], or with CLS [n, 1, 1 + hw, d]."""
 
 from abc import ABC, abstractmethod
 
@@ -12,7 +12,7 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         width: Width of a feature.
-        vision: What it wants to see and what it gives back.
+        view_spec: What it wants to see and what it gives back.
     """
 
     width: int
@@ -20,4 +20,9 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features [n, p, d] of views [n, 3, s, s]."""
+        """Features of views [n, 3, s, s].
+
+        Returns:
+            A map [n, h, w, d] of the grid that `view_spec` names; where a CLS feature is kept, it
+            and the patches row by row as one row [n, 1, 1 + h x w, d].
+        """

@@ -74,12 +74,12 @@ class TimmEncoder(Encoder):
         tower.prune_intermediate_layers([self.block], prune_norm=True, prune_head=True)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features [n, p, d] of views [n, 3, s, s]."""
+        """Features [n, h, w, d] of views [n, 3, s, s], or one row with the CLS feature."""
         pixels = pixels.to(next(self.tower.parameters()).dtype)
         if not self.cls:
             (grid,) = features_of(self.tower, pixels, indices=[self.block])
-            return grid.flatten(2).mT
+            return grid.permute(0, 2, 3, 1)
         ((grid, prefix),) = features_of(
             self.tower, pixels, indices=[self.block], return_prefix_tokens=True
         )
-        return torch.cat([prefix[:, :1], grid.flatten(2).mT], dim=1)
+        return torch.cat([prefix[:, :1], grid.flatten(2).mT], dim=1)[:, None]

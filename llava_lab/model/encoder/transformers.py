@@ -1,4 +1,4 @@
-"""4. Encoder: pixels [n, 3, s, s] -> patch features [n, p, d], row by row, CLS first if chosen."""
+"""4. Encoder: pixels [n, 3, s, s] -> patch features of a tower of transformers."""
 
 import json
 from abc import abstractmethod
@@ -96,9 +96,10 @@ class TransformersEncoder(Encoder):
         """Configuration and model class of the family."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features [n, p, d] of views [n, 3, s, s]."""
+        """Features [n, h, w, d] of views [n, 3, s, s], or one row with the CLS feature."""
         hidden = self.tower(pixels.to(self.tower.dtype)).last_hidden_state
-        return hidden[:, 1:] if self.has_cls and not self.cls else hidden
+        features = hidden[:, 1:] if self.has_cls and not self.cls else hidden
+        return features.unflatten(1, self.view_spec.encoded)
 
     def _settings(self, name: str | None, config: dict[str, Any] | None, download: bool) -> Any:
         """The configuration of the whole tower."""
