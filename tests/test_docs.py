@@ -1,0 +1,93 @@
+"""Documentation: the site is built without a warning, and what its pages show is run."""
+
+import doctest
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from llava_lab.__main__ import main
+
+DOCS = REPOSITORY / "docs"
+README = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")]
+BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+PAGES = {path.name: BLOCK.findall(path.read_text(encoding="utf-8")) for path in DOCS.glob("*.md")}
+WITH_PYTHON = [
+    name
+    for name, blocks in PAGES.items()
+    if any(kind == "python" and not title for kind, title, _ in blocks)
+]
+WITH_FILES = [name for name, blocks in PAGES.items() if any(title for _, title, _ in blocks)]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON)
+def test_python_of_a_page_prints_what_the_page_says(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of Python run one after another, in an empty folder; `>>>` shows what is printed."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    runner = doctest.DocTestRunner(verbose=False)
+    for kind, title, text in PAGES[page]:
+        if kind == "python" and not title:
+            if ">>>" not in text:
+                exec(compile(text, page, "exec"), names)
+                continue
+            shown = doctest.DocTestParser().get_doctest(text, names, page, page, 0)
+            runner.run(shown, clear_globs=False)
+            names = shown.globs
+    assert runner.summarize().failed == 0
+
+
+@pytest.mark.parametrize("page", WITH_FILES)
+def test_files_and_commands_of_a_page_work_in_an_empty_folder(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` does
+    for kind, title, text in PAGES[page]:
+        if title:
+            (tmp_path / title).write_text(text, encoding="utf-8")
+        elif kind == "sh":
+            for line in text.splitlines():
+                command = shlex.split(line, comments=True)
+                assert command[:3] == ["python", "-m", "llava_lab"]
+                main(command[3:])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed")
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=REPOSITORY,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    reference = (tmp_path / "site" / "reference" / "model" / "index.html").read_text()
+    assert "llava_lab.model.connector.mlp.MLP" in reference
+
+
+def test_files_to_copy_are_there() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+/[\w./]*\.(?:py|yaml|md))`", text)
+    assert len(named) > 10
+    for name in named:
+        places = (REPOSITORY / name, REPOSITORY / "llava_lab" / name)
+        assert any(path.is_file() for path in places), name
+
+
+def test_classes_that_pages_name_are_there() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (*DOCS.glob("*.md"), *README)]
+    named = {each for text in texts for each in re.findall(r"llava_lab(?:\.\w+)+\.[A-Z]\w*", text)}
+    assert named
+    for name in sorted(named):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
