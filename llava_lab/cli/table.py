@@ -32,12 +32,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--paper", type=Path, default=PAPER, help="folder of published numbers")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the sweep ran")
     parser.add_argument(
-        "--against", metavar="POINT", help="also print what a sweep's other points have more: '1x1'"
+        "--against",
+        metavar="POINT",
+        help="also print differences of a sweep's points to this one: '1x1'",
     )
     parser.add_argument("--plot", type=Path, help="picture of the sweep to draw, .png or .pdf")
-    drawn = "what the plot has in place of the first benchmark's accuracies: presence/hallucination"
+    drawn = "scores to plot instead of the first benchmark's accuracies: presence/hallucination"
     parser.add_argument("--scores", nargs="+", default=[], metavar="SCORE", help=drawn)
-    against = "what it has it against in place of visual tokens, such as dpo/kl of held-out rows"
+    against = "score to plot against instead of visual tokens, such as dpo/kl of held-out rows"
     parser.add_argument("--x", metavar="SCORE", help=against)
     options, more = parser.parse_known_args(arguments)
     with one_message():

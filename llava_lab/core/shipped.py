@@ -28,7 +28,7 @@ def shipped(name: str) -> Path:
 
 
 def with_shipped(arguments: Sequence[str]) -> list[str]:
-    """Let names of YAML files that are not here stand for those that ship with the package.
+    """Replace names of YAML files that do not exist by those of the package.
 
     `-c experiments/llava15.yaml` works in any folder; a file of that name that is here is taken
     first. One line on standard error says which files are the package's.

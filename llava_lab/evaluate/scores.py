@@ -23,7 +23,7 @@ Numbered = dict[int, dict[int, Any]]  # by test loader, then by a question's pla
 
 @dataclass
 class Answered:
-    """What a benchmark's scores were computed from.
+    """Counts of a benchmark's questions and answers.
 
     Attributes:
         questions: Questions that the benchmark has.
@@ -66,7 +66,7 @@ class Scores(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the answers, and how many visual tokens stood before them."""
+        """Collect answers and visual token counts."""
         answers: Answers = outputs
         places = [place for tree in batch.places for place in tree]
         texts = self.texts.setdefault(dataloader_idx, {})
@@ -78,7 +78,7 @@ class Scores(Callback):
     on_predict_batch_end = on_test_batch_end
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Score what was answered; after `predict`, only write it.
+        """Score and write the answers of `test`; write those of `predict`.
 
         A rank without a batch skips Lightning's hooks for the end of a test, but not this one.
         """
@@ -102,7 +102,7 @@ class Scores(Callback):
             self._log(trainer)
 
     def _begin(self, trainer: Trainer, benchmark: Benchmark, said: dict[int, str]) -> None:
-        """Count the answers and write them, so that they are there even if a judge is not."""
+        """Count and write the answers, so that they are kept if scoring fails."""
         self.results[benchmark.name] = {}
         empty = sum(not text.strip() for text in said.values())
         self.answered[benchmark.name] = Answered(len(benchmark.questions), len(said), empty)
@@ -110,7 +110,7 @@ class Scores(Callback):
             self._write(benchmark, said, [{}] * len(said))
 
     def _score(self, trainer: Trainer, asked: Pass, said: dict[int, str]) -> None:
-        """Score one pass; nothing where nothing was answered."""
+        """Score one pass over a benchmark; a pass without answers has no scores."""
         if not said:
             return
         benchmark, name = asked.benchmark, asked.benchmark.name
@@ -129,7 +129,7 @@ class Scores(Callback):
             self._show(trainer, benchmark.name, questions, list(said.values()), lines)
 
     def _log(self, trainer: Trainer) -> None:
-        """Log every benchmark's scores."""
+        """Log the scores of all benchmarks."""
         scores = {
             f"{name}/{key}": score.value
             for name, found in self.results.items()
@@ -139,13 +139,13 @@ class Scores(Callback):
             log_scores(trainer.loggers, scores, trainer.global_step)
 
     def counts(self) -> dict[str, dict[str, Any]]:
-        """What each benchmark's scores were computed from, for results.json."""
+        """Number of questions and answers of each benchmark, for results.json."""
         return {name: asdict(counts) for name, counts in self.answered.items()}
 
     def _write(
         self, benchmark: Benchmark, said: dict[int, str], graded: list[dict[str, Any]]
     ) -> None:
-        """One JSON line a question that was answered, in the order of the file."""
+        """Write one JSON line for each answered question, in the order of the file."""
         lines = []
         for (place, text), more in zip(said.items(), graded, strict=True):
             question = benchmark.questions[place]
@@ -167,7 +167,7 @@ class Scores(Callback):
         texts: list[str],
         graded: list[dict[str, Any]],
     ) -> None:
-        """A sheet of questions spread over the file, to the loggers that take pictures."""
+        """Log a sheet of questions that are spread over the file."""
         samples = [
             (question, text, line["correct"])
             for question, text, line in zip(questions, texts, graded, strict=True)
@@ -189,7 +189,7 @@ class Scores(Callback):
 
 
 def _of_all_ranks(mine: Numbered) -> Numbered:
-    """What all ranks kept; each question was answered on one of them."""
+    """Merge the answers of all ranks; each question was answered on one of them."""
     if not (dist.is_available() and dist.is_initialized()):
         return mine
     every: list[Any] = [None] * dist.get_world_size()

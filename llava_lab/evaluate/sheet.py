@@ -42,7 +42,7 @@ class SheetItem:
 
 @dataclass(frozen=True)
 class SheetStyle:
-    """Measures of a sheet that follow from the width of its cards, in pixels."""
+    """Sizes derived from the width of a card, in pixels."""
 
     width: int
     margin: int
@@ -52,13 +52,13 @@ class SheetStyle:
 
     @property
     def inner(self) -> int:
-        """Width between a card's margins; the picture's box is a square of it."""
+        """Width inside of the margins: the side of the picture's box."""
         return self.width - 2 * self.margin
 
 
 @dataclass(frozen=True)
 class Card:
-    """One item with its texts broken into lines that fit."""
+    """One item with its texts wrapped."""
 
     item: SheetItem
     question: list[str]
@@ -130,7 +130,7 @@ def _card(item: SheetItem, style: SheetStyle) -> Card:
 
 
 def wrap(text: str, font: Font, width: float, max_lines: int) -> list[str]:
-    """Break a text into at most `max_lines` lines of at most `width` pixels."""
+    """Wrap a text into at most `max_lines` lines of at most `width` pixels."""
     lines: list[str] = []
     rest = " ".join(text.split()) or "(empty)"
     while rest and len(lines) < max_lines:
@@ -173,7 +173,7 @@ def _draw(card: Card, height: int, style: SheetStyle) -> Image.Image:
 
 
 def _frames(video: Path, upright: bool) -> Image.Image:
-    """Four frames of a video, spread over it, in two rows."""
+    """Four evenly spaced frames of a video in two rows."""
     clip = load_clip(
         video, lambda count, _: np.linspace(0, count - 1, 4, dtype=int).tolist(), upright
     )
@@ -185,7 +185,7 @@ def _frames(video: Path, upright: bool) -> Image.Image:
 
 
 def _framed(item: SheetItem, side: int) -> Image.Image:
-    """The whole picture, as large as it fits, in the middle of a square of `side` pixels."""
+    """The picture, scaled to fit, centred in a square of `side` pixels."""
     image = item.image
     if isinstance(image, VideoPath):
         image = _frames(image, item.upright)
@@ -198,7 +198,7 @@ def _framed(item: SheetItem, side: int) -> Image.Image:
 
 
 def _badge(color: str, correct: bool, side: int) -> Image.Image:
-    """A tick or a cross in a disc, for readers who cannot tell the two colours apart."""
+    """A tick or a cross in a disc, for colour-blind readers."""
     # Drawn four times as large and shrunk: ImageDraw's own lines have jagged edges.
     scale = 4 * side
     badge = Image.new("RGBA", (scale, scale), "#ffffff00")

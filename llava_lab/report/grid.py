@@ -21,7 +21,7 @@ PIPE_COLUMNS = 140  # a pipe or a file has no width of its own, and rich would t
 
 @dataclass(frozen=True)
 class Figure:
-    """A cell that holds a number; it is never broken into lines.
+    """A cell that holds a number; it never wraps.
 
     Attributes:
         text: How it is shown.
@@ -66,7 +66,7 @@ class Grid:
 
     @property
     def below(self) -> list[str]:
-        """What stands below the table, a paragraph each."""
+        """Legend and notes, a paragraph each."""
         return [*([self.legend] if self.legend else []), *self.notes]
 
     def __rich_console__(
@@ -79,7 +79,7 @@ class Grid:
 
 
 def _tables(grid: Grid, room: int) -> Iterator[RenderableType]:
-    """The grid in one table or, where its columns do not fit side by side, in several."""
+    """Draw one table or, if the columns do not fit side by side, several."""
     cells = grid.texts
     blocks = _blocks(grid, cells, room)
     if len(blocks) > 1:
@@ -92,7 +92,7 @@ def _tables(grid: Grid, room: int) -> Iterator[RenderableType]:
 
 
 def _blocks(grid: Grid, cells: list[list[str]], room: int) -> list[list[int]]:
-    """Columns of each table: all names, and as many figures as there is room for."""
+    """Assign columns to tables: each has all names and as many figures as fit."""
     names = list(range(grid.names))
     left = room - sum(_width(grid, cells, column) + GAP for column in names)
     blocks: list[list[int]] = []
@@ -108,13 +108,13 @@ def _blocks(grid: Grid, cells: list[list[str]], room: int) -> list[list[int]]:
 
 
 def _width(grid: Grid, cells: list[list[str]], column: int, whole: bool = False) -> int:
-    """Width that a column needs: names and figures are whole, headings and texts may be broken.
+    """Least width of a column: names and figures stay whole, headings and texts may wrap.
 
     Args:
         grid: The grid.
         cells: Its cells as text.
         column: Which column.
-        whole: Whether nothing is broken.
+        whole: Whether headings and texts are whole, too.
     """
     head = grid.headers[column]
     heads = [head] if whole else head.split() or [""]
@@ -126,7 +126,7 @@ def _width(grid: Grid, cells: list[list[str]], column: int, whole: bool = False)
 
 
 def _table(grid: Grid, cells: list[list[str]], columns: list[int], room: int) -> Table:
-    """Draw some columns; what room is left goes to those that are broken into lines."""
+    """Draw some columns; spare room goes to those that would wrap."""
     widths = {column: _width(grid, cells, column) for column in columns}
     spare = room - sum(widths.values()) - GAP * (len(columns) - 1)
     while spare < 0 and max(widths[name] for name in range(grid.names)) > NAME:
@@ -150,7 +150,7 @@ def _table(grid: Grid, cells: list[list[str]], columns: list[int], room: int) ->
 
 
 def show(grids: Sequence[Grid], format: Format) -> None:
-    """Print tables; their cells as text, but for JSON."""
+    """Print tables in a format; all but JSON show the cells as text."""
     if format == "json":
         print(to_json(grids))
     elif format == "csv":
@@ -166,7 +166,7 @@ def show(grids: Sequence[Grid], format: Format) -> None:
 
 
 def to_markdown(grid: Grid) -> str:
-    """Write a grid as a GitHub table below its title, above its notes."""
+    """Convert a grid to a GitHub table with its title above and its notes below."""
     sides = ["---" if index < grid.names else "--:" for index in range(len(grid.headers))]
     lines = [grid.headers, sides, *grid.texts]
     body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
@@ -175,7 +175,7 @@ def to_markdown(grid: Grid) -> str:
 
 
 def to_json(grids: Sequence[Grid]) -> str:
-    """Write grids as a JSON array, an object each: what it is of, columns, rows, notes.
+    """Convert grids to a JSON array with one object for each.
 
     A row is an object with the columns as keys; a figure is its value, as `Figure` has it.
 

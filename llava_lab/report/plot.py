@@ -28,8 +28,8 @@ def plot(
         out: The picture, .png or .pdf.
         drawn: Scores ("presence/hallucination") or held-out numbers of the last stage
             ("dpo/reward_accuracy"); else the accuracies of the first benchmark.
-        x: A score or number to draw against.
-        against: A combination; below, what every other one has more than it, paired by seed.
+        x: A score or number to draw against; else visual tokens.
+        against: A combination; a second row shows the differences to it, paired by seed.
 
     Raises:
         ValueError: If no point has such a score, or no combination such a name.
@@ -39,13 +39,7 @@ def plot(
 
     benchmark, scale = scores(found[0])[0].benchmark, found[0][1][0].results["scale"]
     values = [_numbers(group) for group in found]
-    known = [name for name in values[0] if all(name in each for each in values)]
-    for name in (*drawn, *([x] if x else [])):
-        if name not in known:
-            raise ValueError(f"{name!r} is not in all points of {sweep.name}: {', '.join(known)}")
-    own = [name for name in known if name.startswith(f"{benchmark}/")]
-    short = {name: name.removeprefix(f"{benchmark}/").removeprefix("accuracy/") for name in own}
-    lines = {name: name for name in drawn} or short
+    lines = _lines(sweep, values, benchmark, drawn, x)
     places = [
         numbers[x].value if x else tokens(runs, benchmark)
         for (_, runs), numbers in zip(found, values, strict=True)
@@ -53,16 +47,12 @@ def plot(
     rows = [("%" if drawn else "accuracy, %", values)]
     if against is not None:
         rows.append((f"points more than {against}", _more_than(sweep, found, against)))
-    first = next(iter(sweep.axes))
-    panels: dict[str, list[int]] = {}
-    for number, (labels, _) in enumerate(found):
-        name = f"{first}: {labels[first]}" if len(sweep.axes) > 1 else ""
-        panels.setdefault(name, []).append(number)
+    panels = _panels(sweep, found)
     size = (2 + 6 * len(panels), 1 + 4 * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     every = figure.subplots(len(rows), len(panels), sharex="col", sharey="row", squeeze=False)
     for column, (name, chosen) in zip(every.T, panels.items(), strict=True):
-        named = [axis for axis in sweep.axes if not name or axis != first]
+        named = list(sweep.axes)[1:] if name else list(sweep.axes)
         names = {i: ", ".join(found[i][0][axis] for axis in named) for i in chosen}
         spread = _apart([(places[i], values[i]) for i in chosen])
         for axes, (_, numbers) in zip(column, rows, strict=True):
@@ -82,8 +72,35 @@ def plot(
     figure.savefig(out, dpi=120)
 
 
+def _panels(sweep: Sweep, found: list[PointRuns]) -> dict[str, list[int]]:
+    """Title of each panel, and which combinations it has: one for each value of the first axis."""
+    first = next(iter(sweep.axes))
+    panels: dict[str, list[int]] = {}
+    for number, (labels, _) in enumerate(found):
+        name = f"{first}: {labels[first]}" if len(sweep.axes) > 1 else ""
+        panels.setdefault(name, []).append(number)
+    return panels
+
+
+def _lines(
+    sweep: Sweep,
+    values: list[dict[str, Estimate]],
+    benchmark: str,
+    drawn: Sequence[str],
+    x: str | None,
+) -> dict[str, str]:
+    """Scores to draw: their full names, and how the legend calls them."""
+    known = [name for name in values[0] if all(name in each for each in values)]
+    for name in (*drawn, *([x] if x else [])):
+        if name not in known:
+            raise ValueError(f"{name!r} is not in all points of {sweep.name}: {', '.join(known)}")
+    own = [name for name in known if name.startswith(f"{benchmark}/")]
+    short = {name: name.removeprefix(f"{benchmark}/").removeprefix("accuracy/") for name in own}
+    return {name: name for name in drawn} or short
+
+
 def _more_than(sweep: Sweep, found: list[PointRuns], against: str) -> list[dict[str, Estimate]]:
-    """What can be drawn of each combination's difference; that from itself is none."""
+    """Scores of each combination less those of `against`; empty for `against` itself."""
     more = {
         str(labels): {f"{benchmark}/{score}": each for (benchmark, score), each in values.items()}
         for labels, _, values in differences(sweep, found, against)
@@ -92,13 +109,13 @@ def _more_than(sweep: Sweep, found: list[PointRuns], against: str) -> list[dict[
 
 
 def _numbers(group: PointRuns) -> dict[str, Estimate]:
-    """What can be drawn of a combination, by name."""
+    """All numbers of a combination that can be drawn, by name."""
     found = {f"{row.benchmark}/{row.score}": row.value for row in scores(group)}
     return found | held_out(group[1])
 
 
 def _apart(points: Sequence[tuple[float, dict[str, Estimate]]]) -> bool:
-    """Whether an axis can show the places: all that differ do so enough, or else are one model."""
+    """Whether points lie far enough apart on the axis; equal points may share a place."""
     there: dict[float, dict[str, Estimate]] = {}
     for place, values in points:
         if there.setdefault(place, values) != values:
@@ -114,7 +131,7 @@ def _draw(
     lines: dict[str, str],
     spread: bool,
 ) -> None:
-    """One panel: a line a score, a place a combination; those of equal places share one."""
+    """Draw one panel: one line for each score, one place for each combination."""
     if spread:
         points = sorted(points, key=lambda point: point[0])
     else:

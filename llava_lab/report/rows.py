@@ -133,12 +133,12 @@ def plus_minus(estimate: Estimate | None) -> str:
 
 
 def interval_figure(estimate: Estimate | None) -> Figure:
-    """A cell with the ends of the interval."""
+    """An estimate as a cell, with the ends of its interval."""
     return _figure(bracketed(estimate), estimate)
 
 
 def half_figure(estimate: Estimate | None) -> Figure:
-    """A cell with half of the interval."""
+    """An estimate as a cell, with half of its interval."""
     return _figure(plus_minus(estimate), estimate)
 
 

@@ -21,18 +21,18 @@ SCORE = ("value", "ci95", "n")
 
 @dataclass(frozen=True)
 class RunResults:
-    """A finished run: the file and what it says."""
+    """A finished run: its results.json and the content."""
 
     path: Path
     results: dict[str, Any]
 
     def visual_tokens(self, benchmark: str) -> float:
-        """Visual tokens before a question about something shown, mean; or else training's."""
+        """Mean visual tokens of a benchmark's questions, or of training where unknown."""
         asked = self.results.get("visual_tokens", {})
         return asked.get(benchmark, self.results["cost"]["visual_tokens_mean"])
 
     def recipe(self) -> object:
-        """What two runs share if only their seed differs.
+        """What is equal for two runs that differ only in their seed.
 
         That is the configuration beside the file, less the seed. Where the file stands alone,
         sizes and steps must do.
@@ -53,7 +53,7 @@ class RunResults:
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
-    """List the results files that are named by, or lie in or below, the paths; each one once."""
+    """Find the results files at, in or below the paths; each one once."""
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_file():
@@ -72,7 +72,11 @@ def find(paths: Sequence[Path]) -> list[Path]:
 
 
 def read(path: Path) -> RunResults:
-    """Read one results file; what scores need is there, or the message names what is not."""
+    """Read and check one results file.
+
+    Raises:
+        ValueError: If it is damaged or lacks something; names it.
+    """
     results = read_record(path, {}, "`fit` the run again to rewrite it.")
     _need(results, KEYS, f"{path}")
     for key, kind in KINDS.items():
@@ -99,7 +103,7 @@ def read(path: Path) -> RunResults:
 
 
 def _check_score(score: Any, where: str) -> None:
-    """Refuse a score that is no number with an interval: a table would show it as one."""
+    """Refuse a score without a finite value, interval and count."""
     _need(score, SCORE, where)
     ends = score["ci95"]
     numbers = [score["value"], *(ends if isinstance(ends, list) and len(ends) == 2 else [None])]
@@ -110,7 +114,7 @@ def _check_score(score: Any, where: str) -> None:
 
 
 def _numbers(mapping: object, where: str) -> None:
-    """Refuse a mapping with something else than finite numbers; null is one that is not known."""
+    """Refuse a mapping whose values are neither finite numbers nor null (unknown)."""
     _need(mapping, (), where)
     for key, value in cast(Mapping[str, Any], mapping).items():
         number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -25,7 +25,7 @@ PointRuns = tuple[dict[str, str], list[RunResults]]
 
 
 def finished_groups(sweep: Sweep, runs: Path, more: Sequence[str] = ()) -> list[PointRuns]:
-    """Labels of every combination that has results, with its seeds' runs.
+    """Group the finished points of a sweep by combination: its labels and its seeds' runs.
 
     Raises:
         ValueError: If no point is finished.
@@ -43,13 +43,13 @@ def finished_groups(sweep: Sweep, runs: Path, more: Sequence[str] = ()) -> list[
 
 
 def scores(group: PointRuns) -> list[ScoreRow]:
-    """Scores of one combination: means over seeds, or the one run's own."""
+    """Scores of one combination: means over its seeds, or those of its only run."""
     runs = group[1]
     return seed_rows(runs) if len(runs) > 1 else run_rows(runs[0].results)
 
 
 def held_out(runs: list[RunResults]) -> dict[str, Estimate]:
-    """Numbers of the last stage's held-out rows, "dpo/kl": means over seeds."""
+    """Held-out numbers of the last stage, such as "dpo/kl": means over seeds."""
     stages = [run.results["stages"][-1] for run in runs if run.results["stages"]]
     found = {}
     for name, value in stages[0].get("held_out", {}).items() if stages else ():
@@ -60,7 +60,7 @@ def held_out(runs: list[RunResults]) -> dict[str, Estimate]:
 
 
 def held_out_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
-    """A table of the held-out rows' numbers, for each stage that is some point's last."""
+    """Tables of held-out numbers, one for each stage that is the last one of a point."""
     stages: dict[str, list[tuple[list[str | Figure], dict[str, Figure]]]] = {}
     for labels, runs in found:
         rows: dict[str, dict[str, Figure]] = {}
@@ -84,7 +84,7 @@ def _named(
     legend: str,
     about: dict[str, Any],
 ) -> Grid:
-    """A table of rows that may lack some of the named figures."""
+    """A table with a column for each name; rows may lack some."""
     names = list(dict.fromkeys(name for _, cells in lines for name in cells))
     body = [[*head, *(cells.get(name, UNKNOWN) for name in names)] for head, cells in lines]
     headers = [*sweep.axes, "seeds", *names]
@@ -96,7 +96,7 @@ def _count(runs: list[RunResults]) -> Figure:
 
 
 def sweep_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
-    """For each benchmark a table with a row a combination."""
+    """Tables of scores, one for each benchmark, with one row for each combination."""
     rows = [scores(group) for group in found]
     missing = len(sweep.points()) - sum(len(group[1]) for group in found)
     legend = (
@@ -145,7 +145,7 @@ def published_with(sweep: Sweep, path: Path, paper: Path) -> Iterator[Grid]:
 def differences(
     sweep: Sweep, found: list[PointRuns], base: str
 ) -> list[tuple[dict[str, str], int, dict[tuple[str, str], Estimate]]]:
-    """Of every other combination its labels, seeds, and what it has more than the one of this name.
+    """Labels, number of seeds and scores less those of `base`, for every other combination.
 
     Seeds are paired: both points of a pair began with the same seed and share the stages before
     the one that differs. Of one seed, the interval is over questions.
@@ -176,7 +176,7 @@ def differences(
 
 
 def difference_grids(sweep: Sweep, found: list[PointRuns], base: str) -> Iterator[Grid]:
-    """For each benchmark, what every other combination has more than the one of this name."""
+    """Tables of differences to `base`, one for each benchmark."""
     rows: dict[str, list[tuple[list[str | Figure], dict[str, Figure]]]] = {}
     for labels, seeds, more in differences(sweep, found, base):
         for benchmark in dict.fromkeys(benchmark for benchmark, _ in more):
@@ -198,29 +198,29 @@ def _values(run: RunResults) -> dict[tuple[str, str], Estimate]:
 
 
 def _more(pairs: Sequence[tuple[Estimate, Estimate]]) -> Estimate:
-    """Mean difference of pairs."""
+    """Mean difference of (ours, theirs) pairs."""
     if len(pairs) > 1:
         return over_seeds([ours.value - theirs.value for ours, theirs in pairs])
     return difference(*pairs[0])
 
 
 def _signed(more: Estimate) -> Figure:
-    """A difference in points with its interval, and a star where the interval has no zero."""
+    """A difference in points, with a star if its interval excludes zero."""
     star = "*" if more.low > 0 or more.high < 0 else ""
     text = f"{100 * more.value:+.1f} ± {50 * (more.high - more.low):.1f}{star}"
     return Figure(text, asdict(more), text.replace(" ", ""))
 
 
 def tokens(runs: list[RunResults], benchmark: str) -> float:
-    """Mean of a benchmark's visual tokens before a question."""
+    """Mean visual tokens of a benchmark's questions."""
     return sum(run.visual_tokens(benchmark) for run in runs) / len(runs)
 
 
 def cost(runs: list[RunResults], key: str) -> float:
-    """Mean of one cost of some runs."""
+    """Mean of one entry of `cost` over runs."""
     return sum(run.results["cost"][key] for run in runs) / len(runs)
 
 
 def seconds(runs: list[RunResults]) -> float:
-    """Mean time of training all of a run's stages, those that another run trained included."""
+    """Mean training time of all stages, including those reused from other runs."""
     return sum(stage["seconds"] for run in runs for stage in run.results["stages"]) / len(runs)

@@ -50,12 +50,12 @@ def table(runs: Sequence[Path], format: Format = "rich", paper: Path = PAPER) ->
 
 
 def results_tables(results: dict[str, Any]) -> list[Grid]:
-    """One run's scores, its stages and its cost."""
+    """Tables of one run: scores, stages, cost."""
     return [score_grid(results), stages_grid(results), cost_grid(results)]
 
 
 def grouped(runs: Sequence[RunResults]) -> list[list[RunResults]]:
-    """Put runs together that differ in nothing but the seed; every other run stays alone.
+    """Group runs that differ only in their seed; every other run is a group of its own.
 
     Points of a sweep share experiment and scale, but are not seeds of one thing: the recipe must
     agree as well, and no seed may occur twice.
@@ -80,7 +80,7 @@ def _name(run: RunResults) -> tuple[str, str]:
 
 
 def all_grids(groups: Sequence[Sequence[RunResults]], paper: Path) -> Iterator[Grid]:
-    """Tables of every group, then the published ones of every experiment among them."""
+    """Tables of all groups, then the published tables of their experiments."""
     names = [_name(group[0]) for group in groups]
     for group, name in zip(groups, names, strict=True):
         if len(group) > 1:
@@ -144,14 +144,14 @@ def _score_rows(
 
 
 def _about(kind: str, runs: Sequence[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """What a table of some runs is of."""
+    """What a table is about: its kind, the experiment, scale and seeds."""
     seeds = [results["seed"] for results in runs]
     known = {"table": kind, "experiment": runs[0]["experiment"], "scale": runs[0]["scale"]}
     return {**known, "seeds": seeds, **more}
 
 
 def answer_notes(results: dict[str, Any]) -> list[str]:
-    """What a reader must know of the answers behind the scores; nothing where all is as usual."""
+    """Notes on unusual answers: limited, empty, or without a blind score."""
     notes = []
     for name, counts in results.get("answered", {}).items():
         if counts["answered"] < counts["questions"]:
@@ -174,7 +174,7 @@ def answer_notes(results: dict[str, Any]) -> list[str]:
 
 
 def judge_notes(results: dict[str, Any]) -> list[str]:
-    """Who judged what, since scores of other judges and prompts are not to be compared."""
+    """Notes on judges: scores of different judges or prompts are not comparable."""
     notes = []
     for name, judge in results.get("judges", {}).items():
         prompts = ", ".join(
@@ -189,7 +189,7 @@ def _scaled(results: dict[str, Any]) -> str:
 
 
 def stages_grid(results: dict[str, Any]) -> Grid:
-    """What each stage of a run did."""
+    """Steps, samples, tokens, time and loss of each stage of a run."""
     rows = [
         [
             *(stage["name"], "yes" if stage.get("reused") else "no"),
@@ -203,13 +203,13 @@ def stages_grid(results: dict[str, Any]) -> Grid:
 
 
 def cost_grid(results: dict[str, Any]) -> Grid:
-    """What a run cost."""
+    """Parameters, tokens, FLOPs, time and memory of a run."""
     rows = [[name, counted(results["cost"].get(key))] for name, key in COST.items()]
     return Grid("Cost", ["cost", "value"], rows, about=_about("cost", [results]))
 
 
 def published_grids(experiment: str, paper: Path) -> list[Grid]:
-    """The published rows of an experiment, one table for each of theirs.
+    """Published tables of an experiment.
 
     Models are columns; or rows, where there are more of them than of benchmarks.
     """
@@ -242,7 +242,7 @@ def _published(number: float | None) -> Figure:
 
 
 def write_csv(groups: Sequence[Sequence[RunResults]]) -> None:
-    """Print every group's scores as fractions; empty where nothing was measured."""
+    """Print all scores as comma-separated fractions; empty where not measured."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     ends = [
         f"{name}{end}" for name in ("value", "blind", "margin") for end in ("", "_low", "_high")
@@ -259,7 +259,7 @@ def write_csv(groups: Sequence[Sequence[RunResults]]) -> None:
 
 
 def numbers(row: ScoreRow) -> list[float | str]:
-    """Value, low and high of a row's three estimates."""
+    """Value, low and high of value, blind and margin."""
     found: list[float | str] = []
     for estimate in (row.value, row.blind, row.margin):
         found += [estimate.value, estimate.low, estimate.high] if estimate else ["", "", ""]
@@ -267,12 +267,12 @@ def numbers(row: ScoreRow) -> list[float | str]:
 
 
 def counted(number: float | None) -> Figure:
-    """A cell with a number as `count` shows it."""
+    """A number as a cell, shown as by `count`."""
     return Figure(count(number), number)
 
 
 def count(number: float | None) -> str:
-    """A number with its thousands set apart; one decimal if not whole, powers of ten if huge."""
+    """Format a number: thousands separated, one decimal if not whole, scientific if huge."""
     if number is None:
         return NONE
     if number >= 1e11:
@@ -281,6 +281,6 @@ def count(number: float | None) -> str:
 
 
 def losses(first: float | None, last: float | None) -> Figure:
-    """A cell with a stage's first and last loss, to three decimals."""
+    """First and last loss of a stage as a cell, to three decimals."""
     shown = [NONE if each is None else f"{each:.3f}" for each in (first, last)]
     return Figure(" → ".join(shown), {"first": first, "last": last}, "→".join(shown))
