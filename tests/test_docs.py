@@ -75,13 +75,17 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert "llava_lab.model.connector.mlp.MLP" in reference
 
 
-def test_files_to_copy_are_there() -> None:
-    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    named = re.findall(r"`([\w/]+/[\w./]*\.(?:py|yaml|md))`", text)
-    assert len(named) > 10
-    for name in named:
-        places = (REPOSITORY / name, REPOSITORY / "llava_lab" / name)
-        assert any(path.is_file() for path in places), name
+def test_files_that_pages_name_are_there() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (*DOCS.glob("*.md"), *README)]
+    tree = (
+        r"(?:llava_lab|core|data|model|train|evaluate|report|cli|configs|docs|experiments|sweeps)"
+    )
+    name = re.compile(rf"`({tree}/[\w./]*\.(?:py|yaml|md))`")
+    named = {each for text in texts for each in name.findall(text)}
+    assert len(named) > 20
+    for each in sorted(named):
+        places = (REPOSITORY / each, REPOSITORY / "llava_lab" / each)
+        assert any(path.is_file() for path in places), each
 
 
 def test_classes_that_pages_name_are_there() -> None:

@@ -47,7 +47,7 @@ class Grid:
         rows: Cells, as many in each row as there are headers.
         legend: How to read the figures as they are shown.
         notes: What else stands below it: facts about the rows, where they are from.
-        names: How many columns, from the left, are names; the others are set right.
+        names: How many columns, from the left, are names; figures after them are set right.
         about: What the table is of, for scripts: its kind, the experiment, the seeds.
     """
 
@@ -76,6 +76,7 @@ class Grid:
         yield from _tables(self, options.max_width)
         if self.below:
             yield Text("\n".join(self.below), style="dim")
+        yield ""
 
 
 def _tables(grid: Grid, room: int) -> Iterator[RenderableType]:
@@ -125,6 +126,11 @@ def _width(grid: Grid, cells: list[list[str]], column: int, whole: bool = False)
     return max([*map(cell_len, heads), *widths])
 
 
+def _words(grid: Grid, column: int) -> bool:
+    """Whether a column has texts of several words, such as formulas."""
+    return any(isinstance(row[column], str) and " " in str(row[column]) for row in grid.rows)
+
+
 def _table(grid: Grid, cells: list[list[str]], columns: list[int], room: int) -> Table:
     """Draw some columns; spare room goes to those that would wrap."""
     widths = {column: _width(grid, cells, column) for column in columns}
@@ -139,7 +145,7 @@ def _table(grid: Grid, cells: list[list[str]], columns: list[int], room: int) ->
     for column in columns:
         table.add_column(
             Text(grid.headers[column]),
-            justify="left" if column < grid.names else "right",
+            justify="left" if column < grid.names or _words(grid, column) else "right",
             width=widths[column],
             overflow="fold",
         )
@@ -162,7 +168,7 @@ def show(grids: Sequence[Grid], format: Format) -> None:
     else:
         console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
         for grid in grids:
-            console.print(grid, "")
+            console.print(grid)
 
 
 def to_markdown(grid: Grid) -> str:
@@ -182,7 +188,9 @@ def to_json(grids: Sequence[Grid]) -> str:
     Raises:
         ValueError: If two columns of a grid have one name; names it.
     """
-    return json.dumps([_object(grid) for grid in grids], indent=2, ensure_ascii=False)
+    return json.dumps(
+        [_object(grid) for grid in grids], indent=2, ensure_ascii=False, allow_nan=False
+    )
 
 
 def _object(grid: Grid) -> dict[str, Any]:

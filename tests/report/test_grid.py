@@ -96,6 +96,14 @@ def test_a_name_wider_than_the_terminal_is_broken_not_cut() -> None:
     assert "".join(line.split()[0] for line in lines[3:] if line.strip()) == name
 
 
+def test_texts_are_broken_between_words_and_begin_at_the_left() -> None:
+    formula = "states + activations; attention scores and logits apart"
+    lines = drawn(Grid("Plan", ["what", "value", "formula"], [["GiB", "0.5", formula]]), 40)
+    place = next(line.index("states") for line in lines if "states" in line)
+    broken = [line[place:].rstrip() for line in lines if line.startswith(("GiB", " " * place))]
+    assert len(broken) > 1 and " ".join(broken) == formula
+
+
 def test_json_has_numbers_where_a_table_has_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
