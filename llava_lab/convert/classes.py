@@ -77,7 +77,7 @@ def _problems(model: Llava, views: Views) -> Iterator[str]:
     if not (isinstance(connector, MLP) and len(connector) == 3):
         depth = f" of depth {len(connector) // 2 + 1}" if isinstance(connector, MLP) else ""
         yield (
-            f"the connector is a {type(connector).__name__}{depth}; its connector is an MLP of "
+            f"the connector is {type(connector).__name__}{depth}; its connector is an MLP of "
             "depth 2 and no other"
         )
     elif (before := encoder.view_spec.encoded) != (after := connector.grid(before)):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ from llava_lab.convert.names import our_name, our_names
 from llava_lab.convert.released import import_checkpoint
 from llava_lab.convert.save import export_model
 from llava_lab.data.chat import IGNORE, get_template
+from llava_lab.data.geometry import Pool
 from llava_lab.data.media.clip import Clip
 from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.sample import Turn, read_questions
@@ -50,6 +52,7 @@ from llava_lab.data.views.square import Square
 from llava_lab.data.views.video import Frames
 from llava_lab.model.connector.linear import Linear
 from llava_lab.model.connector.mlp import MLP
+from llava_lab.model.connector.pixel_shuffle import PixelShuffle
 from llava_lab.model.encoder.clip import ClipEncoder
 from llava_lab.model.encoder.timm import TimmEncoder
 from llava_lab.model.generate import QuestionBatch, answer
@@ -442,6 +445,32 @@ def test_what_transformers_cannot_express_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"TimmEncoder.*MLP of depth 2.*template 'tokenizer'"):
         export_model(Llava(encoder, Linear, llm), Pad(), tmp_path / "out")
     assert not any(tmp_path.iterdir())
+
+
+class Halved(MLP):
+    """An MLP on every second row of features."""
+
+    def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        return grid[0] // 2, grid[1]
+
+
+@pytest.mark.parametrize(
+    ("connector", "views", "reason"),
+    [
+        (PixelShuffle, Pad(), "the connector is PixelShuffle; .* MLP of depth 2 and no other"),
+        (partial(MLP, depth=3), Pad(), "the connector is MLP of depth 3; "),
+        (Halved, Pad(), r"the connector \(Halved\) makes 2x4 features of 4x4, and its"),
+        (MLP, Pad(pool=Pool(2)), r"it pools no pictures \(Pad: pool\)"),
+        (MLP, AnyRes("1x2", pool=Pool(2)), r"it pools no pictures \(AnyRes: pool\)"),
+    ],
+)
+def test_another_geometry_is_refused_by_name(connector, views, reason, tmp_path: Path) -> None:
+    config = {**LM, "model_type": "llama"}
+    llm = CausalLM(None, "v1", pretrained=False, config=config, tokenizer="asset:tokenizer")
+    model = Llava(ClipEncoder(None, -2, False, False, TOWER), connector, llm, newline=True)
+    for nearest in (False, True):
+        with pytest.raises(ValueError, match=reason):
+            export_model(model, views, tmp_path / "out", nearest=nearest)
 
 
 def test_the_nearest_class_is_written_when_asked(tmp_path: Path, capsys) -> None:
