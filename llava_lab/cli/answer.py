@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the verb."""
     options = parser().parse_args(arguments)
     with one_message():
-        from llava_lab.data.sample import read_questions
+        from llava_lab.data.questions import read_questions
         from llava_lab.evaluate.prompts import Sizes
         from llava_lab.serve.answer import answer_questions, answer_rows, find_unanswerable
         from llava_lab.serve.models import have_videos, open_model, show_videos

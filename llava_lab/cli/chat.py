@@ -12,7 +12,7 @@ from llava_lab.cli.verb import (
     positive,
     verb_parser,
 )
-from llava_lab.data.rows import VideoPath
+from llava_lab.data.image_folder import VideoPath
 
 
 def parser() -> ArgumentParser:

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the verb."""
     options = parser().parse_args(arguments)
     with one_message():
-        from llava_lab.data.sample import read_questions
+        from llava_lab.data.questions import read_questions
         from llava_lab.evaluate.judge import Judge
         from llava_lab.model.generate import Sampling
         from llava_lab.serve.journal import Journal

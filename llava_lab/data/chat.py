@@ -13,11 +13,11 @@ from typing import Literal, get_args
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from llava_lab.data.sample import IMAGE_PLACEHOLDER, Turn
+from llava_lab.data.fields import IMAGE_PLACEHOLDER
+from llava_lab.data.sample import Turn
 from llava_lab.data.templates import CHAT_FORMATS, ChatFormat
 from llava_lab.data.tokens import (
     IGNORE,
-    VISUAL,
     Encoded,
     Piece,
     adds_bos,
@@ -26,9 +26,6 @@ from llava_lab.data.tokens import (
     tokenize,
     truncate,
 )
-
-__all__ = ["IGNORE", "TEMPLATES", "VISUAL", "Encoded", "Template", "get_template", "place_image"]
-
 
 Masking = Literal["correct", "released", "all"]
 

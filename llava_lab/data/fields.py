@@ -4,7 +4,8 @@ import reprlib
 from pathlib import Path
 from typing import Any, Literal
 
-from llava_lab.data.rows import ImageFolder, Refused, VideoPath
+from llava_lab.data.image_folder import ImageFolder, VideoPath
+from llava_lab.data.rows import Refused
 
 IMAGE_PLACEHOLDER = "<image>"
 # LLaVA-NeXT's video rows have the same placeholder, VideoInstruct's and ShareGPTVideo's this one.
@@ -120,3 +121,8 @@ def check_placeholders(found: int, images: int) -> None:
         way_out = "start the first human message with '<image>\\n'"
         raise Refused(f"{images} image(s), but no <image> placeholder; {way_out}")
     raise Refused(f"{found} <image> placeholders for {images} image(s); write one for each image")
+
+
+def with_image_placeholders(text: str) -> str:
+    """Write every `<video>` as `<image>`, the one placeholder that samples have."""
+    return text.replace(VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER)

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llava_lab.data.rows import FRAME_FILES, VIDEO_FILES, Refused
+from llava_lab.data.image_folder import FRAME_FILES, VIDEO_FILES
+from llava_lab.data.rows import Refused
 
 _IMAGE = (
     *("images", "img", "imgs", "image_path", "image_paths", "image_file", "image_files"),

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar, runtime_c
 import torch
 from torch import Tensor
 
-from llava_lab.data.chat import IGNORE
 from llava_lab.data.forest import Forest
 from llava_lab.data.geometry import Layout
+from llava_lab.data.tokens import IGNORE
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from llava_lab.data.sample import IMAGE_PLACEHOLDER
+from llava_lab.data.fields import IMAGE_PLACEHOLDER
 
 VISUAL = -200
 IGNORE = -100

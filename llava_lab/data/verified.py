@@ -12,8 +12,7 @@ import PIL
 
 from llava_lab.core.fingerprint import fingerprint
 from llava_lab.core.progress import progress
-from llava_lab.data.media.clip import frame_files
-from llava_lab.data.rows import VideoPath
+from llava_lab.data.image_folder import VideoPath, frame_files
 from llava_lab.data.views.base import Views, verify_media
 from llava_lab.data.views.video import Frames
 

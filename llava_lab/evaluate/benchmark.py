@@ -12,12 +12,13 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from llava_lab.core.atomic import plain_name
-from llava_lab.data.media.clip import VideoPath, image_digest
+from llava_lab.data.image_folder import VideoPath
+from llava_lab.data.media.clip import image_digest
 from llava_lab.data.modules.encoded import Position
-from llava_lab.data.sample import Question, read_questions
+from llava_lab.data.questions import Question, read_questions
 from llava_lab.data.views.base import Views
 from llava_lab.evaluate.groups import QuestionGroup, blind_groups, by_images
-from llava_lab.evaluate.metrics.question import BenchmarkMetric
+from llava_lab.evaluate.metrics.base import BenchmarkMetric
 from llava_lab.evaluate.prompts import Sizes, check_questions, question_loader, trees_of
 from llava_lab.model.llm import scale_positions
 

@@ -8,11 +8,13 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from llava_lab.data.chat import place_image
+from llava_lab.data.fields import IMAGE_PLACEHOLDER
+from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.media.clip import image_digest
 from llava_lab.data.modules.encoded import Position
 from llava_lab.data.modules.stage import run_seed
-from llava_lab.data.rows import VideoPath
-from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question, Turn
+from llava_lab.data.questions import Question
+from llava_lab.data.sample import Turn
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from llava_lab.core.messages import listed
-from llava_lab.data.chat import IGNORE, VISUAL, Template, get_template
+from llava_lab.data.chat import Template, get_template
 from llava_lab.data.geometry import Layout
+from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.modules.encoded import Position, ViewLoader
 from llava_lab.data.packing import Batch, EncodedSample, Segment
-from llava_lab.data.rows import VideoPath
-from llava_lab.data.sample import Question
+from llava_lab.data.questions import Question
+from llava_lab.data.tokens import IGNORE, VISUAL
 from llava_lab.data.views.base import Views, verify_media
 from llava_lab.data.views.video import Frames
 from llava_lab.evaluate.groups import QuestionGroup, placed
@@ -219,39 +220,53 @@ def question_loader(
     Raises:
         ValueError: If a question cannot be asked; all of them are checked, on every rank.
     """
-    for name, value in {
-        "max_new_tokens": max_new_tokens,
-        "images_per_batch": images_per_batch,
-    }.items():
+    for name, value in (
+        ("max_new_tokens", max_new_tokens),
+        ("images_per_batch", images_per_batch),
+    ):
         if value < 1:
             raise ValueError(f"{name} is {value}; it is 1 or more")
     trees = trees_of(model, groups, views, position, prompt, template)
     check_questions(trees, model.llm.context, max_new_tokens, sizes or Sizes(views))
     starts = range(0, len(groups), images_per_batch)[rank::world]
     trees.groups = [each for start in starts for each in groups[start : start + images_per_batch]]
-    stop_ids = frozenset(trees.template.stop_ids(trees.tokenizer))
-
-    def collate(items: list[tuple[EncodedSample, QuestionGroup]]) -> QuestionBatch:
-        asked = [group for _, group in items]
-        return QuestionBatch(
-            Batch.pack([row for row, _ in items]),
-            [question.id for group in asked for question in group.questions],
-            max_new_tokens,
-            stop_ids,
-            trees.template.stop_string,
-            sampling,
-            [group.places for group in asked],
-        )
-
     # Lightning replaces any other sampler under several ranks, and would share the share out again.
     whole = DistributedSampler(trees, num_replicas=1, rank=0, shuffle=False)
     return DataLoader(
         trees,
         batch_size=images_per_batch,
         sampler=whole,
-        collate_fn=collate,
+        collate_fn=Collator(trees, max_new_tokens, sampling),
         num_workers=num_workers,
     )
+
+
+class Collator:
+    """Packs the prompts of some groups into one batch of questions.
+
+    Args:
+        trees: All prompts.
+        max_new_tokens: Longest answer.
+        sampling: How tokens are drawn; None takes the likeliest.
+    """
+
+    def __init__(self, trees: Trees, max_new_tokens: int, sampling: Sampling | None):
+        self.max_new_tokens, self.sampling = max_new_tokens, sampling
+        self.stop_ids = frozenset(trees.template.stop_ids(trees.tokenizer))
+        self.stop_string = trees.template.stop_string
+
+    def __call__(self, items: list[tuple[EncodedSample, QuestionGroup]]) -> QuestionBatch:
+        """Pack the samples of some groups."""
+        groups = [group for _, group in items]
+        return QuestionBatch(
+            Batch.pack([sample for sample, _ in items]),
+            [question.id for group in groups for question in group.questions],
+            self.max_new_tokens,
+            self.stop_ids,
+            self.stop_string,
+            self.sampling,
+            [group.places for group in groups],
+        )
 
 
 def trees_of(

@@ -10,10 +10,10 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from llava_lab.core.atomic import write
-from llava_lab.data.sample import Question
+from llava_lab.data.questions import Question
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule, Pass
 from llava_lab.evaluate.loggers import log_picture, log_scores
-from llava_lab.evaluate.metrics.question import Score
+from llava_lab.evaluate.metrics.score import Score
 from llava_lab.evaluate.sheet import SheetItem, sheet
 from llava_lab.model.generate import Answers, QuestionBatch
 

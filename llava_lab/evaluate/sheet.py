@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from llava_lab.data.media.clip import VideoPath, load_clip
+from llava_lab.data.image_folder import VideoPath
+from llava_lab.data.media.clip import load_clip
 from llava_lab.data.media.picture import load_image
 
 PAPER, CARD, FRAME = "#e9ebee", "#ffffff", "#f4f5f7"

@@ -170,28 +170,17 @@ def forest_attention(
     Returns:
         [1, q, h, d], and no weights.
     """
-    name = type(module).__name__
-    if forest is None or attention_mask is not None:
-        raise ValueError(
-            f"{name} does not take part in the packed forest: it brings its own mask or drops "
-            "keyword arguments. Set the LM's `attention: padded`."
-        )
-    refused = [key for key in ("softcap", "s_aux", "position_bias") if others.get(key) is not None]
-    if refused:
-        raise ValueError(
-            f"{name} wants {', '.join(refused)}, which the packed forest does not do. "
-            "Set the LM's `attention: padded`."
-        )
-    if forest.store is not None:
-        assert forest.slots is not None
-        kept = forest.store.keep(module.layer_idx, forest.slots, key, value)
-        key, value = kept if forest.recall else (key, value)
+    plan = _plan_of(type(module).__name__, forest, attention_mask, others)
+    if plan.store is not None:
+        assert plan.slots is not None
+        kept = plan.store.keep(module.layer_idx, plan.slots, key, value)
+        key, value = kept if plan.recall else (key, value)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     outputs = []
-    for index, block in enumerate(forest.blocks):
-        mask = forest.mask(index, sliding_window)
+    for index, block in enumerate(plan.blocks):
+        mask = plan.mask(index, sliding_window)
         outputs.append(
             scaled_dot_product_attention(
                 query[:, :, block.queries],
@@ -204,6 +193,24 @@ def forest_attention(
             )
         )
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _plan_of(
+    name: str, plan: AttentionPlan | None, attention_mask: Tensor | None, others: dict[str, Any]
+) -> AttentionPlan:
+    """Return the plan of a layer, or refuse a layer that does not attend along the forest alone."""
+    if plan is None or attention_mask is not None:
+        raise ValueError(
+            f"{name} does not take part in the packed forest: it brings its own mask or drops "
+            "keyword arguments. Set the LM's `attention: padded`."
+        )
+    refused = [key for key in ("softcap", "s_aux", "position_bias") if others.get(key) is not None]
+    if refused:
+        raise ValueError(
+            f"{name} wants {', '.join(refused)}, which the packed forest does not do. "
+            "Set the LM's `attention: padded`."
+        )
+    return plan
 
 
 AttentionInterface.register(ATTENTION, forest_attention)

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from llava_lab.data.chat import VISUAL
 from llava_lab.data.packing import Batch
+from llava_lab.data.tokens import VISUAL
 
 
 def splice(embeddings: Tensor, visual: Tensor, batch: Batch) -> Tensor:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_lab.data.questions import Question
 from llava_lab.data.rows import read_rows
-from llava_lab.data.sample import Question
 from llava_lab.data.views.base import Views
 from llava_lab.evaluate.groups import by_images
 from llava_lab.evaluate.prompts import (

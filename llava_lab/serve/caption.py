@@ -11,8 +11,9 @@ from typing import Any
 
 from llava_lab.core.atomic import write
 from llava_lab.core.messages import listed
+from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.rows import Refused
-from llava_lab.data.sample import IMAGE_PLACEHOLDER, read_turns
+from llava_lab.data.sample import read_turns
 from llava_lab.serve.caption_engines import CaptionEngine, prompt_of
 from llava_lab.serve.caption_inputs import CaptionInput
 from llava_lab.serve.journal import Journal

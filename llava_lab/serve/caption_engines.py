@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llava_lab.core.engine import ChatEngine, Cut, Unsaid
-from llava_lab.data.rows import frame_files
-from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question
+from llava_lab.data.fields import IMAGE_PLACEHOLDER
+from llava_lab.data.image_folder import frame_files
+from llava_lab.data.questions import Question
 from llava_lab.serve.caption_inputs import CaptionInput
 
 PROMPT = "Describe this {kind} in detail."

@@ -8,15 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from llava_lab.data.fields import read_id, read_media
+from llava_lab.data.image_folder import VIDEO_FILES, ImageFolder, VideoPath
 from llava_lab.data.keys import CAPTION_KEYS
-from llava_lab.data.rows import (
-    VIDEO_FILES,
-    FileRow,
-    ImageFolder,
-    Refused,
-    VideoPath,
-    read_rows,
-)
+from llava_lab.data.rows import FileRow, Refused, read_rows
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from llava_lab.data.chat import IGNORE, get_template
-from llava_lab.data.modules.image import ViewLoader
+from llava_lab.data.chat import get_template
+from llava_lab.data.fields import IMAGE_PLACEHOLDER
+from llava_lab.data.modules.encoded import ViewLoader
 from llava_lab.data.packing import Batch, EncodedSample, Segment
-from llava_lab.data.sample import IMAGE_PLACEHOLDER, Turn
+from llava_lab.data.sample import Turn
+from llava_lab.data.tokens import IGNORE
 from llava_lab.data.views.base import Views
 from llava_lab.evaluate.prompts import beyond
 from llava_lab.model.generate import QuestionBatch, answer

@@ -16,9 +16,10 @@ from lmms_eval.models.registry_v2 import ModelManifest  # pyrefly: ignore[missin
 from PIL import Image
 from tqdm import tqdm
 
+from llava_lab.data.fields import IMAGE_PLACEHOLDER
+from llava_lab.data.image_folder import VIDEO_FILES, VideoPath
 from llava_lab.data.media.picture import to_rgb
-from llava_lab.data.rows import VIDEO_FILES, VideoPath
-from llava_lab.data.sample import IMAGE_PLACEHOLDER, Question
+from llava_lab.data.questions import Question
 from llava_lab.serve.answer import answer_questions, check_answerable
 from llava_lab.serve.models import open_model, show_videos
 

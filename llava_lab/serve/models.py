@@ -8,8 +8,8 @@ import torch
 
 from llava_lab.convert.load import is_ours, load_model
 from llava_lab.convert.released import import_checkpoint
-from llava_lab.data.rows import VideoPath
-from llava_lab.data.sample import Question
+from llava_lab.data.image_folder import VideoPath
+from llava_lab.data.questions import Question
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.video import Frames
 from llava_lab.model.llava import Llava

@@ -15,9 +15,10 @@ from typing import Any
 
 from llava_lab.core.messages import listed
 from llava_lab.data.fields import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, read_text
+from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.modules.preference import unreadable
-from llava_lab.data.rows import Refused, VideoPath
-from llava_lab.data.sample import Question
+from llava_lab.data.questions import Question
+from llava_lab.data.rows import Refused
 from llava_lab.data.views.base import Views
 from llava_lab.evaluate.groups import by_images
 from llava_lab.model.llava import Llava

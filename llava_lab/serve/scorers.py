@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llava_lab.data.sample import Question
+from llava_lab.data.questions import Question
 from llava_lab.evaluate.judge import Judge, Prompt, read_object, read_score
 from llava_lab.evaluate.metrics.hallucination import true_and_untrue
 

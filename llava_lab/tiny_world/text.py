@@ -4,7 +4,7 @@ import itertools
 import random
 from typing import Any
 
-from llava_lab.data.sample import IMAGE_PLACEHOLDER
+from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.tiny_world.question import (
     NUMBERS,
     QA,

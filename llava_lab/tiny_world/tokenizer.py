@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from llava_lab.data.sample import IMAGE_PLACEHOLDER
+from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.templates import CHAT_FORMATS
 from llava_lab.tiny_world.generate import ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT
 

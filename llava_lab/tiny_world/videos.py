@@ -8,19 +8,11 @@ from typing import Any, ClassVar
 import av
 
 from llava_lab.core.progress import shown
-from llava_lab.data.sample import IMAGE_PLACEHOLDER
+from llava_lab.data.fields import IMAGE_PLACEHOLDER
+from llava_lab.tiny_world.acts import sample_film
 from llava_lab.tiny_world.base import World, json_lines, json_list
-from llava_lab.tiny_world.film import (
-    FPS,
-    SIDE,
-    Film,
-    all_true,
-    ask_all,
-    ask_presence,
-    hallucinated,
-    sample_film,
-    story,
-)
+from llava_lab.tiny_world.film import FPS, SIDE, Film
+from llava_lab.tiny_world.film_text import all_true, ask_all, ask_presence, hallucinated, story
 from llava_lab.tiny_world.text import as_row, with_format_prompt
 
 INSTRUCT_VIDEO, QUESTIONS = "video_conversations.json", "questions.jsonl"

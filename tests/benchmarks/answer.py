@@ -21,9 +21,11 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from llava_lab.data.chat import IGNORE, get_template
+from llava_lab.data.chat import get_template
 from llava_lab.data.packing import Batch, EncodedSample, Segment
-from llava_lab.data.sample import Question, Turn
+from llava_lab.data.questions import Question
+from llava_lab.data.sample import Turn
+from llava_lab.data.tokens import IGNORE
 from llava_lab.data.views.pad import Pad
 from llava_lab.evaluate.groups import by_images
 from llava_lab.evaluate.prompts import question_loader

@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from llava_lab.data.media import decode
+from llava_lab.data.media import track
 from llava_lab.data.media.clip import load_clip
 from llava_lab.data.views.video import Frames
 
@@ -62,7 +62,7 @@ def main(videos: list[Path]) -> None:
             seconds: dict[str, list[float]] = {name: [] for name in ways}
             for _ in range(ROUNDS):
                 for name, way in ways.items():
-                    decode._read_track.cache_clear()  # as of a file that was never read
+                    track._read_track.cache_clear()  # as of a file that was never read
                     began = time.perf_counter()
                     way()
                     seconds[name].append(time.perf_counter() - began)

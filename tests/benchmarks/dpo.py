@@ -115,11 +115,11 @@ def ours(options: argparse.Namespace) -> Watch:
     import torch
     from lightning.pytorch import Callback, Trainer
 
-    from llava_lab.data.chat import IGNORE
     from llava_lab.data.modules.answers import AnswerRow
     from llava_lab.data.modules.preference import Pairs
     from llava_lab.data.modules.stage import StageDataModule
     from llava_lab.data.packing import EncodedSample, Segment
+    from llava_lab.data.tokens import IGNORE
     from llava_lab.model.connector.mlp import MLP
     from llava_lab.model.encoder.timm import TimmEncoder
     from llava_lab.model.llava import Llava

@@ -27,7 +27,9 @@ from llava_lab.core.yaml_file import read_mapping
 from llava_lab.data.media.clip import load_clip
 from llava_lab.data.media.picture import load_image
 from llava_lab.data.modules.preference import read_preferences
-from llava_lab.data.sample import Source, read_questions, read_samples
+from llava_lab.data.questions import read_questions
+from llava_lab.data.sample import read_samples
+from llava_lab.data.source import Source
 from llava_lab.evaluate.judge import Prompt
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.serve.caption_inputs import read_inputs

@@ -40,11 +40,13 @@ from llava_lab.convert.load import load_model
 from llava_lab.convert.names import our_name, our_names
 from llava_lab.convert.released import import_checkpoint
 from llava_lab.convert.save import export_model
-from llava_lab.data.chat import IGNORE, get_template
+from llava_lab.data.chat import get_template
 from llava_lab.data.geometry import Pool
 from llava_lab.data.media.clip import Clip
 from llava_lab.data.packing import Batch, EncodedSample, Segment
-from llava_lab.data.sample import Turn, read_questions
+from llava_lab.data.questions import read_questions
+from llava_lab.data.sample import Turn
+from llava_lab.data.tokens import IGNORE
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.pad import Pad

@@ -16,9 +16,11 @@ from llava_lab.__main__ import main
 from llava_lab.core import engine as module
 from llava_lab.core.atomic import plain_name
 from llava_lab.core.engine import ChatEngine, Cut, Unsaid
+from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.modules.preference import read_preferences
-from llava_lab.data.rows import VideoPath
-from llava_lab.data.sample import Question, Source, read_samples
+from llava_lab.data.questions import Question
+from llava_lab.data.sample import read_samples
+from llava_lab.data.source import Source
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
 from llava_lab.evaluate.judge import Judge
 from llava_lab.evaluate.metrics.question import VQAAccuracy

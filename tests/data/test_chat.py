@@ -5,16 +5,9 @@ from collections.abc import Sequence
 import pytest
 from tokenizers import AddedToken, processors
 
-from llava_lab.data.chat import (
-    IGNORE,
-    TEMPLATES,
-    VISUAL,
-    Encoded,
-    Template,
-    get_template,
-    place_image,
-)
+from llava_lab.data.chat import TEMPLATES, Template, get_template, place_image
 from llava_lab.data.sample import Turn
+from llava_lab.data.tokens import IGNORE, VISUAL, Encoded
 
 CURIOUS_USER = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "

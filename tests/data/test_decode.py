@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_lab.data.media import decode
+from llava_lab.data.media import decode, track
 from llava_lab.data.media.clip import index_clip, load_clip
 
 SIZE = (64, 48)
@@ -201,7 +201,7 @@ def test_a_video_beyond_a_limit_is_refused(
     path = video(tmp_path / f"a.{kind}", "libx264")
     load_clip(path, lambda count, fps: range(10))
     os.utime(path, (1, 1))  # so that it is looked at again
-    monkeypatch.setattr(decode, limit, value)
+    monkeypatch.setattr(track if hasattr(track, limit) else decode, limit, value)
     with pytest.raises(ValueError, match=rf"a\.{kind}: {words}"):
         load_clip(path, lambda count, fps: range(10))
 

@@ -10,9 +10,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from llava_lab.core.fingerprint import fingerprint
 from llava_lab.data.geometry import Block, Layout, ViewSpec
+from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.media import resample
 from llava_lab.data.media.picture import load_image
-from llava_lab.data.rows import VideoPath
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views, normalise, verify_media
 from llava_lab.data.views.pad import Pad

@@ -21,7 +21,7 @@ from llava_lab.data.modules.phrases import PhraseBatch, PhraseDataModule
 from llava_lab.data.modules.preference import Pairs, PreferenceDataModule
 from llava_lab.data.modules.stage import StageDataModule
 from llava_lab.data.packing import Batch, StageBatch, work
-from llava_lab.data.sample import Source
+from llava_lab.data.source import Source
 from llava_lab.data.views.pad import Pad
 from llava_lab.model.connector.mlp import MLP
 from llava_lab.model.encoder.timm import TimmEncoder

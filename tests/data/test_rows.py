@@ -10,8 +10,10 @@ from PIL import Image
 from llava_lab.data.fields import read_media
 from llava_lab.data.modules.phrases import PhraseDataModule
 from llava_lab.data.modules.preference import read_preferences
+from llava_lab.data.questions import read_questions
 from llava_lab.data.rows import BadRows, read_rows
-from llava_lab.data.sample import Source, read_questions, read_samples
+from llava_lab.data.sample import read_samples
+from llava_lab.data.source import Source
 from llava_lab.data.views.pad import Pad
 from llava_lab.serve.caption_inputs import read_inputs
 

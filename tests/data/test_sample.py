@@ -9,17 +9,11 @@ from typing import Any
 
 import pytest
 
-from llava_lab.data.rows import read_rows
-from llava_lab.data.sample import (
-    BadRows,
-    Question,
-    Sample,
-    Source,
-    Turn,
-    hold_out,
-    read_questions,
-    read_samples,
-)
+from llava_lab.data.questions import Question, read_questions
+from llava_lab.data.rows import BadRows, read_rows
+from llava_lab.data.sample import Sample, Turn, read_samples
+from llava_lab.data.source import Source
+from llava_lab.data.split import hold_out
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."

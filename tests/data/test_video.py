@@ -15,10 +15,12 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llava_lab.data.forest import Forest
 from llava_lab.data.geometry import Pool, ViewSpec
-from llava_lab.data.media.clip import VideoPath, index_clip, load_clip
+from llava_lab.data.image_folder import ImageFolder, VideoPath
+from llava_lab.data.media.clip import index_clip, load_clip
 from llava_lab.data.modules.image import VideoDataModule
-from llava_lab.data.rows import BadRows, ImageFolder, Refused
-from llava_lab.data.sample import Source, read_samples
+from llava_lab.data.rows import BadRows, Refused
+from llava_lab.data.sample import read_samples
+from llava_lab.data.source import Source
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.square import Square
@@ -30,16 +32,13 @@ from llava_lab.model.connector.linear import Linear
 from llava_lab.model.connector.mlp import MLP
 from llava_lab.model.llm import CausalLM, scale_positions
 from llava_lab.model.pool import connect, pooled
-from llava_lab.tiny_world.film import (
-    ACTS,
-    ACTS_A_FILM,
-    LENGTHS,
+from llava_lab.tiny_world.acts import ACTS, ACTS_A_FILM, LENGTHS, sample_film
+from llava_lab.tiny_world.film_text import (
     TIMES,
     all_true,
     ask_all,
     ask_presence,
     hallucinated,
-    sample_film,
     story,
 )
 from llava_lab.tiny_world.scene import COLORS, Scene

@@ -7,7 +7,8 @@ import pytest
 
 from llava_lab.evaluate.interval import wilson
 from llava_lab.evaluate.metrics.hallucination import Chair, statements
-from llava_lab.evaluate.metrics.question import Score, YesNo
+from llava_lab.evaluate.metrics.question import YesNo
+from llava_lab.evaluate.metrics.score import Score
 from llava_lab.tiny_world.scene import COLORS, SHAPES
 
 COCO = Chair({"dog": ["puppy", "dogs"], "traffic light": []}, [], statements=False)

@@ -10,7 +10,8 @@ import torch.multiprocessing
 
 from llava_lab.evaluate.interval import bootstrap, wilson
 from llava_lab.evaluate.metrics.normalize import exact_answer, says_yes, vqa_answer
-from llava_lab.evaluate.metrics.question import ExactMatch, Score, VQAAccuracy, YesNo
+from llava_lab.evaluate.metrics.question import ExactMatch, VQAAccuracy, YesNo
+from llava_lab.evaluate.metrics.score import Score
 
 
 @pytest.mark.parametrize(

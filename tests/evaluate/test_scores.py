@@ -19,8 +19,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
 from llava_lab.__main__ import main
-from llava_lab.data.media.clip import VideoPath
-from llava_lab.data.sample import Question, read_questions
+from llava_lab.data.image_folder import VideoPath
+from llava_lab.data.questions import Question, read_questions
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.video import Frames
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule

@@ -18,7 +18,7 @@ from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.modules.phrases import PhraseDataModule
 from llava_lab.data.modules.preference import PreferenceDataModule
 from llava_lab.data.rows import BadRows
-from llava_lab.data.sample import Source
+from llava_lab.data.source import Source
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.square import Square
 

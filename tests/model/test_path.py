@@ -10,7 +10,8 @@ from conftest import REPOSITORY
 from llava_lab.data.chat import get_template
 from llava_lab.data.modules.encoded import EncodedRows, ViewLoader
 from llava_lab.data.packing import Batch
-from llava_lab.data.sample import Source, read_samples
+from llava_lab.data.sample import read_samples
+from llava_lab.data.source import Source
 from llava_lab.data.views.pad import Pad
 from llava_lab.model.arrange import arrange
 from llava_lab.model.connector.mlp import MLP

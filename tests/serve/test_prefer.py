@@ -9,9 +9,10 @@ from conftest import REPOSITORY, stage_options
 
 from llava_lab.__main__ import main
 from llava_lab.cli import fit as cli
-from llava_lab.data.media.clip import VideoPath
+from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.modules.preference import read_preferences
-from llava_lab.data.sample import Question, Source
+from llava_lab.data.questions import Question
+from llava_lab.data.source import Source
 from llava_lab.serve.journal import Journal
 from llava_lab.serve.prefer import check, pairs, prefer
 from llava_lab.serve.scorers import score_by_answers

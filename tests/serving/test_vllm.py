@@ -25,7 +25,7 @@ from PIL import Image
 
 from llava_lab.__main__ import main
 from llava_lab.convert.save import export_model
-from llava_lab.data.sample import Question
+from llava_lab.data.questions import Question
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.pad import Pad

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from llava_lab.data.chat import IGNORE
 from llava_lab.data.loader import MicroBatch, StageLoader, split_step
 from llava_lab.data.modules.phrases import PhraseDataModule
 from llava_lab.data.packing import Batch, EncodedSample, Segment
+from llava_lab.data.tokens import IGNORE
 from llava_lab.model.connector.mlp import MLP
 from llava_lab.model.encoder.timm import TimmEncoder
 from llava_lab.model.llava import Llava

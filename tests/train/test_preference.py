@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from llava_lab.data.chat import IGNORE
 from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.modules.preference import (
     Pairs,
@@ -20,7 +19,8 @@ from llava_lab.data.modules.preference import (
 )
 from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.rows import BadRows
-from llava_lab.data.sample import Source
+from llava_lab.data.source import Source
+from llava_lab.data.tokens import IGNORE
 from llava_lab.data.views.pad import Pad
 from llava_lab.model.connector.mlp import MLP
 from llava_lab.model.encoder.timm import TimmEncoder

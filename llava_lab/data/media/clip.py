@@ -7,19 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from llava_lab.data.media.decode import Track, check_pixels, read_frames, read_track
+from llava_lab.data.image_folder import frame_files
+from llava_lab.data.media.decode import check_pixels, read_frames
 from llava_lab.data.media.picture import load_image
-from llava_lab.data.rows import VideoPath, frame_files
-
-__all__ = [
-    "Clip",
-    "FrameTimes",
-    "VideoPath",
-    "frame_files",
-    "image_digest",
-    "index_clip",
-    "load_clip",
-]
+from llava_lab.data.media.track import Track, read_track
 
 # Frames of a folder are half a second apart, as ShareGPTVideo's are.
 FOLDER_FPS = 2
@@ -78,8 +69,8 @@ def load_clip(path: Path, choose: Choice, upright: bool = False) -> Clip:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no video, damaged, cut short, beyond a limit of `data/decode.py`, or a
-            folder without frames.
+        ValueError: If it is no video, damaged, cut short, beyond a limit (`MAX_FRAMES` and the
+            like), or a folder without frames.
     """
     if path.is_dir():
         files = frame_files(path)

@@ -7,14 +7,15 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from llava_lab.data.chat import IGNORE
 from llava_lab.data.geometry import Layout
+from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.loader import Part
 from llava_lab.data.modules.encoded import EncodedRows
 from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.packing import Batch, EncodedSample, Segment
-from llava_lab.data.rows import VideoPath
-from llava_lab.data.sample import Found, Sample, Source
+from llava_lab.data.sample import Sample
+from llava_lab.data.source import Found, Source
+from llava_lab.data.tokens import IGNORE
 from llava_lab.data.views.base import Views
 
 

@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from llava_lab.core.progress import shown
-from llava_lab.data.chat import Encoded, Template, place_image
+from llava_lab.data.chat import Template, place_image
+from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.geometry import Layout, ViewSpec
 from llava_lab.data.modules.stage import Features, run_seed
 from llava_lab.data.packing import EncodedSample, Segment
-from llava_lab.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
+from llava_lab.data.sample import Sample, Turn
+from llava_lab.data.tokens import Encoded
 from llava_lab.data.verified import verified
 from llava_lab.data.views.base import Views
 

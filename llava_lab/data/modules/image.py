@@ -9,12 +9,15 @@ from typing import Any, Literal
 
 from llava_lab.core.progress import shown
 from llava_lab.data.chat import Masking, Template, get_template
+from llava_lab.data.image_folder import ImageFolder, VideoPath
 from llava_lab.data.loader import StageLoader, deal
 from llava_lab.data.media.clip import image_digest
 from llava_lab.data.modules.encoded import EncodedRows, Position, ViewLoader
 from llava_lab.data.modules.stage import StageDataModule, limited, run_seed
-from llava_lab.data.rows import BadRow, FileRow, ImageFolder, VideoPath
-from llava_lab.data.sample import Found, Sample, Source, hold_out, read_source, sample_reader
+from llava_lab.data.rows import BadRow, FileRow
+from llava_lab.data.sample import Sample, sample_reader
+from llava_lab.data.source import Found, Source, read_source
+from llava_lab.data.split import hold_out
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.video import Frames

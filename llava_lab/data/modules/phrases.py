@@ -13,13 +13,14 @@ from torch.utils.data import Dataset
 from llava_lab.core.messages import listed
 from llava_lab.core.progress import shown
 from llava_lab.data.fields import read_text
+from llava_lab.data.image_folder import ImageFolder
 from llava_lab.data.keys import PHRASE_KEYS
 from llava_lab.data.loader import Part
 from llava_lab.data.media.clip import image_digest
 from llava_lab.data.modules.stage import StageDataModule, run_seed
 from llava_lab.data.packing import on_device
-from llava_lab.data.rows import FileRow, ImageFolder, Refused
-from llava_lab.data.sample import Source, read_each
+from llava_lab.data.rows import FileRow, Refused
+from llava_lab.data.source import Source, read_each
 from llava_lab.data.verified import verified
 from llava_lab.data.views.base import Views
 

@@ -6,11 +6,13 @@ from typing import Any
 
 from llava_lab.data.fields import find_images, read_id, read_media
 from llava_lab.data.geometry import Layout
+from llava_lab.data.image_folder import ImageFolder
 from llava_lab.data.keys import PREFERENCE_KEYS
 from llava_lab.data.modules.answers import AnswerBatch, AnswerDataModule, EncodedAnswers
 from llava_lab.data.pair_rows import check_answer, place_marks, read_pair, with_image_key
-from llava_lab.data.rows import FileRow, ImageFolder, Refused
-from llava_lab.data.sample import Sample, Source, Turn, read_each
+from llava_lab.data.rows import FileRow, Refused
+from llava_lab.data.sample import Sample, Turn
+from llava_lab.data.source import Source, read_each
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from llava_lab.data.geometry import Layout, Pool, ViewSpec
-from llava_lab.data.media.clip import Clip, VideoPath, index_clip, load_clip
+from llava_lab.data.image_folder import VideoPath
+from llava_lab.data.media.clip import Clip, index_clip, load_clip
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.square import Square
 

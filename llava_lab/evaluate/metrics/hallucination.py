@@ -12,8 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from llava_lab.evaluate.interval import Array, bootstrap
+from llava_lab.evaluate.metrics.base import QuestionMetric
 from llava_lab.evaluate.metrics.normalize import vqa_answer
-from llava_lab.evaluate.metrics.question import QuestionMetric, Score, as_array, share
+from llava_lab.evaluate.metrics.score import Score, as_array, share
 
 
 def statements(text: str) -> list[str]:

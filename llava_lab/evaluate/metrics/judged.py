@@ -13,10 +13,11 @@ import numpy as np
 import torch.distributed as dist
 from torch import Tensor
 
-from llava_lab.data.sample import Question
+from llava_lab.data.questions import Question
 from llava_lab.evaluate.interval import Array, bootstrap
 from llava_lab.evaluate.judge import Judge, Messages, Prompt, read_object, read_score
-from llava_lab.evaluate.metrics.question import BenchmarkMetric, Score, as_array, mean_score, named
+from llava_lab.evaluate.metrics.base import BenchmarkMetric
+from llava_lab.evaluate.metrics.score import Score, as_array, mean_score, named
 
 Result = TypeVar("Result")
 Verdict = tuple[float, ...]

@@ -8,18 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from llava_lab.data.fields import read_id
-from llava_lab.data.rows import (
-    VIDEO_FILES,
-    BadRow,
-    BadRows,
-    FileRow,
-    ImageFolder,
-    Refused,
-    read_rows,
-)
-from llava_lab.data.sample import Question, read_question
+from llava_lab.data.image_folder import VIDEO_FILES, ImageFolder
+from llava_lab.data.questions import Question, read_question
+from llava_lab.data.rows import BadRow, BadRows, FileRow, Refused, read_rows
 from llava_lab.evaluate.benchmark import Benchmark
-from llava_lab.evaluate.metrics.question import BenchmarkMetric
+from llava_lab.evaluate.metrics.base import BenchmarkMetric
 
 SUFFIXES = (*VIDEO_FILES, ".gif")
 

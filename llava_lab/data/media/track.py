@@ -1,0 +1,224 @@
+"""3. Track: one video file -> when each of its frames is shown, and whether it is whole."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+from av.error import FFmpegError
+
+from llava_lab.core.atomic import check_regular
+
+# What one video may hold: more is refused before it is decoded.
+MAX_FRAME_PIXELS = 8192 * 8192
+MAX_FRAMES = 500_000  # 4.6 hours at 30 frames a second
+MAX_SECONDS = 24 * 3600
+# FFmpeg's demuxers that read the one file they are given. Others follow what is written in it to
+# other files and addresses: playlists (hls, dash, concat), sdp, numbered images.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,mpegvideo,flv,asf,ogg"
+# Those with a time for every frame and an index of the key frames, so that they seek exactly.
+_SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_CLOCK = re.compile(r"(\d+):(\d+):(\d+\.?\d*)", re.ASCII)
+Opened = tuple[av.container.InputContainer, av.VideoStream]
+
+
+class Track(NamedTuple):
+    """The frames of a video in the order in which they are shown.
+
+    Attributes:
+        stamps: When each is shown, in units.
+        end: When the last one ends, in units.
+        unit: Seconds.
+        keys: Stamps of the key frames; None where stamps were found by decoding the file, which
+            cannot be sought in.
+    """
+
+    stamps: list[int]
+    end: int
+    unit: Fraction
+    keys: list[int] | None
+
+
+class _Packet(NamedTuple):
+    pts: int | None
+    dts: int | None
+    duration: int
+    is_key: bool
+    is_shown: bool
+    is_corrupt: bool
+
+
+def read_track(path: Path) -> Track:
+    """Find the frames of a video file: those that decoding it from its start gives.
+
+    MP4, MOV, Matroska and WebM list them, which takes reading the file. Of all other formats the
+    whole file is decoded. The last files' results are kept.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no video, damaged, cut short, or beyond a limit.
+    """
+    check_regular(path, "video")
+    state = path.stat()
+    return _read_track(path, state.st_mtime_ns, state.st_size)
+
+
+@contextmanager
+def opened(path: Path, **options: str) -> Iterator[Opened]:
+    """Open a file and its first video stream; whatever the decoder raises becomes one message."""
+    rules = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    try:
+        container = av.open(
+            str(path.absolute()), options={**rules, **options}, metadata_errors="replace"
+        )
+    except FFmpegError as error:
+        raise ValueError(
+            f"{path}: not a video, damaged, cut short, or of a format that is not read "
+            f"({error.strerror}); read are {_FORMATS}"
+        ) from error
+    try:
+        if not container.streams.video:
+            raise ValueError(f"{path}: has no pictures, only sound")
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError(f"{path}: of a codec that FFmpeg cannot decode, or damaged")
+        if stream.width * stream.height > MAX_FRAME_PIXELS:
+            raise ValueError(
+                f"{path}: frames of {stream.width}x{stream.height}, at most {MAX_FRAME_PIXELS:,} "
+                "pixels are read; scale the video down"
+            )
+        stream.thread_type = "NONE"  # threads decode ahead what nobody wants
+        stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+        yield container, stream
+    except FFmpegError as error:
+        raise ValueError(f"{path}: damaged video ({error.strerror})") from error
+    except (IndexError, AttributeError, ArithmeticError) as error:
+        # PyAV stumbles over what a damaged header promises.
+        raise ValueError(f"{path}: damaged video ({error})") from error
+    finally:
+        container.close()
+
+
+@lru_cache(maxsize=64)
+def _read_track(path: Path, changed: int, size: int) -> Track:
+    with opened(path) as (container, stream):
+        packets = _packets(path, container, stream)
+        unit = stream.time_base or Fraction(1, 1)
+        _check_whole(path, container, stream, packets)
+        is_seekable = container.format.name in _SEEKABLE
+    track = _listed_track(path, packets, unit) if is_seekable else None
+    if track is None:
+        track = _decoded_track(path, packets, is_seekable)
+    seconds = float((track.end - track.stamps[0]) * track.unit)
+    if seconds > MAX_SECONDS:
+        raise ValueError(
+            f"{path}: lasts {seconds:,.0f} seconds, at most {MAX_SECONDS:,} are read; cut it"
+        )
+    return track
+
+
+def _packets(
+    path: Path, container: av.container.InputContainer, stream: av.VideoStream
+) -> list[_Packet]:
+    packets = []
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue
+        if len(packets) == MAX_FRAMES:
+            raise ValueError(f"{path}: at most {MAX_FRAMES:,} frames are read of a video; cut it")
+        packets.append(
+            _Packet(
+                packet.pts,
+                packet.dts,
+                packet.duration or 0,
+                packet.is_keyframe,
+                not packet.is_discard,
+                packet.is_corrupt,
+            )
+        )
+    if not packets:
+        raise ValueError(f"{path}: holds no frame; damaged or cut short")
+    if corrupt := sum(packet.is_corrupt for packet in packets):
+        raise ValueError(f"{path}: damaged, {corrupt} of {len(packets)} packets")
+    return packets
+
+
+def _check_whole(
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    packets: Sequence[_Packet],
+) -> None:
+    """Refuse a file that holds less than its header says."""
+    count = len(packets)
+    if container.format.name == "avi":  # a frame that is not there repeats the one before it
+        count = max(packet.dts or 0 for packet in packets) + 1
+    if count < stream.frames and container.format.name in _SEEKABLE:
+        # Frames behind the end of an edit list are there, and not shown.
+        with opened(path, ignore_editlist="1") as (again, whole):
+            count = sum(bool(packet.size) for packet in again.demux(whole))
+    if count < stream.frames:
+        raise ValueError(f"{path}: cut short, {count} of {stream.frames} frames are there")
+    ends = [packet.pts + packet.duration for packet in packets if packet.pts is not None]
+    end = float(max(ends, default=0) * (stream.time_base or 1))
+    promised = _promised_end(stream)
+    if end * (1 + 1.5 / len(packets)) < promised:
+        raise ValueError(f"{path}: cut short, {end:.2f} of {promised:.2f} seconds are there")
+
+
+def _promised_end(stream: av.VideoStream) -> float:
+    """When Matroska's header says that the stream ends, in seconds; 0 where nothing is said."""
+    for key, value in stream.metadata.items():
+        if key.startswith("DURATION") and (found := _CLOCK.fullmatch(value)):
+            return 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
+    return 0.0
+
+
+def _listed_track(path: Path, packets: Sequence[_Packet], unit: Fraction) -> Track | None:
+    """The track as the packets tell it, or None where only decoding can tell it."""
+    shown = [packet for packet in packets if packet.is_shown]
+    stamps = sorted(packet.pts for packet in shown if packet.pts is not None)
+    if not stamps or len(set(stamps)) < len(shown):
+        return None
+    # The first frames may refer to what was cut off, and are then not decoded.
+    with opened(path) as (container, stream):
+        first = next(container.decode(stream), None)
+    if first is None or first.pts != stamps[0]:
+        return None
+    last = next(packet for packet in shown if packet.pts == stamps[-1])
+    keys = sorted(packet.pts for packet in shown if packet.is_key and packet.pts is not None)
+    return Track(stamps, stamps[-1] + last.duration, unit, keys)
+
+
+def _decoded_track(path: Path, packets: Sequence[_Packet], are_exact: bool) -> Track:
+    """The track as decoding the whole file tells it.
+
+    Args:
+        path: The file.
+        packets: Its packets.
+        are_exact: Whether the packets' times are those of the frames, so that lost ones show.
+    """
+    stamps: list[int | None] = []
+    corrupt = duration = 0
+    with opened(path) as (container, stream):
+        for frame in container.decode(stream):
+            stamps.append(frame.pts)
+            corrupt += frame.is_corrupt
+            duration = frame.duration or duration
+        unit, rate = stream.time_base or Fraction(1, 1), stream.average_rate or Fraction(1, 1)
+    if not stamps:
+        raise ValueError(f"{path}: holds no frame; damaged or cut short")
+    # H.264 in AVI and MPEG gives frames in order, with times that are not, or without.
+    known = sorted(stamp for stamp in stamps if stamp is not None)
+    due = {packet.pts for packet in packets if packet.is_shown and are_exact}
+    # Frames before the first may have referred to what was cut off.
+    lost = {pts for pts in due - set(stamps) if pts is not None and pts >= min(known, default=pts)}
+    if bad := corrupt + len(lost):
+        raise ValueError(f"{path}: damaged, {bad} of {len(packets)} frames cannot be decoded")
+    if len(set(known)) == len(stamps):
+        return Track(known, known[-1] + (duration or round(1 / (rate * unit))), unit, None)
+    return Track(list(range(len(stamps))), len(stamps), 1 / rate, None)

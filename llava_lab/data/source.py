@@ -1,0 +1,137 @@
+"""1. Source: a file of rows and its options -> what a reader makes of each, and the bad rows."""
+
+import reprlib
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from llava_lab.data.image_folder import ImageFolder, open_folder
+from llava_lab.data.rows import (
+    BadRow,
+    BadRows,
+    FileRow,
+    Refused,
+    choose,
+    collector_paused,
+    parse_sampling,
+    read_rows,
+)
+
+_Parsed = TypeVar("_Parsed")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A LLaVA-format file of conversations and the folder of its images.
+
+    Args:
+        path: File of rows: .json with one list, or .jsonl with one row a line.
+        images: Folder that the rows' image paths start from and stay inside of; none if every row
+            is text.
+        sampling: Which rows to take, before they are validated: "all", "first:N", "end:N" or
+            "random:N". N is a count or a percentage such as "10%", rounded up.
+        on_bad_row: "error" refuses the file and lists its bad rows; "skip" leaves them out and
+            warns once with their number. Bad are rows whose fields are wrong, whose pictures cannot
+            be read, whose text holds a mark of the template, or that are too long to train on.
+        template: Chat template of these rows; null takes the stage's.
+    """
+
+    path: Path
+    images: Path | None = None
+    sampling: str = "all"
+    on_bad_row: Literal["error", "skip"] = "error"
+    template: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            parse_sampling(self.sampling)
+        except ValueError as problem:
+            raise ValueError(f"{self.path}: {problem}") from None
+
+
+@dataclass(frozen=True)
+class Found(Generic[_Parsed]):
+    """Rows of a source that could be read, and those that could not.
+
+    Attributes:
+        source: The source.
+        items: What was read, in file order.
+        bad: Rows that were not.
+        total: How many rows there are.
+        fault: What the bad rows have in common, for messages.
+    """
+
+    source: Source
+    items: list[_Parsed]
+    bad: list[BadRow]
+    total: int
+    fault: str = "are not usable"
+
+    def settled(self) -> "Found[_Parsed]":
+        """The same, if `on_bad_row` lets bad rows be left out.
+
+        Raises:
+            BadRows: If there are any and `on_bad_row` is "error", or no other row.
+        """
+        path = Path(self.source.path)
+        if self.bad and (self.source.on_bad_row == "error" or not self.items):
+            way_out = "mend them, or set on_bad_row: skip to leave them out" if self.items else ""
+            raise BadRows(path, self.bad, self.total, way_out, self.fault)
+        return self
+
+    def warn(self, stacklevel: int = 2) -> None:
+        """Say once how many rows are left out, and why the first is."""
+        if self.bad:
+            number = f"{len(self.bad)} of {self.total} rows are left out"
+            warning = f"{self.source.path}: {number}; the first: {self.bad[0]}"
+            warnings.warn(warning, stacklevel=stacklevel + 1)
+
+
+def read_each(
+    source: Source, seed: int, read: Callable[[FileRow, ImageFolder | None], _Parsed]
+) -> list[_Parsed]:
+    """What `read` makes of each row of a source; those it refuses go the way of `on_bad_row`."""
+    found = read_source(source, seed, read)
+    found.warn(stacklevel=3)  # of read_samples and its like
+    return found.items
+
+
+@collector_paused()
+def read_source(
+    source: Source, seed: int, read: Callable[[FileRow, ImageFolder | None], _Parsed]
+) -> Found[_Parsed]:
+    """What `read` makes of each row of a source, and what it refuses.
+
+    Raises:
+        BadRows: If there is any and `on_bad_row` is "error", or no other row.
+    """
+    path = Path(source.path)
+    folder = open_folder(source.images)
+    rows = choose(read_rows(path), source.sampling, f"{seed}/{path.name}", path)
+    items, bad = parse_rows(rows, lambda row: read(row, folder))
+    return Found(source, items, bad, len(rows)).settled()
+
+
+def parse_rows(
+    rows: Iterable[FileRow], read: Callable[[FileRow], _Parsed]
+) -> tuple[list[_Parsed], list[BadRow]]:
+    """Read rows one by one.
+
+    Returns:
+        What `read` makes of each, and the rows that it refuses, both in order.
+    """
+    good: list[_Parsed] = []
+    bad: list[BadRow] = []
+    for row in rows:
+        try:
+            if not isinstance(row.value, dict):
+                raise Refused(f"a row must be an object, not {type(row.value).__name__}")
+            good.append(read(row))
+        except Refused as problem:
+            value = row.value if isinstance(row.value, dict) else {}
+            shown = value.get("question_id", value.get("id", row.number))
+            shown = str(shown) if isinstance(shown, str | int) else reprlib.repr(shown)
+            bad.append(BadRow(row.place, shown[:200], str(problem)))
+    return good, bad
