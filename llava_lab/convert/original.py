@@ -121,9 +121,9 @@ def _connector(config: dict[str, Any], names: Iterable[str], place: str) -> dict
         raise ValueError(f"{place}: mm_projector_type {kind!r}; linear and mlpNx_gelu are read")
     layers = [int(m[1]) for name in names if (m := re.match(r"connector\.(\d+)", name))]
     there = max(layers) // 2 + 1 if layers else 1
-    if there != (said := int(found[1]) if found else 1):
+    if there != (named := int(found[1]) if found else 1):
         raise ValueError(
-            f"{place}: mm_projector_type {kind!r} has {said} layers, the checkpoint's {there}"
+            f"{place}: mm_projector_type {kind!r} has {named} layers, the checkpoint's {there}"
         )
     return class_of(MLP, depth=there) if layers else class_of(Linear)
 

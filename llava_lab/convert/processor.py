@@ -41,16 +41,16 @@ def pinpoints(views: AnyRes, encoder: Any) -> list[list[int]]:
 
 
 def marked_tokenizer(
-    model: Llava, marks: Sequence[str]
+    model: Llava, markers: Sequence[str]
 ) -> tuple[PreTrainedTokenizerBase, list[int]]:
     """A copy of the tokenizer that knows the placeholders and adds no BOS, and their ids."""
     tokenizer: Any = deepcopy(model.llm.tokenizer)
     if adds_bos(tokenizer):
         tokenizer.add_bos_token = False
-    for mark in marks:
-        if tokenizer.convert_tokens_to_ids(mark) in (None, tokenizer.unk_token_id):
-            tokenizer.add_tokens([mark], special_tokens=True)
-    return tokenizer, [token_id(mark, tokenizer) for mark in marks]
+    for marker in markers:
+        if tokenizer.convert_tokens_to_ids(marker) in (None, tokenizer.unk_token_id):
+            tokenizer.add_tokens([marker], special_tokens=True)
+    return tokenizer, [token_id(marker, tokenizer) for marker in markers]
 
 
 def make_processor(
@@ -100,15 +100,15 @@ def chat_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
     bos = tokenizer.bos_token if adds_bos(tokenizer) else ""
 
     def written(pattern: str) -> tuple[str, str]:
-        marks = {"{eos}": tokenizer.eos_token or "", "{bos}": bos}
-        for mark, text in marks.items():
-            pattern = pattern.replace(mark, text)
+        markers = {"{eos}": tokenizer.eos_token or "", "{bos}": bos}
+        for marker, text in markers.items():
+            pattern = pattern.replace(marker, text)
         before, _, after = pattern.partition("{text}")
         return json.dumps(before), json.dumps(after)
 
     first = written(style.first_question or style.question)
     later, answer = written(style.question), written(style.answer)
-    said = "text | trim" if style.strip else "text"
+    content = "text | trim" if style.strip else "text"
     return (
         f"{{{{ {json.dumps((bos if style.bos else '') + style.system)} }}}}"
         "{% for message in messages %}"
@@ -122,11 +122,11 @@ def chat_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
         "{% set ns.text = ns.text + part['text'] %}{% endfor %}"
         "{% set text = ns.text %}{% endif %}"
         "{% if message['role'] == 'user' %}"
-        f"{{{{ ({first[0]} if loop.first else {later[0]}) + ({said}) + "
+        f"{{{{ ({first[0]} if loop.first else {later[0]}) + ({content}) + "
         f"({first[1]} if loop.first else {later[1]}) }}}}"
         "{% if not loop.last or add_generation_prompt %}"
         f"{{{{ {json.dumps(style.header)} }}}}{{% endif %}}"
         "{% else %}"
-        f"{{{{ {answer[0]} + ({said}) + {answer[1]} + {json.dumps(style.after)} }}}}"
+        f"{{{{ {answer[0]} + ({content}) + {answer[1]} + {json.dumps(style.after)} }}}}"
         "{% endif %}{% endfor %}"
     )

@@ -60,8 +60,8 @@ def export_model(
 def _write(model: Llava, views: Views, folder: Path) -> None:
     encoder: Any = model.encoder
     pictures = image_views(views)
-    marks = [IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER][: 1 + isinstance(views, Frames)]
-    tokenizer, tokens = marked_tokenizer(model, marks)
+    markers = [IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER][: 1 + isinstance(views, Frames)]
+    tokenizer, tokens = marked_tokenizer(model, markers)
     token = tokens[0]
     cls = encoder.has_cls
     strategy = "default" if cls and not encoder.cls else "full"

@@ -34,13 +34,13 @@ import json, resource, sys
 resource.setrlimit(resource.RLIMIT_CPU, ({CPU_SECONDS}, {CPU_SECONDS}))
 from transformers.utils.chat_template_utils import render_jinja_template
 resource.setrlimit(resource.RLIMIT_AS, ({MEMORY_BYTES}, {MEMORY_BYTES}))
-asked = json.load(sys.stdin)
+request = json.load(sys.stdin)
 written = []
-for messages in asked["conversations"]:
+for messages in request["conversations"]:
     try:
         found, _ = render_jinja_template(
-            [messages], chat_template=asked["template"], add_generation_prompt=True,
-            **asked["tokens"],
+            [messages], chat_template=request["template"], add_generation_prompt=True,
+            **request["tokens"],
         )
         written.append(found[0])
     except MemoryError:
@@ -119,18 +119,18 @@ def _written(
     bos = str(tokenizer.bos_token or "")
     tokens = {k: str(v) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
     both = [_in_parts(turns) for turns in CONVERSATIONS], [_as_text(t) for t in CONVERSATIONS]
-    asked = {"template": text, "tokens": tokens, "conversations": [*both[0], *both[1]]}
-    found = _run(json.dumps(asked), source)
+    request = {"template": text, "tokens": tokens, "conversations": [*both[0], *both[1]]}
+    found = _run(json.dumps(request), source)
     plain = [None if each is None else each.removeprefix(bos) for each in found]
     return [tuple(plain[: len(CONVERSATIONS)]), tuple(plain[len(CONVERSATIONS) :])]
 
 
 @lru_cache(maxsize=8)
-def _run(asked: str, source: str) -> list[str | None]:
+def _run(request: str, source: str) -> list[str | None]:
     command = [sys.executable, "-I", "-c", PROGRAM]
     try:
         done = subprocess.run(
-            command, input=asked, capture_output=True, text=True, timeout=60 + CPU_SECONDS
+            command, input=request, capture_output=True, text=True, timeout=60 + CPU_SECONDS
         )
         return json.loads(done.stdout)
     except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:

@@ -69,8 +69,8 @@ def _compare(
     if levels > LEVELS:
         raise ValueError(f"the exported processor's pixels are {levels:.1f} levels from ours")
     placeholder = theirs.config.video_token_index if video else theirs.config.image_token_index
-    said = [token if token >= 0 else placeholder for token in ids]
-    if inputs["input_ids"][0].tolist() != said:
+    expected = [token if token >= 0 else placeholder for token in ids]
+    if inputs["input_ids"][0].tolist() != expected:
         raise ValueError(f"the exported processor writes another prompt than ours: {prompt!r}")
     batch = Batch.pack([EncodedSample([Segment(ids, ids)], pixels, [layout], "check")])
     ours = model.llm.head()(model(batch)).float()

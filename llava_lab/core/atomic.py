@@ -1,4 +1,4 @@
-"""Files and folders that come into being whole or not at all."""
+"""Atomic writes: a temporary file or folder, then a rename."""
 
 import contextlib
 import errno
@@ -24,15 +24,15 @@ _cleaned: set[Path] = set()
 
 
 def plain_name(name: str, what: str) -> str:
-    """Return a user's name that becomes that of a file or folder, or refuse it.
+    """Return a name that becomes that of a file or folder, or refuse it.
 
     Args:
-        name: The name.
-        what: What it names, for messages: "data.benchmarks: name".
+        name: A name that the user gave.
+        what: Option that holds it, for messages: "data.benchmarks: name".
 
     Raises:
-        ValueError: If it is no plain file name, so that it could lead somewhere else, or begins
-            with a dot, as files of our own do.
+        ValueError: If it is no plain file name, so that it could leave its folder, or begins with
+            a dot, as temporary files do.
     """
     if not name or name[0] in ".-~" or not PLAIN.fullmatch(name) or len(name.encode()) > 150:
         raise ValueError(
@@ -43,7 +43,7 @@ def plain_name(name: str, what: str) -> str:
 
 
 def check_regular(path: Path, kind: str) -> None:
-    """Refuse what is no regular file: opening a pipe or a device could wait or read for ever.
+    """Refuse anything but a regular file: opening a pipe or a device could block for ever.
 
     Args:
         path: The file; a link is followed.
@@ -51,7 +51,7 @@ def check_regular(path: Path, kind: str) -> None:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is a folder, a pipe, a device or a socket, or must not be looked at.
+        ValueError: If it is a folder, a pipe, a device or a socket, or must not be read.
     """
     try:
         mode = path.stat().st_mode
@@ -66,13 +66,13 @@ def check_regular(path: Path, kind: str) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a text file, and the folders above it."""
+    """Write a text file atomically, and make its folder."""
     with whole(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def link(source: Path, target: Path) -> None:
-    """Let a file stand in a second place, without a copy where the disk allows it."""
+    """Hard-link a file to a second place, or copy it where the file system has no links."""
     with whole(target) as draft:
         draft.unlink()
         try:
@@ -83,13 +83,13 @@ def link(source: Path, target: Path) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give an empty file to fill, which becomes `path` unless an error ends the block.
+    """Yield a temporary file to write; it is renamed to `path` unless an exception is raised.
 
-    The file is on disk when it gets its name, so that neither a kill nor a power cut leaves a part
-    of it there. What killed processes left half-written in the folder is removed.
+    The file is flushed to disk before it is renamed, so that neither a kill nor a power cut leaves
+    a partial file. Temporary files of dead processes in the same folder are removed.
 
     Raises:
-        OSError: If the block could not write, whatever the library that it wrote with says.
+        OSError: If writing failed, whatever exception the library that wrote raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path.parent)
@@ -115,11 +115,11 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path, flush: bool = True) -> Iterator[Path]:
-    """Give an empty folder to fill, which becomes `path` unless an error ends the block.
+    """Yield a temporary folder to fill; it is renamed to `path` unless an exception is raised.
 
     Args:
         path: The folder.
-        flush: Whether its files are on disk before; thousands of small ones take seconds.
+        flush: Whether its files are flushed to disk first; thousands of small ones take seconds.
 
     Raises:
         FileExistsError: If `path` exists and is no empty folder.
@@ -144,7 +144,7 @@ def new_folder(path: Path, flush: bool = True) -> Iterator[Path]:
 
 
 def _named(error: OSError, draft: Path, path: Path) -> OSError:
-    """The error with the name of what was to be written, in place of its draft's or of none."""
+    """Give an error the name of the final file in place of the temporary one's."""
     name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
     if error.errno is None or (name and not name.startswith(str(draft))):
         return error
@@ -152,14 +152,14 @@ def _named(error: OSError, draft: Path, path: Path) -> OSError:
 
 
 def _draft_name() -> str:
-    """A name that no other process uses, and that says who writes there."""
+    """Name of a temporary file that no other process uses; it holds host and process id."""
     return f".{HOST}-{os.getpid()}-{uuid.uuid4().hex[:12]}{DRAFT}"
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove, once a process, drafts whose writers are dead.
+    """Remove temporary files of dead processes, once for each folder and process.
 
-    A process of another machine cannot be asked; what it left is removed after a day.
+    Whether a process of another machine lives is not known; its files are removed after a day.
     """
     if folder in _cleaned:
         return
@@ -183,7 +183,7 @@ def _lives(process: int) -> bool:
 
 
 def _flush(path: Path) -> None:
-    """Have a file, or the names in a folder, on disk."""
+    """Flush a file, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

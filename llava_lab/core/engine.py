@@ -1,4 +1,4 @@
-"""Engine: messages -> what an OpenAI-compatible engine, such as vLLM and SGLang, says to them."""
+"""Engine: messages -> replies of an OpenAI-compatible server, such as vLLM and SGLang."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -17,24 +17,24 @@ Result = TypeVar("Result")
 # An engine that restarts is back within a minute or so: 0.5 + 1 + 2 + ... seconds between tries.
 RETRIES, BACKOFF = 8, 0.5
 RETRIED = (408, 409, 429, 500, 502, 503, 504)
-# How engines say that an answer ended by itself; some say nothing.
+# Finish reasons of a complete answer; some servers send none.
 ENDED = (None, "stop", "eos", "eos_token", "stop_sequence", "end_turn")
 KEY = "OPENAI_API_KEY"
 
 
-class Unsaid(ValueError):
-    """An engine's reply that is no answer: nothing, a refusal, or the beginning of an answer."""
+class UnusableReply(ValueError):
+    """The reply holds no whole answer: it is empty, a refusal, or truncated."""
 
 
-class Cut(Unsaid):
-    """An answer that was cut off at `max_tokens`; asking again cuts it again."""
+class TruncatedReply(UnusableReply):
+    """The reply was truncated at `max_tokens`; asking again would not help."""
 
 
 def check_url(url: str) -> str:
-    """Return an engine's address, or refuse one that holds a secret: it is shown and written.
+    """Return an engine's address, or refuse one with a secret in it: it is logged and written.
 
     Args:
-        url: Up to and with /v1.
+        url: Address, up to and with /v1.
 
     Raises:
         ValueError: If it is no http address, or holds a user, a password or a query.
@@ -55,14 +55,14 @@ def check_url(url: str) -> str:
 
 
 class ChatEngine:
-    """Chat completions of one model; busy and broken answers are tried again, longer and longer.
+    """Client of chat completions of one model, with retries and exponential backoff.
 
-    The key, where one is asked for, is read from OPENAI_API_KEY.
+    The API key, where the server wants one, is read from OPENAI_API_KEY.
 
     Args:
-        url: Up to and with /v1, without a user, a key or a query.
-        model: The engine's name of its model.
-        in_flight: Requests at once.
+        url: Address, up to and with /v1, without a user, a key or a query.
+        model: The server's name of its model.
+        in_flight: Most requests at once.
     """
 
     def __init__(self, url: str, model: str, in_flight: int):
@@ -80,15 +80,15 @@ class ChatEngine:
                 raise ValueError(f"{KEY} holds characters that no key has")
             self.session.headers["Authorization"] = f"Bearer {self.key}"
 
-    def say(self, messages: list[dict[str, Any]], **sampling: Any) -> str:
-        """What the model says: a whole answer that is not empty.
+    def complete(self, messages: list[dict[str, Any]], **sampling: Any) -> str:
+        """Return the model's reply to messages, whole and not empty.
 
         Args:
-            messages: In OpenAI's form.
+            messages: Messages in OpenAI's format.
             sampling: `max_tokens`, `temperature` and the like.
 
         Raises:
-            Unsaid: If the engine replies, but not with a whole answer.
+            UnusableReply: If the engine replies, but not with a whole answer.
             ValueError: If the engine is not reached, refuses, or replies in another form.
         """
         body = {"model": self.model, "messages": messages, **sampling}
@@ -106,56 +106,60 @@ class ChatEngine:
         raise ValueError(f"{self.url} answers without a choice: {shown}")
 
     def _hidden(self, text: str) -> str:
-        """The text without the key, which some engines repeat."""
+        """Mask the API key, which some servers repeat in error messages."""
         return text.replace(self.key, "***") if self.key else text
 
     def each(
-        self, ask: Callable[[Request], Result], items: Iterable[Request]
+        self, ask: Callable[[Request], Result], requests: Iterable[Request]
     ) -> Iterator[tuple[Request, Result | Exception]]:
-        """What `ask` makes of every item, `in_flight` at once, as they are done.
+        """Call `ask` on every request in threads, and yield results as they finish.
 
-        An OSError or a ValueError is yielded in place of a result; the others go on.
+        An OSError or a ValueError of `ask` is yielded in place of the result; the others go on.
         """
-        waiting = iter(items)
-        asked: dict[Future[Result], Request] = {}
+        waiting = iter(requests)
+        pending: dict[Future[Result], Request] = {}
         with ThreadPoolExecutor(self.in_flight) as pool:
             while True:
-                for item in waiting:
-                    asked[pool.submit(ask, item)] = item
-                    if len(asked) >= self.in_flight:
+                for request in waiting:
+                    pending[pool.submit(ask, request)] = request
+                    if len(pending) >= self.in_flight:
                         break
-                if not asked:
+                if not pending:
                     return
-                finished, _ = wait(asked, return_when=FIRST_COMPLETED)
+                finished, _ = wait(pending, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    item = asked.pop(future)
+                    request = pending.pop(future)
                     error = future.exception()
                     if error is None:
-                        yield item, future.result()
+                        yield request, future.result()
                     elif isinstance(error, (OSError, ValueError)):
-                        yield item, error
+                        yield request, error
                     else:
                         raise error
 
 
 def _whole(message: dict[str, Any], finish: Any, max_tokens: int | None) -> str:
-    """The answer in a reply's message, if it is whole, not empty, and text that can be written."""
+    """Return the text of a reply if it is whole, not empty, and can be encoded."""
     if refusal := message.get("refusal"):
-        raise Unsaid(f"the engine refuses: {str(refusal)[:200]}")
+        raise UnusableReply(f"the engine refuses: {str(refusal)[:200]}")
     content = message.get("content")
     if isinstance(content, list):
         texts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        said = [text for text in texts if isinstance(text, str)]
-        content = "".join(said) if len(said) == len(texts) else None
+        strings = [text for text in texts if isinstance(text, str)]
+        content = "".join(strings) if len(strings) == len(texts) else None
     if finish == "length":
-        raise Cut(f"the answer is cut off at {max_tokens} tokens (finish_reason 'length')")
+        raise TruncatedReply(
+            f"the answer is cut off at {max_tokens} tokens (finish_reason 'length')"
+        )
     if finish not in ENDED:
-        raise Unsaid(f"the answer is not whole (finish_reason {str(finish)[:50]!r})")
+        raise UnusableReply(f"the answer is not whole (finish_reason {str(finish)[:50]!r})")
     if not isinstance(content, str) or not content.strip():
         what = "nothing" if content is None or isinstance(content, str) else type(content).__name__
-        raise Unsaid(f"the engine says {what}")
+        raise UnusableReply(f"the engine says {what}")
     try:
         content.encode()
     except UnicodeEncodeError:
-        raise Unsaid("the answer holds half a surrogate pair, which is no character") from None
+        raise UnusableReply(
+            "the answer holds half a surrogate pair, which is no character"
+        ) from None
     return content.strip()

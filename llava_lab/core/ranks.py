@@ -1,4 +1,4 @@
-"""Ranks: which process of a job speaks and writes, and what to say when another one has ended."""
+"""Ranks: which process of a job prints and writes, and whether another one has ended."""
 
 import os
 import re
@@ -14,12 +14,12 @@ WHERE = ("accelerator", "strategy", "devices", "num_nodes")
 
 
 def first() -> bool:
-    """Whether this process is the one of its job that speaks and writes; also the only one is."""
+    """Whether this process is the one that prints and writes: rank 0, or the only process."""
     return not any(int(os.environ.get(name) or 0) for name in NAMES)
 
 
 def lost(error: BaseException) -> bool:
-    """Whether an error says that another process of the job has ended."""
+    """Whether an error means that another process of the job has ended."""
     if "torch" not in sys.modules:  # there is no job, and importing it would take seconds
         return False
     import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""Records: JSON objects that a run leaves, checked field by field when they are read back."""
+"""Records: JSON objects with a checksum, whose fields are checked when they are read."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ NUMBER = (int, float)
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record with the checksum of what it says."""
+    """Write a record with a checksum of its content."""
     write(path, json.dumps({**record, CHECKSUM: _checksum(record)}, indent=2) + "\n")
 
 
@@ -28,8 +28,8 @@ def read_record(
         way_out: What to do about a damaged file.
 
     Raises:
-        ValueError: If the file is no such record, or says something else than was written; names
-            the file, what is wrong and the way out.
+        ValueError: If the file is no such record, or its checksum differs; names the file, what
+            is wrong and the way out.
     """
     record = read_object(path, way_out)
     for key, kinds in fields.items():
@@ -48,7 +48,7 @@ def read_record(
 
 
 def read_object(path: Path, way_out: str) -> dict[str, Any]:
-    """Read a JSON object, whatever it holds."""
+    """Read a JSON object of any fields."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -20,14 +20,14 @@ SECOND_SECONDS = 0.5  # a signal that comes sooner after the first is the same o
 
 
 class Interrupted(BaseException):
-    """A signal asked the verb to end.
+    """A signal interrupts the verb.
 
-    Not a KeyboardInterrupt: Lightning would answer that one itself, with exit status 1.
+    Not a KeyboardInterrupt: Lightning handles that one itself and exits with status 1.
     """
 
 
 class _State:
-    """What this process knows of signals."""
+    """Signals that this process has received, and how it treats them."""
 
     owner = 0  # process whose verb has taken them
     verbs = 0  # how many verbs of this process have taken them so far
@@ -40,20 +40,20 @@ _state = _State()
 
 
 def came() -> bool:
-    """Whether a signal has asked this process to end."""
+    """Whether this process has received a signal to end."""
     return _state.came is not None
 
 
 def defer() -> None:
-    """From here on a signal only makes `came` true: what runs will save and end by itself."""
+    """Let signals only make `came` true from here on; the caller saves its work and ends itself."""
     _state.deferred = True
 
 
 def resume() -> None:
-    """Let signals end the verb wherever it is again.
+    """Let signals interrupt the verb at any point again.
 
     Raises:
-        Interrupted: If one came in the meantime.
+        Interrupted: If one was received in the meantime.
     """
     if _state.deferred:
         _state.deferred = False
@@ -62,10 +62,10 @@ def resume() -> None:
 
 
 def interruption(message: str = MESSAGE) -> Interrupted:
-    """What to raise once work is saved; the process ends by itself if that does not end it.
+    """Make the exception to raise once work is saved; if it ends nothing, the process is killed.
 
     Args:
-        message: What is still to be said.
+        message: Message to print at the end.
     """
     _state.deferred, _state.came = False, _state.came or signal.SIGTERM
     _end_after(GRACE_SECONDS)
@@ -73,9 +73,9 @@ def interruption(message: str = MESSAGE) -> Interrupted:
 
 
 def leave_last() -> None:
-    """Let the rank that started this one end first, told by a signal.
+    """Signal rank 0, which started this process, and wait until it has ended.
 
-    Lightning kills it where another rank ends with an exit status, before it could say anything.
+    Lightning kills rank 0 when another rank exits first, before it can print its message.
     """
     if not _started_by_rank() or threading.current_thread() is not threading.main_thread():
         return
@@ -86,18 +86,17 @@ def leave_last() -> None:
 
 
 def _started_by_rank() -> bool:
-    """Whether rank 0 of this machine is the parent: not torchrun, srun or a user."""
+    """Whether the parent process is rank 0 of this machine, not torchrun, srun or a shell."""
     others = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
     return os.environ.get("LOCAL_RANK", "0") != "0" and not any(k in os.environ for k in others)
 
 
 @contextmanager
 def taken() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into `Interrupted`, raised once wherever the verb is.
+    """Raise `Interrupted` at the first SIGINT, SIGTERM or SIGHUP inside of the block.
 
-    A second signal ends the process at once, even where Python code does not run. What was
-    started with SIGHUP ignored (nohup) goes on ignoring it. Child processes that are forked
-    have the usual handlers.
+    A second signal ends the process at once, also while it waits in native code. Where SIGHUP is
+    ignored at the start (nohup), it stays so. Forked child processes have the default handlers.
     """
     if _active() or threading.current_thread() is not threading.main_thread():
         yield
@@ -135,7 +134,7 @@ def _take(number: int, frame: FrameType | None) -> None:
 
 
 def _watch(reader: int) -> None:
-    """End the process at a second signal; runs beside the verb, whatever that waits for."""
+    """End the process at a second signal; runs in a thread of its own."""
     first = 0.0
     while number := os.read(reader, 1):
         if number[0] not in (*TAKEN, PEER):
@@ -151,7 +150,7 @@ def _watch(reader: int) -> None:
 
 
 def _end_after(seconds: float, unless: Callable[[], bool] = lambda: False) -> None:
-    """End the process in a while, if the verb has not ended by itself; a later verb goes on."""
+    """End the process after a grace period, unless the verb has ended by then."""
     verb = _state.verbs
 
     def wait() -> None:
@@ -169,7 +168,7 @@ def _end() -> None:
 
 
 def _forked() -> None:
-    """A forked child, such as a loader's worker, is not the verb."""
+    """Restore the default handlers in a forked child, such as a data loader's worker."""
     if _state.owner:
         _state.owner = 0
         signal.set_wakeup_fd(-1)
@@ -183,7 +182,7 @@ os.register_at_fork(after_in_child=_forked)
 
 
 def end_with(stream: int) -> None:
-    """Interrupt this process when the other end of a pipe is closed: its parent has died."""
+    """Interrupt this process when the other end of a pipe closes: its parent has died."""
 
     def wait() -> None:
         while os.read(stream, 1):

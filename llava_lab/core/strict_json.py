@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it, read with one message for whatever is wrong.
+"""Strict JSON (RFC 8259): whatever is wrong becomes one message with its place.
 
 Python's own reader lets NaN, infinities and repeated keys pass, and ends in a RecursionError or in
 a ValueError without a place where text is nested too deeply or a number has too many digits.

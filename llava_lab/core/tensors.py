@@ -1,7 +1,7 @@
-"""Tensors on disk: safetensors files that know what they hold, whole or not at all.
+"""Tensors on disk: safetensors files with a key and checksums, written atomically.
 
-Beside the tensors stand a key, which says what they belong to, and a checksum of each. A file with
-a flipped byte, a missing tensor, or another owner's content is found out when it is read.
+The key says what the tensors belong to, such as a stage's fingerprint. A file with a flipped byte,
+a missing tensor or another key is refused when it is read.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ ABOUT = "llava_lab"
 
 
 class Damaged(ValueError):
-    """A file that does not hold what was written into it."""
+    """A file of tensors is damaged, or belongs to something else."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str) -> None:
@@ -46,7 +46,7 @@ def read_tensors(path: Path, key: str, names: list[str] | None = None) -> dict[s
 
     Args:
         path: The file.
-        key: What they must belong to.
+        key: Key that the file must have.
         names: Names of tensors; None reads all.
 
     Raises:
@@ -84,9 +84,9 @@ def read_tensors(path: Path, key: str, names: list[str] | None = None) -> dict[s
 def made_again(
     path: Path, key: str, compute: Callable[[], Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Read tensors that a computation gives; compute and write them if they are not there.
+    """Read cached tensors, or compute and write them.
 
-    What is damaged is computed anew, with a warning.
+    A damaged file is computed anew, with a warning.
     """
     if path.exists():
         try:

@@ -24,7 +24,7 @@ class Untrusted(ImportError):
 
 @contextmanager
 def only_trusted(modules: Sequence[str] = ()) -> Iterator[None]:
-    """Inside, names in configurations are those of this package and of these modules."""
+    """Inside of the block, configurations may name this package and these modules only."""
     token = _trusted.set((PACKAGE, *modules))
     try:
         yield
@@ -33,7 +33,7 @@ def only_trusted(modules: Sequence[str] = ()) -> Iterator[None]:
 
 
 def guarded(import_object: Callable[..., Any]) -> Callable[..., Any]:
-    """The import of what a value names (jsonargparse's), with our rules before and after it."""
+    """Import what a value names, as jsonargparse does, if it may be imported."""
 
     def checked(name: str, check_path: bool = True) -> Any:
         if not check_path:  # the name comes from code, not from a value

@@ -1,4 +1,4 @@
-"""YAML files that are mappings, read with one message for whatever is wrong."""
+"""YAML files that hold a mapping; whatever is wrong with one becomes one message."""
 
 from collections.abc import Hashable
 from pathlib import Path
@@ -10,10 +10,10 @@ from llava_lab.core.atomic import check_regular
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that stands twice in one mapping."""
+    """YAML's safe loader; a repeated key in a mapping is refused."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping of which no key stands twice."""
+        """Read a mapping, or refuse a repeated key."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":

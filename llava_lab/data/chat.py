@@ -99,8 +99,8 @@ class Template(ChatFormat):
 
     def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
         """Write the turns down; after a user's turn stands the header that opens an answer."""
-        for mark in self.special:
-            token_id(mark, tokenizer)
+        for marker in self.special:
+            token_id(marker, tokenizer)
         parts: list[tuple[str, str]] = [("system", self.system)]
         pattern = self.question if self.first_question is None else self.first_question
         for turn in turns:
@@ -119,7 +119,7 @@ class Template(ChatFormat):
 
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
         """Return the tokens that end an answer."""
-        ends = [mark for mark in self.special if self.answer.endswith(mark)]
+        ends = [marker for marker in self.special if self.answer.endswith(marker)]
         return {token_id(end, tokenizer) for end in ends} | ({tokenizer.eos_token_id} - {None})
 
     def _build(
@@ -149,9 +149,9 @@ class Template(ChatFormat):
                 f"template {self.name!r} takes one question with an image and one answer, not "
                 f"{len(turns)} turns with {images} {IMAGE_PLACEHOLDER} in the first"
             )
-        marks = {*special_tokens(tokenizer), *self.special, *self.reserved}
+        markers = {*special_tokens(tokenizer), *self.special, *self.reserved}
         for number, turn in enumerate(turns, 1):
-            if found := [mark for mark in marks if mark in turn.text]:
+            if found := [marker for marker in markers if marker in turn.text]:
                 raise ValueError(
                     f"turn {number} contains {max(found, key=len)!r}, a mark for template "
                     f"{self.name!r} or its tokenizer and not text; rewrite or remove the row"
@@ -188,7 +188,7 @@ class TokenizerTemplate(Template):
         """Return the tokens that end an answer."""
         pieces = self.pieces([Turn("user", "?"), Turn("assistant", "!")], tokenizer)
         answer = "".join(piece.text for piece in pieces if piece.target)
-        ends = [mark for mark in special_tokens(tokenizer) if answer.endswith(mark)]
+        ends = [marker for marker in special_tokens(tokenizer) if answer.endswith(marker)]
         return {token_id(end, tokenizer) for end in ends} | ({tokenizer.eos_token_id} - {None})
 
 
@@ -277,5 +277,7 @@ def _end_of_answer(grown: str, turn: Turn, tokenizer: PreTrainedTokenizerBase) -
     if text not in grown:
         raise ValueError("the tokenizer's chat template does not write answers as they are")
     behind = grown.index(text) + len(text)
-    marks = [mark for mark in special_tokens(tokenizer) if mark in grown[behind:]]
-    return min((grown.index(mark, behind) + len(mark) for mark in marks), default=len(grown))
+    markers = [marker for marker in special_tokens(tokenizer) if marker in grown[behind:]]
+    return min(
+        (grown.index(marker, behind) + len(marker) for marker in markers), default=len(grown)
+    )

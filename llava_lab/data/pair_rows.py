@@ -47,9 +47,9 @@ def check_answer(text: str, key: str) -> None:
     """Refuse an answer without words, and one with the placeholder of a picture or video."""
     if not text.strip():
         raise Refused(f"{key!r} is empty")
-    for mark in (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER):
-        if mark in text:
-            raise Refused(f"an answer holds a literal {mark}")
+    for placeholder in (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER):
+        if placeholder in text:
+            raise Refused(f"an answer holds a literal {placeholder}")
 
 
 def read_message(value: Any, key: str, role: str) -> str:
@@ -73,8 +73,8 @@ def read_message(value: Any, key: str, role: str) -> str:
 
 def _part(part: Any, key: str) -> str:
     """Text of one part of a message's content; of a picture or video, its placeholder."""
-    said = {k: v for k, v in part.items() if v is not None} if isinstance(part, dict) else {}
-    match said:
+    given = {k: v for k, v in part.items() if v is not None} if isinstance(part, dict) else {}
+    match given:
         case {"type": "text", "text": text, **more} if not more:
             return read_text(text, f"'text' in {key!r}")
         case {"type": ("image" | "video") as kind, **more} if not more:

@@ -52,7 +52,7 @@ class Sample:
         return (self.turns,)
 
     @property
-    def said(self) -> list[list[str]]:
+    def messages(self) -> list[list[str]]:
         """Everything that is said in the row, and by whom."""
         return [[turn.role, turn.text] for turn in self.turns]
 

@@ -195,14 +195,14 @@ class BenchmarkDataModule(LightningDataModule):
                 found.append(Pass(benchmark, True, others))
         return found
 
-    def _loader(self, asked: Pass) -> DataLoader:
+    def _loader(self, one_pass: Pass) -> DataLoader:
         assert self.trainer is not None
         return question_loader(
             self.trainer.lightning_module,
-            asked.groups,
+            one_pass.groups,
             self.views,
             position=self.image_position,
-            prompt=asked.benchmark.prompt,
+            prompt=one_pass.benchmark.prompt,
             template=self.template,
             max_new_tokens=self.max_new_tokens,
             images_per_batch=self.images_per_batch,

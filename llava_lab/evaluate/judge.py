@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llava_lab.core.atomic import write
-from llava_lab.core.engine import ChatEngine, Unsaid, check_url
+from llava_lab.core.engine import ChatEngine, UnusableReply, check_url
 from llava_lab.core.messages import listed
 from llava_lab.core.strict_json import parse
 from llava_lab.core.yaml_file import read_mapping
@@ -20,7 +20,7 @@ Verdict = TypeVar("Verdict")
 Messages = list[dict[str, str]]
 
 
-class Unread(ValueError):
+class UnparsedReply(ValueError):
     """What a judge said, again and again, that is no judgement."""
 
 
@@ -117,20 +117,20 @@ class Judge:
         wanted = {place: cases[name] for name, place in places.items()}
         kept = {place: self._kept(place, read) for place in wanted}
         verdicts = {place: verdict for place, verdict in kept.items() if verdict is not None}
-        unread: dict[Path, Unread] = {}
+        unparsed: dict[Path, UnparsedReply] = {}
         engine = ChatEngine(self.url, self.model, self.in_flight)
         missing = [place for place in wanted if place not in verdicts]
         for place, found in engine.each(
             lambda place: self._ask(engine, place, wanted[place], read), missing
         ):
-            if isinstance(found, Unread):
-                unread[place] = found
+            if isinstance(found, UnparsedReply):
+                unparsed[place] = found
             elif isinstance(found, Exception):
                 raise ValueError(f"the judge {self.model}: {found}") from found
             else:
                 verdicts[place] = found
-        if unread:
-            lines = [f"{name}: {unread[at]}" for name, at in places.items() if at in unread]
+        if unparsed:
+            lines = [f"{name}: {unparsed[at]}" for name, at in places.items() if at in unparsed]
             raise ValueError(
                 f"{len(lines)} of {len(cases)} judgements of {self.model} cannot be read, asked "
                 f"for {self.tries} times each; the others are kept in {self.cache}:\n  "
@@ -144,8 +144,8 @@ class Judge:
             return None
         try:
             match parse(place.read_text(encoding="utf-8"), str(place)):
-                case {"said": str(said)}:
-                    return read(said)
+                case {"said": str(reply)}:
+                    return read(reply)
         except ValueError:
             pass
         return None
@@ -157,21 +157,21 @@ class Judge:
         messages: Messages,
         read: Callable[[str], Verdict],
     ) -> Verdict:
-        said = ""
+        reply = ""
         for _ in range(self.tries):
             try:
-                said = engine.say(messages, **self.sampling)
-            except Unsaid as problem:
-                said = str(problem)
+                reply = engine.complete(messages, **self.sampling)
+            except UnusableReply as problem:
+                reply = str(problem)
                 continue
             try:
-                verdict = read(said)
+                verdict = read(reply)
             except ValueError:
                 continue
-            kept = {"model": self.model, "messages": messages, **self.sampling, "said": said}
+            kept = {"model": self.model, "messages": messages, **self.sampling, "said": reply}
             write(place, json.dumps(kept, indent=2) + "\n")
             return verdict
-        raise Unread(repr(said[:200]))
+        raise UnparsedReply(repr(reply[:200]))
 
     def _place(self, messages: Messages) -> Path:
         text = json.dumps([self.model, messages, self.sampling], sort_keys=True)
@@ -179,12 +179,12 @@ class Judge:
         return Path(self.cache) / key[:2] / f"{key}.json"
 
 
-def read_object(said: str) -> dict[str, Any]:
+def read_object(reply: str) -> dict[str, Any]:
     """The first {...} of a judgement: JSON, or a dictionary as Python writes it.
 
     The latter is what the published prompts ask for.
     """
-    found = re.search(r"\{.*?\}", said, re.DOTALL)
+    found = re.search(r"\{.*?\}", reply, re.DOTALL)
     if not found:
         raise ValueError("no {...}")
     for reader in (json.loads, ast.literal_eval):
@@ -197,12 +197,12 @@ def read_object(said: str) -> dict[str, Any]:
     raise ValueError(f"{found[0]} is not JSON")
 
 
-def read_score(said: Mapping[str, Any], least: int, most: int) -> int:
+def read_score(found: Mapping[str, Any], least: int, most: int) -> int:
     """The `score` of a judgement; a broken one is cut down, as the released scorers do.
 
     Source: LLaVA-VL/LLaVA-NeXT@e789bd4, llava/eval.
     """
-    value = said.get("score")
+    value = found.get("score")
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"`score` is {value!r}")
     if not least <= float(value) <= most:

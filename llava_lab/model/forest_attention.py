@@ -43,14 +43,14 @@ class AttentionPlan:
     key_segments: Tensor
     key_positions: Tensor
     kinship: Tensor
-    store: "KeyValueCache | None" = None
-    recall: bool = False
+    cache: "KeyValueCache | None" = None
+    from_cache: bool = False
     slots: Tensor | None = None
     masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
 
     @classmethod
     def whole(
-        cls, forest: Forest, device: torch.device, store: "KeyValueCache | None" = None
+        cls, forest: Forest, device: torch.device, cache: "KeyValueCache | None" = None
     ) -> "AttentionPlan":
         """The plan of a pass over the whole forest."""
         blocks = []
@@ -61,8 +61,8 @@ class AttentionPlan:
                 blocks.append(KeyBlock(slice(split, end), slice(start, end), causal=False))
         segments, positions = forest.segments.to(device), forest.positions.to(device)
         kin = forest.kinship.to(device)
-        slots = store.slots(forest).to(device) if store else None
-        return cls(blocks, segments, positions, segments, positions, kin, store=store, slots=slots)
+        slots = cache.slots(forest).to(device) if cache else None
+        return cls(blocks, segments, positions, segments, positions, kin, cache=cache, slots=slots)
 
     def mask(self, index: int, window: int | None) -> Tensor | None:
         """Which keys each query of block `index` may see [q, k], or None for plain causal.
@@ -135,8 +135,8 @@ class KeyValueCache:
             segments,
             positions,
             self.room.kinship.to(device),
-            store=self,
-            recall=True,
+            cache=self,
+            from_cache=True,
             slots=slots,
         )
 
@@ -171,10 +171,10 @@ def forest_attention(
         [1, q, h, d], and no weights.
     """
     plan = _plan_of(type(module).__name__, forest, attention_mask, others)
-    if plan.store is not None:
+    if plan.cache is not None:
         assert plan.slots is not None
-        kept = plan.store.keep(module.layer_idx, plan.slots, key, value)
-        key, value = kept if plan.recall else (key, value)
+        kept = plan.cache.keep(module.layer_idx, plan.slots, key, value)
+        key, value = kept if plan.from_cache else (key, value)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)

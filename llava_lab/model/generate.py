@@ -108,41 +108,43 @@ def answer(model: "Llava", questions: QuestionBatch) -> Answers:
     """Answers to all questions of a batch, one forward pass a new token for all of them."""
     batch, forest = questions.batch, questions.batch.forest
     if model.llm.attention == "padded":
-        said = _without_store(model, questions)
+        generated = _without_cache(model, questions)
     else:
-        store = KeyValueCache(forest, questions.max_new_tokens)
-        plan = AttentionPlan.whole(forest, batch.ids.device, store)
+        cache = KeyValueCache(forest, questions.max_new_tokens)
+        plan = AttentionPlan.whole(forest, batch.ids.device, cache)
         hidden = model.llm(model.embed(batch), forest, plan)
         last = torch.tensor([forest.end(leaf) - 1 for leaf in forest.leaves])
-        said = _decode(model, questions, store, hidden[last])
-    texts = [_text(model, tokens, questions) for tokens in said]
-    return Answers(questions.ids, texts, said)
+        generated = _decode(model, questions, cache, hidden[last])
+    texts = [_text(model, tokens, questions) for tokens in generated]
+    return Answers(questions.ids, texts, generated)
 
 
 def _decode(
-    model: "Llava", questions: QuestionBatch, store: KeyValueCache, hidden: Tensor
+    model: "Llava", questions: QuestionBatch, cache: KeyValueCache, hidden: Tensor
 ) -> list[list[int]]:
     """Token by token; leaves that have ended drop out."""
     leaves = questions.batch.forest.leaves
-    said: list[list[int]] = [[] for _ in leaves]
+    generated: list[list[int]] = [[] for _ in leaves]
     open_ = list(range(len(leaves)))
     draws = questions.draws
     for count in range(questions.max_new_tokens):
         logits = model.llm.head()(hidden)
         chosen = questions.choose(logits, [draws[index] for index in open_])
         for index, token in zip(open_, chosen, strict=True):
-            said[index].append(token)
-        kept = [i for i, index in enumerate(open_) if not _ended(model, said[index], questions)]
+            generated[index].append(token)
+        kept = [
+            i for i, index in enumerate(open_) if not _ended(model, generated[index], questions)
+        ]
         open_ = [open_[i] for i in kept]
         if not open_ or count + 1 == questions.max_new_tokens:
             break
-        ids = torch.tensor([said[index][-1] for index in open_], device=hidden.device)
-        plan = store.step([leaves[index] for index in open_], count, hidden.device)
+        ids = torch.tensor([generated[index][-1] for index in open_], device=hidden.device)
+        plan = cache.step([leaves[index] for index in open_], count, hidden.device)
         hidden = model.llm(model.llm.embed(ids), questions.batch.forest, plan)
-    return said
+    return generated
 
 
-def _without_store(model: "Llava", questions: QuestionBatch) -> list[list[int]]:
+def _without_cache(model: "Llava", questions: QuestionBatch) -> list[list[int]]:
     """The plain way, for LMs that the forest does not reach: every token recomputes all."""
     batch, forest = questions.batch, questions.batch.forest
     embeddings = model.embed(batch)
@@ -150,7 +152,7 @@ def _without_store(model: "Llava", questions: QuestionBatch) -> list[list[int]]:
         torch.cat([torch.arange(forest.starts[s], forest.end(s)) for s in forest.path(leaf)])
         for leaf in forest.leaves
     ]
-    said: list[list[int]] = []
+    generated: list[list[int]] = []
     for path, draws in zip(paths, questions.draws, strict=True):
         tokens: list[int] = []
         row = embeddings[path]
@@ -159,8 +161,8 @@ def _without_store(model: "Llava", questions: QuestionBatch) -> list[list[int]]:
             tokens += questions.choose(model.llm.head()(hidden[-1:]), [draws])
             new = torch.tensor(tokens[-1:], device=row.device)
             row = torch.cat([row, model.llm.embed(new)])
-        said.append(tokens)
-    return said
+        generated.append(tokens)
+    return generated
 
 
 def _ended(model: "Llava", tokens: list[int], questions: QuestionBatch) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from llava_lab.core.engine import ChatEngine, Cut, Unsaid
+from llava_lab.core.engine import ChatEngine, TruncatedReply, UnusableReply
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.image_folder import frame_files
 from llava_lab.data.questions import Question
@@ -154,12 +154,12 @@ class RemoteEngine:
             sampling["stop"] = [self.stop]
         for tries in range(1, TRIES + 1):
             try:
-                return self.engine.say(messages, **sampling)
-            except Cut as problem:
-                raise Unsaid(f"{problem}; raise --max-new-tokens") from None
-            except Unsaid as problem:
+                return self.engine.complete(messages, **sampling)
+            except TruncatedReply as problem:
+                raise UnusableReply(f"{problem}; raise --max-new-tokens") from None
+            except UnusableReply as problem:
                 if tries == TRIES:
-                    raise Unsaid(f"{problem}, asked {TRIES} times") from None
+                    raise UnusableReply(f"{problem}, asked {TRIES} times") from None
         raise AssertionError("returned or raised")
 
 

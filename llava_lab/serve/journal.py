@@ -17,9 +17,9 @@ class Journal:
         asked: What decides the results.
     """
 
-    def __init__(self, output: Path, asked: str):
+    def __init__(self, output: Path, request: str):
         self.path = output.with_name(output.name + ".journal")
-        self.mark = hashlib.sha256(asked.encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(request.encode()).hexdigest()
 
     def read(self) -> dict[str, Any]:
         """Results by id; a line that a kill cut short is cut off.
@@ -35,8 +35,8 @@ class Journal:
         for number, line in enumerate(whole.splitlines(), 1):
             place = f"{self.path}, line {number}"
             match self._parsed(line, place):
-                case {"asked": str(mark)} if number == 1:
-                    if mark != self.mark:
+                case {"asked": str(fingerprint)} if number == 1:
+                    if fingerprint != self.fingerprint:
                         raise ValueError(
                             f"{self.path}: begun with another model or other options. Repeat that "
                             "command, or remove the file to begin anew."
@@ -62,7 +62,7 @@ class Journal:
         new = not self.path.is_file() or not self.path.stat().st_size
         self.file = self.path.open("a", encoding="utf-8")
         if new:
-            self._line({"asked": self.mark})
+            self._line({"asked": self.fingerprint})
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -70,13 +70,13 @@ class LlavaLab(lmms):
             with tempfile.TemporaryDirectory() as folder:
                 for length, (_, questions) in self._questions(some, Path(folder)).items():
                     check_answerable(self.model, self.views, questions, length)
-        said: list[str] = []
+        texts: list[str] = []
         with tqdm(total=len(requests), desc="llava_lab") as bar:
             for some in _portions(requests):
                 with tempfile.TemporaryDirectory() as folder:
-                    said += self._answer(some, Path(folder))
+                    texts += self._answer(some, Path(folder))
                 bar.update(len(some))
-        return said
+        return texts
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Not to be had."""
@@ -87,7 +87,7 @@ class LlavaLab(lmms):
         raise NotImplementedError("llava_lab: loglikelihoods are not computed; ask by generation")
 
     def _answer(self, requests: Sequence[Any], folder: Path) -> list[str]:
-        said = [""] * len(requests)
+        texts = [""] * len(requests)
         for length, (numbers, questions) in self._questions(requests, folder).items():
             answers = answer_questions(
                 self.model,
@@ -97,9 +97,9 @@ class LlavaLab(lmms):
                 images_per_batch=self.batch_size,
             )
             for number, text in zip(numbers, answers, strict=True):
-                said[number] = text
+                texts[number] = text
         ends = [_options(request.args[1], "")[1] for request in requests]
-        return [_cut(text, until) for text, until in zip(said, ends, strict=True)]
+        return [_cut(text, until) for text, until in zip(texts, ends, strict=True)]
 
     def _questions(
         self, requests: Sequence[Any], folder: Path

@@ -133,7 +133,7 @@ def _usable(text: str) -> str:
         answer = read_text(text, "an answer").strip()
     except Refused:
         return ""
-    return "" if any(mark in answer for mark in PLACEHOLDERS) else answer
+    return "" if any(each in answer for each in PLACEHOLDERS) else answer
 
 
 def _row(

@@ -71,8 +71,8 @@ class World:
         names = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
         if names:
             there = ", ".join(f"{name}={found.get(name)}" for name in names)
-            asked = ", ".join(f"{name}={wanted.get(name)}" for name in names)
-            raise ValueError(f"{self.root} holds a world of {there}, not {asked}. {way_out}")
+            sought = ", ".join(f"{name}={wanted.get(name)}" for name in names)
+            raise ValueError(f"{self.root} holds a world of {there}, not {sought}. {way_out}")
         self._verify(manifest, way_out)
         return True
 

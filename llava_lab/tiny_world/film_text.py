@@ -26,8 +26,8 @@ def ask_all(film: Film, rng: random.Random) -> list[QA]:
     Any question may come first, since those who ask of a film later ask one alone.
     """
     every = (*map(ask_color, film.items), *film.questions)
-    asked = {question.text: question for question in every}
-    return rng.sample(list(asked.values()), len(asked))
+    unique = {question.text: question for question in every}
+    return rng.sample(list(unique.values()), len(unique))
 
 
 def ask_color(item: SceneObject) -> QA:

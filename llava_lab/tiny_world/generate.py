@@ -159,11 +159,11 @@ class TinyWorld(World):
         number = 0
         for kind in QUESTION_TYPES:
             used: Counter[object] = Counter()
-            asked = 0
+            count = 0
             for index, scene in enumerate(scenes):
                 question = _rarest(kind, scene, self._rng("question", index, kind), used)
-                if question and asked < QUESTION_SHARE * len(scenes):
-                    asked += 1
+                if question and count < QUESTION_SHARE * len(scenes):
+                    count += 1
                     yield {
                         "question_id": number,
                         "image": _image_name("eval", index),

@@ -205,11 +205,11 @@ def ask_several(scene: Scene, rng: random.Random, number: int, *types: str) -> l
 
     One of the types must have a question to every scene, as `count` has.
     """
-    asked: dict[str, QA] = {}
+    found: dict[str, QA] = {}
     tries = 0
-    while not asked or (len(asked) < number and tries < 4 * number):
+    while not found or (len(found) < number and tries < 4 * number):
         tries += 1
         question = TRAINING_TYPES[rng.choice(types or tuple(TRAINING_TYPES))](scene, rng)
         if question:
-            asked.setdefault(question.text, question)
-    return list(asked.values())
+            found.setdefault(question.text, question)
+    return list(found.values())

@@ -125,8 +125,8 @@ def short_answer_row(
 def notes(scene: Scene, rng: random.Random) -> str:
     """Answer many questions in key words: "color of star: red; stars: 1; sign: N"."""
     # What takes two things to be found together is asked more often.
-    asked = ask_several(scene, rng, 20, *TRAINING_TYPES, "where", "what", "relation")
-    return "; ".join(f"{question.key}: {question.answer}" for question in asked)
+    questions = ask_several(scene, rng, 20, *TRAINING_TYPES, "where", "what", "relation")
+    return "; ".join(f"{question.key}: {question.answer}" for question in questions)
 
 
 def text_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:

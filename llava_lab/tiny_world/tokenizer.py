@@ -15,7 +15,7 @@ from llava_lab.tiny_world.generate import ALIGN_15, INSTRUCT_10, INSTRUCT_15, TE
 UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
 # The marks that some templates need as single tokens, <|im_start|> and <|im_end|> among them.
 CHAT_TOKENS = tuple(
-    dict.fromkeys(mark for style in CHAT_FORMATS.values() for mark in style.special)
+    dict.fromkeys(marker for style in CHAT_FORMATS.values() for marker in style.special)
 )
 # What the templates put around the turns. It stands in every sample, but not in the rows.
 PROMPTS = tuple(
@@ -41,16 +41,16 @@ def world_texts(root: Path) -> Iterator[str]:
     style = CHAT_FORMATS["v1"]
     for name in (ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT):
         for row in json.loads((root / name).read_text(encoding="utf-8")):
-            said = [
+            messages = [
                 turn["value"].replace(IMAGE_PLACEHOLDER, "").strip()
                 for turn in row["conversations"]
             ]
-            pairs = zip(said[::2], said[1::2], strict=True)
+            pairs = zip(messages[::2], messages[1::2], strict=True)
             yield "".join(
                 style.question.format(text=question) + style.header + f" {answer}"
                 for question, answer in pairs
             )
-            yield "\n".join(said)
+            yield "\n".join(messages)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:

@@ -72,8 +72,8 @@ class TinyVideos(World):
         (first, *others) = ask_all(film, self._rng("asked", index))
         turns = [(with_format_prompt(first), first.answer)]
         turns += [(question.text, question.answer) for question in others]
-        for kind, asked in (("short", turns), ("story", [(STORY_REQUEST, story(film))])):
-            (question, answer), *more = asked
+        for kind, pairs in (("short", turns), ("story", [(STORY_REQUEST, story(film))])):
+            (question, answer), *more = pairs
             shown = [(f"{IMAGE_PLACEHOLDER}\n{question}", answer), *more]
             yield as_row(f"{name}-{kind}", shown, video=video)
 

@@ -15,7 +15,7 @@ from PIL import Image
 from llava_lab.__main__ import main
 from llava_lab.core import engine as module
 from llava_lab.core.atomic import plain_name
-from llava_lab.core.engine import ChatEngine, Cut, Unsaid
+from llava_lab.core.engine import ChatEngine, TruncatedReply, UnusableReply
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.modules.preference import read_preferences
 from llava_lab.data.questions import Question
@@ -97,9 +97,9 @@ NO_REPLY = {
 def test_a_reply_that_is_no_whole_answer_is_an_error(case: str, replying) -> None:
     server = replying(lambda _: NO_ANSWER.get(case) or NO_REPLY[case])
     with pytest.raises(ValueError) as caught:
-        ChatEngine(server.url, "m", 1).say([], max_tokens=5)
-    assert isinstance(caught.value, Unsaid) == (case in NO_ANSWER)
-    assert isinstance(caught.value, Cut) == case.startswith("cut")
+        ChatEngine(server.url, "m", 1).complete([], max_tokens=5)
+    assert isinstance(caught.value, UnusableReply) == (case in NO_ANSWER)
+    assert isinstance(caught.value, TruncatedReply) == case.startswith("cut")
     assert caught.value.args[0] and len(str(caught.value)) < 500
 
 
@@ -111,7 +111,7 @@ def test_whole_answers_in_parts_or_without_a_reason_are_taken(replying) -> None:
         {"message": {"content": " A dog.\n", "refusal": None}, "finish_reason": None},
     ):
         server = replying(lambda _, choice=choice: choice)
-        assert ChatEngine(server.url, "m", 1).say([]) == "A dog."
+        assert ChatEngine(server.url, "m", 1).complete([]) == "A dog."
 
 
 def captions(folder: Path, url: str, *more: str) -> None:

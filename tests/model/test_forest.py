@@ -119,8 +119,8 @@ def test_positions_continue_from_the_parent() -> None:
 def test_a_store_equals_computing_every_path_anew(family: str) -> None:
     model = lm(family).eval()
     ids = torch.arange(TREES.tokens) * 5 % 96
-    store = KeyValueCache(TREES, reserve=3)
-    plan = AttentionPlan.whole(TREES, ids.device, store)
+    cache = KeyValueCache(TREES, reserve=3)
+    plan = AttentionPlan.whole(TREES, ids.device, cache)
     model(model.embed(ids), TREES, plan)
     leaves = TREES.leaves
     new = {leaf: [] for leaf in leaves}
@@ -129,7 +129,7 @@ def test_a_store_equals_computing_every_path_anew(family: str) -> None:
         tokens = torch.tensor([(leaf * 11 + count) % 96 for leaf in open_])
         for leaf, token in zip(open_, tokens.tolist(), strict=True):
             new[leaf].append(token)
-        got = model(model.embed(tokens), TREES, store.step(open_, count, ids.device))
+        got = model(model.embed(tokens), TREES, cache.step(open_, count, ids.device))
         for row, leaf in enumerate(open_):
             spans = [torch.arange(TREES.starts[s], TREES.end(s)) for s in TREES.path(leaf)]
             path = torch.cat([ids[torch.cat(spans)], torch.tensor(new[leaf])])

@@ -170,12 +170,12 @@ class ImageDataModule(StageDataModule):
             digests = [known[image] for image in sample.images]
             # A row's place decides where its image stands, if that is drawn at random.
             place = Path(sample.source).name
-            total.update(json.dumps([place, sample.said, digests]).encode())
+            total.update(json.dumps([place, sample.messages, digests]).encode())
         return total.hexdigest()
 
     def lengths(self) -> tuple[list[int], list[int]]:
         """Words of all that is said, as the released sampler counts, and modalities."""
-        words = [sum(len(text.split()) for _, text in row.said) for row in self.samples]
+        words = [sum(len(text.split()) for _, text in row.messages) for row in self.samples]
         apart = self.group_by_modality == "video"
         return words, [_modality(row, apart) for row in self.samples]
 

@@ -26,9 +26,9 @@ class Preference(Sample):
     rejected: str
 
     @property
-    def said(self) -> list[list[str]]:
+    def messages(self) -> list[list[str]]:
         """Everything that is said in the row."""
-        return [*super().said, ["rejected", self.rejected]]
+        return [*super().messages, ["rejected", self.rejected]]
 
     @property
     def conversations(self) -> tuple[tuple[Turn, ...], ...]:

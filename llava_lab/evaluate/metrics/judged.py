@@ -44,7 +44,7 @@ class Judged(BenchmarkMetric):
         self.add_state("verdicts", default=[], dist_reduce_fx="cat")
 
     @abstractmethod
-    def read(self, said: str) -> Verdict:
+    def read(self, reply: str) -> Verdict:
         """What the judge said as numbers; a ValueError where it cannot be read."""
 
     @abstractmethod
@@ -57,8 +57,8 @@ class Judged(BenchmarkMetric):
 
     def settings(self) -> dict[str, Any]:
         """Who judges, and what it is told."""
-        told = {name: prompt.settings() for name, prompt in self.prompts.items()}
-        return {**self.judge.settings(), "prompts": told}
+        prompts = {name: prompt.settings() for name, prompt in self.prompts.items()}
+        return {**self.judge.settings(), "prompts": prompts}
 
     def cases(
         self, questions: Sequence[Question], predictions: Sequence[str]
@@ -93,7 +93,7 @@ class Judged(BenchmarkMetric):
     ) -> dict[int, Verdict]:
         """Verdicts of all cases, those of all prompts behind one another."""
         done: dict[str, Verdict] = {}
-        asked: dict[str, Messages] = {}
+        requests: dict[str, Messages] = {}
         names = {
             at: [f"{name} of {questions[at].id} (question {at + 1})" for name in self.prompts]
             for at in cases
@@ -104,8 +104,8 @@ class Judged(BenchmarkMetric):
                 if known is not None:
                     done[name] = known
                 else:
-                    asked[name] = prompt.messages(values)
-        done |= on_one_rank(lambda: self.judge.judge(asked, self.read))
+                    requests[name] = prompt.messages(values)
+        done |= on_one_rank(lambda: self.judge.judge(requests, self.read))
         return {at: sum((done[name] for name in names[at]), ()) for at in cases}
 
     def update(self, verdicts: Sequence[Verdict], categories: Sequence[str]) -> None:
@@ -137,9 +137,9 @@ class RightAnswer(Judged):
     def __init__(self, judge: Judge, prompt: str) -> None:
         super().__init__(judge, {"answer": prompt})
 
-    def read(self, said: str) -> Verdict:
+    def read(self, reply: str) -> Verdict:
         """Read a yes or no under `verdict`, or `pred` as published, and a `score` of 0 to 5."""
-        found = read_object(said)
+        found = read_object(reply)
         right = str(found.get("verdict", found.get("pred"))).strip(" .").lower()
         if right not in ("yes", "no"):
             raise ValueError(f"neither yes nor no: {right!r}")
@@ -167,9 +167,9 @@ class Aspects(Judged):
             asset:judge/NAME.yaml for ours.
     """
 
-    def read(self, said: str) -> Verdict:
+    def read(self, reply: str) -> Verdict:
         """Read a `score` of 0 to 5."""
-        return (read_score(read_object(said), 0, 5) / 5,)
+        return (read_score(read_object(reply), 0, 5) / 5,)
 
     def unasked(self, case: Mapping[str, str]) -> Verdict | None:
         """0 for an answer that is none."""
@@ -258,9 +258,9 @@ class Relative(Judged):
                     f"{question.source}: no caption of its picture for the judge; set `captions`"
                 )
 
-    def read(self, said: str) -> Verdict:
+    def read(self, reply: str) -> Verdict:
         """Read two numbers on the first line: of the reference, then of the answer."""
-        numbers = said.strip().split("\n")[0].replace(",", " ").split()
+        numbers = reply.strip().split("\n")[0].replace(",", " ").split()
         reference, answer = (float(each) for each in numbers)
         if not (1 <= reference <= 10 and 1 <= answer <= 10):
             raise ValueError(f"not from 1 to 10: {numbers}")

@@ -100,8 +100,8 @@ class YesNo(QuestionMetric):
             interval = bootstrap(
                 groups, lambda draws: np.mean([f1(draw) for draw in draws], axis=0)
             )
-            asked = sum(int(counts.sum()) for counts in groups)
-            found["mean_f1"] = Score(float(np.mean(values)), interval, asked)
+            count = sum(int(counts.sum()) for counts in groups)
+            found["mean_f1"] = Score(float(np.mean(values)), interval, count)
         return found
 
 
