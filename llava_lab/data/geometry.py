@@ -35,7 +35,7 @@ class GridRule(Protocol):
 class Pool:
     """How the map of features of each view is made smaller.
 
-    Attributes:
+    Args:
         stride: Rows and columns of features that become one.
         mode: `average` or `max` of whole squares, what is left over is dropped (27 / 2 = 13); or
             `bilinear`, to the side rounded up (27 / 2 = 14).
@@ -47,7 +47,12 @@ class Pool:
     mode: Literal["average", "max", "bilinear"] = "average"
     position: Literal["before", "after"] = "before"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse values that no pool has.
+
+        Raises:
+            ValueError: If there is one; names it.
+        """
         if self.stride < 1:
             raise ValueError(f"pool: stride is {self.stride}; it is 1 or more")
         for name, value, known in (
@@ -104,6 +109,8 @@ class ViewSpec:
         Raises:
             ValueError: If the pool or the connector cannot take the features that it would get.
         """
+        if pool:
+            pool.check()
         if self.cls and pool:
             raise ValueError(
                 "features are pooled as a map, which a CLS feature is not part of: set cls=false"

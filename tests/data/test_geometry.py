@@ -1,12 +1,15 @@
 """Layouts count what the model makes, whatever pool and connector stand between."""
 
 import itertools
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor, nn
 
 from llava_lab.data.geometry import Block, Layout, Pool, ViewSpec
@@ -18,6 +21,7 @@ from llava_lab.data.views.video import Frames
 from llava_lab.model.arrange import arrange
 from llava_lab.model.connector.base import Connector
 from llava_lab.model.pool import connect
+from llava_lab.train.feature_store import FeatureStore
 
 COLOURS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -194,7 +198,28 @@ def test_what_does_not_go_together_is_refused(views, connector, cls, message) ->
 )
 def test_a_wrong_pool_is_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Pool(**options)
+        Pad(pool=Pool(**options)).check(spec(), 2048)
+    with pytest.raises(ValueError, match=message):
+        Frames(**options)
+
+
+def test_pictures_pooled_differently_share_a_feature_store(tmp_path: Path) -> None:
+    class Encoder(nn.Module):
+        view_spec = spec(None, 4)
+
+    kinds: list[Callable[[Pool | None], Views]] = [
+        lambda pool: Pad(pool=pool),
+        lambda pool: Square(pool=pool),
+        lambda pool: AnyRes("2x2", pool=pool),
+        lambda pool: Frames(image=Pad(pool=pool)),
+    ]
+    image = tmp_path / "a.png"
+    Image.new("RGB", (9, 9)).save(image)
+    keys = {
+        tuple(FeatureStore(tmp_path, Encoder(), make(pool), [image]).key for pool in POOLS)
+        for make in kinds
+    }
+    assert len(keys) == 4 and all(len(set(of_a_kind)) == 1 for of_a_kind in keys)
 
 
 def test_a_pool_that_frames_would_not_use_is_refused() -> None:

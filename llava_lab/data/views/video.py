@@ -64,7 +64,7 @@ class Frames(Views):
         if newline not in get_args(Newlines):
             known = ", ".join(get_args(Newlines))
             raise ValueError(f"Frames: newline is {newline!r}; it is one of {known}")
-        Pool(stride, mode, position)  # refuses what it cannot do
+        Pool(stride, mode, position).check()
         self.frames, self.fps, self.newlines = frames, fps, newline
         self.stride, self.mode, self.position = stride, mode, position
         self.time_instruction = time_instruction
