@@ -1,4 +1,4 @@
-"""Locks between processes: who waits says for whom, and a dead holder keeps nobody waiting."""
+"""Locks between processes: who waits says for whom, and a process that dies lets go."""
 
 import datetime
 import json
@@ -25,11 +25,11 @@ class Held(ValueError):
 
 @contextmanager
 def lock(path: Path, what: str, wait: bool = True) -> Iterator[None]:
-    """Keep something for this process; the kernel lets go of it with the process.
+    """Hold a lock, so that one process at a time does something; it ends with the process.
 
     Args:
         path: The lock's file; who holds it is written beside it.
-        what: What is kept, for messages.
+        what: What the lock is for, for messages.
         wait: Whether to wait for another holder, saying so after a second and then every ten.
 
     Raises:
@@ -45,9 +45,9 @@ def lock(path: Path, what: str, wait: bool = True) -> Iterator[None]:
             break
         except Timeout:
             if not wait:
-                raise Held(f"{what} is kept by {_told(holder)}; wait for its end") from None
+                raise Held(f"{what} is kept by {_holder(holder)}; wait for its end") from None
             waited = f" since {time.monotonic() - began:.0f} s"
-            say(f"{what}: waiting{waited} for {_told(holder)}")
+            say(f"{what}: waiting{waited} for {_holder(holder)}")
             seconds = AGAIN_SECONDS
     try:
         write(holder, json.dumps(_myself()) + "\n")
@@ -66,7 +66,7 @@ def _myself() -> dict[str, str | int]:
     }
 
 
-def _told(holder: Path) -> str:
+def _holder(holder: Path) -> str:
     """Who holds a lock, for a message; the holder may just be writing it."""
     try:
         found = json.loads(holder.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""3. Verified: pictures and videos that were decoded whole once, with their sizes, remembered."""
+"""3. Verified: files of pictures and videos are decoded whole once; their sizes are kept."""
 
 import hashlib
 import json
@@ -33,9 +33,9 @@ def verified(
     Args:
         paths: Pictures and videos.
         views: How they are shown.
-        cache: Folder in which to remember files that were decoded whole, by path, size and times;
-            None remembers them for this process alone.
-        what: What they are for, to say how far long work is.
+        cache: Folder that lists the files that were decoded whole, by path, size and times; None
+            keeps the list in this process.
+        what: Name of what they are for, for the progress bar.
 
     Returns:
         Width, height and, of a video, the frames that are shown, of each file that can be read; and
@@ -127,7 +127,7 @@ def _sum(values: str) -> str:
 
 
 def _recall(cache: Path, rule: str) -> None:
-    """Take over what was written down; lines that a kill or a disk has damaged are not."""
+    """Read the list; lines that a kill or a disk has damaged are passed over."""
     path = _file(cache, rule)
     if not path.is_file():
         return

@@ -65,7 +65,7 @@ class Trees(Dataset):
     def ids(self, question: Question, group: QuestionGroup, layouts: Sequence[Layout]) -> list[int]:
         """Token ids of the prompt of one question of a group."""
         turn = placed(question, self.position, self.prompt)
-        turns = self.loader.told([turn], group.images)
+        turns = self.loader.add_words([turn], group.images)
         tokens = [layout.tokens for layout in layouts]
         return self.template.prompt(turns, self.tokenizer, tokens, source=question.source)
 

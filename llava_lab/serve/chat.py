@@ -52,7 +52,7 @@ def talk(
             return turns
         shown = f"{IMAGE_PLACEHOLDER}\n" * len(images) if not turns else ""
         turns.append(Turn("user", shown + text))
-        prompt = load.told(turns, images)
+        prompt = load.add_words(turns, images)
         ids = template.prompt(prompt, tokenizer, [each.tokens for each in layouts], "the chat")
         if problem := beyond(ids, images, layouts, load, model.llm.context, max_new_tokens):
             raise ValueError(f"the chat, question {len(turns) // 2 + 1}: {problem}")

@@ -14,7 +14,7 @@ from llava_lab.train.loss import Loss, Ratios
 class SigmoidContrast(Loss):
     """Sigmoid loss over all pairs of pictures and phrases, matched patch by patch.
 
-    Every pair is a question of its own, so a phrase may be true of several pictures (SigLIP, Zhai
+    Every pair is a decision of its own, so a phrase may be true of several pictures (SigLIP, Zhai
     et al. 2023, arXiv:2303.15343). A phrase is compared with every patch and the best patches
     count (a soft form of FILIP's late interaction, Yao et al. 2021, arXiv:2111.07783): a picture
     with six objects has two dozen true phrases, more than one pooled vector can be near to, and it
@@ -50,10 +50,10 @@ class SigmoidContrast(Loss):
         near = patches @ phrases.T / phrases.shape[1] ** 0.5
         logits = near.logsumexp(1) - math.log(near.shape[1]) + self.bias
         losses = binary_cross_entropy_with_logits(logits, batch.truth, reduction="none")
-        said, true = logits > 0, batch.truth > 0
-        found = (said & true).sum()
+        predicted, true = logits > 0, batch.truth > 0
+        found = (predicted & true).sum()
         terms: Ratios = {"picture": (losses.sum(1).float().sum(), len(batch))}
-        return terms, {"precision": (found, said.sum()), "recall": (found, true.sum())}
+        return terms, {"precision": (found, predicted.sum()), "recall": (found, true.sum())}
 
     def phrases(self, batch: PhraseBatch) -> Tensor:
         """Vectors of the phrases [m, d]."""

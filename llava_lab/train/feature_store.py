@@ -83,7 +83,7 @@ class FeatureStore:
         self.encoder.train(training)
         pieces = features.split([len(view) for view in views])
         first = self.place[images[0]]
-        # A picture has no frames; what has a size of two numbers and what of three is told by it.
+        # Images have no frames: 0 stands for the missing third number of their size.
         sizes = torch.tensor([(*image.size, 0)[:3] for image in loaded])
         return {"sizes": sizes, **{str(first + i): piece for i, piece in enumerate(pieces)}}
 

@@ -30,7 +30,7 @@ class Loss(nn.Module, ABC):
     def counts(self, batch: Any) -> dict[str, int]:
         """What the sums of each term are divided by: supervised tokens, pairs, pictures.
 
-        It is known without the model, as it is asked for before anything is computed.
+        It follows from the batch alone: it is needed before the model computes anything.
         """
 
     @abstractmethod

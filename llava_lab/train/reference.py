@@ -36,7 +36,7 @@ class ReferenceStore:
     Args:
         root: Folder of all stores.
         model: The model before the stage trains it.
-        rows: The prompts with their answers, encoded when asked for.
+        rows: The prompts with their answers.
         batch: The kind of batch that they are packed to.
         settings: What decides the numbers beside the model.
         held: How many of the rows, the last ones, are held out.
@@ -135,7 +135,7 @@ class ReferenceStore:
 
 
 def store_references(model: Any, data: Any, trainer: Any) -> None:
-    """Compute what the model says of a stage's answers before it is trained.
+    """Store the log-probabilities of a stage's answers before the model is trained.
 
     Args:
         model: The model that the stage starts from.

@@ -44,7 +44,7 @@ class ReferenceHidden(NamedTuple):
 
 
 class References(Protocol):
-    """What the model that a stage starts from says of its rows."""
+    """Numbers that the model that a stage starts from gives for the stage's rows."""
 
     def __getitem__(self, sample: Sample) -> Tensor:
         """Log-probabilities of a row's answers, in their order."""
@@ -108,7 +108,7 @@ class AnswerBatch(Batch):
 
 
 class EncodedAnswers(EncodedRows):
-    """Prompts with answers, encoded when asked for; with the reference's numbers, if stored."""
+    """Prompts with answers, encoded at access; with the reference's numbers, if stored."""
 
     references: References | None = None
 
@@ -227,7 +227,7 @@ class AnswerDataModule(ImageDataModule):
         return f"{self.content_of(self.samples + self.held)} {templates} {length}"
 
     def encoded(self, samples: Sequence[Sample], model: Any = None) -> EncodedAnswers:
-        """Prompts and answers that are encoded when asked for."""
+        """Prompts with answers, encoded at access."""
         rows = self.rows(**vars(super().encoded(samples, model)))
         rows.references = self.references
         return rows

@@ -1,4 +1,4 @@
-"""2. Encoded rows: samples -> ids, labels and views, when they are asked for."""
+"""2. Encoded rows: samples -> token ids, labels and views, computed at access."""
 
 import random
 import re
@@ -26,7 +26,13 @@ Position = Literal["keep", "first", "first_or_last"]
 
 
 class ViewLoader:
-    """Images to views: pixels, or features where a store has them."""
+    """Makes views of images: pixels, or stored features where there is a store.
+
+    Args:
+        views: How an image becomes views.
+        view_spec: Size and patch grid of a view.
+        store: Features that were computed beforehand, or None.
+    """
 
     def __init__(self, views: Views, view_spec: ViewSpec, store: Features | None = None):
         self.views, self.view_spec, self.store = views, view_spec, store
@@ -49,25 +55,35 @@ class ViewLoader:
         """Where the features of an image or video of this size stand."""
         return self.views.layout(size, self.view_spec)
 
-    def told(self, turns: Sequence[Turn], images: Sequence[Path]) -> Sequence[Turn]:
-        """The turns with what the views has to say about each image behind its placeholder."""
+    def add_words(self, turns: Sequence[Turn], images: Sequence[Path]) -> Sequence[Turn]:
+        """Write what the views say of each image, such as a video's length, behind its placeholder.
+
+        Args:
+            turns: A conversation.
+            images: Its images and videos, in the order of the placeholders.
+        """
         words = [self.views.words(path) for path in images]
         if not any(words):
             return turns
-        said = iter(words)
+        marks = (f"{IMAGE_PLACEHOLDER}\n{line}" if line else IMAGE_PLACEHOLDER for line in words)
         return [
-            replace(turn, text=re.sub(IMAGE_PLACEHOLDER, lambda _: told(next(said)), turn.text))
+            replace(turn, text=re.sub(IMAGE_PLACEHOLDER, lambda _: next(marks), turn.text))
             for turn in turns
         ]
 
 
-def told(words: str) -> str:
-    """A placeholder and the line behind it."""
-    return f"{IMAGE_PLACEHOLDER}\n{words}" if words else IMAGE_PLACEHOLDER
-
-
 class EncodedRows(Dataset):
-    """Samples, encoded when asked for."""
+    """Samples, encoded at access.
+
+    Args:
+        samples: The rows.
+        templates: Chat template of each name that a sample may have; None is the stage's.
+        tokenizer: The LM's tokenizer.
+        loader: Makes views of a row's images.
+        image_position: Where the image stands in the first turn.
+        max_length: Longest row in tokens; longer ones are cut.
+        context: Tokens that the LM can read; None takes `max_length`.
+    """
 
     def __init__(
         self,
@@ -95,26 +111,26 @@ class EncodedRows(Dataset):
     def encode(self, sample: Sample, turns: Sequence[Turn], layouts: Sequence[Layout]) -> Encoded:
         """Ids and labels of a sample's turns."""
         return self.templates[sample.template].encode(
-            self.told(sample, turns),
+            self.placed(sample, turns),
             self.tokenizer,
             [layout.tokens for layout in layouts],
             source=sample.source,
             max_length=self.max_length,
         )
 
-    def told(self, sample: Sample, turns: Sequence[Turn]) -> Sequence[Turn]:
-        """The turns as they are encoded: pictures in their place, with what is said of each."""
+    def placed(self, sample: Sample, turns: Sequence[Turn]) -> Sequence[Turn]:
+        """The turns as they are encoded: images in their place, with the views' words on each."""
         # By the file's name and row, so that it is the same wherever the file lies.
         chance = random.Random(f"{run_seed()}/{Path(sample.source).name}")
         placed = place_image(turns, self.image_position, chance)
-        return self.loader.told(placed, sample.images)
+        return self.loader.add_words(placed, sample.images)
 
     def refused(self, cache: Path | None, what: str) -> dict[int, str]:
-        """Why samples cannot be trained on, by their number; what can is not in it.
+        """Why samples cannot be trained on, by their number; those that can are left out.
 
         Args:
-            cache: Folder in which it is remembered which files were decoded whole.
-            what: What is read, to say how far long work is.
+            cache: Folder that lists the files that were decoded whole before, or None.
+            what: Name of what is read, for the progress bar.
         """
         paths = [image for sample in self.samples for image in sample.images]
         sizes, faults = verified(paths, self.loader.views, cache, what)
@@ -131,12 +147,12 @@ class EncodedRows(Dataset):
         return found
 
     def measure(self, sample: Sample, layouts: Sequence[Layout]) -> None:
-        """Refuse what `encode` would refuse, or the LM cannot read; most is not even tokenized.
+        """Refuse what `encode` would refuse or the LM cannot read, mostly without tokenizing it.
 
         Raises:
             ValueError: With the reason.
         """
-        template, turns = self.templates[sample.template], self.told(sample, sample.turns)
+        template, turns = self.templates[sample.template], self.placed(sample, sample.turns)
         template.check(turns, self.tokenizer)
         written = "".join(piece.text for piece in template.pieces(turns, self.tokenizer))
         # A token of ASCII text is a character or more; each image begins a text of its own.

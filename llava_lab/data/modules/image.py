@@ -104,7 +104,7 @@ class ImageDataModule(StageDataModule):
         return hold_out(rows, self.held_share)
 
     def reader(self, source: Source) -> Callable[[FileRow, ImageFolder | None], Sample]:
-        """What reads a row of a source as a sample, or refuses it."""
+        """The function that reads a row of a source as a sample, or refuses it."""
         return sample_reader(source, self.views.videos)
 
     def usable(self, model: Any, found: Found[Sample]) -> Found[Sample]:
@@ -125,7 +125,7 @@ class ImageDataModule(StageDataModule):
         return Found(found.source, kept, every, found.total, "cannot be trained on").settled()
 
     def check(self, model: Any) -> None:
-        """Refuse other views, an unknown template, and rows that it cannot train on, too."""
+        """Also refuse other views, an unknown template, and rows that cannot be trained on."""
         super().check(model)
         if not isinstance(self.views, self.takes):
             given, ours, taken = type(self.views), type(self).__name__, self.takes
@@ -137,7 +137,7 @@ class ImageDataModule(StageDataModule):
         self.read(model)
 
     def check_views(self, model: Any) -> None:
-        """Refuse one that the model cannot follow or a row cannot hold."""
+        """Refuse views that the model cannot follow or a row cannot hold."""
         model.check_views(self.views, model.llm.length(self.max_length))
 
     def chat(self, model: Any) -> list[Any]:
@@ -155,13 +155,13 @@ class ImageDataModule(StageDataModule):
         return [image for sample in self.samples + self.held for image in sample.images]
 
     def content(self) -> str:
-        """Hash of what is said and of image bytes of all rows, those held out apart."""
+        """Hash of the messages and image bytes of all rows, training and held-out rows apart."""
         self.read()
         return f"{self.content_of(self.samples)} {self.content_of(self.held)}"
 
     @staticmethod
     def content_of(samples: Sequence[Sample]) -> str:
-        """Hash of what is said and of image bytes."""
+        """Hash of messages and image bytes."""
         total = hashlib.sha256()
         known: dict[Path, str] = {}
         for sample in shown(samples, "digests of pictures and rows"):
@@ -174,19 +174,19 @@ class ImageDataModule(StageDataModule):
         return total.hexdigest()
 
     def lengths(self) -> tuple[list[int], list[int]]:
-        """Words of all that is said, as the released sampler counts, and modalities."""
+        """Words of all messages of each row, as the released sampler counts, and its modality."""
         words = [sum(len(text.split()) for _, text in row.messages) for row in self.samples]
         apart = self.group_by_modality == "video"
         return words, [_modality(row, apart) for row in self.samples]
 
     def _templates(self, llm: Any, samples: Sequence[Sample]) -> dict[str | None, Template]:
-        """Template of each name that a sample bears; a sample that bears none has the stage's."""
+        """Template of each name that a sample has; a sample without one has the stage's."""
         names = {sample.template for sample in samples}
         stages = self.template or llm.template
         return {name: get_template(name or stages, self.masking) for name in names}
 
     def encoded(self, samples: Sequence[Sample], model: Any = None) -> EncodedRows:
-        """Samples that are encoded when asked for."""
+        """Samples, encoded at access."""
         model = model or self.model
         llm = model.llm
         loader = ViewLoader(self.views, model.view_spec, self.features)
@@ -197,7 +197,7 @@ class ImageDataModule(StageDataModule):
         )
 
     def train_rows(self) -> EncodedRows:
-        """Training rows, encoded when asked for."""
+        """Training rows, encoded at access."""
         return self.encoded(self.samples)
 
     def val_dataloader(self) -> StageLoader | list[Any]:
@@ -213,7 +213,7 @@ class ImageDataModule(StageDataModule):
 
 
 def _modality(row: Sample, videos_apart: bool) -> int:
-    """0 of text, 1 of what is seen; 2 of a video where these are apart."""
+    """0 for text, 1 for images; 2 for videos where they are apart."""
     video = videos_apart and any(isinstance(image, VideoPath) for image in row.images)
     return 2 if video else int(bool(row.images))
 

@@ -136,7 +136,7 @@ class PhraseDataModule(StageDataModule):
         return [1] * len(self.rows), [1] * len(self.rows)
 
     def train_rows(self) -> "Pictures":
-        """Pictures and phrases, loaded when asked for."""
+        """Pictures and phrases, loaded at access."""
         return Pictures(self.rows, self.views, self.model.encoder.view_spec)
 
     def collate(self, rows: list[Any], part: Part) -> PhraseBatch:
@@ -176,7 +176,7 @@ def _read_phrases(row: FileRow, folder: ImageFolder | None) -> tuple[Path, tuple
 
 
 class Pictures(Dataset):
-    """Pictures and phrases, loaded when asked for; pixels are kept once they were made."""
+    """Pictures and phrases, loaded at access."""
 
     def __init__(self, rows: list[tuple[Path, tuple[str, ...]]], views: Views, view_spec: Any):
         self.rows, self.views, self.view_spec = rows, views, view_spec

@@ -27,7 +27,7 @@ class Preference(Sample):
 
     @property
     def messages(self) -> list[list[str]]:
-        """Everything that is said in the row."""
+        """All messages of the row."""
         return [*super().messages, ["rejected", self.rejected]]
 
     @property
@@ -52,7 +52,7 @@ def read_preferences(source: Source, seed: int) -> list[Preference]:
 
 
 def preference_reader(source: Source) -> Callable[[FileRow, ImageFolder | None], Preference]:
-    """What reads a row of a source as a preference, or refuses it."""
+    """The function that reads a row of a source as a preference, or refuses it."""
     return lambda row, folder: _read_preference(row, folder, source.template)
 
 
@@ -94,7 +94,7 @@ class Pairs(AnswerBatch):
 
 
 class EncodedPairs(EncodedAnswers):
-    """Preferences, encoded when asked for."""
+    """Preferences, encoded at access."""
 
     def measure(self, sample: Sample, layouts: Sequence[Layout]) -> None:
         """Refuse a pair whose answers are the same tokens, too."""
@@ -114,5 +114,5 @@ class PreferenceDataModule(AnswerDataModule):
     batch = Pairs
 
     def reader(self, source: Source) -> Callable[[FileRow, ImageFolder | None], Preference]:
-        """What reads a row of a source as a preference, or refuses it."""
+        """The function that reads a row of a source as a preference, or refuses it."""
         return preference_reader(source)

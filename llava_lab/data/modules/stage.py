@@ -24,7 +24,7 @@ class Features(Protocol):
 
 
 class StageDataModule(LightningDataModule):
-    """What every stage's data has: views, a budget, an order, and a fingerprint.
+    """The data of a stage: its rows, their order, the batches, and a hash of their content.
 
     Args:
         batch_size: Rows an optimizer step, over all devices: the number that papers give.
@@ -33,11 +33,11 @@ class StageDataModule(LightningDataModule):
         epochs: Times that the rows are read.
         max_steps: Stop after so many optimizer steps, or null.
         group_by_modality: Batches of one modality and of similar lengths, as LLaVA-1.5's second
-            stage: text, or all that is seen; `video` sets videos apart from images, too.
+            stage: text, or images and videos; `video` keeps videos apart from images, too.
         num_workers: Processes that load rows beside the main one.
     """
 
-    # Options that do not decide what a stage becomes; files count by their content.
+    # Options that do not decide a stage's result; files count by their content.
     idle: ClassVar[tuple[str, ...]] = ("num_workers",)
     views: Views
 
@@ -92,7 +92,7 @@ class StageDataModule(LightningDataModule):
         return math.ceil(share / (self.micro_batch_size or share))
 
     def check_views(self, model: Any) -> None:
-        """Refuse views; here there is nothing to refuse."""
+        """Refuse views that the model cannot follow; nothing by default."""
 
     def check(self, model: Any) -> None:
         """Refuse what cannot work before any stage is trained."""
@@ -103,7 +103,7 @@ class StageDataModule(LightningDataModule):
         return []
 
     def chat(self, model: Any) -> list[Any]:
-        """What the LM's own settings decide of how rows become ids; nothing by default."""
+        """What the LM's settings decide about how rows become ids; nothing by default."""
         return []
 
     @abstractmethod
@@ -112,11 +112,11 @@ class StageDataModule(LightningDataModule):
 
     @abstractmethod
     def train_rows(self) -> Dataset:
-        """Training rows, encoded when asked for."""
+        """Training rows, encoded at access."""
 
     @abstractmethod
     def content(self) -> str:
-        """Hash of what the rows say and show."""
+        """Hash of the content of the rows and their images."""
 
     def val_dataloader(self) -> StageLoader | list[Any]:
         """Held-out rows, or nothing."""
