@@ -1,7 +1,7 @@
 """2. Chat: turns -> token ids and labels, placeholders expanded to their visual tokens.
 
-A template writes a conversation as pieces of text, each trained on or not: labels are decided where
-the text is written, and never read back out of it.
+A template writes a conversation as pieces of text, each with a flag: trained on or not. Labels come
+from these flags; they are never recovered by searching the finished text.
 """
 
 import difflib
@@ -32,15 +32,15 @@ Masking = Literal["correct", "released", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class Template(ChatFormat):
-    """A style at work: what the LM reads, and what it is trained on.
+    """Chat template: turns -> token ids, and the labels to train on.
 
-    A turn that holds a mark of the style or a special token of the tokenizer is refused, because
-    it would be read as a mark and not as text.
+    A turn that holds a marker of the template or a special token of the tokenizer is refused,
+    because it would be read as a marker and not as text.
 
     Attributes:
-        name: What YAML calls it.
+        name: Name in YAML.
         masking: "correct" trains on answers and their ends, "released" on what the released code
-            does, faults included, "all" on everything but visual tokens, as pretraining does.
+            trains on, with its bugs, "all" on everything but visual tokens, as in pretraining.
     """
 
     name: str
@@ -61,8 +61,8 @@ class Template(ChatFormat):
             tokenizer: The LM's tokenizer.
             visual_tokens: Number of visual tokens of each image, in the order of the placeholders.
             source: Where the sample stands, for messages.
-            max_length: Most tokens to keep. The end is cut off, as released, but a sample that
-                would lose visual tokens or its last label is refused.
+            max_length: Most tokens to keep. The end is truncated, as in the released code, but a
+                sample that would lose visual tokens or its last label is refused.
         """
         try:
             whole = self._build(turns, "assistant", tokenizer, visual_tokens)
@@ -85,8 +85,8 @@ class Template(ChatFormat):
     ) -> list[int]:
         """Build the ids of a conversation whose last turn is the user's, up to the open answer.
 
-        The arguments are those of `encode`, and the ids are how its ids begin; except where an
-        answer's first character joins the header's last token, such as a newline after a newline.
+        The arguments are those of `encode`. The ids are a prefix of those of `encode`, except where
+        an answer's first character merges with the header's last token (two newlines, for example).
         """
         try:
             return self._build(turns, "user", tokenizer, visual_tokens).ids
@@ -94,11 +94,11 @@ class Template(ChatFormat):
             raise ValueError(f"{source}: {error}") from error
 
     def check(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> None:
-        """Refuse what `encode` would refuse at any length: order of turns, marks in a text."""
+        """Refuse turns in a wrong order, and markers in their text, as `encode` does."""
         self._check(turns, "assistant", tokenizer)
 
     def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-        """Write the turns down; after a user's turn stands the header that opens an answer."""
+        """Write turns as pieces of text; a user's turn ends with the header of the answer."""
         for marker in self.special:
             token_id(marker, tokenizer)
         parts: list[tuple[str, str]] = [("system", self.system)]
@@ -162,15 +162,15 @@ class Template(ChatFormat):
 class TokenizerTemplate(Template):
     """The chat template that comes with the LM's own tokenizer.
 
-    A turn's pieces are what the written conversation grows by when the turn is added. A chat
-    template that then rewrites earlier turns is refused. It writes its own beginning of sequence.
+    A turn's text is what the rendered conversation gains when the turn is added. A chat template
+    that changes earlier turns then is refused. It writes the beginning-of-sequence token itself.
     """
 
     name: str = "tokenizer"
     bos: bool = False
 
     def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-        """Write the turns down; after a user's turn stands the header that opens an answer."""
+        """Write turns as pieces of text; a user's turn ends with the header of the answer."""
         pieces, written = [], ""
         for number, turn in enumerate(turns, 1):
             text = _render(turns[:number], tokenizer)
@@ -205,7 +205,7 @@ def get_template(name: str, masking: Masking = "correct") -> Template:
         name: plain, terse, v0, llava_v0, v1, llava_v1, llava_llama_2, mistral_instruct,
             chatml_direct, qwen_1_5, llava_llama_3, or tokenizer for the LM's own chat template.
         masking: "correct" trains on answers and their ends; "released" also on role names (v0), or
-            headers and marks (qwen_1_5, llava_llama_3), as the released code does; "all" on
+            headers and markers (qwen_1_5, llava_llama_3), as the released code does; "all" on
             everything.
     """
     if name not in TEMPLATES:
@@ -246,7 +246,7 @@ def place_image(
 
 
 def _fill(pattern: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """Put the tokenizer's marks into a pattern; return what stands before and after `{text}`."""
+    """Fill a pattern with the tokenizer's tokens; return its parts before and after `{text}`."""
     if "{eos}" in pattern and tokenizer.eos_token is None:
         raise ValueError("the tokenizer has no end-of-sequence token to end an answer with")
     if "{bos}" in pattern:
@@ -272,7 +272,7 @@ def _render(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _end_of_answer(grown: str, turn: Turn, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Find where an answer ends: after the first special token behind its text, else at the end."""
+    """Index where an answer ends: after the first special token behind its text, or at the end."""
     text = turn.text.strip()  # many chat templates strip
     if text not in grown:
         raise ValueError("the tokenizer's chat template does not write answers as they are")

@@ -1,4 +1,4 @@
-"""1. Fields: one raw row -> its id, messages and images, or the reason why it is refused."""
+"""1. Fields: one raw row -> its id, messages and images; a wrong field raises `Refused`."""
 
 import reprlib
 from pathlib import Path
@@ -18,7 +18,7 @@ Message = tuple[Literal["user", "assistant"], str]
 
 
 def read_id(row: dict[str, Any], key: str, default: int | None = None) -> str:
-    """Return the row's id as text; `default` stands in where the row has none."""
+    """Return the row's id as text, or `default` if it has none."""
     value = row.get(key, default)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Refused(f"{key!r} must be text or a whole number, not {reprlib.repr(value)}")
@@ -40,7 +40,7 @@ def read_text(value: Any, what: str) -> str:
 def read_messages(row: dict[str, Any]) -> list[Message]:
     """Return the conversation, user and assistant in turn, the user first.
 
-    A first message from gpt is left out, as in the released loaders; nothing else is.
+    A first message from gpt is dropped, as in the released loaders.
     """
     values = row.get("conversations")
     if not isinstance(values, list) or not values:
@@ -78,7 +78,7 @@ def _read_message(value: Any, number: int) -> Message:
 
 
 def read_media(row: dict[str, Any]) -> tuple[list[str], str | None]:
-    """Return the names of the row's images, and of its video; a null is no image and no video."""
+    """Return the names of the row's images and of its video; null counts as absent."""
     images, video = row.get("image"), row.get("video")
     if images is not None and video is not None:
         raise Refused("has both 'image' and 'video'; make it two rows")
@@ -98,7 +98,7 @@ def read_media(row: dict[str, Any]) -> tuple[list[str], str | None]:
 def find_images(
     row: dict[str, Any], folder: ImageFolder | None, videos: bool = False
 ) -> tuple[Path, ...]:
-    """Return the absolute paths of the row's images, or of its video, all of them there."""
+    """Return the absolute paths of the row's images, or of its video; all of them exist."""
     names, video = read_media(row)
     if video is not None:
         if not videos:
@@ -112,7 +112,7 @@ def find_images(
 
 
 def check_placeholders(found: int, images: int) -> None:
-    """Refuse a row whose `<image>` placeholders are not one for each image."""
+    """Refuse a row unless it has one `<image>` placeholder for each image."""
     if found == images:
         return
     if not images:

@@ -1,4 +1,4 @@
-"""3. Forest: one packed row of segments without padding; attention and positions follow its trees.
+"""3. Forest: segments packed into one row without padding, and the trees that they form.
 
 A segment is a run of tokens with a parent segment or none. A token attends to the segments of its
 ancestors and causally to its own, and its position continues from its parent:
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Forest:
-    """Segments of one packed row, each tree contiguous: a parent stands before its children.
+    """Segments of one packed row. Trees are contiguous, and a parent comes before its children.
 
     Attributes:
         lengths: Tokens in each segment, in the order of the row.

@@ -15,15 +15,15 @@ _LAST_NUMBER = re.compile(r"(.*?)([0-9]+)([^0-9]*)")
 
 
 class VideoPath(type(Path())):  # pyrefly: ignore[invalid-inheritance]
-    """Path of what a row calls a video: a file, or a folder of frames."""
+    """Path of a video: a file, or a folder of frames."""
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The frames in a folder, in the order of the numbers in their names: 2 before 10.
+    """List the frames in a folder in the order of the numbers in their names: 2 before 10.
 
     Raises:
-        ValueError: If there is none, or if names that differ in one number alone have a number
-            twice or do not rise in equal steps, so that a frame seems to be missing.
+        ValueError: If there is none; or if names differ in one number only and that number repeats
+            or does not rise in equal steps, so that a frame seems to be missing.
     """
     files = [file for file in folder.iterdir() if file.suffix.lower() in FRAME_FILES]
     if not files:
@@ -34,7 +34,7 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def _natural(file: Path) -> tuple[list[tuple[bool, int, str]], str]:
-    """A key by which texts are sorted as texts and numbers in them as numbers."""
+    """Sort key of natural order: text as text, and numbers in it as numbers."""
     parts = re.findall(r"([0-9]+)|([^0-9]+)", file.stem)
     return [(not number, int(number or 0), text) for number, text in parts], file.name
 
@@ -57,10 +57,10 @@ def _check_numbers(folder: Path, files: Sequence[Path]) -> None:
 
 
 class ImageFolder:
-    """The one folder that a file's images are kept in.
+    """Folder that holds the images and videos of a file of rows.
 
-    Each folder is listed once, on the first row that names it: one `exists` a row is slow on the
-    network disks that hold 600,000 images.
+    Each subfolder is listed once, when the first row names it: a check of every single file is slow
+    on network disks with 600,000 images.
 
     Args:
         root: Folder that relative image paths start from and stay inside of.
@@ -74,7 +74,7 @@ class ImageFolder:
         self._listed: dict[str, dict[str, bool]] = {}
 
     def find(self, name: str, kind: Literal["image", "video"] = "image") -> Path:
-        """Return the absolute path of an image or video that is there, or refuse its name.
+        """Return the absolute path of an existing image or video, or refuse its name.
 
         A video may be a folder of frames.
         """

@@ -1,16 +1,16 @@
-"""1. Keys: what a row's keys may be; those that are not read and carry words or media are refused.
+"""1. Keys: which keys rows of each format may have; unread keys with text or media are refused.
 
-A reader that passes over a key trains without a word on rows without their pictures. So a key that
-a format does not read is refused, by name and with the key that is meant, where it is
+A reader that ignores a key would silently train on rows without their images. So a key that a
+format does not read is refused, with the key that is probably meant, if it is
 
-- what other formats call something that this one reads (`images`, `messages`, `instruction`);
-- a near-misspelling of a key that this one reads (`imgae`, `Image`, `conversation`);
-- named after a medium and no fact about it, and holds text, a list or an object (`image_left`);
-- the path of a picture or video that the row does not show otherwise, by a key that is no fact.
+- another format's name of something that this one reads (`images`, `messages`, `instruction`);
+- a misspelling of a key that this one reads (`imgae`, `Image`, `conversation`);
+- named after a medium, not after a property of one, and holds text, a list or an object
+  (`image_left`);
+- the path of an image or video that the row does not show otherwise.
 
-Everything else is left alone: the published files carry ids, sources, scores, sizes and the like.
-What is null or empty says nothing, and neither does what the row has already under the key that is
-meant.
+All other keys are ignored: published files have ids, sources, scores, sizes and the like. So are
+values that are null or empty, or that the row repeats under the key that is meant.
 """
 
 import re
@@ -71,9 +71,9 @@ class Keys:
 
     Attributes:
         read: Keys that are read.
-        meant: Keys of other formats, and which of these they mean.
-        instead: The same of keys that may stand beside the one that is meant, where they say
-            something else: a picture's address, a question that has become a conversation.
+        meant: Keys of other formats -> the key that they mean here.
+        instead: The same for keys that may occur beside the one that they mean, with another
+            value: an image's URL, or the question that the conversation was made from.
     """
 
     read: frozenset[str]
@@ -81,7 +81,7 @@ class Keys:
     instead: Mapping[str, str]
 
     def check(self, row: Mapping[str, Any]) -> None:
-        """Refuse a row with a key that would be passed over and says something.
+        """Refuse a row with a key that would be ignored although it holds text or media.
 
         Raises:
             Refused: For the first such key.
@@ -103,11 +103,11 @@ class Keys:
                 raise Refused(f"key {key!r} is not read; known are {', '.join(sorted(self.read))}")
 
     def _shown(self, row: Mapping[str, Any]) -> set[str]:
-        """Names of the files that are read."""
+        """File names of the images and videos that are read from a row."""
         return {name for key in self.read for name in _files(row.get(key))}
 
     def _near(self, key: str) -> str | None:
-        """The key that is read which this one is a misspelling of."""
+        """The known key that this one is a misspelling of, or None."""
         plain = key.strip().casefold().replace("-", "_")
         for known in sorted(self.read):
             if plain == known or (len(known) > 3 and _one_slip(plain, known)):
@@ -116,7 +116,7 @@ class Keys:
 
 
 def _one_slip(a: str, b: str) -> bool:
-    """Whether one letter too many, too few or wrong, or two that are swapped, part two words."""
+    """Whether two words differ by one letter (added, missing, wrong) or by two swapped letters."""
     if a == b or abs(len(a) - len(b)) > 1:
         return a == b
     start = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
@@ -130,7 +130,7 @@ def _one_slip(a: str, b: str) -> bool:
 
 
 def _files(value: Any) -> set[str]:
-    """Names, without their folders, of the pictures and videos that a value is a path of."""
+    """File names of the images and videos whose paths a value holds."""
     paths = value if isinstance(value, list) else [value]
     return {
         path.rpartition("/")[2]
@@ -140,21 +140,21 @@ def _files(value: Any) -> set[str]:
 
 
 def _names_media(key: str, value: Any) -> bool:
-    """Whether a key is named after a medium, is no fact about it, and has something to show."""
+    """Whether a key is named after a medium, is no property of one, and has a value to show."""
     if not isinstance(value, str | list | dict):
         return False
     return bool(_MEDIA & _named(key)) and not _FACTS & _named(key)
 
 
 def _named(key: str) -> frozenset[str]:
-    """The words that a key is made of."""
+    """Words of a key: `imageLeft` and `image_left` have two."""
     return frozenset(word.casefold() for word in _WORDS.findall(key))
 
 
 def _keys(
     read: str, meant: Mapping[str, Iterable[str]], instead: Mapping[str, Iterable[str]]
 ) -> Keys:
-    """A format's keys; the other formats' stand by the key that is meant."""
+    """Make the keys of a format; `meant` lists other formats' names by the key here."""
     known = _words(read)
     always, absent = (
         {other: key for key, names in each.items() for other in names if other not in known}

@@ -1,4 +1,4 @@
-"""3. Loader: the micro-batches of a whole stage in an order fixed beforehand, from any step on."""
+"""3. Loader: micro-batches of a whole stage in a fixed order, from any step on."""
 
 import itertools
 import math
@@ -19,10 +19,10 @@ class Part(NamedTuple):
     Attributes:
         rows: Indices of its rows; at least one.
         filler: Whether its row only keeps a device busy, because the step has fewer rows than
-            micro-batches. Such a row counts for nothing: not in the loss, not in any total.
+            micro-batches. Such a row counts neither in the loss nor in any total.
         step: Indices of all rows of the step, over all devices.
         number: Its place among the step's micro-batches that are no fillers.
-        parts: How many those are.
+        parts: Number of micro-batches of the step that are no fillers.
     """
 
     rows: list[int]
@@ -34,13 +34,13 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What a device computes at once of an optimizer step.
+    """One forward and backward pass of one device.
 
     Attributes:
         batch: Its rows.
-        filler: Whether its rows count for nothing.
-        step: The device's batches of the whole step that count, on the CPU: how much the step
-            holds is known before its first micro-batch is computed.
+        filler: Whether its rows do not count.
+        step: The device's batches of the whole step that count, on the CPU: the size of the step
+            is known before its first micro-batch is computed.
         first: Whether the step begins with it.
         last: Whether the step ends with it.
     """
@@ -52,16 +52,16 @@ class MicroBatch:
     last: bool = True
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "MicroBatch":
-        """The same with its rows on another device."""
+        """Copy the batch to another device."""
         return replace(self, batch=self.batch.to(device, non_blocking=non_blocking))
 
 
 class Parts(Dataset):
-    """Micro-batches, fetched and collated when asked for.
+    """Data set of micro-batches, collated on access.
 
     Args:
         rows: The rows.
-        collate: Rows and the part that they are of to a batch.
+        collate: Makes a batch of rows and the part that they belong to.
     """
 
     def __init__(self, rows: Any, collate: Callable[[list[Any], Part], Any]):
@@ -73,7 +73,7 @@ class Parts(Dataset):
 
 
 class PartSampler:
-    """The micro-batches of a stage on one device, which may begin at a later step."""
+    """Yields the micro-batches of a stage on one device, from any step on."""
 
     def __init__(self, steps: Sequence[list[Part]]):
         self.steps, self.start = steps, 0
@@ -86,15 +86,15 @@ class PartSampler:
 
 
 class StageLoader(DataLoader):
-    """A loader whose position travels in the checkpoint, so that resuming is exact.
+    """Data loader whose position is saved in checkpoints, so that resuming is exact.
 
-    The position is the number of optimizer steps that were handed out: it means the same place
-    on any number of devices.
+    The position is the number of optimizer steps that were handed out, which means the same on any
+    number of devices.
 
     Args:
         rows: The rows.
         steps: This device's micro-batches of every optimizer step.
-        collate: Rows and the part that they are of to a batch.
+        collate: Makes a batch of rows and the part that they belong to.
         workers: Processes that load rows beside the main one.
     """
 
@@ -131,7 +131,7 @@ class StageLoader(DataLoader):
         return {"steps": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the steps that were handed out."""
+        """Continue after the steps that were handed out."""
         self.position = state["steps"]
 
 
@@ -146,7 +146,7 @@ def stage_steps(
     seed: int,
     stage: str,
 ) -> list[list[int]]:
-    """Rows of every optimizer step of a stage, over all devices, however many these are.
+    """List the rows of every optimizer step of a stage, whatever the number of devices.
 
     The last batch of an epoch may be smaller.
     """
@@ -172,8 +172,8 @@ def split_step(
 ) -> list[Part]:
     """One device's micro-batches of an optimizer step, `accumulate` of them.
 
-    Rows are dealt so that devices get about the same sum of lengths. Where there are fewer rows
-    than micro-batches, the step's shortest row fills the others and counts for nothing.
+    Rows are dealt so that devices get about the same sum of lengths. If there are fewer rows than
+    micro-batches, the step's shortest row fills the others and does not count.
     """
     shares = [shard(step, each, world, lengths) for each in range(world)]
     cut = [[share[part::accumulate] for part in range(accumulate)] for share in shares]

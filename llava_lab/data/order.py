@@ -1,7 +1,7 @@
 """1. Order: lengths of the samples -> the batches of one epoch, decided by seed, stage and epoch.
 
-Nothing here reads or moves a global random state, so a resumed run and a process of its own come
-to the same order.
+No global random state is read or changed, so a resumed run and every process of a job have the same
+order.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ def epoch_batches(
 ) -> list[list[int]]:
     """Deal all samples into batches, each sample once; the last batch may be smaller.
 
-    Grouped, a batch is of one modality, and its samples are of similar lengths, the longest first:
-    each modality is shuffled, drawn eight batches at a time, sorted by length and cut. The batches
-    are then shuffled. What does not fill a batch of its modality comes at the end, text last; only
-    there modalities meet in one batch. LLaVA's sampler (llava_trainer.py) deals the same way, but
-    draws one step at a time, so that lengths are alike across its devices only, and draws from the
-    global random state.
+    With grouping, a batch has one modality and samples of similar lengths, the longest first: each
+    modality is shuffled, split into groups of eight batches, sorted by length within a group, and
+    cut into batches, which are then shuffled. Remainders that fill no batch come at the end, text
+    last; only there a batch has several modalities. LLaVA's sampler (llava_trainer.py) does the
+    same, but draws one step at a time, so that lengths are similar across its devices only, and
+    uses the global random state.
 
     Args:
         lengths: Length of each sample, at least 1; only used when grouped.
@@ -76,7 +76,7 @@ def _cut(items: Sequence[int], size: int) -> list[list[int]]:
 
 
 def order_hash(batches: Sequence[Sequence[int]]) -> str:
-    """Name an order in 12 hexadecimal digits, for the record of a run."""
+    """Hash an order to 12 hexadecimal digits, for the record of a run."""
     return hashlib.sha256(json.dumps([list(batch) for batch in batches]).encode()).hexdigest()[:12]
 
 
@@ -85,7 +85,7 @@ def shard(
 ) -> list[int]:
     """Return one device's share of a batch; the shares differ by at most one sample.
 
-    A batch of fewer samples than devices leaves some without any.
+    If a batch has fewer samples than there are devices, some devices get none.
 
     Args:
         batch: Samples of one optimizer step.

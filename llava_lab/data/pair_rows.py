@@ -1,7 +1,7 @@
-"""1. Pair rows: a preference as LLaVA-NeXT or TRL write it -> its prompt and its two answers.
+"""1. Pair rows: a preference in the format of LLaVA-NeXT or TRL -> its prompt and two answers.
 
-LLaVA-NeXT's rows have texts. TRL's may have lists of messages, whose content is text or a list of
-parts, and may leave the prompt out where `chosen` and `rejected` begin with it.
+LLaVA-NeXT's rows hold texts. TRL's may hold lists of messages, whose content is text or a list of
+parts, and may lack the prompt if `chosen` and `rejected` begin with it.
 """
 
 import reprlib
@@ -20,7 +20,7 @@ _MARKS = {"image": IMAGE_PLACEHOLDER, "video": VIDEO_PLACEHOLDER}
 
 
 def read_pair(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return prompt, chosen and rejected answer as texts; pictures are marked in the prompt."""
+    """Return prompt, chosen and rejected answer as texts; images are placeholders."""
     prompt, chosen, rejected = (row.get(key) for key in ("prompt", "chosen", "rejected"))
     if prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
         if chosen[:-1] != rejected[:-1]:
@@ -34,7 +34,7 @@ def read_pair(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def with_image_key(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with TRL's `images` under `image`; an empty list is no picture, as in TRL."""
+    """Return the row with TRL's `images` under `image`; an empty list means no image, as in TRL."""
     images = row.get("images")
     if images is None or images == []:
         return row
@@ -44,7 +44,7 @@ def with_image_key(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_answer(text: str, key: str) -> None:
-    """Refuse an answer without words, and one with the placeholder of a picture or video."""
+    """Refuse an answer that is blank or holds a placeholder."""
     if not text.strip():
         raise Refused(f"{key!r} is empty")
     for placeholder in (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER):
@@ -53,7 +53,7 @@ def check_answer(text: str, key: str) -> None:
 
 
 def read_message(value: Any, key: str, role: str) -> str:
-    """The text of a field: as it stands, or of its one message."""
+    """Return the text of a field, which is text or a list of one message."""
     if not isinstance(value, list):
         return read_text(value, repr(key))
     if len(value) != 1 or not isinstance(value[0], dict):
@@ -72,7 +72,7 @@ def read_message(value: Any, key: str, role: str) -> str:
 
 
 def _part(part: Any, key: str) -> str:
-    """Text of one part of a message's content; of a picture or video, its placeholder."""
+    """Text of one part of a message; the placeholder for an image or video."""
     given = {k: v for k, v in part.items() if v is not None} if isinstance(part, dict) else {}
     match given:
         case {"type": "text", "text": text, **more} if not more:
@@ -85,13 +85,13 @@ def _part(part: Any, key: str) -> str:
 
 
 def place_marks(prompt: str, media: int) -> str:
-    r"""Return the prompt with as many `<image>` as it has pictures or videos.
+    r"""Return the prompt with one `<image>` for each image or video.
 
-    One stands in front of the prompt, as "<image>\nQ", wherever it was, as in LLaVA-NeXT's loader;
-    several stay where they are, or stand in front of a prompt that has none.
+    A single one is moved to the front, as "<image>\nQ", as in LLaVA-NeXT's loader; several stay
+    where they are, or are put in front of a prompt that has none.
 
     Raises:
-        Refused: If the prompt has placeholders, but not one for each, or nothing else.
+        Refused: If the prompt has another number of placeholders, or no text.
     """
     marked = prompt.replace(VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER)
     found = marked.count(IMAGE_PLACEHOLDER)

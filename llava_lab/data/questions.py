@@ -21,7 +21,7 @@ from llava_lab.data.sample import Sample, read_sample
 from llava_lab.data.source import parse_rows
 from llava_lab.data.split import hold_out
 
-# The prompts that say once for a whole row how its questions are to be answered (LLaVA-1.5 §3.3).
+# Response-format prompts, which hold for all questions of a row (LLaVA-1.5 §3.3).
 FORMAT_PROMPTS = (
     "Answer the question using a single word or phrase.",
     "Answer with the option's letter from the given choices directly.",
@@ -36,10 +36,10 @@ class Question:
         id: The question's own id; "row id/turn" for one that comes from a conversation.
         images: Absolute paths, in the order of the placeholders; of a video, a VideoPath.
         text: What the user says, with one `<image>` for each image.
-        category: What the file calls this kind of question.
-        answers: Right answers; none where the file keeps them secret.
-        source: Where the row stands, for messages: "pope.jsonl, line 12".
-        caption: What the images show, in words, for those who judge answers without seeing them.
+        category: Category of the question in the file.
+        answers: Correct answers; empty if the file does not publish them.
+        source: File and line of the row, for messages: "pope.jsonl, line 12".
+        caption: Description of the images, for a judge that cannot see them.
     """
 
     id: str
@@ -52,7 +52,7 @@ class Question:
 
     @property
     def prompt(self) -> str:
-        """The text without its placeholders, as answer files show it."""
+        """The text without placeholders, as it is written to answer files."""
         return _without_images(self.text)
 
 
@@ -66,10 +66,10 @@ def read_questions(
     """Read questions from a question file, or from conversations in the LLaVA format.
 
     A question file has `question_id` and `text`, and may have `image` (a path or a list) or
-    `video`, `category`, `answer` or `answers`, and `caption`. In a file of conversations each
-    answer of gpt makes one question, asked on its own: the images that its row has shown so far
-    stand in front of it, and a response-format prompt at the end of the row's first question is
-    repeated. Rows without images are left out there.
+    `video`, `category`, `answer` or `answers`, and `caption`. In a file of conversations every
+    answer of gpt makes one question of its own: the images that its row has shown so far are put in
+    front of it, and a response-format prompt at the end of the row's first question is repeated.
+    Rows without images are skipped there.
 
     Args:
         path: The file, .json or .jsonl.
@@ -80,7 +80,7 @@ def read_questions(
 
     Raises:
         BadRows: Some rows are not usable and `on_bad_row` is "error", or none is usable.
-        ValueError: If a share of a question file should be held out; no stage trains on one.
+        ValueError: If `held_out` is set for a question file, which no stage trains on.
     """
     path = Path(path)
     folder = open_folder(images)
@@ -146,7 +146,7 @@ def _read_answers(row: FileRow) -> tuple[str, ...]:
 
 
 def _ask_each(sample: Sample) -> Iterator[Question]:
-    """Ask each question of a conversation on its own, about the images shown up to there."""
+    """Make a question of each turn of a conversation, with the images shown up to there."""
     shown = 0
     repeated = _format_prompt(sample.turns[0].text)
     pairs = zip(sample.turns[::2], sample.turns[1::2], strict=True)

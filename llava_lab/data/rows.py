@@ -1,4 +1,4 @@
-"""1. Rows: .json lists and .jsonl files -> rows with their place, all or some of them."""
+"""1. Rows: .json lists and .jsonl files -> rows with their place, all or a sample of them."""
 
 import difflib
 import gc
@@ -20,7 +20,7 @@ _SAMPLING = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 
 
 class FileRow(NamedTuple):
-    """One raw row: its place ("mix.json, row 12"), its number from 1, and what JSON made of it."""
+    """One row of a file: its place ("mix.json, row 12"), its number from 1, and its JSON value."""
 
     place: str
     number: int
@@ -28,7 +28,7 @@ class FileRow(NamedTuple):
 
 
 class Refused(Exception):
-    """Why one row is not usable; whoever walks the rows turns it into a `BadRow`."""
+    """A row is not usable; the reader of the file turns this into a `BadRow`."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class BadRow:
     """One row that is not usable.
 
     Attributes:
-        source: Where it stands: "mix.json, row 12", or "mix.jsonl, line 12".
+        source: Its place: "mix.json, row 12", or "mix.jsonl, line 12".
         id: The row's own id, else its number.
-        reason: What is wrong, and the way out.
+        reason: What is wrong, and how to fix it.
     """
 
     source: str
@@ -50,12 +50,12 @@ class BadRow:
 
 
 class BadRows(ValueError):
-    """All unusable rows of one file; the message shows the first ten.
+    """A file has unusable rows; the message shows the first ten.
 
     Attributes:
         path: The file.
-        rows: Every one of them, in file order.
-        total: How many rows were looked at.
+        rows: All of them, in file order.
+        total: Number of rows that were checked.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class BadRows(ValueError):
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep Python's garbage collector from running.
+    """Pause Python's garbage collector inside of the block.
 
-    Reading makes millions of objects that all stay; looking through them over and over for cycles
-    is more than half of the time that the 665,000 rows of LLaVA-1.5 take.
+    Reading makes millions of objects that stay alive; searching them for cycles again and again
+    takes more than half of the time for the 665,000 rows of LLaVA-1.5.
     """
     was_running = gc.isenabled()
     gc.disable()
@@ -120,7 +120,7 @@ def read_rows(path: Path) -> list[FileRow]:
 
 
 def nearest(path: Path) -> str:
-    """What a message adds to a path that is not there: the nearest name, if there is one."""
+    """End of a message about a missing path: the nearest name in its folder, if there is one."""
     if not path.parent.is_dir():
         return f"; its folder {path.parent} is missing too"
     near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
@@ -161,8 +161,8 @@ def parse_sampling(sampling: str) -> tuple[str, Fraction, bool]:
 def choose(rows: list[FileRow], sampling: str, seed: str, path: Path) -> list[FileRow]:
     """Take the rows that `sampling` asks for, in file order.
 
-    A percentage is rounded up, as in LLaVA-NeXT's loader. That loader takes every row where N is
-    larger than the file; here this is an error.
+    A percentage is rounded up, as in LLaVA-NeXT's loader. That loader takes all rows if N is larger
+    than the file; here this is an error.
 
     Args:
         rows: All rows of the file.

@@ -30,14 +30,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """One validated row.
+    """One validated row of a LLaVA-format file.
 
     Attributes:
         id: The row's own id.
         turns: User and assistant in turn, user first.
         images: Absolute paths, in the order of the placeholders; of a video, a VideoPath.
-        source: Where the row stands, for messages: "mix.json, row 12".
-        template: Chat template of its own, if its source names one.
+        source: File and number of the row, for messages: "mix.json, row 12".
+        template: Chat template, if its source names one.
     """
 
     id: str
@@ -48,12 +48,12 @@ class Sample:
 
     @property
     def conversations(self) -> tuple[tuple[Turn, ...], ...]:
-        """All that the LM may read of the row: one conversation, or one for each answer."""
+        """Conversations that the LM reads of the row: one, or one for each answer."""
         return (self.turns,)
 
     @property
     def messages(self) -> list[list[str]]:
-        """Everything that is said in the row, and by whom."""
+        """Role and text of every message of the row."""
         return [[turn.role, turn.text] for turn in self.turns]
 
 
@@ -74,7 +74,7 @@ def read_samples(source: Source, seed: int, videos: bool = False) -> list[Sample
 
 
 def sample_reader(source: Source, videos: bool) -> Callable[[FileRow, ImageFolder | None], Sample]:
-    """What reads a row of a source as a sample, or refuses it."""
+    """Make the function that reads a row of a source as a sample, or refuses it."""
     return lambda row, folder: read_sample(row, folder, videos, source.template)
 
 

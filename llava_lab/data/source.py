@@ -1,4 +1,4 @@
-"""1. Source: a file of rows and its options -> what a reader makes of each, and the bad rows."""
+"""1. Source: a file of rows and its options -> the parsed rows, and the bad ones."""
 
 import reprlib
 import warnings
@@ -33,8 +33,8 @@ class Source:
         sampling: Which rows to take, before they are validated: "all", "first:N", "end:N" or
             "random:N". N is a count or a percentage such as "10%", rounded up.
         on_bad_row: "error" refuses the file and lists its bad rows; "skip" leaves them out and
-            warns once with their number. Bad are rows whose fields are wrong, whose pictures cannot
-            be read, whose text holds a mark of the template, or that are too long to train on.
+            warns once with their number. Bad are rows whose fields are wrong, whose images cannot
+            be read, whose text holds a marker of the template, or that are too long to train on.
         template: Chat template of these rows; null takes the stage's.
     """
 
@@ -53,13 +53,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Found(Generic[_Parsed]):
-    """Rows of a source that could be read, and those that could not.
+    """Rows of a source: those that could be read, and those that could not.
 
     Attributes:
         source: The source.
-        items: What was read, in file order.
-        bad: Rows that were not.
-        total: How many rows there are.
+        items: Parsed rows, in file order.
+        bad: Rows that could not be read.
+        total: Number of rows.
         fault: What the bad rows have in common, for messages.
     """
 
@@ -70,7 +70,7 @@ class Found(Generic[_Parsed]):
     fault: str = "are not usable"
 
     def settled(self) -> "Found[_Parsed]":
-        """The same, if `on_bad_row` lets bad rows be left out.
+        """Return itself if `on_bad_row` lets bad rows be left out.
 
         Raises:
             BadRows: If there are any and `on_bad_row` is "error", or no other row.
@@ -82,7 +82,7 @@ class Found(Generic[_Parsed]):
         return self
 
     def warn(self, stacklevel: int = 2) -> None:
-        """Say once how many rows are left out, and why the first is."""
+        """Warn with the number of rows that are left out, and why the first is."""
         if self.bad:
             number = f"{len(self.bad)} of {self.total} rows are left out"
             warning = f"{self.source.path}: {number}; the first: {self.bad[0]}"
@@ -92,7 +92,7 @@ class Found(Generic[_Parsed]):
 def read_each(
     source: Source, seed: int, read: Callable[[FileRow, ImageFolder | None], _Parsed]
 ) -> list[_Parsed]:
-    """What `read` makes of each row of a source; those it refuses go the way of `on_bad_row`."""
+    """Read each row of a source; rows that `read` refuses are treated as `on_bad_row` says."""
     found = read_source(source, seed, read)
     found.warn(stacklevel=3)  # of read_samples and its like
     return found.items
@@ -102,10 +102,10 @@ def read_each(
 def read_source(
     source: Source, seed: int, read: Callable[[FileRow, ImageFolder | None], _Parsed]
 ) -> Found[_Parsed]:
-    """What `read` makes of each row of a source, and what it refuses.
+    """Read each row of a source, and keep what `read` refuses.
 
     Raises:
-        BadRows: If there is any and `on_bad_row` is "error", or no other row.
+        BadRows: If a row is refused and `on_bad_row` is "error", or all are.
     """
     path = Path(source.path)
     folder = open_folder(source.images)

@@ -1,4 +1,4 @@
-"""1. Split: samples -> those to train on and those to hold out, by the names of their images."""
+"""1. Split: samples -> training and held-out samples, by the names of their images."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -11,8 +11,8 @@ from llava_lab.data.sample import Sample
 def hold_out(samples: Sequence[Sample], fraction: float) -> tuple[list[Sample], list[Sample]]:
     """Split samples into those to train on and about `fraction` of them to hold out.
 
-    The side of a sample depends on the names of its images (of its id if it has none), not on
-    the other samples' order or on a seed. Samples that share an image, also through a third one,
+    The side of a sample depends on the names of its images (on its id if it has none), not on the
+    order of the samples or on a seed. Samples that share an image, also through a third sample,
     stay together. An image's name is that of its file and folder, so that the split survives a
     move of the data and `clip1/0.jpg` is not taken for `clip2/0.jpg`. At least one group is held
     out, however few there are.

@@ -1,4 +1,4 @@
-"""2. Styles: the conversation templates of the LLaVA family, as data.
+"""2. Templates: the conversation formats of the LLaVA family, as data.
 
 Strings and rules as in `llava/conversation.py` and `llava/train/train.py` of haotian-liu/LLaVA
 c121f04 and LLaVA-VL/LLaVA-NeXT df17966.
@@ -12,27 +12,27 @@ Part = Literal["system", "user", "question", "header", "answer", "after"]
 
 @dataclass(frozen=True)
 class ChatFormat:
-    r"""How a conversation is written: strings, laid down in the order of the first attributes.
+    r"""Strings that a conversation is written with, in the order of the first five attributes.
 
     In a pattern, `{text}` is the turn's text, `{eos}` the tokenizer's end-of-sequence token (Vicuna
     and Mistral: `</s>`), `{bos}` its beginning-of-sequence token if it puts one before a text.
 
     Attributes:
-        system: What opens a conversation.
+        system: Text that opens a conversation.
         question: Pattern of a user's turn; up to the text it is the part `user`.
-        header: What opens an answer; a prompt for generation ends with it.
-        answer: Pattern of what is trained on: the text, its end, and the space before, which is in
-            the same token as the first word.
-        after: What follows an answer and is not trained on.
-        first_question: Pattern of the first user's turn, where it differs.
-        strip: Whether a turn's text loses the white space around it.
+        header: Text that opens an answer; a prompt for generation ends with it.
+        answer: Pattern of the text that is trained on: the answer, its end, and the space before
+            it, which is part of its first token.
+        after: Text after an answer that is not trained on.
+        first_question: Pattern of the first user's turn, if it differs.
+        strip: Whether white space around a turn's text is removed.
         images_only: Whether a user's turn is reduced to its images, and there is only one.
         bos: Whether the tokenizer's beginning-of-sequence token, if it puts one, opens the text.
-        special: The strings' marks that have to be single tokens.
-        reserved: Their other marks, ordinary text to the tokenizer.
-        stop_string: Text that ends an answer, where no single token does.
+        special: Markers that must be single tokens of the tokenizer.
+        reserved: Other markers, which are ordinary text to the tokenizer.
+        stop_string: Text that ends an answer, if no single token does.
         released: The parts that the released code trains on.
-        released_tokens: Tokens that it trains on wherever they stand.
+        released_tokens: Tokens that the released code trains on anywhere.
     """
 
     system: str = ""

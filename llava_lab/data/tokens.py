@@ -1,9 +1,9 @@
 """2. Tokens: pieces of text, each trained on or not -> token ids and labels.
 
-The text between two images is tokenized once and whole, as the released pipelines do, so that a
-model trained elsewhere sees the ids it knows. A token belongs to the piece where it begins, not
-counting spaces, for " A" is one token; from that follows its label. Nothing is tokenized again,
-counted or searched.
+The text between two images is tokenized once and as a whole, as in the released code, so that a
+model trained elsewhere sees the ids that it knows. A token belongs to the piece where its first
+character other than a space is, since " A" is one token; its label follows from that piece. Nothing
+is tokenized twice or searched for.
 """
 
 import functools
@@ -20,7 +20,7 @@ IGNORE = -100
 
 
 class Piece(NamedTuple):
-    """A stretch of a conversation's text, and whether it is trained on."""
+    """Part of a conversation's text, and whether it is trained on."""
 
     text: str
     target: bool
@@ -28,11 +28,11 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoded:
-    """One conversation for the LM.
+    """Token ids and labels of one conversation.
 
     Attributes:
         ids: Token ids; `VISUAL` stands for one visual token.
-        labels: The id where it is trained on, else `IGNORE`; not shifted.
+        labels: The token's id if it is trained on, else `IGNORE`; not shifted.
     """
 
     ids: list[int]
@@ -53,7 +53,7 @@ def tokenize(
         tokenizer: The LM's tokenizer.
         visual_tokens: Number of visual tokens of each image, in the order of the placeholders.
         bos: Whether to open with the beginning-of-sequence token.
-        always: Tokens that are trained on in every piece.
+        always: Token ids that are trained on in every piece.
     """
     text = "".join(piece.text for piece in pieces)
     targets = [piece.target for piece in pieces for _ in piece.text]
@@ -92,7 +92,7 @@ def tokenize(
 
 
 def truncate(encoded: Encoded, length: int) -> Encoded:
-    """Cut the end off, as the released code does, but never visual tokens."""
+    """Truncate the end, as the released code does, but never visual tokens."""
     visual = [place for place, token in enumerate(encoded.ids, 1) if token == VISUAL]
     if visual and visual[-1] > length:
         raise ValueError(
@@ -103,12 +103,12 @@ def truncate(encoded: Encoded, length: int) -> Encoded:
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Say whether the tokenizer puts its beginning-of-sequence token before a text."""
+    """Whether the tokenizer puts its beginning-of-sequence token before a text."""
     return tokenizer("a").input_ids[0] == tokenizer.bos_token_id
 
 
 def token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id of a string that has to be one token."""
+    """Return the id of a string that must be a single token."""
     ids = tokenizer(token, add_special_tokens=False).input_ids
     if len(ids) != 1:
         raise ValueError(
@@ -119,7 +119,7 @@ def token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
-    """Return the strings that are not text to the tokenizer, without the image placeholder."""
+    """Return the tokenizer's special tokens, without the image placeholder."""
     return _special_tokens(tokenizer, len(tokenizer))
 
 

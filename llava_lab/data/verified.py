@@ -1,4 +1,4 @@
-"""3. Verified: files of pictures and videos are decoded whole once; their sizes are kept."""
+"""3. Verified: images and videos -> their sizes, after decoding each whole file once."""
 
 import hashlib
 import json
@@ -28,14 +28,14 @@ _known: dict[tuple[str, str], tuple[str, Size]] = {}
 def verified(
     paths: Iterable[Path], views: Views, cache: Path | None, what: str
 ) -> tuple[dict[Path, Size], dict[Path, str]]:
-    """Decode every file that was not decoded before, as `verify_media` does.
+    """Decode every file that was not decoded before, and return its size or what is wrong.
 
     Args:
-        paths: Pictures and videos.
+        paths: Images and videos.
         views: How they are shown.
-        cache: Folder that lists the files that were decoded whole, by path, size and times; None
-            keeps the list in this process.
-        what: Name of what they are for, for the progress bar.
+        cache: Folder that lists files that were decoded, by path, size and times; None keeps the
+            list in this process only.
+        what: What the files are, for the progress bar.
 
     Returns:
         Width, height and, of a video, the frames that are shown, of each file that can be read; and
@@ -68,7 +68,7 @@ def verified(
 def _decode(
     paths: Sequence[Path], views: Views, what: str, cache: Path | None, rule: str
 ) -> Iterator[tuple[Path, str, Size | str]]:
-    """Each file with its state, and its size or why it cannot be read; sizes are written down."""
+    """Yield each file with its state, and its size or error; sizes are added to the cache."""
 
     def decode(path: Path) -> tuple[Path, str, Size | str]:
         state = _state(path)
@@ -93,7 +93,7 @@ def _decode(
 
 
 def _rule(views: Views, video: bool) -> str:
-    """What decides what loading a file gives; most views load pictures alike."""
+    """Name of how views load a file, since most views load images alike."""
     decoders = (PIL.__version__, av.__version__)
     alike = type(views).load is Views.load or (type(views) is Frames and not video)
     values = (decoders,) if alike else (decoders, views)
@@ -101,9 +101,9 @@ def _rule(views: Views, video: bool) -> str:
 
 
 def _state(path: Path) -> str:
-    """Hash of sizes and times of a file, or of all frames of a folder; empty where there is none.
+    """Hash the size and times of a file, or of all frames of a folder; empty if there is none.
 
-    Whatever writes to a file sets the time of its last change, which cannot be set back.
+    Every write to a file sets its change time (ctime), which cannot be set back.
     """
     try:
         files = frame_files(path) if path.is_dir() else [path]
@@ -127,7 +127,7 @@ def _sum(values: str) -> str:
 
 
 def _recall(cache: Path, rule: str) -> None:
-    """Read the list; lines that a kill or a disk has damaged are passed over."""
+    """Read the cache; damaged lines are ignored."""
     path = _file(cache, rule)
     if not path.is_file():
         return

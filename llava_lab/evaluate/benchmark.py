@@ -1,4 +1,4 @@
-"""11. Benchmark: a question file and its metric; what `test` and `predict` ask."""
+"""11. Benchmark: a question file and its metric -> the questions of `test` and `predict`."""
 
 import hashlib
 import json
@@ -32,12 +32,12 @@ class Benchmark:
         images: Folder of the images.
         metric: How answers are scored.
         prompt: Line that is added to every question, such as a response-format prompt.
-        blind: Ask everything a second time with the images dealt to other questions: what is
-            left is what the text alone gives away. Where a question could only be shown its own
-            images there is no blind score, and results say so.
-        limit: Ask only the first so many questions, or null.
-        held_out: Ask only about the pictures that a stage with this `hold_out` keeps from
-            training; 0 asks about all.
+        blind: Ask all questions a second time with the images shuffled between them: this accuracy
+            is what the text alone allows. If a question could only be given its own images, there
+            is no blind score, and results say so.
+        limit: Number of questions to ask, from the first on; null asks all.
+        held_out: Ask only about images that a stage with this `hold_out` keeps from training; 0
+            asks about all.
     """
 
     idle = ("questions", "images")  # files count by their content
@@ -61,18 +61,18 @@ class Benchmark:
 
     @property
     def questions(self) -> list[Question]:
-        """The questions, read and validated when first asked for."""
+        """The questions, read and validated on first access."""
         if not self._questions:
             self._questions = self.read()[: self.limit]
         return self._questions
 
     def read(self) -> list[Question]:
-        """All questions of the file."""
+        """Read all questions of the file."""
         images = None if self.images is None else Path(self.images)
         return read_questions(Path(self.path), images, self.held_out)
 
     def content(self) -> str:
-        """Hash of what is asked, of the bytes of its pictures and videos, and of who judges."""
+        """Hash of questions, bytes of their images and videos, and settings of the judge."""
         digests = {path: image_digest(path) for q in self.questions for path in q.images}
         rows: list[Any] = [
             [q.id, q.text, q.category, q.answers, q.caption, [digests[i] for i in q.images]]
@@ -82,7 +82,7 @@ class Benchmark:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def check(self, views: Views) -> None:
-        """Refuse questions that could not be asked or scored before anything is spent."""
+        """Refuse questions that cannot be asked or scored, before anything is computed."""
         for question in self.questions:
             if any(isinstance(path, VideoPath) for path in question.images) and not views.videos:
                 raise ValueError(
@@ -99,12 +99,12 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Pass:
-    """All questions of a benchmark, asked once.
+    """One pass over all questions of a benchmark.
 
     Attributes:
         benchmark: The benchmark.
-        blind: Whether images of other questions are shown.
-        groups: The questions, with the images that are shown.
+        blind: Whether each question is given images of other questions.
+        groups: The questions with their images.
     """
 
     benchmark: Benchmark
@@ -113,18 +113,18 @@ class Pass:
 
 
 class BenchmarkDataModule(LightningDataModule):
-    """What `test` and `predict` ask.
+    """Questions of `test` and `predict`.
 
     Args:
-        benchmarks: The question files.
-        views: How an image becomes views: that of the stage that was trained last.
+        benchmarks: Question files and their metrics.
+        views: How an image becomes views, by default as in the stage that was trained last.
         image_position: Where the image stands in the question.
         max_new_tokens: Longest answer.
         images_per_batch: Images whose questions are answered at once.
         template: Chat template; null takes the LM's.
         num_workers: Processes that load images beside the main one.
-        rope_factor: Divide the LM's positions by it while questions are answered (linear scaling),
-            so that it reads so many times the length that it was trained on.
+        rope_factor: Factor of linear RoPE scaling while questions are answered: the LM reads so
+            many times the length that it was trained on.
     """
 
     idle = ("num_workers",)
@@ -156,7 +156,7 @@ class BenchmarkDataModule(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def check(self, model: Any) -> None:
-        """Refuse what could not be asked, before anything is spent."""
+        """Refuse questions that cannot be asked, before anything is computed."""
         for benchmark in self.benchmarks:
             benchmark.check(self.views)
         self.check_views(model)
@@ -175,7 +175,7 @@ class BenchmarkDataModule(LightningDataModule):
             check_questions(trees, context, self.max_new_tokens, self.sizes)
 
     def check_views(self, model: Any) -> None:
-        """Refuse one that the model cannot follow or the LM cannot read."""
+        """Refuse views that the model cannot use, or that are longer than the LM can read."""
         model.check_views(self.views, int(model.llm.context * self.rope_factor))
 
     def setup(self, stage: str) -> None:
@@ -186,7 +186,7 @@ class BenchmarkDataModule(LightningDataModule):
 
     @cached_property
     def passes(self) -> list[Pass]:
-        """Every benchmark and, where it is asked for and can be, its blind twin behind it."""
+        """Passes of all benchmarks, each followed by its blind pass if there is one."""
         found = []
         for benchmark in self.benchmarks:
             groups = by_images(benchmark.questions, self.image_position)

@@ -1,4 +1,4 @@
-"""11. Groups: questions -> groups that share their images; other images for a blind pass."""
+"""11. Groups: questions -> groups that share their images; shuffled images for a blind pass."""
 
 import random
 from collections import Counter
@@ -19,12 +19,12 @@ from llava_lab.data.sample import Turn
 
 @dataclass(frozen=True)
 class QuestionGroup:
-    """Questions that are asked about the same images, which are computed once for all of them.
+    """Questions about the same images, which are encoded once for all of them.
 
     Attributes:
-        images: What is shown: the questions' own images or, in a blind pass, those of others.
+        images: The images: the questions' own or, in a blind pass, those of others.
         questions: The questions.
-        places: Index of each question in its file. It tells questions apart; ids may repeat.
+        places: Index of each question in its file, which is unique; ids may repeat.
     """
 
     images: tuple[Path, ...]
@@ -38,11 +38,11 @@ class QuestionGroup:
 
 
 def placed(question: Question, position: Position, prompt: str | None = None) -> Turn:
-    """The question as the user's turn, its image where `position` wants it.
+    """Return the question as the user's turn, with its image at `position`.
 
     Args:
         question: The question.
-        position: Where its image stands.
+        position: Where its image goes.
         prompt: Line that is added to it, or None.
     """
     text = question.text if prompt is None else f"{question.text}\n{prompt}"
@@ -52,10 +52,10 @@ def placed(question: Question, position: Position, prompt: str | None = None) ->
 
 
 def by_images(questions: Sequence[Question], position: Position = "first") -> list[QuestionGroup]:
-    """Questions that share their images, in the order in which each image is first asked about.
+    """Group questions by their images, in the order in which each image occurs first.
 
-    Questions share a group if they begin alike up to the last image, so that a common prefix holds
-    all images. Questions without images have a group each.
+    Questions share a group if their texts are equal up to the last image, so that a common prefix
+    holds all images. A question without images is a group of its own.
     """
     groups: dict[Hashable, QuestionGroup] = {}
     for place, question in enumerate(questions):
@@ -70,15 +70,14 @@ def by_images(questions: Sequence[Question], position: Position = "first") -> li
 
 
 def blind_groups(groups: Sequence[QuestionGroup]) -> list[QuestionGroup] | None:
-    """The same questions with images of other questions; groups without images keep none.
+    """Give each group the images of another group; groups without images keep none.
 
-    Groups with the same number of images are dealt them along one shuffled circle, so that each is
-    used once. Where that would show a group one of its own images, under whatever name, two groups
-    of the circle swap; where no swap helps, images of the whole benchmark are drawn for it.
+    Groups with the same number of images pass them on along one shuffled circle, so that each image
+    is used once. If a group would get one of its own images, also under another name, two groups of
+    the circle swap; if no swap helps, images are drawn from the whole benchmark.
 
     Returns:
-        The groups, or None where there are no images, or a group to which no other image can be
-        shown.
+        The groups; None if there are no images, or no other image for some group.
     """
     if not any(group.images for group in groups):
         return None
@@ -109,7 +108,7 @@ def _swap(
     dealt: list[tuple[Path, ...]],
     suits: Callable[[int, Sequence[Path]], bool],
 ) -> None:
-    """Swap what was dealt to groups that it does not suit with what suits both."""
+    """Swap images of groups that got their own, with groups that both can exchange with."""
     for index in circle:
         if suits(index, dealt[index]):
             continue
@@ -120,7 +119,7 @@ def _swap(
 
 
 def _drawn(group: QuestionGroup, others: list[Path], seed: str) -> tuple[Path, ...]:
-    """As many images as the group has, of its kind if there are any; repeated if too few."""
+    """Draw as many images as the group has, of the same kind if possible; repeated if too few."""
     number, video = group.number_and_kind
     random.Random(seed).shuffle(others)
     others.sort(key=lambda image: isinstance(image, VideoPath) != video)
@@ -139,7 +138,7 @@ def _circles(groups: Sequence[QuestionGroup]) -> list[list[int]]:
 
 
 def contents(images: Iterable[Path]) -> dict[Path, Hashable]:
-    """A key for what each file holds; files are read only where several are equally long."""
+    """Key of each file's content; only files of equal length are read."""
     paths = dict.fromkeys(images)
     sizes = {path: path.stat().st_size if path.is_file() else None for path in paths}
     times = Counter(sizes.values())

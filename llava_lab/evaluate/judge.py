@@ -1,4 +1,4 @@
-"""11. Judge: an LM behind any OpenAI-compatible endpoint -> judgements, each asked for once."""
+"""11. Judge: prompts -> verdicts of an LM behind an OpenAI-compatible server, cached on disk."""
 
 import ast
 import hashlib
@@ -21,17 +21,17 @@ Messages = list[dict[str, str]]
 
 
 class UnparsedReply(ValueError):
-    """What a judge said, again and again, that is no judgement."""
+    """The judge's reply could not be parsed after all retries."""
 
 
 class Prompt:
-    """What a judge is told: a YAML file of a `user` message and, where wanted, a `system` one.
+    """Prompt of a judge: a YAML file with a `user` message and, optionally, a `system` one.
 
-    `{question}` stands for the question of a case, and so on; other braces stay as they are.
+    `{question}` and other names of a case's values are filled in; other braces stay.
 
     Args:
         file: The file, or asset:judge/NAME.yaml for one that ships with the package.
-        needs: Names of what it must show.
+        needs: Names that it must contain.
     """
 
     def __init__(self, file: str, needs: tuple[str, ...]):
@@ -50,7 +50,7 @@ class Prompt:
         self.sha256 = hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
 
     def messages(self, case: Mapping[str, str]) -> Messages:
-        """The messages of one case."""
+        """Fill in the messages of one case."""
 
         def fill(text: str) -> str:
             return re.sub(r"\{(\w+)\}", lambda found: case.get(found[1], found[0]), text)
@@ -58,26 +58,26 @@ class Prompt:
         return [{"role": role, "content": fill(text)} for role, text in self.texts.items()]
 
     def settings(self) -> dict[str, Any]:
-        """What results say of it."""
+        """Settings that are written to results."""
         return {"prompt": self.file, "prompt_sha256": self.sha256, "prompt_texts": self.texts}
 
 
 @dataclass
 class Judge:
-    """An LM that judges answers.
+    """LM that judges answers.
 
-    A judgement that could be read is kept on disk under a hash of model, messages and sampling,
-    whatever the engine's address, and is never asked for again.
+    A reply that could be parsed is cached on disk by a hash of model, messages and sampling, not of
+    the server's address, and is not requested again.
 
     Args:
-        url: An OpenAI-compatible engine, up to and with /v1.
-        model: The engine's name of its model; judges of different names and versions are not to
-            be compared.
-        cache: Folder of the judgements.
-        temperature: Of the judge's answers.
-        max_tokens: Longest answer of the judge.
-        tries: How often a judgement is asked for that cannot be read.
-        in_flight: Requests at once.
+        url: Address of an OpenAI-compatible server, up to and with /v1.
+        model: The server's name of its model. Scores of different judges or versions cannot be
+            compared.
+        cache: Folder of the replies.
+        temperature: Sampling temperature of the judge.
+        max_tokens: Longest reply of the judge.
+        tries: Number of requests before a reply that cannot be parsed is an error.
+        in_flight: Most requests at once.
     """
 
     url: str
@@ -92,12 +92,12 @@ class Judge:
         check_url(self.url)
 
     def settings(self) -> dict[str, Any]:
-        """What results say of it."""
+        """Settings that are written to results."""
         return {"model": self.model, **self.sampling}
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """How it answers."""
+        """Sampling options of a request."""
         return {"temperature": self.temperature, "max_tokens": self.max_tokens}
 
     def judge(
@@ -107,11 +107,11 @@ class Judge:
 
         Args:
             cases: Messages by the case's name.
-            read: What the judge said to a verdict; a ValueError where it cannot be read.
+            read: Parses a reply; raises a ValueError if it cannot.
 
         Raises:
-            ValueError: If the judge refuses; or, once all others are judged and kept, a list of
-                the cases whose judgement could not be read.
+            ValueError: If the server refuses; or, once all other cases are judged and cached, with
+                a list of the cases whose reply could not be parsed.
         """
         places = {name: self._place(messages) for name, messages in cases.items()}
         wanted = {place: cases[name] for name, place in places.items()}
@@ -139,7 +139,7 @@ class Judge:
         return {name: verdicts[place] for name, place in places.items()}
 
     def _kept(self, place: Path, read: Callable[[str], Verdict]) -> Verdict | None:
-        """The verdict on disk; None if there is none, or none that can be read in this way."""
+        """Return the cached verdict; None if there is none, or `read` cannot parse it."""
         if not place.is_file():
             return None
         try:
@@ -180,9 +180,9 @@ class Judge:
 
 
 def read_object(reply: str) -> dict[str, Any]:
-    """The first {...} of a judgement: JSON, or a dictionary as Python writes it.
+    """Parse the first {...} of a reply: JSON, or a Python dictionary.
 
-    The latter is what the published prompts ask for.
+    The published prompts ask for the latter.
     """
     found = re.search(r"\{.*?\}", reply, re.DOTALL)
     if not found:
@@ -198,7 +198,7 @@ def read_object(reply: str) -> dict[str, Any]:
 
 
 def read_score(found: Mapping[str, Any], least: int, most: int) -> int:
-    """The `score` of a judgement; a broken one is cut down, as the released scorers do.
+    """Read the `score` of a reply; a fraction is rounded down, as in the released scorers.
 
     Source: LLaVA-VL/LLaVA-NeXT@e789bd4, llava/eval.
     """

@@ -24,14 +24,14 @@ from llava_lab.model.generate import QuestionBatch, Sampling
 
 
 class Trees(Dataset):
-    """One row a group of questions: what their prompts share is the root, the rest its leaves.
+    """Prompts as trees, one a group of questions: the common prefix is the root, the rest leaves.
 
     Args:
-        groups: Questions that are asked about the same images.
+        groups: Groups of questions about the same images.
         template: Chat template.
         tokenizer: The LM's tokenizer.
         loader: Loads images as views.
-        position: Where the image stands in the question.
+        position: Where the image goes in the question.
         prompt: Line that is added to every question, or None.
     """
 
@@ -63,7 +63,7 @@ class Trees(Dataset):
         return EncodedSample(segments, views, layouts, group.questions[0].source), group
 
     def ids(self, question: Question, group: QuestionGroup, layouts: Sequence[Layout]) -> list[int]:
-        """Token ids of the prompt of one question of a group."""
+        """Encode the prompt of one question of a group."""
         turn = placed(question, self.position, self.prompt)
         turns = self.loader.add_words([turn], group.images)
         tokens = [layout.tokens for layout in layouts]
@@ -71,7 +71,7 @@ class Trees(Dataset):
 
 
 def _common(prompts: Sequence[Sequence[int]]) -> int:
-    """Length of the longest beginning that all prompts share."""
+    """Length of the longest common prefix of all prompts."""
     for place, tokens in enumerate(zip(*prompts, strict=False)):
         if len(set(tokens)) > 1:
             return place
@@ -79,7 +79,7 @@ def _common(prompts: Sequence[Sequence[int]]) -> int:
 
 
 class Sizes:
-    """Sizes of images and videos as views loads them; each file is read once.
+    """Sizes of images and videos; each file is decoded once.
 
     Args:
         views: How images and videos are loaded.
@@ -91,7 +91,7 @@ class Sizes:
         self._of = cache(lambda path, _: self._read(path))
 
     def __call__(self, path: Path) -> tuple[int, ...]:
-        """Width and height; of a video also its frames. Raises what loading the file raises."""
+        """Return width, height and, for a video, frames; raises what loading the file raises."""
         found = self._of(path, type(path))
         if isinstance(found, Exception):
             raise found
@@ -105,7 +105,7 @@ class Sizes:
 
 
 def check_questions(trees: Trees, context: int, max_new_tokens: int, sizes: Sizes) -> None:
-    """Refuse questions that cannot be asked: broken images, and prompts that the LM cannot hold.
+    """Refuse questions with broken images, and prompts that are longer than the LM can read.
 
     Args:
         trees: The questions.
@@ -114,7 +114,7 @@ def check_questions(trees: Trees, context: int, max_new_tokens: int, sizes: Size
         sizes: Sizes of the images.
 
     Raises:
-        ValueError: With the row of every such question, and the reason.
+        ValueError: Lists the row of every such question, and the reason.
     """
     if faults := list(unaskable(trees, context, max_new_tokens, sizes).values()):
         number = sum(len(group.questions) for group in trees.groups)
@@ -123,7 +123,7 @@ def check_questions(trees: Trees, context: int, max_new_tokens: int, sizes: Size
 
 
 def unaskable(trees: Trees, context: int, max_new_tokens: int, sizes: Sizes) -> dict[int, str]:
-    """Row and reason of each question that cannot be asked, by its place.
+    """Find questions that cannot be asked: row and reason, by the question's index.
 
     The arguments are those of `check_questions`.
     """
@@ -152,7 +152,7 @@ def beyond(
     context: int,
     max_new_tokens: int,
 ) -> str | None:
-    """Why a prompt and its answer are more than the LM reads, and what would fit; else None."""
+    """Message if a prompt and its answer are longer than the LM can read, with what would fit."""
     if len(ids) + max_new_tokens <= context:
         return None
     visual = sum(token == VISUAL for token in ids)
@@ -197,25 +197,25 @@ def question_loader(
     world: int = 1,
     sizes: Sizes | None = None,
 ) -> DataLoader:
-    """Batches of questions for `answer`, in the order of the groups.
+    """Make the loader of batches of questions for `answer`, in the order of the groups.
 
-    The ranks of a job share the batches: each is answered once, with the same questions in it as
-    on one rank. A rank may have none.
+    The ranks of a job share the batches: each is answered once, and is the same as with one rank. A
+    rank may get none.
 
     Args:
-        model: Whose tokenizer, encoder and template the prompts are made for.
-        groups: Questions that are asked about the same images.
+        model: Model whose tokenizer, encoder and template are used.
+        groups: Groups of questions about the same images.
         views: How an image becomes views.
-        position: Where the image stands in the question.
+        position: Where the image goes in the question.
         prompt: Line that is added to every question.
         template: Chat template; null takes the LM's.
         max_new_tokens: Longest answer.
         images_per_batch: Groups that are answered at once.
         num_workers: Processes that load images beside the main one.
-        sampling: How tokens are drawn; None takes the likeliest.
+        sampling: How tokens are sampled; None is greedy.
         rank: Number of this process.
         world: Number of processes.
-        sizes: Sizes of images that were read before; None reads all.
+        sizes: Sizes of images, if some were read before.
 
     Raises:
         ValueError: If a question cannot be asked; all of them are checked, on every rank.
@@ -247,7 +247,7 @@ class Collator:
     Args:
         trees: All prompts.
         max_new_tokens: Longest answer.
-        sampling: How tokens are drawn; None takes the likeliest.
+        sampling: How tokens are sampled; None is greedy.
     """
 
     def __init__(self, trees: Trees, max_new_tokens: int, sampling: Sampling | None):
@@ -277,7 +277,7 @@ def trees_of(
     prompt: str | None,
     template: str | None,
 ) -> Trees:
-    """The prompts of a model; the arguments are those of `question_loader`."""
+    """Make the prompts of a model; the arguments are those of `question_loader`."""
     style = get_template(template or model.llm.template)
     loader = ViewLoader(views, model.view_spec)
     return Trees(groups, style, model.llm.tokenizer, loader, position, prompt)

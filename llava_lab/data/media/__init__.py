@@ -1,1 +1,1 @@
-"""Pictures and videos: files -> decoded, scaled RGB."""
+"""Media: image and video files -> decoded and scaled RGB images."""

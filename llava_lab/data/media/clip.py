@@ -1,4 +1,4 @@
-"""3. Clip: a video file or a folder of frames -> the frames that are wanted, with their times."""
+"""3. Clip: a video file or a folder of frames -> chosen frames, with their times."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -15,18 +15,18 @@ from llava_lab.data.media.track import Track, read_track
 # Frames of a folder are half a second apart, as ShareGPTVideo's are.
 FOLDER_FPS = 2
 
-# Number of frames and frames a second of a clip -> the indices that are wanted, rising.
+# Number of frames and frames a second of a video -> indices of the chosen frames, rising.
 Choice = Callable[[int, float], Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames of a video, as they are shown.
+    """Chosen frames of a video.
 
     Attributes:
-        frames: RGB, upright.
-        times: When each is shown, in seconds from the video's first frame.
-        duration: Of the whole video, in seconds.
+        frames: RGB images, upright.
+        times: Time of each frame, in seconds after the video's first frame.
+        duration: Duration of the whole video, in seconds.
     """
 
     frames: list[Image.Image]
@@ -41,12 +41,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class FrameTimes:
-    """When the frames of a video are shown.
+    """Times of all frames of a video.
 
     Attributes:
-        times: Of each frame, in seconds from the first one, rising.
+        times: Time of each frame, in seconds after the first one, rising.
         fps: Frames a second, on average.
-        duration: In seconds, the last frame's showing included.
+        duration: Duration in seconds, until the last frame ends.
     """
 
     times: list[float]
@@ -55,16 +55,16 @@ class FrameTimes:
 
 
 def load_clip(path: Path, choose: Choice, upright: bool = False) -> Clip:
-    """Read the frames that are wanted of a video file, or of a folder of frames.
+    """Read chosen frames of a video file, or of a folder of frames.
 
-    The frames are those that decoding the whole file gives at these indices. Of MP4, MOV, Matroska
-    and WebM only what lies between a wanted frame and the key frame before it is decoded; other
-    formats are decoded from their start, twice. Times are those of the frames themselves, so that
-    a varying frame rate is no matter; what the file says about turning the picture is heeded.
+    The frames equal those at the same indices when the whole file is decoded. In MP4, MOV, Matroska
+    and WebM only the frames between a chosen one and the key frame before it are decoded; other
+    formats are decoded from their start, twice. Times are the frames' own, so a variable frame rate
+    is fine; rotation flags of the file are applied.
 
     Args:
         path: The file or the folder.
-        choose: Which frames are wanted, of how many at which rate; an index may come twice.
+        choose: Number of frames and frame rate -> indices of the chosen frames; they may repeat.
         upright: Whether the frames of a folder are turned as their EXIF orientation says.
 
     Raises:
@@ -90,7 +90,7 @@ def load_clip(path: Path, choose: Choice, upright: bool = False) -> Clip:
 
 
 def index_clip(path: Path) -> FrameTimes:
-    """When the frames of a video are shown; raises what `load_clip` does."""
+    """Find the times of a video's frames; raises what `load_clip` does."""
     if path.is_dir():
         return _folder_index(frame_files(path))
     return _index(read_track(path))
@@ -119,7 +119,7 @@ def _folder_frames(
 
 
 def image_digest(path: Path) -> str:
-    """SHA-256 of the file's bytes; of a folder of frames, of all of theirs."""
+    """SHA-256 of a file's bytes, or of the bytes of all frames of a folder."""
     if path.is_dir():
         return hashlib.sha256("".join(map(image_digest, frame_files(path))).encode()).hexdigest()
     with path.open("rb") as file:

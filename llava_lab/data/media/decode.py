@@ -1,4 +1,4 @@
-"""3. Decode: one video file and its track -> the pictures of some of its frames."""
+"""3. Decode: a video file and its track -> images of chosen frames."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -14,15 +14,18 @@ MAX_CLIP_PIXELS = 1_000_000_000  # of all the frames that are taken; 3 GB
 
 
 def read_frames(path: Path, track: Track, wanted: Sequence[int]) -> dict[int, Image.Image]:
-    """Pictures of the wanted frames, by index, upright as the file says.
+    """Decode chosen frames of a file, rotated as the file says.
 
     Args:
         path: The file.
-        track: What `read_track` found in it.
-        wanted: Indices, rising.
+        track: Its track, from `read_track`.
+        wanted: Indices of the frames, rising.
+
+    Returns:
+        Images by index.
 
     Raises:
-        ValueError: If a frame that has to be decoded for them is damaged, or if they are more
+        ValueError: If a frame that must be decoded for them is damaged, or if they have more
             pixels than `MAX_CLIP_PIXELS`.
     """
     with opened(path) as (container, stream):
@@ -32,7 +35,7 @@ def read_frames(path: Path, track: Track, wanted: Sequence[int]) -> dict[int, Im
 
 
 def check_pixels(path: Path, frames: int, width: int, height: int) -> None:
-    """Refuse to hold more than `MAX_CLIP_PIXELS` of one video."""
+    """Refuse to read more than `MAX_CLIP_PIXELS` pixels of one video."""
     if frames * width * height > MAX_CLIP_PIXELS:
         raise ValueError(
             f"{path}: {frames} frames of {width}x{height} are {frames * width * height:,} pixels, "
@@ -47,10 +50,10 @@ def _seek_frames(
     track: Track,
     wanted: Sequence[int],
 ) -> dict[int, Image.Image] | None:
-    """Pictures of the wanted frames; decoded is what lies between each and the key before it.
+    """Decode chosen frames, each from the key frame before it.
 
-    None where decoding cannot start at a key frame: H.264 also marks so where a picture that is
-    renewed piece by piece (intra refresh) begins to be.
+    Returns None if decoding cannot start at a key frame: H.264 also flags the first frame of a
+    gradual intra refresh as one, which is not whole by itself.
     """
     found: dict[int, Image.Image] = {}
     keys = track.keys or []
@@ -79,7 +82,7 @@ def _seek_frames(
 
 
 def _frames_from_start(path: Path, track: Track, wanted: Sequence[int]) -> dict[int, Image.Image]:
-    """Pictures of the wanted frames, after decoding all that come before them."""
+    """Decode chosen frames, and all frames before them."""
     found: dict[int, Image.Image] = {}
     number = 0
     with opened(path) as (container, stream):

@@ -1,4 +1,4 @@
-"""3. JPEG: whether a JPEG file ends before its pixels do, which Pillow does not say."""
+"""3. JPEG: refuse a JPEG file whose pixel data end early, which Pillow does not notice."""
 
 import io
 import re
@@ -17,7 +17,7 @@ _GRAY = 128
 
 
 def may_end_early(image: Image.Image) -> bool:
-    """Whether `check_jpeg` has to look: a progressive file, or one whose last row is all gray.
+    """Whether `check_jpeg` is needed: for a progressive file, or if the last row is all gray.
 
     Args:
         image: The JPEG as Pillow loaded it.
@@ -29,8 +29,8 @@ def may_end_early(image: Image.Image) -> bool:
 def check_jpeg(data: bytes) -> None:
     """Refuse a JPEG that was cut and closed again, or whose end is overwritten.
 
-    Pillow refuses a file that is cut. Where an end marker stands behind what is left, as in files
-    that were repaired or filled with zeros, it shows gray, or of a progressive file a blur.
+    Pillow refuses a file that is cut. If an end marker follows the rest, as in files that were
+    repaired or filled with zeros, it returns gray pixels, or a blur for a progressive file.
 
     Args:
         data: The file's bytes.
@@ -55,7 +55,7 @@ def check_jpeg(data: bytes) -> None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and contents of what stands between the markers, up to the end marker."""
+    """Yield kind and content of each segment, up to the end marker."""
     place = 0
     while found := _MARKER.search(data, place):
         kind, place = found[0][1], found.end()

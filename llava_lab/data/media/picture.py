@@ -1,4 +1,4 @@
-"""3. Picture: an image file -> an RGB image of 8 bits, or why there is none."""
+"""3. Picture: an image file -> an 8-bit RGB image, or one message that says what is wrong."""
 
 from pathlib import Path
 
@@ -24,25 +24,25 @@ _REACH = 1 / 16
 def load_image(path: str | Path, upright: bool = False) -> Image.Image:
     """Read an image file as RGB of 8 bits.
 
-    As in the released code, transparency is dropped, not blended, and of an animation or a file of
-    several pages the first is taken. A file of which only a part can be decoded is refused,
-    whatever `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` was set to: it is set to False.
+    As in the released code, transparency is dropped, not blended, and the first frame or page is
+    taken. A file that can be decoded only in part is refused:
+    `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set to False.
 
-    Levels of more than 8 bits are scaled by what the file says of them, not by their contents: of
-    16 bits (and of 32, where they go from 0 to 65535) the high byte is taken, as Pillow does for
-    RGB of 16 bits, of 12 bits the high 8; floats from 0 to 1 are multiplied by 255; 32-bit levels
-    up to 255 stay. Refused is what goes beyond these ranges or reaches less than a sixteenth of
-    them, such as 12-bit levels in a 16-bit file: it would be white or black.
+    Levels of more than 8 bits are scaled by the depth that the file declares, not by their values:
+    the high byte of 16 bits (and of 32 bits from 0 to 65535), as Pillow does for 16-bit RGB, and
+    the high 8 of 12 bits; floats from 0 to 1 times 255; 32-bit levels up to 255 as they are. Levels
+    beyond these ranges, or below a sixteenth of them, are refused: 12-bit levels in a 16-bit file,
+    for example, would become almost black.
 
     Args:
         path: The file.
-        upright: Whether the image is turned as its EXIF orientation says. The released code does
-            not, so that published models saw such photographs lying; transformers' loader does.
+        upright: Whether to rotate the image by its EXIF orientation. The released code does not, so
+            published models saw such photographs rotated; transformers' loader does.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no image, damaged, of levels that are not read, or larger than
-            `MAX_PIXELS` or `MAX_SIDE`.
+        ValueError: If it is no image, is damaged, has levels that cannot be read, or is larger
+            than `MAX_PIXELS` or `MAX_SIDE`.
     """
     path = Path(path)
     check_regular(path, "image")
@@ -64,7 +64,7 @@ def load_image(path: str | Path, upright: bool = False) -> Image.Image:
 
 
 class _UnreadableError(ValueError):
-    """Why an image that Pillow opens is not read."""
+    """Pillow opens an image that is refused all the same."""
 
 
 def _read(image: ImageFile.ImageFile, path: Path, upright: bool) -> Image.Image:
@@ -86,14 +86,14 @@ def _read(image: ImageFile.ImageFile, path: Path, upright: bool) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
-    """An image in memory as RGB of 8 bits, as `load_image` makes it of a file.
+    """Convert an image in memory to 8-bit RGB, as `load_image` does.
 
     Args:
         image: The image.
-        upright: Whether it is turned as its EXIF orientation says.
+        upright: Whether to rotate it by its EXIF orientation.
 
     Raises:
-        ValueError: If its levels or its mode are not read.
+        ValueError: If its levels or its mode cannot be read.
     """
     turned = ImageOps.exif_transpose(image) if upright else image
     if image.mode in _MODES:
@@ -108,7 +108,7 @@ def _too_large(size: str) -> str:
 
 
 def _eight_bits(levels: Image.Image, source: Image.Image) -> Image.Image:
-    """Gray levels of more than 8 bits as RGB; `source` says what they mean."""
+    """Convert gray levels of more than 8 bits to RGB; `source` is the image with their depth."""
     values = np.asarray(levels)
     low, high = values.min(), values.max()
     tags = getattr(source, "tag_v2", {})

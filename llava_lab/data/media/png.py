@@ -1,4 +1,4 @@
-"""3. PNG: whether the pixels of a PNG file are whole, which Pillow does not say."""
+"""3. PNG: refuse a PNG file with incomplete pixel data, which Pillow does not notice."""
 
 import struct
 import zlib
@@ -22,10 +22,10 @@ _BLOCK = 1 << 20
 
 
 def check_png(file: BinaryIO) -> None:
-    """Check the checksums of a PNG's critical chunks, and that its data fill all of its rows.
+    """Check the checksums of a PNG's critical chunks, and that its data fill all rows.
 
-    Pillow reads what it can of compressed data and leaves the rest black. This decompresses the
-    data once more, without keeping it: about a third more time for a PNG.
+    Pillow decodes as much as it can and leaves the rest black. This decompresses the data once
+    more without keeping it, which takes a third of the time of loading a PNG.
 
     Raises:
         ValueError: If a checksum is wrong, or data are missing.
@@ -53,7 +53,7 @@ def _header(file: BinaryIO) -> bytes:
 
 
 def _data_bytes(header: bytes) -> int:
-    """Bytes of all rows before compression, a filter byte for each row included."""
+    """Number of bytes of all rows before compression, with one filter byte a row."""
     width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     bits = depth * _SAMPLES[color]
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
@@ -66,7 +66,7 @@ def _data_bytes(header: bytes) -> int:
 
 
 def _image_data(file: BinaryIO) -> Iterator[bytes]:
-    """Contents of the IDAT chunks, which follow each other without a break."""
+    """Yield the contents of the IDAT chunks, which are consecutive."""
     started = False
     while True:
         kind, data = _chunk(file)
@@ -78,7 +78,7 @@ def _image_data(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _chunk(file: BinaryIO) -> tuple[bytes, bytes]:
-    """Kind and contents of the next chunk; a file without its end mark ends here, too."""
+    """Read kind and content of the next chunk; the end of the file counts as IEND."""
     start = file.read(8)
     if not start:
         return b"IEND", b""

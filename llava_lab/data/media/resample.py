@@ -1,4 +1,4 @@
-"""3. Resample: bicubic scaling as Pillow does it, in bounded time and memory for any shape."""
+"""3. Resample: Pillow's bicubic scaling, in bounded time and memory for any shape."""
 
 import numpy as np
 from PIL import Image
@@ -15,7 +15,7 @@ Color = tuple[int, int, int]
 
 
 def scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The image at another width and height, bicubic."""
+    """Scale the image to another width and height, bicubic."""
     if size[0] * image.height > MAX_PIXELS:
         # Pillow scales rows first, which makes gigabytes of a line of 1x3000000. In this order a
         # level of 255 may come out one or two off.
@@ -24,7 +24,7 @@ def scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def centre(image: Image.Image, side: int) -> Image.Image:
-    """The centre square of the image after its shorter side is scaled to `side`."""
+    """Scale the image's shorter side to `side`, and crop its centre square."""
     short = min(image.size)
     width, height = (int(side * length / short) for length in image.size)
     left, top = (width - side) // 2, (height - side) // 2
@@ -41,11 +41,11 @@ def centre(image: Image.Image, side: int) -> Image.Image:
 
 
 def pad(image: Image.Image, side: int, background: Color) -> Image.Image:
-    """The image, centred on a square canvas of its longer side, scaled to `side`.
+    """Centre the image on a square canvas of its longer side, and scale that to `side`.
 
-    Pillow scales a square's rows and then its columns. So does this, but only strips of the canvas
-    ever exist: the result is the same to the bit. Of the canvas of a long thin image only what its
-    pixels reach is computed, so that time is linear in pixels.
+    Pillow scales the rows of the square and then its columns. This does the same strip by strip, so
+    that the whole canvas never exists; the result is bit for bit the same. For a long thin image
+    only pixels that the image reaches are computed, so that time is linear in its pixels.
     """
     canvas = max(image.size)
     if canvas**2 > THIN * image.width * image.height and canvas**2 > STRIP_PIXELS:
@@ -62,7 +62,7 @@ def pad(image: Image.Image, side: int, background: Color) -> Image.Image:
 
 
 def _pad_thin(image: Image.Image, side: int, background: Color) -> Image.Image:
-    """What `pad` makes, computed where the image's own pixels count."""
+    """Compute `pad` for a long thin image, where the image's own pixels contribute only."""
     canvas = max(image.size)
     color = np.array(background)
     levels = np.asarray(image)

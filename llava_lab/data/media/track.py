@@ -1,4 +1,4 @@
-"""3. Track: one video file -> when each of its frames is shown, and whether it is whole."""
+"""3. Track: a video file -> the times of its frames; an incomplete file is refused."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -27,14 +27,14 @@ Opened = tuple[av.container.InputContainer, av.VideoStream]
 
 
 class Track(NamedTuple):
-    """The frames of a video in the order in which they are shown.
+    """Times of a video's frames, in the order in which they are shown.
 
     Attributes:
-        stamps: When each is shown, in units.
-        end: When the last one ends, in units.
-        unit: Seconds.
-        keys: Stamps of the key frames; None where stamps were found by decoding the file, which
-            cannot be sought in.
+        stamps: Time of each frame, in units.
+        end: Time at which the last frame ends, in units.
+        unit: Length of a unit, in seconds.
+        keys: Times of the key frames; None if the times were found by decoding the file, in which
+            seeking is not possible.
     """
 
     stamps: list[int]
@@ -53,10 +53,10 @@ class _Packet(NamedTuple):
 
 
 def read_track(path: Path) -> Track:
-    """Find the frames of a video file: those that decoding it from its start gives.
+    """Find the frames of a video file, the same as decoding it from its start gives.
 
-    MP4, MOV, Matroska and WebM list them, which takes reading the file. Of all other formats the
-    whole file is decoded. The last files' results are kept.
+    MP4, MOV, Matroska and WebM list them; the file is read, not decoded. Files of other formats are
+    decoded. Results of the last files are cached.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -171,7 +171,7 @@ def _check_whole(
 
 
 def _promised_end(stream: av.VideoStream) -> float:
-    """When Matroska's header says that the stream ends, in seconds; 0 where nothing is said."""
+    """End of the stream by Matroska's header, in seconds; 0 if the header has none."""
     for key, value in stream.metadata.items():
         if key.startswith("DURATION") and (found := _CLOCK.fullmatch(value)):
             return 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
@@ -179,7 +179,7 @@ def _promised_end(stream: av.VideoStream) -> float:
 
 
 def _listed_track(path: Path, packets: Sequence[_Packet], unit: Fraction) -> Track | None:
-    """The track as the packets tell it, or None where only decoding can tell it."""
+    """Make the track from the packets; None if they do not determine it."""
     shown = [packet for packet in packets if packet.is_shown]
     stamps = sorted(packet.pts for packet in shown if packet.pts is not None)
     if not stamps or len(set(stamps)) < len(shown):
@@ -195,12 +195,12 @@ def _listed_track(path: Path, packets: Sequence[_Packet], unit: Fraction) -> Tra
 
 
 def _decoded_track(path: Path, packets: Sequence[_Packet], are_exact: bool) -> Track:
-    """The track as decoding the whole file tells it.
+    """Make the track by decoding the whole file.
 
     Args:
         path: The file.
         packets: Its packets.
-        are_exact: Whether the packets' times are those of the frames, so that lost ones show.
+        are_exact: Whether packets have the times of their frames, so that lost frames are noticed.
     """
     stamps: list[int | None] = []
     corrupt = duration = 0

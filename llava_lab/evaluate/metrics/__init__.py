@@ -1,1 +1,1 @@
-"""Metrics: answers -> scores."""
+"""Metrics: questions and predictions -> scores with intervals."""

@@ -22,7 +22,7 @@ from llava_lab.evaluate.metrics.score import (
 
 
 class BenchmarkMetric(Metric):
-    """Answers to a benchmark's questions -> scores by name; the part of all metrics.
+    """Base of all metrics: predictions for a benchmark's questions -> scores by name.
 
     Questions of the category "" count in the overall scores only.
     """
@@ -45,15 +45,15 @@ class BenchmarkMetric(Metric):
     def grade(
         self, questions: Sequence[Question], predictions: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """Forget what was seen, and see a whole benchmark.
+        """Reset the metric, and score all questions of a benchmark.
 
         Returns:
-            What the prediction file says of each answer: `correct`, from 0 to 1, and more; nothing
-            of one that is scored together with another.
+            Fields of each answer for the prediction file: `correct`, from 0 to 1, and more; none
+            for an answer that is scored together with another.
         """
 
     def compute_here(self) -> dict[str, Score]:
-        """Scores of what this process saw: all there is where every rank graded all answers."""
+        """Compute scores of this process alone, when every rank has graded all answers."""
         # The instance's own `compute` is torchmetrics', which gathers what other ranks saw.
         return type(self).compute(self)
 
@@ -62,7 +62,7 @@ class BenchmarkMetric(Metric):
         """Score all questions of all ranks."""
 
     def check(self, questions: Sequence[Question]) -> None:
-        """Refuse questions that could not be scored, before anything is spent."""
+        """Refuse questions that cannot be scored, before anything is computed."""
         for question in questions:
             if "\n" in (question.category or ""):
                 raise ValueError(
@@ -71,7 +71,7 @@ class BenchmarkMetric(Metric):
                 )
 
     def settings(self) -> dict[str, Any]:
-        """What results say of it, beside its scores: nothing of a rule."""
+        """Settings that are written to results beside the scores; none by default."""
         return {}
 
     def _append(self, state: str, values: Sequence[Any]) -> None:
@@ -109,7 +109,7 @@ class QuestionMetric(BenchmarkMetric):
         """Score one question in [0, 1]."""
 
     def check(self, questions: Sequence[Question]) -> None:
-        """Refuse answers that the rule cannot score against, too."""
+        """Refuse questions, too, whose answers the metric cannot compare with."""
         super().check(questions)
         for question in questions:
             try:
@@ -118,7 +118,7 @@ class QuestionMetric(BenchmarkMetric):
                 raise ValueError(f"{question.source}: {error}") from error
 
     def line(self, prediction: str, answers: Sequence[str]) -> dict[str, Any]:
-        """What the prediction file says of one answer."""
+        """Fields of one answer for the prediction file."""
         return {"correct": self.score(prediction, answers)}
 
     def grade(

@@ -1,7 +1,7 @@
-"""11. Hallucination: a description, and what is true -> how much of what it says is not so.
+"""11. Hallucination: descriptions and what is true -> shares of invented objects and sentences.
 
 The other measure, yes to an absent object (POPE: Li et al., EMNLP 2023), is `hallucination` of
-`metric.YesNo`.
+`question.YesNo`.
 """
 
 import re
@@ -18,13 +18,13 @@ from llava_lab.evaluate.metrics.score import Score, as_array, share
 
 
 def statements(text: str) -> list[str]:
-    """The sentences of a text, each once, in the form in which answers are compared."""
+    """Distinct sentences of a text, normalized as answers are."""
     sentences = re.split(r"(?<=[.!?])\s+|\n", text.strip())
     return list(dict.fromkeys(filter(None, map(vqa_answer, sentences))))
 
 
 def true_and_untrue(text: str, truths: Sequence[str]) -> tuple[int, int]:
-    """How many of a text's statements are among those that are true, and how many are not."""
+    """Count the sentences of a text that are among the true ones, and those that are not."""
     said, known = statements(text), set(map(vqa_answer, truths))
     true = sum(each in known for each in said)
     return true, len(said) - true
@@ -41,14 +41,15 @@ class Chair(QuestionMetric):
         recall    objects of the answers that are mentioned / all of them
         untrue    sentences that are no answer / all sentences
 
-    All but `recall` are the better the lower. Silence has the best of them, and a recall of 0.
+    Lower is better, except for `recall`. An empty description has the best of the others, and a
+    recall of 0.
     The interval of `chair_s` is Wilson's, the others are a bootstrap over descriptions; n is the
     denominator.
 
     Args:
-        objects: Names of objects that descriptions may mention, with other names each goes by.
-        attributes: Words which right before an object's name tell it from others, such as colors.
-        statements: Whether the answers are all true sentences, so that any other is `untrue`.
+        objects: Names of objects, with their synonyms.
+        attributes: Words that distinguish objects when they precede a name, such as colors.
+        statements: Whether the answers list all true sentences, so that any other is `untrue`.
     """
 
     counts: list[Tensor] | Tensor
@@ -73,7 +74,7 @@ class Chair(QuestionMetric):
         return [f"{attribute} {self.object_of[name]}".strip() for attribute, name in found]
 
     def invented(self, prediction: str, answers: Sequence[str]) -> list[str]:
-        """Mentions of what no answer mentions; a bare name is right for every attribute."""
+        """Mentions that no answer has; a name without an attribute matches any attribute."""
         there = {mention for answer in answers for mention in self.mentions(answer)}
         names = set(self.object_of.values())
         there |= {each if each in names else each.split(" ", 1)[1] for each in there}
@@ -85,7 +86,7 @@ class Chair(QuestionMetric):
         return float(not untrue and not self.invented(prediction, answers))
 
     def line(self, prediction: str, answers: Sequence[str]) -> dict[str, Any]:
-        """What is invented and what is untrue, too."""
+        """Fields of one answer for the prediction file, with what is invented and untrue."""
         line = super().line(prediction, answers)
         line["invented"] = self.invented(prediction, answers)
         if self.statements:

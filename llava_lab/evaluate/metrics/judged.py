@@ -1,4 +1,4 @@
-"""11. Judged: answers in free words -> what an LM thinks of them, as scores with intervals.
+"""11. Judged: free-form answers -> scores by an LM, with intervals.
 
 Scores of two judges, or of two prompts, are not comparable: GPT-3.5's versions alone move the same
 answers by 11 points. Results name both. The prompts that ship with the package are our own words;
@@ -24,15 +24,15 @@ Verdict = tuple[float, ...]
 
 
 class Judged(BenchmarkMetric):
-    """Scores by a judge.
+    """Base of metrics that a judge scores.
 
     Args:
-        judge: Who judges.
-        prompts: YAML files of what it is told, `user` and `system`, each for a judgement of its
-            own; asset:judge/NAME.yaml for ours.
+        judge: The judge.
+        prompts: YAML files of its prompts, with `user` and `system`, each for one reply;
+            asset:judge/NAME.yaml for ours.
     """
 
-    # Whom to ask and how often; `settings` has who answers and what is asked.
+    # How to reach the judge; `settings` has what decides the scores.
     idle = ("judge.url", "judge.cache", "judge.tries", "judge.in_flight")
     needs: tuple[str, ...] = ("question", "answer", "prediction")
     verdicts: list[Tensor] | Tensor
@@ -45,25 +45,25 @@ class Judged(BenchmarkMetric):
 
     @abstractmethod
     def read(self, reply: str) -> Verdict:
-        """What the judge said as numbers; a ValueError where it cannot be read."""
+        """Parse a reply to numbers; a ValueError if it cannot be parsed."""
 
     @abstractmethod
     def scores(self, verdicts: Array) -> dict[str, Score]:
-        """Scores by name of verdicts [q, k], those of all prompts behind one another."""
+        """Compute scores by name from verdicts [q, k], those of all prompts concatenated."""
 
     @abstractmethod
     def tell(self, verdict: Verdict) -> dict[str, Any]:
-        """What the prediction file says of a verdict."""
+        """Fields of a verdict for the prediction file."""
 
     def settings(self) -> dict[str, Any]:
-        """Who judges, and what it is told."""
+        """Settings of the judge and of its prompts."""
         prompts = {name: prompt.settings() for name, prompt in self.prompts.items()}
         return {**self.judge.settings(), "prompts": prompts}
 
     def cases(
         self, questions: Sequence[Question], predictions: Sequence[str]
     ) -> dict[int, dict[str, str]]:
-        """What the prompt shows of each case, by the question's index; ids may repeat."""
+        """Values for the prompt of each case, by the question's index; ids may repeat."""
         return {
             index: {
                 "question": question.prompt,
@@ -75,13 +75,13 @@ class Judged(BenchmarkMetric):
         }
 
     def unasked(self, case: Mapping[str, str]) -> Verdict | None:
-        """The verdict of a case that needs no judge, else None."""
+        """Verdict of a case that needs no judge, or None."""
         return None
 
     def grade(
         self, questions: Sequence[Question], predictions: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """Have every case judged, once for all ranks."""
+        """Have all cases judged, once for all ranks."""
         cases = self.cases(questions, predictions)
         found = self._verdicts(cases, questions)
         self.reset()
@@ -91,7 +91,7 @@ class Judged(BenchmarkMetric):
     def _verdicts(
         self, cases: Mapping[int, Mapping[str, str]], questions: Sequence[Question]
     ) -> dict[int, Verdict]:
-        """Verdicts of all cases, those of all prompts behind one another."""
+        """Verdicts of all cases, those of all prompts concatenated."""
         done: dict[str, Verdict] = {}
         requests: dict[str, Messages] = {}
         names = {
@@ -125,13 +125,13 @@ class Judged(BenchmarkMetric):
 
 
 class RightAnswer(Judged):
-    """Video question answering: `accuracy`, the share of a yes, and `score`, the mean of 0 to 5.
+    """Video question answering: `accuracy`, the share of yes, and `score`, the mean of 0 to 5.
 
-    MSVD-QA, MSRVTT-QA, TGIF-QA and ActivityNet-QA are scored so. `score` is a share of 5.
+    Metric of MSVD-QA, MSRVTT-QA, TGIF-QA and ActivityNet-QA. `score` is divided by 5.
 
     Args:
-        judge: Who judges.
-        prompt: YAML file of what it is told, `user` and `system`; asset:judge/NAME.yaml for ours.
+        judge: The judge.
+        prompt: YAML file of its prompt, with `user` and `system`; asset:judge/NAME.yaml for ours.
     """
 
     def __init__(self, judge: Judge, prompt: str) -> None:
@@ -146,24 +146,24 @@ class RightAnswer(Judged):
         return float(right == "yes"), read_score(found, 0, 5) / 5
 
     def scores(self, verdicts: Array) -> dict[str, Score]:
-        """Both means."""
+        """Compute both means."""
         right, score = verdicts.round(6).T
         return {"accuracy": mean_score(right), "score": mean_score(score)}
 
     def tell(self, verdict: Verdict) -> dict[str, Any]:
-        """Whether it is right, and the score of 5."""
+        """Whether the answer is correct, and its score of 0 to 5."""
         return {"correct": verdict[0], "score": round(5 * verdict[1])}
 
 
 class Aspects(Judged):
-    """Aspects of Video-ChatGPT's benchmark: of each the mean of 0 to 5, as a share of 5.
+    """Aspects of Video-ChatGPT's benchmark: the mean of 0 to 5 of each, divided by 5.
 
-    An answer of less than two characters has a 0 without a judge, as published
+    An answer of less than two characters scores 0 without a judge, as published
     (LLaVA-VL/LLaVA-NeXT@e789bd4, llava/eval).
 
     Args:
-        judge: Who judges.
-        prompts: By the aspect's name, a YAML file of what it is told, `user` and `system`;
+        judge: The judge.
+        prompts: YAML file of the prompt of each aspect, with `user` and `system`;
             asset:judge/NAME.yaml for ours.
     """
 
@@ -172,22 +172,22 @@ class Aspects(Judged):
         return (read_score(read_object(reply), 0, 5) / 5,)
 
     def unasked(self, case: Mapping[str, str]) -> Verdict | None:
-        """0 for an answer that is none."""
+        """Verdict of 0 for an answer that is too short."""
         return (0.0,) if len(case["prediction"]) < 2 else None
 
     def scores(self, verdicts: Array) -> dict[str, Score]:
-        """The means."""
+        """Compute the mean of each aspect."""
         columns = zip(self.prompts, verdicts.round(6).T, strict=True)
         return {name: mean_score(column) for name, column in columns}
 
     def tell(self, verdict: Verdict) -> dict[str, Any]:
-        """The scores of 5; correct is their mean as a share of it."""
+        """Scores of 0 to 5; `correct` is their mean divided by 5."""
         scores = {name: round(5 * each) for name, each in zip(self.prompts, verdict, strict=True)}
         return {"correct": sum(verdict) / len(verdict), **scores}
 
 
 class Consistency(Aspects):
-    """Video-ChatGPT's consistency: two wordings of one question, whose answers are judged together.
+    """Video-ChatGPT's consistency: answers to two wordings of a question, judged together.
 
     Questions are named N/1 and N/2, as `OpenEnded` names those of a row with Q1 and Q2.
     """
@@ -195,7 +195,7 @@ class Consistency(Aspects):
     needs = ("question", "question2", "answer", "prediction", "prediction2")
 
     def check(self, questions: Sequence[Question]) -> None:
-        """Refuse a question without its other wording."""
+        """Refuse a question without a second wording."""
         super().check(questions)
         paired = {index for pair in self.pairs(questions) for index in pair}
         for index, question in enumerate(questions):
@@ -207,7 +207,7 @@ class Consistency(Aspects):
 
     @staticmethod
     def pairs(questions: Sequence[Question]) -> list[tuple[int, int]]:
-        """Indices of N/1 and N/2; where ids repeat, of the first two, of the second two and on."""
+        """Pair the indices of N/1 and N/2, in order if ids repeat."""
         indices: dict[str, list[int]] = {}
         for index, question in enumerate(questions):
             indices.setdefault(question.id, []).append(index)
@@ -221,7 +221,7 @@ class Consistency(Aspects):
     def cases(
         self, questions: Sequence[Question], predictions: Sequence[str]
     ) -> dict[int, dict[str, str]]:
-        """Pairs, by the index of the first wording."""
+        """Values of each pair, by the index of the first wording."""
         single = super().cases(questions, predictions)
         joined = {}
         for first, second in self.pairs(questions):
@@ -230,18 +230,18 @@ class Consistency(Aspects):
         return dict(sorted(joined.items()))
 
     def unasked(self, case: Mapping[str, str]) -> Verdict | None:
-        """0 where either answer is none."""
+        """Verdict of 0 if either answer is too short."""
         return super().unasked(case) or super().unasked({"prediction": case["prediction2"]})
 
 
 class Relative(Judged):
-    """LLaVA-Bench-in-the-Wild: mean score of the answers by that of the reference's, 1 to 10 each.
+    """LLaVA-Bench-in-the-Wild: mean score of answers divided by that of references, 1 to 10.
 
-    The judge reads the picture's caption. `relative` may be above 1.
+    The judge reads a caption of the image. `relative` may be above 1.
 
     Args:
-        judge: Who judges.
-        prompt: YAML file of what it is told, `user` and `system`; asset:judge/NAME.yaml for ours.
+        judge: The judge.
+        prompt: YAML file of its prompt, with `user` and `system`; asset:judge/NAME.yaml for ours.
     """
 
     needs = ("caption", "question", "answer", "prediction")
@@ -250,7 +250,7 @@ class Relative(Judged):
         super().__init__(judge, {"both": prompt})
 
     def check(self, questions: Sequence[Question]) -> None:
-        """Refuse a picture that the judge could not know."""
+        """Refuse questions without a caption, which the judge needs in place of the image."""
         super().check(questions)
         for question in questions:
             if not question.caption:
@@ -267,7 +267,7 @@ class Relative(Judged):
         return reference, answer
 
     def scores(self, verdicts: Array) -> dict[str, Score]:
-        """The ratio of the means, with a bootstrap over questions."""
+        """Compute the ratio of the means, with a bootstrap over questions."""
         kinds, counts = np.unique(verdicts, axis=0, return_counts=True)
         references, answers = kinds.T
 
@@ -278,14 +278,14 @@ class Relative(Judged):
         return {"relative": Score(value, bootstrap([counts], of), len(verdicts))}
 
     def tell(self, verdict: Verdict) -> dict[str, Any]:
-        """Both scores; correct is the answer's share of the reference's, 1 at most."""
+        """Both scores; `correct` is the answer's divided by the reference's, at most 1."""
         reference, answer = verdict
         share = min(1.0, answer / reference)
         return {"correct": share, "score": answer, "reference_score": reference}
 
 
 def on_one_rank(function: Callable[[], Result]) -> Result:
-    """What the first rank finds, told to all; so is its mistake."""
+    """Call a function on rank 0, and broadcast its result or exception."""
     if not (dist.is_available() and dist.is_initialized()):
         return function()
     found: list[Any] = [None]

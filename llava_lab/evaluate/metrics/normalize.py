@@ -1,4 +1,4 @@
-"""11. Answer: a generated or annotated text -> the form in which it is compared.
+"""11. Normalize: a generated or annotated answer -> the form in which it is compared.
 
 Three rules, one per family of benchmarks. Odd behaviour of the released scorers is kept, because
 published numbers contain it; each such place names its source:

@@ -1,4 +1,4 @@
-"""11. Open-ended: the published files of questions that are answered in free words."""
+"""11. Open-ended: published question files of several layouts -> questions for a judge."""
 
 import os
 from collections import defaultdict
@@ -18,25 +18,25 @@ SUFFIXES = (*VIDEO_FILES, ".gif")
 
 
 class OpenEnded(Benchmark):
-    """Questions with answers in free words, in any of the layouts in which they were published.
+    """Benchmark with free-form answers, in any of the published layouts.
 
     ActivityNet-QA and, as Video-LLaVA has them, MSVD-QA, MSRVTT-QA and TGIF-QA are two files,
     {question_id, video_name, question} and {question_id, answer}; Video-ChatGPT's rows are
     {video_name, Q, A} or, for consistency, {video_name, Q1, Q2, A}; LLaVA-Bench's are question
-    files. A video's name lacks its ending, and may lack the `v_` in front of it. Ids that repeat
-    get `_1`, `_2` and so on; answers are matched in order.
+    files. A video's name has no suffix, and may lack the prefix `v_`. Repeated ids get `_1`, `_2`
+    and so on; answers are matched in order.
 
     Args:
         name: Name in tables and of the prediction file.
         questions: .json or .jsonl file of questions.
         images: Folder of the images or videos.
         metric: How answers are scored.
-        answers: File of {question_id, answer or text}, or null where the questions have theirs.
-        captions: File of {image, caption}: what pictures show, for the judge; or null.
+        answers: File of {question_id, answer or text}, or null if the questions have answers.
+        captions: File of {image, caption}, descriptions of the images for the judge; or null.
         prompt: Line that is added to every question.
-        blind: Ask everything a second time with the images dealt to other questions; a judge is
-            asked twice as much then.
-        limit: Ask only the first so many questions, or null.
+        blind: Ask all questions a second time with the images shuffled between them; this doubles
+            the judge's work.
+        limit: Number of questions to ask, from the first on; null asks all.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class OpenEnded(Benchmark):
         self.answers, self.captions = answers, captions
 
     def read(self) -> list[Question]:
-        """All questions of the file.
+        """Read all questions of the file.
 
         Raises:
             BadRows: Some rows are not usable.
-            ValueError: If questions and answers are not the same ones.
+            ValueError: If questions and answers have different ids.
         """
         path = Path(self.path)
         rows, folder = read_rows(path), ImageFolder(self.folder)
@@ -95,7 +95,7 @@ class OpenEnded(Benchmark):
         return questions
 
     def _plain(self, row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The row as rows of a question file, each with what its id has behind the row's."""
+        """Convert a row to rows of a question file, each with the suffix of its id."""
         if "video_name" not in row:
             yield "", dict(row)
             return
@@ -108,7 +108,7 @@ class OpenEnded(Benchmark):
 
     @cached_property
     def _found(self) -> dict[str, dict[str, str]]:
-        """Files and folders of frames by their name without its ending, and then by the ending."""
+        """Map stem and suffix to files and folders of frames."""
         found: dict[str, dict[str, str]] = defaultdict(dict)
         for entry in sorted(os.listdir(self.folder)):
             stem, ending = os.path.splitext(entry)
@@ -119,7 +119,7 @@ class OpenEnded(Benchmark):
         return found
 
     def _video(self, name: Any) -> str:
-        """The file of a video: its name, or that with `v_` in front, with any known ending."""
+        """Find the file of a video: its name, with or without `v_`, and any known suffix."""
         stem, ending = os.path.splitext(str(name))
         stem = stem if ending.lower() in SUFFIXES else str(name)
         for each in (stem, f"v_{stem}"):
@@ -132,7 +132,7 @@ class OpenEnded(Benchmark):
         )
 
     def _answers(self) -> dict[str, list[str]]:
-        """Answers by question id, in order where an id repeats."""
+        """Read answers by question id, in order if an id repeats."""
         found: dict[str, list[str]] = defaultdict(list)
         for row in read_rows(Path(self.answers)) if self.answers else ():
             values = row.value if isinstance(row.value, dict) else {}
@@ -145,7 +145,7 @@ class OpenEnded(Benchmark):
         return found
 
     def _captions(self) -> dict[str, str]:
-        """Captions by image."""
+        """Read captions by image."""
         found: dict[str, Any] = {}
         for row in read_rows(Path(self.captions)) if self.captions else ():
             values = row.value if isinstance(row.value, dict) else {}

@@ -119,7 +119,7 @@ def f1(counts: Array) -> Array:
 
 
 def yes_no_scores(counts: Array, suffix: str) -> dict[str, Score]:
-    """POPE's five scores of outcomes [4], and how often what is absent is said to be there."""
+    """POPE's five scores of outcomes [4], and how often an absent object is answered with yes."""
     true_positive, false_positive, true_negative, false_negative = counts
     n = int(counts.sum())
     said_yes = true_positive + false_positive

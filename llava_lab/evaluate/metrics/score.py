@@ -1,4 +1,4 @@
-"""11. Score: numbers of questions and their categories -> a value with its 95% interval."""
+"""11. Score: scores of questions -> a value with its 95% interval, overall and by category."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Score:
     Attributes:
         value: The score.
         ci95: Low and high end of the 95% interval over questions.
-        n: How many questions it was computed from.
+        n: Number of questions that it is computed from.
     """
 
     value: float
@@ -25,7 +25,7 @@ class Score:
 
 
 def as_array(state: list[Tensor] | Tensor) -> Array:
-    """One array of a state's values; the state is a tensor once ranks were gathered."""
+    """Values of a metric's state as one array; a list before ranks are gathered, then a tensor."""
     if isinstance(state, list) and not state:
         return np.zeros(0)
     return dim_zero_cat(state).cpu().double().numpy()
@@ -37,18 +37,18 @@ def named(categories: Array) -> list[str]:
 
 
 def with_parents(names: list[str]) -> list[str]:
-    """Names and what they are parts of, sorted: reading/small -> reading, reading/small."""
+    """Names and their parents, sorted: reading/small -> reading, reading/small."""
     paths = [name.split("/") for name in names]
     return sorted({"/".join(path[:end]) for path in paths for end in range(1, len(path) + 1)})
 
 
 def within(categories: Array, name: str) -> Array:
-    """Which of the categories [q] are this one or a part of it."""
+    """Which of the categories [q] are `name` or below it."""
     return (categories == name) | np.char.startswith(categories.astype(str), f"{name}/")
 
 
 def mean_score(scores: Array) -> Score:
-    """Mean of scores [q] with the interval that suits them."""
+    """Mean of scores [q]: Wilson's interval if all are 0 or 1, else a bootstrap."""
     values, counts = np.unique(scores, return_counts=True)
     mean, n = float(scores.mean()), len(scores)
     if set(values) <= {0.0, 1.0}:
