@@ -15,6 +15,9 @@ from rich.text import Text
 
 Format = Literal["rich", "md", "csv", "json"]
 GAP = 2  # spaces between two columns on a terminal
+FRAMED = 100  # columns of a terminal that has room for frames
+CLOSE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
+CLOSE |= {"padding": (0, GAP - 1, 0, 0)}
 NAME, WORDS = 8, 24  # what is left, at least, of a name and of a text that is broken into lines
 PIPE_COLUMNS = 140  # a pipe or a file has no width of its own, and rich would take 80
 
@@ -141,7 +144,8 @@ def _table(grid: Grid, cells: list[list[str]], columns: list[int], room: int) ->
     for column in columns:
         more = min(max(spare, 0), _width(grid, cells, column, whole=True) - widths[column])
         widths[column], spare = widths[column] + more, spare - more
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    framed = room >= FRAMED and sum(widths.values()) + 3 * len(columns) + 1 <= room
+    table = Table() if framed else Table(**CLOSE)
     for column in columns:
         table.add_column(
             Text(grid.headers[column]),
