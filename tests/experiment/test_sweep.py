@@ -15,6 +15,7 @@ from conftest import REPOSITORY, stage_options
 from PIL import Image
 
 from llava_lab.cli import fit as cli
+from llava_lab.cli.table import main as table_main
 from llava_lab.experiment import sweep as sweeps
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.report import table
@@ -168,7 +169,7 @@ def test_a_sweep_runs_goes_on_and_is_shown(
     questions.write_text(asked)
 
     plot = tmp_path / "plots" / "some.png"
-    table.main([str(path), f"--runs={runs}", "--format=md", f"--plot={plot}", *more])
+    table_main([str(path), f"--runs={runs}", "--format=md", f"--plot={plot}", *more])
     said = capsys.readouterr().out
     assert "| 1 | 1 | 36.0 |" in said and "| 2 | 1 | 36.0 |" in said
     assert "1 of 3 points have no results." in said
@@ -178,13 +179,13 @@ def test_a_sweep_runs_goes_on_and_is_shown(
     text = path.read_text()
     path.write_text(text.replace("model zoo", "zoo"))
     with pytest.raises(SystemExit):
-        table.main([str(path), f"--runs={runs}", *more])
+        table_main([str(path), f"--runs={runs}", *more])
     assert "has no table 'zoo' of llava15; it has 'model zoo'" in capsys.readouterr().err
     path.write_text(text)
-    table.main([str(path), f"--runs={runs}", "--format=csv", *more])
+    table_main([str(path), f"--runs={runs}", "--format=csv", *more])
     assert capsys.readouterr().out.startswith("model.connector.init_args.depth,seeds,")
     with pytest.raises(SystemExit):
-        table.main([str(path), f"--runs={runs}"])
+        table_main([str(path), f"--runs={runs}"])
     assert "sweep some has no finished point" in capsys.readouterr().err
 
 
