@@ -1,1 +1,1 @@
-"""Checkpoints in and out: released layouts to our parts, our models to transformers' classes."""
+"""Convert: released checkpoints -> our parts; our models -> transformers' classes."""

@@ -1,4 +1,4 @@
-"""Config: a released configuration's keys: converted, known to decide nothing, or refused.
+"""Config: a released configuration -> one for this transformers; unknown keys are refused.
 
 Version 4 of transformers wrote `rope_theta`, `rope_scaling` and `torch_dtype` where 5 writes
 `rope_parameters` and `dtype`.
@@ -14,7 +14,7 @@ from llava_lab.model.encoder.tower import refuse_depth
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text."""
+    """Split a text into words."""
     return frozenset(text.split())
 
 
@@ -41,13 +41,13 @@ ROPE = ("rope_theta", "rope_scaling")
 def refuse_unknown(
     config: Mapping[str, Any], known: Iterable[str], place: str, neutral: Iterable[str] = ()
 ) -> None:
-    """Refuse keys that are neither known nor without effect; an unknown one that is off is neither.
+    """Refuse keys that are neither converted nor known to be without effect, unless they are off.
 
     Args:
         config: The configuration.
         known: Keys that are converted.
         place: Its file, for the message.
-        neutral: Keys, beside those of every configuration, that decide nothing.
+        neutral: Keys without effect, in addition to those of every configuration.
     """
     fine = ANY.union(known, neutral)
     unknown = [
@@ -63,7 +63,7 @@ def refuse_unknown(
 
 
 def require(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], place: str) -> Any:
-    """A value of the right type, or null where the key is not there."""
+    """Read a value of the right type, or None if the key is missing."""
     value = config.get(key)
     whole = kind in (int, float) and isinstance(value, bool)
     if value is None or (isinstance(value, kind) and not whole):
@@ -73,15 +73,15 @@ def require(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], 
 
 
 def lm_config(found: Mapping[str, Any], kind: str, place: str) -> dict[str, Any]:
-    """An LM's configuration in the words of this transformers, from those of any version.
+    """Convert an LM's configuration of any version of transformers to that of this one.
 
     Args:
-        found: Its keys, those of other parts taken out.
+        found: The LM's keys.
         kind: The LM's model type.
         place: The file, for messages.
 
     Raises:
-        ValueError: If a key is not known to the LM, or its value is none that it can have.
+        ValueError: If the LM does not know a key, or cannot have its value.
     """
     try:
         plain = AutoConfig.for_model(kind)
@@ -106,7 +106,7 @@ def lm_config(found: Mapping[str, Any], kind: str, place: str) -> dict[str, Any]
 
 
 def _rope(found: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """The rotary embedding as version 5 of transformers writes it, from what version 4 wrote."""
+    """Convert version 4's keys of the rotary embedding to version 5's."""
     theta = require(found, "rope_theta", (int, float), place)
     scaling = require(found, "rope_scaling", dict, place)
     rope = dict(require(found, "rope_parameters", dict, place) or scaling or {})
@@ -130,7 +130,7 @@ def _rope(found: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def made(kind: str, values: Mapping[str, Any], place: str) -> Any:
-    """A configuration of transformers; whatever it cannot be made of is one message."""
+    """Make a configuration of transformers; any exception becomes one message."""
     try:
         for part in (values, values.get("text_config"), values.get("vision_config")):
             refuse_depth(part or {})
@@ -141,6 +141,6 @@ def made(kind: str, values: Mapping[str, Any], place: str) -> Any:
 
 
 def _head_width(config: Mapping[str, Any]) -> int | None:
-    """Width of a head that follows from the others: what `head_dim` may say where none is read."""
+    """Width of a head by the other keys: the one `head_dim` of LMs that do not read that key."""
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
     return width // heads if isinstance(width, int) and isinstance(heads, int) and heads else None

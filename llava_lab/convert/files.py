@@ -14,11 +14,11 @@ SINGLE = ("model.safetensors", "pytorch_model.bin", "mm_projector.bin")
 
 
 def find(source: str) -> Path:
-    """The local folder of a checkpoint, fetched from the hub if it is an id.
+    """Find the local folder of a checkpoint; a hub id is downloaded.
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it holds an adapter of LoRA and not a model.
+        ValueError: If it holds a LoRA adapter, not a model.
     """
     folder = Path(source) if Path(source).is_dir() else _fetched(source)
     refuse_adapter(folder)
@@ -39,7 +39,7 @@ def _fetched(source: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """A text file that must be there, and be the file itself."""
+    """Read a text file; a pointer of Git LFS is refused."""
     try:
         check_regular(path, "file")
         refuse_pointer(path)
@@ -51,7 +51,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that must be there and hold an object."""
+    """Read a JSON file that holds an object."""
     try:
         found = json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -64,11 +64,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, sharded or not.
+    """Read all tensors of a checkpoint, sharded or not.
 
     Raises:
         FileNotFoundError: If there are no weights, or shards that the index names are missing.
-        ValueError: If the index is not one, or shards hold other tensors than it promises.
+        ValueError: If the index is damaged, or shards hold other tensors than it lists.
     """
     for name in INDEXES:
         if (folder / name).is_file():
@@ -80,7 +80,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    """Which shard holds which tensor; all of them files of the index's own folder."""
+    """Read which shard holds which tensor; shards must be in the folder of the index."""
     shards = read_json(path).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ValueError(

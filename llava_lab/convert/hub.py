@@ -39,14 +39,14 @@ TOWER_NEUTRAL |= {"bos_token_id", "eos_token_id", "pad_token_id", "vocab_size"}
 
 
 def hub_parts(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Parts of a checkpoint.
+    """Convert a configuration to our parts.
 
     Args:
-        path: The configuration's file.
-        config: What it holds.
+        path: File of the configuration.
+        config: Its content.
 
     Raises:
-        ValueError: If a key holds what our parts cannot be.
+        ValueError: If our parts cannot have the value of a key.
     """
     place = str(path)
     kind = require(config, "model_type", str, place)
@@ -134,7 +134,7 @@ def _views(path: Path, whole: Any) -> dict[str, Any]:
 
 
 def _image_processor(folder: Path) -> tuple[dict[str, Any], str]:
-    """The image processor's configuration, of either version of transformers, and its file."""
+    """Read the image processor's configuration, of either version of transformers; and its file."""
     path = folder / "preprocessor_config.json"
     if path.is_file():
         return read_json(path), str(path)
@@ -145,10 +145,10 @@ def _image_processor(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def _check_processor(folder: Path, whole: Any, encoder: Any) -> None:
-    """Refuse pictures that are prepared otherwise than our views prepare them.
+    """Refuse an image processor that prepares images in another way than our views.
 
     Raises:
-        ValueError: If colours, sizes, steps or grids are others than the model's.
+        ValueError: If colours, sizes, steps or grids differ from the model's.
     """
     found, place = _image_processor(folder)
     side = whole.vision_config.image_size
@@ -175,7 +175,7 @@ def _check_processor(folder: Path, whole: Any, encoder: Any) -> None:
 
 
 def _same(value: Any, wanted: Any) -> bool:
-    """Equality of what JSON holds, numbers as far as files write them."""
+    """Whether JSON values are equal, numbers to the precision of files."""
     if isinstance(value, list) and isinstance(wanted, (list, tuple)):
         return len(value) == len(wanted) and all(map(_same, value, wanted))
     if isinstance(value, float) and isinstance(wanted, float):

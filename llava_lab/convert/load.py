@@ -1,7 +1,7 @@
-"""Load: a run's folder or an imported one -> the model and the views of its images.
+"""Load: the folder of a run, or an imported one -> the model and its views.
 
-The folder may be someone else's: nothing is imported for it but classes of this package and of
-modules that the caller trusts, and that is checked before anything is built.
+The folder may come from someone else: only classes of this package and of modules that the caller
+trusts are imported, which is checked before anything is built.
 """
 
 from collections.abc import Sequence
@@ -26,17 +26,17 @@ CONFIG = "config.yaml"
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether a folder is a run or imported."""
+    """Whether a folder holds a run or an imported model."""
     return any((folder / name).is_file() for name in (CONFIG, MODEL))
 
 
 def load_model(
     folder: Path, template: str | None = None, trusted: Sequence[str] = ()
 ) -> tuple[Llava, Views]:
-    """The model of a finished run or an imported folder, ready to answer, and its views.
+    """Load the model of a finished run or an imported folder, and its views.
 
     Args:
-        folder: Of a run, or imported.
+        folder: Folder of a run, or an imported one.
         template: Chat template in place of the model's own.
         trusted: Modules beside this package whose classes the folder may name.
 
@@ -64,7 +64,7 @@ def load_model(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The configuration, with every class that it names checked, and none imported."""
+    """Read the configuration, and check every class that it names without importing it."""
     config = read_mapping(path)
     try:
         check_tree(config)
@@ -76,7 +76,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _section(config: dict[str, Any], path: Path, *keys: str) -> Any:
-    """What stands under some keys; all but the last must be mappings, and all be there."""
+    """Read a nested value; every key must exist, and all but the last hold mappings."""
     found: Any = config
     for number, key in enumerate(keys, 1):
         if not isinstance(found, dict) or key not in found:
@@ -86,7 +86,7 @@ def _section(config: dict[str, Any], path: Path, *keys: str) -> Any:
 
 
 def _build(config: dict[str, Any], path: Path) -> Namespace:
-    """The model and the views, with random weights where a stage has trained them."""
+    """Build the model and the views; weights that a stage has trained are random yet."""
     parser = LabParser(exit_on_error=False)
     parser.add_class_arguments(Llava, "model")
     parser.add_argument("--views", type=Views)
@@ -108,7 +108,7 @@ def _build(config: dict[str, Any], path: Path) -> Namespace:
 
 
 def _stages(config: dict[str, Any], path: Path) -> list[str]:
-    """Stages of a run, in the order in which they ran."""
+    """Read the stages of a run, in their order."""
     stages = config.get("stages") or {}
     if not isinstance(stages, dict):
         raise ValueError(f"{path}: stages is {type(stages).__name__}, not a mapping")

@@ -33,13 +33,13 @@ HUB = (
 
 
 def hub_name(name: str) -> str:
-    """What a checkpoint on the hub calls a tensor of transformers' LLaVA classes."""
+    """Name on the hub of a tensor of transformers' LLaVA classes."""
     begins, becomes = next(rule for rule in HUB if name.startswith(rule[0]))
     return becomes + name.removeprefix(begins)
 
 
 def our_name(name: str) -> str | None:
-    """What our model calls a released tensor; None for a constant that it computes.
+    """Name in our model of a released tensor; None for a constant that is computed.
 
     Raises:
         ValueError: If no known layout has such a name.
@@ -53,7 +53,7 @@ def our_name(name: str) -> str | None:
 
 
 def our_names(names: Iterable[str], source: str) -> dict[str, str]:
-    """Released names to ours, constants left out; all that cannot be placed are listed.
+    """Map released names to ours, without constants; unknown names are listed.
 
     Args:
         names: Names in the checkpoint.

@@ -1,7 +1,7 @@
 """Original: a configuration of haotian-liu/LLaVA or LLaVA-NeXT -> our parts.
 
-The LM's keys and the multimodal ones stand side by side there. Each is converted, decides nothing
-once a model is trained, or is refused by its name.
+It holds the LM's keys beside the multimodal ones. Each key is converted, known to be without effect
+on a trained model, or refused by its name.
 """
 
 import ast
@@ -63,15 +63,15 @@ REFUSED = {
 def original_parts(
     path: Path, config: dict[str, Any], tensors: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Parts of a checkpoint; a frozen tower is named, not contained.
+    """Convert a configuration to our parts; a frozen tower is named, not contained.
 
     Args:
-        path: The configuration's file.
-        config: What it holds.
-        tensors: The checkpoint's, under our names.
+        path: File of the configuration.
+        config: Its content.
+        tensors: Tensors of the checkpoint, under our names.
 
     Raises:
-        ValueError: If a key holds what our parts cannot be.
+        ValueError: If our parts cannot have the value of a key.
     """
     place = str(path)
     kind = require(config, "model_type", str, place)
@@ -103,7 +103,7 @@ def original_parts(
 
 
 def _refuse_lost_tower(config: dict[str, Any], names: Iterable[str], place: str) -> None:
-    """Refuse a tower that was trained and is not in the checkpoint."""
+    """Refuse a tower that was trained but is missing in the checkpoint."""
     parts = require(config, "mm_tunable_parts", str, place) or ""
     trained = config.get("unfreeze_mm_vision_tower") or "mm_vision_tower" in parts
     if trained and not any(name.startswith("encoder.") for name in names):
@@ -114,7 +114,7 @@ def _refuse_lost_tower(config: dict[str, Any], names: Iterable[str], place: str)
 
 
 def _connector(config: dict[str, Any], names: Iterable[str], place: str) -> dict[str, Any]:
-    """The connector that the configuration names, of the depth that its tensors have."""
+    """Connector of the configuration, with the depth of its tensors."""
     kind = require(config, "mm_projector_type", str, place) or "linear"
     found = re.fullmatch(r"mlp(\d+)x_gelu", kind)
     if kind != "linear" and not found:
@@ -129,7 +129,7 @@ def _connector(config: dict[str, Any], names: Iterable[str], place: str) -> dict
 
 
 def _llm(config: dict[str, Any], kind: str, names: Iterable[str], place: str) -> dict[str, Any]:
-    """Arguments of the LM: its own configuration, or the name of the LM that it began as."""
+    """Arguments of the LM: its configuration, or the name of its base LM."""
     multimodal = CONVERTED | NEUTRAL | REFUSED.keys()
     found = {key: value for key, value in config.items() if key not in multimodal - ANY}
     converted = lm_config(found, kind, place)
@@ -141,7 +141,7 @@ def _llm(config: dict[str, Any], kind: str, names: Iterable[str], place: str) ->
 
 
 def _views(config: dict[str, Any], place: str) -> dict[str, Any]:
-    """How pictures become views; and videos, where the configuration says how they are pooled."""
+    """Views of images; and of videos, if the configuration says how these are pooled."""
     aspect = require(config, "image_aspect_ratio", str, place) or "square"
     if found := re.fullmatch(r"anyres(?:_max_(\d+))?", aspect):
         pictures = _anyres(config, found[1], place)

@@ -1,8 +1,8 @@
-"""Parts: a class of ours and its arguments, as YAML names them."""
+"""Parts: a class and its arguments -> `class_path` and `init_args` of YAML."""
 
 from typing import Any
 
 
 def class_of(kind: type, **arguments: Any) -> dict[str, Any]:
-    """A class by its path, with its arguments."""
+    """Write a class and its arguments as `class_path` and `init_args`."""
     return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": arguments}

@@ -1,7 +1,7 @@
-"""Processor: a model's views, tokenizer and template -> transformers' processor of them.
+"""Processor: a model's views, tokenizer and template -> a processor of transformers.
 
-Its chat template writes the beginning-of-sequence token, and its tokenizer adds none: whoever
-writes a conversation by the template and then tokenizes it, in one step or two, has our prompt.
+Its chat template writes the beginning-of-sequence token, and its tokenizer adds none: rendering and
+tokenizing a conversation, in one step or two, gives our prompt.
 """
 
 import json
@@ -35,7 +35,7 @@ from llava_lab.model.llava import Llava
 
 
 def pinpoints(views: AnyRes, encoder: Any) -> list[list[int]]:
-    """Candidates as pairs that transformers, reading height and width, chooses from as we do."""
+    """Canvas sizes as pairs [height, width] from which transformers chooses as we do."""
     pairs = views.canvases(encoder.view_spec.image_size)
     return [[*pair] if views.ties == "transformers" else [*pair[::-1]] for pair in pairs]
 
@@ -43,7 +43,7 @@ def pinpoints(views: AnyRes, encoder: Any) -> list[list[int]]:
 def marked_tokenizer(
     model: Llava, markers: Sequence[str]
 ) -> tuple[PreTrainedTokenizerBase, list[int]]:
-    """A copy of the tokenizer that knows the placeholders and adds no BOS, and their ids."""
+    """Copy the tokenizer, add placeholders and drop its BOS; returns it and their ids."""
     tokenizer: Any = deepcopy(model.llm.tokenizer)
     if adds_bos(tokenizer):
         tokenizer.add_bos_token = False
@@ -56,7 +56,7 @@ def marked_tokenizer(
 def make_processor(
     model: Llava, views: Views, tokenizer: PreTrainedTokenizerBase, strategy: str
 ) -> Any:
-    """The processor of pictures, and of clips where there are any, with the chat template."""
+    """Make the processor of images, and of videos if the views take them."""
     encoder: Any = model.encoder
     view_spec, side = encoder.view_spec, encoder.view_spec.image_size
     colours = {"image_mean": list(view_spec.mean), "image_std": list(view_spec.std)}
@@ -90,11 +90,11 @@ def make_processor(
 
 
 def chat_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A template of ours as one of transformers; images stand first in their turn.
+    """Convert a template of ours to a chat template of transformers; images come first in a turn.
 
     Args:
-        name: Of a style.
-        tokenizer: Whose marks it writes: the LM's, as it was trained.
+        name: Name of the template.
+        tokenizer: Tokenizer of the LM, whose special tokens it writes.
     """
     style = get_template(name)
     bos = tokenizer.bos_token if adds_bos(tokenizer) else ""

@@ -1,4 +1,4 @@
-"""Released: a checkpoint that others made -> a folder of our parts and the YAML naming them.
+"""Released: a released checkpoint -> a folder of our parts, and the YAML that names them.
 
 Layouts: transformers' `Llava` classes, and the original of haotian-liu/LLaVA with its projector
 files. The folder holds `model.yaml`, one .safetensors file a part, and the tokenizer.
@@ -50,7 +50,7 @@ TOKENIZER_TYPES: dict[str, type | tuple[type, ...]] = {
 
 @dataclass
 class Released:
-    """A checkpoint in our terms.
+    """A checkpoint, converted to our names and parts.
 
     Attributes:
         tensors: Tensors under the names of our model.
@@ -62,16 +62,16 @@ class Released:
 
 
 def import_checkpoint(source: str, out: Path, template: str | None = None) -> Path:
-    """Turn a released checkpoint into a folder that experiments name; returns its model.yaml.
+    """Import a released checkpoint into a folder that experiments name; returns its model.yaml.
 
     Args:
         source: Folder or hub id.
         out: Folder to make.
-        template: Chat template; null takes the one that writes what the checkpoint's own writes.
+        template: Chat template; null takes the one that writes the same as the checkpoint's own.
 
     Raises:
-        ValueError: If a tensor is missing, left over or of another shape, or the model is one
-            that our parts cannot be; nothing is written then.
+        ValueError: If a tensor is missing, left over or of another shape, or our parts cannot
+            express the model; nothing is written then.
     """
     with new_folder(out) as draft:
         folder = find(source)
@@ -104,7 +104,7 @@ def read_released(folder: Path, template: str | None = None) -> Released:
 
 
 def _refuse_untied(parts: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> None:
-    """Refuse two different matrices where the configuration says that they are one."""
+    """Refuse different input and output embeddings if the configuration ties them."""
     first, last = (f"llm.model.{end}.weight" for end in ("model.embed_tokens", "lm_head"))
     tied = parts["llm"]["init_args"].get("config", {}).get("tie_word_embeddings")
     if tied and {first, last} <= tensors.keys() and not equal(tensors[first], tensors[last]):
@@ -115,7 +115,7 @@ def _refuse_untied(parts: dict[str, Any], tensors: dict[str, Tensor], path: Path
 
 
 def _tokenizer(folder: Path) -> Any:
-    """The tokenizer; it puts the beginning-of-sequence token where the chat template writes it."""
+    """Load the tokenizer; it adds a beginning-of-sequence token if the chat template does."""
     for name in ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"):
         if (path := folder / name).is_file():
             found = read_json(path)
@@ -139,7 +139,7 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _template(folder: Path, template: str | None) -> str:
-    """The chat template that is given, or else the one that writes as the checkpoint's own."""
+    """The given chat template, or else the one that writes the same as the checkpoint's own."""
     if template is not None:
         return get_template(template).name  # refuses a name that there is not
     name, source = templates.match(folder, _tokenizer(folder))
@@ -148,7 +148,7 @@ def _template(folder: Path, template: str | None) -> str:
 
 
 def _write_parts(released: Released, folder: Path, draft: Path) -> None:
-    """Write one file a part, and the tokenizer where the checkpoint has an LM."""
+    """Write one file a part, and the tokenizer if the checkpoint has an LM."""
     for part, prefix in PREFIXES.items():
         own = {
             name.removeprefix(prefix): tensor.contiguous()
@@ -162,7 +162,7 @@ def _write_parts(released: Released, folder: Path, draft: Path) -> None:
 
 
 def _write_yaml(released: Released, draft: Path, place: Path, source: str) -> None:
-    """Write the YAML that names the parts by their place."""
+    """Write the YAML that names the parts and their files."""
     model: dict[str, Any] = {name: copy.deepcopy(released.parts[name]) for name in PREFIXES}
     for part in PREFIXES:
         if (draft / f"{part}.safetensors").is_file():

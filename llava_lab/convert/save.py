@@ -1,4 +1,4 @@
-"""Save: our model -> a folder that transformers, vLLM and SGLang load without any glue."""
+"""Save: our model -> a folder that transformers, vLLM and SGLang load as it is."""
 
 from pathlib import Path
 from typing import Any
@@ -33,17 +33,17 @@ from llava_lab.model.llava import Llava
 def export_model(
     model: Llava, views: Views, out: Path, verify: bool = True, nearest: bool = False
 ) -> list[str]:
-    """Write a model for transformers, with its processor; returns what it does otherwise than ours.
+    """Write a model and its processor for transformers; returns how they depart from ours.
 
-    Which frames of a video are taken is the caller's there: its processor takes all it is given.
+    There, the caller samples the frames of a video; the processor takes all that it is given.
 
     Args:
         model: The model.
         views: How its images become views.
         out: Folder to make.
-        verify: Load what was written and compare its logits with ours.
-        nearest: Where no class sees as our views does, write the nearest one: the weights are the
-            same, and their views or visual tokens are not what they were trained on.
+        verify: Load the folder again and compare its logits with ours.
+        nearest: If no class has our views, write the nearest one: the weights are the same, but
+            their views or visual tokens are not those of training.
 
     Raises:
         ValueError: If transformers has no class for a part, or its logits differ; nothing is
@@ -116,7 +116,7 @@ def _write(model: Llava, views: Views, folder: Path) -> None:
 
 
 def _tower(encoder: Any, theirs: nn.Module) -> dict[str, Tensor]:
-    """Tensors of the whole tower: blocks behind the chosen layer are never run, and are zero."""
+    """Tensors of the whole tower; blocks behind the chosen layer are never run, and are zero."""
     own = encoder.tower.state_dict()
     dtype = next(iter(own.values())).dtype
     return {
@@ -134,7 +134,7 @@ def _connector(connector: nn.Module) -> dict[str, Tensor]:
 
 
 def _llm(model: Llava, vocabulary: int) -> dict[str, Tensor]:
-    """Tensors of the LM, with rows for the placeholder where the vocabulary had no room.
+    """Tensors of the LM, with new rows for the placeholder if the vocabulary has no room.
 
     A new row is the mean of all others: its logit is the mean logit, which never wins.
     """

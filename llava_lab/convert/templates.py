@@ -1,7 +1,7 @@
 """Templates: a checkpoint's own chat template -> the template of ours that writes the same.
 
-A chat template is a program. It is run in a process of its own that has little time and memory, and
-what counts is what it writes for a small conversation: no mark in its text is taken for the whole.
+A chat template is a program. It is run in a process with limits on time and memory, and templates
+are compared by what they write for a small conversation, not by strings in their text.
 """
 
 import json
@@ -52,7 +52,7 @@ print(json.dumps(written))
 
 
 def read_chat_template(folder: Path) -> tuple[str, str]:
-    """The checkpoint's own chat template and the file that holds it; two empty texts if none."""
+    """Read a checkpoint's chat template, and name its file; two empty texts if there is none."""
     if (folder / "chat_template.jinja").is_file():
         return read_text(folder / "chat_template.jinja"), "chat_template.jinja"
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
@@ -70,10 +70,10 @@ def read_chat_template(folder: Path) -> tuple[str, str]:
 
 
 def match(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """The template of ours that writes what the checkpoint's own does, and the file of that one.
+    """Find the template of ours that writes the same as the checkpoint's own; and that one's file.
 
     Raises:
-        ValueError: If it has none, or none of ours writes the same: the caller has to choose.
+        ValueError: If it has none, or none of ours writes the same; the user has to choose.
     """
     choose = f"Choose by --template, one of {', '.join(CHAT_FORMATS)}"
     text, name = read_chat_template(folder)
@@ -93,17 +93,17 @@ def match(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 
 
 def check_cost(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
-    """Refuse a chat template that a small conversation costs too much.
+    """Refuse a chat template that takes too much for a small conversation.
 
     Raises:
-        ValueError: If it takes more time or memory than any template that only writes.
+        ValueError: If it takes more time or memory than an honest template.
     """
     if isinstance(tokenizer.chat_template, str):
         _written(tokenizer.chat_template, tokenizer, source)
 
 
 def _ours(name: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...] | None:
-    """What a template of ours writes; None if the tokenizer has not its marks."""
+    """Render conversations with a template of ours; None if the tokenizer lacks its markers."""
     template = get_template(name)
     try:
         pieces = [template.pieces(turns, tokenizer) for turns in CONVERSATIONS]
@@ -115,7 +115,7 @@ def _ours(name: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...] | No
 def _written(
     text: str, tokenizer: PreTrainedTokenizerBase, source: str
 ) -> list[tuple[str | None, ...]]:
-    """What a chat template writes of each conversation, its content in parts and as one text."""
+    """Render conversations with a chat template, with content as parts and as one text."""
     bos = str(tokenizer.bos_token or "")
     tokens = {k: str(v) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
     both = [_in_parts(turns) for turns in CONVERSATIONS], [_as_text(t) for t in CONVERSATIONS]

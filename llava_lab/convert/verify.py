@@ -1,4 +1,4 @@
-"""Verify: what was exported, loaded again by transformers, against the model it came from."""
+"""Verify: an exported folder and its model -> whether transformers computes the same."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def check(model: Llava, views: Views, folder: Path) -> None:
     """Compare the exported model with ours: pixels, prompt and logits of a picture, and a clip.
 
     Raises:
-        ValueError: If they differ; says what and by how much.
+        ValueError: If they differ; names what and by how much.
     """
     theirs = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor: Any = AutoProcessor.from_pretrained(folder)

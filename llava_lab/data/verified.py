@@ -93,7 +93,7 @@ def _decode(
 
 
 def _rule(views: Views, video: bool) -> str:
-    """Name of how views load a file, since most views load images alike."""
+    """Key of everything that decides how a file is loaded; most views load images alike."""
     decoders = (PIL.__version__, av.__version__)
     alike = type(views).load is Views.load or (type(views) is Frames and not video)
     values = (decoders,) if alike else (decoders, views)

@@ -1,4 +1,4 @@
-"""9. Forest attention: the attention function of a packed forest, and its cache of keys."""
+"""9. Forest attention: queries, keys and values of a packed forest -> outputs, with a cache."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ ATTENTION = "llava_lab_forest"
 
 
 class KeyBlock(NamedTuple):
-    """Queries that are attended in one call, and the keys that hold everything they may see."""
+    """A block of queries that attend in one call, and the range of keys that they may see."""
 
     queries: slice
     keys: slice
@@ -23,18 +23,18 @@ class KeyBlock(NamedTuple):
 
 @dataclass
 class AttentionPlan:
-    """How the tokens of one forward pass attend; handed to every layer's attention.
+    """How the tokens of one forward pass attend; passed to every attention layer.
 
     Attributes:
-        blocks: The queries in order; a root is a causal block, the rest of its tree a masked one.
+        blocks: Blocks of queries, in order; a root is causal, the rest of its tree is masked.
         query_segments: Segment of every query [q].
         query_positions: Position of every query [q].
         key_segments: Segment of every key [k].
         key_positions: Position of every key [k].
         kinship: See `Forest.kinship`.
-        store: Where keys and values are kept for later passes, or None in training.
-        recall: Whether the keys are those of the store rather than those of this pass.
-        slots: Where the store puts this pass's keys [q].
+        cache: Cache of keys and values for later passes, or None in training.
+        from_cache: Whether keys are read from the cache, not from this pass alone.
+        slots: Slots of this pass's keys in the cache [q].
     """
 
     blocks: list[KeyBlock]
@@ -52,7 +52,7 @@ class AttentionPlan:
     def whole(
         cls, forest: Forest, device: torch.device, cache: "KeyValueCache | None" = None
     ) -> "AttentionPlan":
-        """The plan of a pass over the whole forest."""
+        """Make the plan of a pass over the whole forest."""
         blocks = []
         for tree in forest.trees:
             start, split, end = forest.starts[tree[0]], forest.end(tree[0]), forest.end(tree[-1])
@@ -65,7 +65,7 @@ class AttentionPlan:
         return cls(blocks, segments, positions, segments, positions, kin, cache=cache, slots=slots)
 
     def mask(self, index: int, window: int | None) -> Tensor | None:
-        """Which keys each query of block `index` may see [q, k], or None for plain causal.
+        """Mask of the keys that each query of block `index` may see [q, k]; None means causal.
 
         Args:
             index: The block.
@@ -100,12 +100,12 @@ class KeyValueCache:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def slots(self, forest: Forest) -> Tensor:
-        """Slot of every token of the first pass [t]."""
+        """Slots of all tokens of the first pass [t]."""
         shift = torch.tensor(self.room.starts) - torch.tensor(forest.starts)
         return torch.arange(forest.tokens) + shift[forest.segments]
 
     def keep(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put keys and values [1, h, q, d] at their slots; returns all of the layer's."""
+        """Write keys and values [1, h, q, d] to their slots; returns all of the layer's."""
         if layer not in self.layers:
             shape = (*key.shape[:2], self.room.tokens, key.shape[3])
             self.layers[layer] = key.new_zeros(shape), value.new_zeros((*shape[:3], value.shape[3]))
@@ -114,7 +114,7 @@ class KeyValueCache:
         return keys, values
 
     def step(self, leaves: list[int], count: int, device: torch.device) -> AttentionPlan:
-        """The plan of a pass over one new token in each of `leaves`, each its `count`-th."""
+        """Make the plan of a pass over one new token in each of `leaves`, its `count`-th."""
         assert count < self.reserve, f"room for {self.reserve} new tokens only"
         slots = torch.tensor(
             [self.room.starts[leaf] + self.forest.lengths[leaf] + count for leaf in leaves]
@@ -153,7 +153,7 @@ def forest_attention(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of a packed forest, in the form of transformers' attention interface.
+    """Attention over a packed forest, as transformers' attention interface calls it.
 
     Args:
         module: The LM's attention layer.
@@ -162,10 +162,10 @@ def forest_attention(
         value: [1, h', k, d].
         attention_mask: Must be None: the forest is the mask.
         scaling: Factor of the scores.
-        dropout: Of the attention weights.
-        forest: The plan; every LM that hands its keyword arguments to its attention passes it.
-        sliding_window: Of this layer, or None.
-        others: Anything else that the layer asks for; what would change the scores is refused.
+        dropout: Dropout of the attention weights.
+        forest: The plan; an LM passes it if it passes keyword arguments on to its attention.
+        sliding_window: Sliding window of this layer, or None.
+        others: Other options of the layer; those that would change the scores are refused.
 
     Returns:
         [1, q, h, d], and no weights.
@@ -198,7 +198,7 @@ def forest_attention(
 def _plan_of(
     name: str, plan: AttentionPlan | None, attention_mask: Tensor | None, others: dict[str, Any]
 ) -> AttentionPlan:
-    """Return the plan of a layer, or refuse a layer that does not attend along the forest alone."""
+    """Return the plan of a layer, or refuse a layer with a mask or scores of its own."""
     if plan is None or attention_mask is not None:
         raise ValueError(
             f"{name} does not take part in the packed forest: it brings its own mask or drops "

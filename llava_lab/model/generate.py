@@ -1,4 +1,4 @@
-"""9. Generate: questions about images -> answers, each image's prefix computed once."""
+"""9. Generate: batches of questions about images -> answers; a common prefix is computed once."""
 
 import random
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Answers drawn from the model's distribution, in place of its likeliest tokens.
+    """Random sampling of answers, in place of greedy decoding.
 
-    A question's draws depend on the seed and its id alone: not on what else is asked beside it.
+    The samples of a question depend only on the seed and its id, not on the rest of its batch.
 
     Attributes:
-        temperature: What logits are divided by.
-        seed: Of all draws.
+        temperature: Divisor of the logits.
+        seed: Seed of all samples.
     """
 
     temperature: float = 1.0
@@ -35,11 +35,11 @@ class Sampling:
             raise ValueError(f"temperature {self.temperature} is not above 0")
 
     def draws(self, question: str) -> random.Random:
-        """The random numbers of one question."""
+        """Make the random number generator of one question."""
         return random.Random(f"{self.seed}/{question}")
 
     def choose(self, logits: Tensor, draws: list[random.Random]) -> list[int]:
-        """Draw a token from each row of logits [q, v] with its own random number."""
+        """Sample a token from each row of logits [q, v] with its own generator."""
         shares = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
         drawn = torch.tensor([[each.random()] for each in draws], dtype=shares.dtype)
         # Shares of the last token add up to 1 but for rounding.
@@ -49,7 +49,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class QuestionBatch:
-    """A batch of questions: a tree an image, a leaf a question.
+    """A batch of questions: one tree for each group of images, one leaf for each question.
 
     Attributes:
         batch: The packed prompts.
@@ -57,8 +57,8 @@ class QuestionBatch:
         max_new_tokens: Longest answer.
         stop_ids: Token ids that end an answer.
         stop_string: Text that ends an answer where no single token does.
-        sampling: How tokens are drawn; None takes the likeliest.
-        places: Of each tree, the index of its questions in their file.
+        sampling: How tokens are sampled; None is greedy.
+        places: Index in its file of each question, by tree.
     """
 
     batch: Batch
@@ -73,16 +73,16 @@ class QuestionBatch:
         return len(self.ids)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "QuestionBatch":
-        """The batch on another device."""
+        """Copy the batch to another device."""
         return replace(self, batch=self.batch.to(device, non_blocking))
 
     @property
     def draws(self) -> list[random.Random]:
-        """Random numbers of each question; none is used where the likeliest token is taken."""
+        """Random number generator of each question; not used by greedy decoding."""
         return [(self.sampling or Sampling()).draws(name) for name in self.ids]
 
     def choose(self, logits: Tensor, draws: list[random.Random]) -> list[int]:
-        """The next token of each question from its logits [q, v]."""
+        """Choose the next token of each question from its logits [q, v]."""
         if self.sampling is None:
             return logits.argmax(-1).tolist()
         return self.sampling.choose(logits, draws)
@@ -90,11 +90,11 @@ class QuestionBatch:
 
 @dataclass(frozen=True)
 class Answers:
-    """What was answered.
+    """Answers to a batch of questions.
 
     Attributes:
         ids: Question ids, in the order of the questions.
-        texts: What the model said, special tokens and white space at the ends removed.
+        texts: Text of each answer, without special tokens and surrounding white space.
         tokens: Token ids of each answer, the stop token included.
     """
 
@@ -105,7 +105,7 @@ class Answers:
 
 @torch.no_grad()
 def answer(model: "Llava", questions: QuestionBatch) -> Answers:
-    """Answers to all questions of a batch, one forward pass a new token for all of them."""
+    """Answer all questions of a batch, with one forward pass for each new token."""
     batch, forest = questions.batch, questions.batch.forest
     if model.llm.attention == "padded":
         generated = _without_cache(model, questions)
@@ -122,7 +122,7 @@ def answer(model: "Llava", questions: QuestionBatch) -> Answers:
 def _decode(
     model: "Llava", questions: QuestionBatch, cache: KeyValueCache, hidden: Tensor
 ) -> list[list[int]]:
-    """Token by token; leaves that have ended drop out."""
+    """Decode token by token with the cache; answers that have ended drop out."""
     leaves = questions.batch.forest.leaves
     generated: list[list[int]] = [[] for _ in leaves]
     open_ = list(range(len(leaves)))
@@ -145,7 +145,7 @@ def _decode(
 
 
 def _without_cache(model: "Llava", questions: QuestionBatch) -> list[list[int]]:
-    """The plain way, for LMs that the forest does not reach: every token recomputes all."""
+    """Decode without a cache, for LMs with padded attention: every token recomputes all."""
     batch, forest = questions.batch, questions.batch.forest
     embeddings = model.embed(batch)
     paths = [

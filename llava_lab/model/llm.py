@@ -22,25 +22,25 @@ from llava_lab.model.weights import (
 
 
 class CausalLM(nn.Module):
-    """Any causal LM of transformers, with its tokenizer and chat template.
+    """A causal LM of transformers, with its tokenizer and chat template.
 
     Args:
         name: Hub id or local folder of the LM; and of its tokenizer, unless `tokenizer` is given.
         template: Chat template of the LM's conversations: a name of `llava_lab.data.chat`, or
             `tokenizer` for the template that the tokenizer brings.
-        max_length: Longest sequence in tokens, visual tokens included; rows are cut there as the
-            recipes do.
+        max_length: Longest sequence in tokens, with visual tokens; longer rows are truncated, as
+            in the recipes.
         pretrained: Load the weights of `name`; false builds the architecture with random weights.
         weights: A .safetensors file to load in place of the weights of `name`.
         config: Values of the LM's configuration to change. With `pretrained: false` and a
-            `model_type` it is the whole configuration, and that of `name` is not read.
+            `model_type` it is the whole configuration; that of `name` is not read.
         tokenizer: Hub id or local folder of the tokenizer.
-        attention: `forest` computes a packed row; `padded` computes every path of it in a row of
-            its own with transformers' own attention: slower, for any LM, and the reference that
-            the forest must equal.
+        attention: `forest` computes a packed row at once; `padded` computes each of its paths in a
+            row of its own with transformers' attention, which is slower, works for any LM, and is
+            the reference for `forest`.
         dtype: Type of the weights. Mixed precision keeps float32 and casts in the trainer.
-        rope_factor: Divide positions by it (linear scaling of the rotary embedding), so that the LM
-            reads so many times its length; `max_length` and those of stages are multiplied.
+        rope_factor: Factor of linear RoPE scaling: the LM reads so many times its length;
+            `max_length`, also that of stages, is multiplied by it.
     """
 
     # Weights, configuration and tokenizer count by what they are; template and length by the
@@ -84,7 +84,7 @@ class CausalLM(nn.Module):
         self.model.set_attn_implementation(ATTENTION if attention == "forest" else "sdpa")
 
     def _check(self) -> None:
-        """Refuse what the packed forest would get wrong."""
+        """Refuse an LM whose attention the packed forest cannot compute."""
         kind, config = type(self.model).__name__, self.model.config
         for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
             if getattr(config, key, None) not in (None, 1, 1.0):
@@ -98,25 +98,25 @@ class CausalLM(nn.Module):
             )
 
     def identity(self) -> Any:
-        """What the tokenizer does."""
+        """Full definition of the tokenizer, for keys of caches."""
         if self.tokenizer.is_fast:
             return self.tokenizer.backend_tokenizer.to_str()
         return self.tokenizer.get_vocab()
 
     def length(self, max_length: int | None) -> int:
-        """Longest row in tokens where a recipe says `max_length`, or nothing."""
+        """Longest row in tokens, for a stage's `max_length` or its default."""
         return self.max_length if max_length is None else int(max_length * self.rope_factor)
 
     @property
     def context(self) -> int:
-        """Most tokens that it can read, whatever it was trained on."""
+        """Most tokens that the LM can read, whatever length it was trained on."""
         config = self.model.config
         positions = getattr(config, "max_position_embeddings", self.max_length)
         rope = getattr(config, "rope_parameters", None) or {}
         return int(positions * (rope["factor"] if rope.get("rope_type") == "linear" else 1))
 
     def scale(self, factor: float) -> None:
-        """Divide positions by a factor, from now on, that `rope_factor` does not hold yet.
+        """Scale the positions of a loaded LM by a factor, if `rope_factor` has not done so.
 
         Raises:
             ValueError: If the LM's positions cannot be scaled.
@@ -138,7 +138,7 @@ class CausalLM(nn.Module):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The LM's tokenizer, loaded when first asked for."""
+        """The LM's tokenizer, loaded on first access."""
         if "_tokenizer" not in self.__dict__:
             loaded = _download(AutoTokenizer, self.tokenizer_source, "model.llm.tokenizer")
             size = self.model.get_input_embeddings().weight.shape[0]
@@ -151,18 +151,18 @@ class CausalLM(nn.Module):
         return self.__dict__["_tokenizer"]
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Embeddings [t, d] of token ids [t]; visual placeholders get those of token 0."""
+        """Embed token ids [t] to [t, d]; visual placeholders get the embedding of token 0."""
         return self.model.get_input_embeddings()(ids.clamp(min=0))
 
     def forward(
         self, embeddings: Tensor, forest: Forest, plan: AttentionPlan | None = None
     ) -> Tensor:
-        """Last hidden states [t, d] of the packed row.
+        """Compute the last hidden states [t, d] of a packed row.
 
         Args:
             embeddings: [t, d].
             forest: Segments of the row.
-            plan: How its tokens attend, where a store is in play; else the whole forest at once.
+            plan: How tokens attend if a cache is used; by default the whole forest at once.
         """
         if self.attention == "padded":
             return self._padded(embeddings, forest)
@@ -176,7 +176,7 @@ class CausalLM(nn.Module):
         return output.last_hidden_state[0]
 
     def _padded(self, embeddings: Tensor, forest: Forest) -> Tensor:
-        """The same hidden states, every path from root to leaf in a padded row of its own."""
+        """Compute the hidden states with each path from root to leaf in a padded row of its own."""
         spans = [torch.arange(s, s + n) for s, n in zip(forest.starts, forest.lengths, strict=True)]
         paths = [torch.cat([spans[segment] for segment in forest.path(i)]) for i in forest.leaves]
         rows = pad_sequence([embeddings[path] for path in paths], batch_first=True)
@@ -200,7 +200,7 @@ class CausalLM(nn.Module):
 
 
 def _config(name: str | None, changes: dict[str, Any], pretrained: bool) -> Any:
-    """The LM's configuration with the changed values, each of which it must know."""
+    """Load or make the LM's configuration, and change values that it knows."""
     if name is None or (not pretrained and "model_type" in changes):
         if "model_type" not in changes:
             raise ValueError("model.llm.config: without a `name` it needs `model_type`")
@@ -217,7 +217,7 @@ def _config(name: str | None, changes: dict[str, Any], pretrained: bool) -> Any:
 
 
 def _made(kind: Any, values: dict[str, Any]) -> Any:
-    """A configuration of these values; whatever it cannot be made of is one message."""
+    """Make a configuration from values; any exception becomes one message."""
     try:
         refuse_depth(values)
         return AutoConfig.for_model(kind, **values)
@@ -227,7 +227,7 @@ def _made(kind: Any, values: dict[str, Any]) -> Any:
 
 
 def scale_positions(config: Any, factor: float) -> None:
-    """Divide an LM's positions by a factor, in its configuration; 1 changes nothing.
+    """Set linear RoPE scaling by a factor in an LM's configuration; 1 changes nothing.
 
     Raises:
         ValueError: If it has no rotary embedding, or one that is scaled already.
@@ -256,7 +256,7 @@ def scale_positions(config: Any, factor: float) -> None:
 
 
 def _build(config: Any, dtype: torch.dtype) -> Any:
-    """The LM of a configuration, with random weights."""
+    """Make the LM of a configuration, with random weights."""
     try:
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError) as error:
@@ -271,7 +271,7 @@ def _known(changes: dict[str, Any], config: Any, owner: str) -> None:
 
 
 def _download(kind: Any, name: str, key: str, **options: Any) -> Any:
-    """`from_pretrained` with one message where it fails; never runs code that comes with it."""
+    """Call `from_pretrained`; any exception becomes one message, and no remote code is run."""
     if Path(name).is_dir():
         refuse_adapter(Path(name))
         refuse_quantized(Path(name))

@@ -1,4 +1,4 @@
-"""Weights of parts: where they are found, how they are read and checked, what they hash to."""
+"""Weights of parts: files and hub ids -> checked tensors."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -16,16 +16,16 @@ from llava_lab.model.encoder.tower import first_line
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 ADAPTER = "adapter_config.json"
 POINTER = b"version https://git-lfs"
-# Types that hold weights by scales of their own.
+# Types of quantized weights, which need scales.
 PACKED = {torch.int8, torch.uint8, torch.bool} | {
     getattr(torch, name) for name in dir(torch) if name.startswith(("float4_", "float8_"))
 }
 
-HEADERS = ("I8", "U8", "F8", "F4")  # how a .safetensors header calls them
+HEADERS = ("I8", "U8", "F8", "F4")  # their names in a .safetensors header
 
 
 def locate(name: str) -> str:
-    """A hub id or path as it is; `asset:NAME` is a file that ships with the package."""
+    """Return the path of `asset:NAME`, a file of the package; other names are returned as is."""
     if not name.startswith("asset:"):
         return name
     path = ASSETS / name.removeprefix("asset:")
@@ -38,9 +38,9 @@ def locate(name: str) -> str:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors, .bin, .pt or .pth file; never runs code that it holds.
+    """Read the tensors of a .safetensors, .bin, .pt or .pth file, without running pickled code.
 
-    Where a file holds more than weights, those are what stands under `state_dict` or `model`.
+    If a file holds more than weights, these are expected under `state_dict` or `model`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -82,7 +82,7 @@ def _only_tensors(found: object, file: Path) -> dict[str, Tensor]:
 
 
 def refuse_pointer(file: Path) -> None:
-    """Refuse what Git leaves in place of a file that it keeps elsewhere (LFS)."""
+    """Refuse a pointer of Git LFS in place of the file."""
     with file.open("rb") as opened:
         if opened.read(len(POINTER)) == POINTER:
             raise ValueError(
@@ -111,7 +111,7 @@ def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Refuse a folder of LoRA adapters, which holds no whole model.
+    """Refuse a folder with a LoRA adapter, which is no whole model.
 
     Raises:
         ValueError: If it is one.
@@ -127,7 +127,7 @@ def refuse_adapter(folder: Path) -> None:
 def refuse_quantized(folder: Path) -> None:
     """Refuse a folder whose .safetensors files hold quantized weights, by their headers.
 
-    transformers would read them as if they were the numbers themselves.
+    transformers would read them as plain numbers.
 
     Raises:
         ValueError: If there are any; names them.
@@ -151,12 +151,12 @@ def refuse_quantized(folder: Path) -> None:
 def misfit(
     found: Mapping[str, Tensor], needed: Mapping[str, Tensor], known: Mapping[str, Tensor]
 ) -> str:
-    """In what a file's tensors do not fit; empty if they do.
+    """Describe how a file's tensors differ from those needed; empty if they fit.
 
     Args:
         found: Tensors of the file.
-        needed: Tensors of the blocks that are kept; all must be there, in their shapes.
-        known: Tensors of the whole tower; nothing else may be there.
+        needed: Tensors that the file must have, with their shapes.
+        known: Tensors that the file may have.
     """
     shapes = [
         f"{key} {list(found[key].shape)} for {list(needed[key].shape)}"
@@ -178,14 +178,14 @@ def misfit(
 
 
 def few(what: str, names: list[str]) -> str:
-    """Their count and the first few of them; empty if there are none."""
+    """List the number of names and the first three; empty if there are none."""
     if not names:
         return ""
     return f"{len(names)} {what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
 
 
 def load_part(part: nn.Module, path: str | Path, prefix: str = "") -> None:
-    """Load one part from a file of its own or from a file in which its names have a prefix.
+    """Load one part from a file of its own, or from a file in which its names have a prefix.
 
     Raises:
         ValueError: If any tensor is missing, left over, or of another shape.
@@ -209,7 +209,7 @@ def _is_tied(key: str, own: dict[str, Tensor], found: dict[str, Tensor]) -> bool
 
 @contextmanager
 def seeded(name: str) -> Iterator[None]:
-    """Draw random weights from (seed, name) alone, whatever was drawn before."""
+    """Seed random weights by (seed, name) inside of the block, whatever was drawn before."""
     text = f"{torch.initial_seed()}/{name}".encode()
     seed = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
     with torch.random.fork_rng(devices=[]):

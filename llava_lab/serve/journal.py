@@ -1,4 +1,4 @@
-"""Journal: results beside an unfinished output, so that a killed command goes on where it was."""
+"""Journal: finished results beside an unfinished output, so that a killed command resumes."""
 
 import hashlib
 import json
@@ -10,11 +10,11 @@ from llava_lab.core.strict_json import parse
 
 
 class Journal:
-    """Results on disk, one line each; the first line says what was asked.
+    """File of results, one a line; the first line is the fingerprint of the request.
 
     Args:
-        output: The file that is made of them, written whole at the end.
-        asked: What decides the results.
+        output: File that the results are written to at the end.
+        request: Everything that decides the results.
     """
 
     def __init__(self, output: Path, request: str):
@@ -22,10 +22,10 @@ class Journal:
         self.fingerprint = hashlib.sha256(request.encode()).hexdigest()
 
     def read(self) -> dict[str, Any]:
-        """Results by id; a line that a kill cut short is cut off.
+        """Read results by id; an incomplete last line is removed.
 
         Raises:
-            ValueError: If the journal is of another question, or damaged.
+            ValueError: If the journal belongs to another request, or is damaged.
         """
         if not self.path.is_file():
             return {}
@@ -69,7 +69,7 @@ class Journal:
         self.file.close()
 
     def add(self, name: str, result: Any) -> None:
-        """Keep one result; it is on disk when this returns."""
+        """Append one result, and flush it to disk."""
         self._line([name, result])
 
     def _line(self, value: Any) -> None:

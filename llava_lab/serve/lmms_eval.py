@@ -1,8 +1,8 @@
-"""lmms-eval: its requests -> greedy answers of any model of ours, as `--model llava_lab`.
+"""lmms-eval: its requests -> greedy answers of a model of ours, as `--model llava_lab`.
 
-Found by lmms-eval as an entry point of this package, where both are installed in one environment.
-Questions that share a picture or a video are answered together, as in `answer`; what cannot be
-answered is an error that names the task and the document, and never an empty answer.
+lmms-eval finds it by this package's entry point, if both are installed in one environment.
+Questions about the same image or video are answered together, as in `answer`. A request that cannot
+be answered is an error that names task and document, never an empty answer.
 """
 
 import hashlib
@@ -27,23 +27,23 @@ REQUESTS_AT_ONCE = 512  # whose pictures lie on disk together
 
 
 def manifest() -> ModelManifest:
-    """What lmms-eval's registry wants to know."""
+    """Entry of lmms-eval's registry."""
     path = f"{LlavaLab.__module__}.{LlavaLab.__name__}"
     return ModelManifest(model_id="llava_lab", simple_class_path=path)
 
 
 class LlavaLab(lmms):
-    """A model of ours, as lmms-eval asks it.
+    """A model of ours as a model of lmms-eval.
 
     Args:
         model: Run folder, imported folder, checkpoint folder or hub id.
-        frames: Of a video; as trained, or else 16.
+        frames: Frames of a video; as trained, or else 16.
         stride: Pooling of a frame; as trained, or else 2.
-        batch_size: Pictures or videos whose questions are answered at once.
+        batch_size: Images or videos whose questions are answered at once.
         template: Chat template in place of the model's own.
         trust_code: Modules beside llava_lab whose classes a run may name, with + between them.
-        device: lmms-eval's option; the model takes the GPU that is there.
-        max_batch_size: lmms-eval's option, not used.
+        device: Option of lmms-eval, not used: the model takes the GPU if there is one.
+        max_batch_size: Option of lmms-eval, not used.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class LlavaLab(lmms):
         self.batch_size = int(batch_size)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Answers in the order of the requests."""
+        """Answer requests, in their order."""
         for some in _portions(requests):
             with tempfile.TemporaryDirectory() as folder:
                 for length, (_, questions) in self._questions(some, Path(folder)).items():
@@ -79,11 +79,11 @@ class LlavaLab(lmms):
         return texts
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Not to be had."""
+        """Not supported."""
         raise NotImplementedError("llava_lab: tasks of several rounds are not answered")
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Not to be had."""
+        """Not supported."""
         raise NotImplementedError("llava_lab: loglikelihoods are not computed; ask by generation")
 
     def _answer(self, requests: Sequence[Any], folder: Path) -> list[str]:
@@ -104,7 +104,7 @@ class LlavaLab(lmms):
     def _questions(
         self, requests: Sequence[Any], folder: Path
     ) -> dict[int, tuple[list[int], list[Question]]]:
-        """Indices of requests, and their questions, by the longest answer that they want."""
+        """Indices and questions of requests, by their longest answer."""
         found: dict[int, tuple[list[int], list[Question]]] = {}
         for number, request in enumerate(requests):
             context, options, to_visual, document, task, split = request.args
@@ -132,7 +132,7 @@ def _portions(requests: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _options(options: dict[str, Any], place: str) -> tuple[int, list[str]]:
-    """Longest answer and what ends it; anything but greedy is refused."""
+    """Read the longest answer and the stop texts; anything but greedy decoding is refused."""
     if options.get("do_sample") and options.get("temperature", 1) > 0:
         raise ValueError(f"{place}: wants answers at random ({options}); llava_lab's are greedy")
     if options.get("num_beams", 1) > 1:
@@ -142,7 +142,7 @@ def _options(options: dict[str, Any], place: str) -> tuple[int, list[str]]:
 
 
 def _path(shown: Any, folder: Path, place: str, upright: bool) -> Path:
-    """Where a picture or a video lies: the same picture in the same place."""
+    """Path of an image or video; an image in memory is saved under a hash of its pixels."""
     if isinstance(shown, Image.Image):
         try:
             picture = to_rgb(shown, upright)
@@ -161,7 +161,7 @@ def _path(shown: Any, folder: Path, place: str, upright: bool) -> Path:
 
 
 def _text(context: str, images: int, place: str) -> str:
-    """The question, its pictures first unless it says itself where they stand."""
+    """The question, with placeholders in front unless it has its own."""
     found = context.count(IMAGE_PLACEHOLDER)
     if found not in (0, images):
         raise ValueError(f"{place}: {found} {IMAGE_PLACEHOLDER} in the text for {images} pictures")
@@ -169,7 +169,7 @@ def _text(context: str, images: int, place: str) -> str:
 
 
 def _cut(text: str, until: Sequence[str]) -> str:
-    """The answer up to the first text that ends it."""
+    """The answer up to the first stop text."""
     for end in until:
         text = text.split(end)[0] if end else text
     return text.strip()

@@ -1,1 +1,1 @@
-"""World: a seed -> pictures, conversations and questions in the official file formats."""
+"""Tiny world: a seed -> images, conversations and questions in the official file formats."""

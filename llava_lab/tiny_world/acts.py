@@ -1,4 +1,4 @@
-"""Acts: a random generator -> a film of some acts, each with the question that it answers."""
+"""Acts: a random generator -> a film of several acts, with a question about each."""
 
 import random
 from dataclasses import replace
@@ -24,7 +24,7 @@ from llava_lab.tiny_world.scene import (
 LENGTHS = (16, 320)
 ACTS = ("motion", "order", "count", "detail", "reading")
 ACTS_A_FILM = 3
-# How much of a film the evidence of an act is there.
+# Share of the film in which the evidence of an act is visible.
 ORDER_SHARE, DETAIL_SHARE, READING_SHARE = 0.2, 0.12, 0.3
 MOST_TIMES = 4
 

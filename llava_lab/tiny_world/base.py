@@ -1,4 +1,4 @@
-"""World: a folder of files made from a seed, whole or not at all."""
+"""World: settings and a seed -> a folder of generated files, written atomically."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ MANIFEST = "manifest.json"
 
 @dataclass
 class World:
-    """Files that are the same for the same settings.
+    """Base of generated data: the same settings give the same files.
 
     Args:
         root: Folder to create. A finished world with the same settings is left as it is.
@@ -38,7 +38,7 @@ class World:
                 raise ValueError(f"{name} >= {least}, got {value}.")
 
     def generate(self) -> None:
-        """Write the world unless it is there already; a killed run leaves no half-world."""
+        """Write the world unless it exists; a killed process leaves no partial world."""
         if self._finished():
             return
         try:
@@ -58,7 +58,7 @@ class World:
         return {"generator_version": self.version, **settings}
 
     def _finished(self) -> bool:
-        """Tell whether `root` holds this very world; refuse if it holds anything else."""
+        """Whether `root` holds a world of these settings; anything else in it is refused."""
         if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
             return False
         way_out = "Delete the folder or choose another root."
@@ -77,7 +77,7 @@ class World:
         return True
 
     def _verify(self, manifest: Path, way_out: str) -> None:
-        """Refuse a world of which a file is missing or not as it was written."""
+        """Refuse a world with a missing or changed file."""
         digests = read_record(manifest, {"files": dict}, way_out)["files"]
         files = shown(list(digests.items()), f"{self.root}: files compared")
         odd = [name for name, digest in files if _digest(self.root / name) != digest]
@@ -112,10 +112,10 @@ def _digest(path: Path) -> str | None:
 
 
 def json_list(rows: Iterable[dict[str, Any]]) -> bytes:
-    """Write a JSON list with a row on each line, so that line numbers and diffs mean something."""
+    """Write a JSON list with one row a line, for useful line numbers and diffs."""
     return ("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n").encode()
 
 
 def json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
-    """Write a row on each line."""
+    """Write one row a line."""
     return "".join(json.dumps(row) + "\n" for row in rows).encode()

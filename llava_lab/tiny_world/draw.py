@@ -1,4 +1,4 @@
-"""Draw: a Scene -> its picture, at native size."""
+"""Draw: a Scene -> its image, at native size."""
 
 import math
 import random
@@ -40,7 +40,7 @@ _GLYPH_ROWS = {
 
 
 def render(scene: Scene) -> Image.Image:
-    """Draw the scene as an RGB picture of its native size."""
+    """Draw the scene as an RGB image of its native size."""
     picture = _background(scene)
     for item in scene.items:
         _draw_item(picture, item)
@@ -50,7 +50,7 @@ def render(scene: Scene) -> Image.Image:
 
 
 def _background(scene: Scene) -> Image.Image:
-    """Spread a tilted, slightly uneven tone over the picture."""
+    """Draw a background with a gradient and slight noise."""
     rng = random.Random(scene.grain)
     across, down = rng.uniform(-10, 10), rng.uniform(-10, 10)
     tones = bytearray()

@@ -1,4 +1,4 @@
-"""Film: what a video shows over time, and its frames."""
+"""Film: the objects that a video shows over time -> its frames."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,10 +13,10 @@ from llava_lab.tiny_world.scene import (
     Sign,
 )
 
-# Side in pixels, which no picture of the tiny world has: the two never share a scene.
+# Side in pixels, which no image of the tiny world has: the two never share a scene.
 SIDE = 176
 FPS = 4
-# Cells that something moves along, by where it moves.
+# Cells along which an object moves, by direction.
 LINES = {
     "right": ((0, 1, 2), (3, 4, 5), (6, 7, 8)),
     "left": ((2, 1, 0), (5, 4, 3), (8, 7, 6)),
@@ -27,13 +27,13 @@ LINES = {
 
 @dataclass(frozen=True)
 class Shown:
-    """An object or a sign, and when it is there.
+    """An object or a sign, and when it is visible.
 
     Attributes:
-        what: What it is, and where, unless it moves.
-        start: Share of the film after which it comes.
-        end: Share of the film after which it is gone.
-        goal: Where it moves in that time, or None.
+        what: The object or sign, at its first position.
+        start: Share of the film at which it appears.
+        end: Share of the film at which it disappears.
+        goal: Position that it moves to in that time; None if it stays.
     """
 
     what: SceneObject | Sign
@@ -42,7 +42,7 @@ class Shown:
     goal: tuple[int, int] | None = None
 
     def at(self, time: float) -> SceneObject | Sign:
-        """What it is at a time while it is there."""
+        """The object or sign at its position at a time while it is visible."""
         if self.goal is None:
             return self.what
         share = (time - self.start) / (self.end - self.start)
@@ -57,9 +57,9 @@ class Film:
 
     Attributes:
         frames: Number of frames, `FPS` a second.
-        empty: The scene with nothing in it.
-        shown: What comes and goes.
-        questions: What can be asked, one question an act, each with its sentence.
+        empty: The scene without objects.
+        shown: Objects and signs, with their times.
+        questions: One question about each act.
     """
 
     frames: int
@@ -69,11 +69,11 @@ class Film:
 
     @property
     def items(self) -> tuple[SceneObject, ...]:
-        """Its objects, each once, in the order of `shown`."""
+        """Distinct objects, in the order of `shown`."""
         return tuple(dict.fromkeys(e.what for e in self.shown if isinstance(e.what, SceneObject)))
 
     def pictures(self) -> Iterator[Image.Image]:
-        """The frames in order; a frame like the one before it is drawn once."""
+        """Yield the frames in order; equal frames in succession are drawn once."""
         before: Scene | None = None
         picture = None
         for number in range(self.frames):
@@ -83,7 +83,7 @@ class Film:
             yield picture
 
     def scene(self, time: float) -> Scene:
-        """What is there after a share of the film."""
+        """The scene at a time, as a share of the film."""
         there = [each.at(time) for each in self.shown if each.start <= time < each.end]
         items = tuple(each for each in there if isinstance(each, SceneObject))
         signs = [each for each in there if isinstance(each, Sign)]

@@ -1,4 +1,4 @@
-"""Film text: a Film -> questions about it, its story, and a story that is not true."""
+"""Film text: a Film -> questions about it, a true description, and one with a hallucination."""
 
 import random
 import re
@@ -13,17 +13,18 @@ from llava_lab.tiny_world.scene import (
     SceneObject,
 )
 
-# How often a lie is another object rather than something else about the one that is there.
+# How often the false detail is another object, rather than a property of the one that is there.
 INVENTED_SHARE = 0.4
 TIMES = ("", "once", "twice", "three times", "four times")
-# An object as a sentence names it: its article, and its name as a group.
+# An object in a sentence: its article, and its name as a group.
 NAMED = re.compile(rf"[Aa]n? ((?:{'|'.join(COLORS)}) (?:{'|'.join(SHAPES)}))")
 
 
 def ask_all(film: Film, rng: random.Random) -> list[QA]:
-    """The film's questions and the colors of all its objects, in any order.
+    """Ask all questions about the film and about the colors of its objects, in random order.
 
-    Any question may come first, since those who ask of a film later ask one alone.
+    The order is random so that every question comes first in some rows: evaluation asks one at a
+    time.
     """
     every = (*map(ask_color, film.items), *film.questions)
     unique = {question.text: question for question in every}
@@ -43,7 +44,7 @@ def ask_color(item: SceneObject) -> QA:
 
 
 def ask_order(first: SceneObject, second: SceneObject, rng: random.Random) -> QA:
-    """Ask which of two objects is there first, naming them in any order."""
+    """Ask which of two objects appears first, naming them in random order."""
     named = rng.sample((first.shape, second.shape), 2)
     return QA(
         "order",
@@ -56,14 +57,14 @@ def ask_order(first: SceneObject, second: SceneObject, rng: random.Random) -> QA
 
 
 def story(film: Film) -> str:
-    """Tell everything that happens, in sentences."""
+    """Describe everything that happens, one sentence an act."""
     return " ".join(question.sentence for question in film.questions)
 
 
 def all_true(film: Film) -> list[str]:
-    """Every sentence of a story's kinds that is true of the film, those that it tells first.
+    """List all true sentences of the kinds in a story, those of the story first.
 
-    Of an object that is there in several acts' way, such as once and for a moment, all are true.
+    Several sentences may be true of one object: that it appears once, and for a moment.
     """
     sentences = [question.sentence for question in film.questions]
     starts: dict[str, list[float]] = {}
@@ -81,11 +82,11 @@ def all_true(film: Film) -> list[str]:
 
 
 def ask_presence(film: Film, rng: random.Random) -> QA:
-    """Ask whether an object is in the film: POPE's questions, half of them about absent ones.
+    """Ask whether an object is in the film, as in POPE; half of the objects are absent.
 
-    In the words that ask it of pictures, which is where training asks it: a tiny model says yes to
-    any object "in the video". The detail `kind` is that of an absent object; one that is there has
-    the kind that names its objects in the same way.
+    The words are those of questions about images, which training has: a tiny model says yes to any
+    object "in the video". The detail `kind` of a present object is one whose absent objects are
+    named in the same way.
     """
     question = ask_existence(replace(film.empty, items=film.items), rng)
     kind = question.detail["kind"]
@@ -95,24 +96,24 @@ def ask_presence(film: Film, rng: random.Random) -> QA:
 
 
 def say_order(first: str, second: str) -> str:
-    """Say what is there before what."""
+    """State the order of two objects."""
     return f"{article(first).capitalize()} is there first, then {article(second)}."
 
 
 def say_count(name: str, times: int) -> str:
-    """Say how often something is there."""
+    """State how often an object appears."""
     return f"There is {article(name)} {TIMES[times]}."
 
 
 def say_detail(name: str) -> str:
-    """Say that something is there, not for long."""
+    """State that an object appears for a moment."""
     return f"For a moment there is {article(name)}."
 
 
 def hallucinated(film: Film, rng: random.Random) -> str:
-    """The story with one thing that is not so: a color, a count, a way, an order, an object.
+    """Write the story with one false detail: a color, count, direction, order or object.
 
-    It has as many sentences as the story, of the same kinds: else it would be known by those alone.
+    It has as many sentences of the same kinds as the story, so that it cannot be told by its form.
     """
     sentences = [question.sentence for question in film.questions]
     place = rng.randrange(len(sentences))
@@ -125,7 +126,7 @@ def hallucinated(film: Film, rng: random.Random) -> str:
 
 
 def _invented(sentence: str, named: re.Match[str], film: Film, rng: random.Random) -> str:
-    """The sentence with another object, of a shape that the film does not show."""
+    """Replace an object in a sentence by one of a shape that the film does not show."""
     shown = {item.shape for item in film.items}
     shape = rng.choice([shape for shape in SHAPES if shape not in shown])
     name = article(f"{rng.choice(COLORS)} {shape}")
@@ -134,7 +135,7 @@ def _invented(sentence: str, named: re.Match[str], film: Film, rng: random.Rando
 
 
 def _untrue(question: QA, rng: random.Random) -> str:
-    """The question's sentence, with another answer."""
+    """Write the question's sentence with a wrong answer."""
     sentence, answer = question.sentence, question.answer
     if question.type == "order":
         first, second = NAMED.findall(sentence)

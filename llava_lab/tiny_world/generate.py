@@ -1,4 +1,4 @@
-"""Generate: a seed -> pictures, rows and questions on disk."""
+"""Generate: a seed -> images, rows and questions on disk."""
 
 import itertools
 import random
@@ -16,8 +16,8 @@ from llava_lab.tiny_world.question import QA, QUESTION_TYPES
 from llava_lab.tiny_world.scene import Scene, listable, sample_scene, simplified
 from llava_lab.tiny_world.tiles import tile
 
-# Names of the published files that the world's own stand in for, so that an experiment finds
-# them under the same paths at every scale.
+# Names of the published files that the generated ones replace, so that an experiment has the same
+# paths at every scale.
 ALIGN_10 = "LLaVA-CC3M-Pretrain-595K/chat.json"
 ALIGN_15 = "LLaVA-Pretrain/blip_laion_cc_sbu_558k.json"
 INSTRUCT_10 = "llava_instruct_150k.json"
@@ -27,7 +27,7 @@ LISTS, FACTS = "lists.json", "facts.json"
 TEXT, PHRASES, QUESTIONS = "text.json", "phrases.jsonl", "questions.jsonl"
 # Share of the evaluation pictures asked about per question type; signs are on fewer than this.
 QUESTION_SHARE = 0.74
-# Share of the text rows that speak of two objects only: from them an LM learns to look things up.
+# Share of the text rows with two objects only: from them an LM learns to look things up.
 SIMPLE_SHARE = 0.5
 # How many candidate questions a picture may choose from, to keep the answers balanced.
 CANDIDATES = 8
@@ -35,17 +35,17 @@ CANDIDATES = 8
 
 @dataclass
 class TinyWorld(World):
-    """The tiny scale's data: pictures, LLaVA-format rows and questions, the same for a seed.
+    """Data of the tiny scale: images, LLaVA-format rows and questions, the same for a seed.
 
     Args:
         root: Folder to create. A finished world with the same settings is left as it is.
         seed: Seed of every scene and sentence.
-        train_images: Number of pictures to train on.
-        eval_images: Number of pictures to ask evaluation questions about.
-        text_rows: Number of text-only rows, on scenes that are never drawn; half as many, each, of
-            lists and of facts.
-        tiles: Number of tiles, as AnyRes cuts them, of pictures that are not written whole: they
-            stand in the file of phrases alone, for an encoder that shall know them.
+        train_images: Number of training images.
+        eval_images: Number of images for evaluation questions.
+        text_rows: Number of text-only rows about scenes that are never drawn; there are half as
+            many rows of lists, and of facts.
+        tiles: Number of AnyRes tiles of further images. They are only in the file of phrases, to
+            train an encoder on tiles.
     """
 
     version: ClassVar[int] = 9
@@ -55,7 +55,7 @@ class TinyWorld(World):
     tiles: int = 0
 
     def scene(self, split: str, index: int, taken: frozenset[str] = frozenset()) -> Scene:
-        """Sample scene `index` of a split; the first one whose signature is not taken."""
+        """Sample scene `index` of a split, until its signature is not among those taken."""
         rng = self._rng(split, index)
         while True:
             scene = sample_scene(rng)
@@ -63,7 +63,7 @@ class TinyWorld(World):
                 return scene
 
     def eval_scenes(self) -> list[Scene]:
-        """Sample the evaluation scenes, which no other split may show or describe."""
+        """Sample the evaluation scenes, which no other split may contain."""
         return [self.scene("eval", index) for index in range(self.eval_images)]
 
     def _write(self, folder: Path) -> None:
@@ -114,7 +114,7 @@ class TinyWorld(World):
         yield from self._text_rows("mix-text", len(scenes) // 8, taken)
 
     def _tile_rows(self, folder: Path, taken: frozenset[str]) -> Iterable[dict[str, Any]]:
-        """Write the tiles that show something, and say what each shows."""
+        """Write tiles that show something, and yield the phrases about each."""
         (folder / "images" / "tile").mkdir()
         rows = 0
         for index in itertools.count() if self.tiles else ():
@@ -178,7 +178,7 @@ class TinyWorld(World):
 
 
 def _rarest(kind: str, scene: Scene, rng: random.Random, used: Counter[object]) -> QA | None:
-    """Choose the candidate with the answer, then the detail, that was used least so far."""
+    """Choose the candidate whose answer, and then whose detail, was used least so far."""
     drawn = [QUESTION_TYPES[kind](scene, rng) for _ in range(CANDIDATES)]
     candidates = [question for question in drawn if question]
     if not candidates:

@@ -1,9 +1,8 @@
 """Photos: scikit-image's photographs as a LLaVA-format file and a question file.
 
 `python -m llava_lab.tiny_world.photos FOLDER` writes FOLDER/images, FOLDER/rows.json (to train
-on) and FOLDER/questions.jsonl. It is an example of data that this project did not make: a few
-photographs
-that come with scikit-image, with sentences and short answers about them.
+on) and FOLDER/questions.jsonl: a few photographs that come with scikit-image, with sentences and
+short answers about them, as an example of data that this project did not generate.
 """
 
 import json

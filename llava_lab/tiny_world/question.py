@@ -1,8 +1,8 @@
 """Question: a Scene -> a question with exactly one true answer.
 
-A guesser who never sees the picture and always gives the commonest answer is right about this
-often: color 0.13, count 0.17 (0.31 with the best guess per kind of thing counted), existence
-0.5, relation 0.25, reading 0.1 (1 in 12 by guessing at random).
+The most frequent answer, without the image, is correct in this share of questions: color 0.13,
+count 0.17 (0.31 with the best answer for each kind of object), existence 0.5, relation 0.25,
+reading 0.1 (1 in 12 by guessing at random).
 """
 
 import random
@@ -24,8 +24,8 @@ class QA:
         text: The question without image placeholder and format prompt.
         answer: The answer in a word.
         sentence: The same answer as a full sentence.
-        key: What is asked, in key words, as notes have it.
-        detail: What evaluation may split the type by, such as the glyph's size.
+        key: The question in key words, as rows of notes have it.
+        detail: Properties for categories of evaluation, such as the glyph's size.
     """
 
     type: str
@@ -37,7 +37,7 @@ class QA:
 
 
 def position(cell: int) -> str:
-    """Say where a cell is: "at the top-left", "in the middle"."""
+    """Write the position of a cell: "at the top-left", "in the middle"."""
     return f"{'in' if POSITIONS[cell] == 'middle' else 'at'} the {POSITIONS[cell]}"
 
 
@@ -47,12 +47,12 @@ def article(words: str) -> str:
 
 
 def plural(shape: str) -> str:
-    """Name several objects of a shape."""
+    """Plural of a shape."""
     return f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 
 def relation_of(first: SceneObject, second: SceneObject) -> str | None:
-    """Say how `first` stands to `second` if both share a row or a column of cells."""
+    """Relation of `first` to `second` if they share a row or a column of cells, else None."""
     (row, column), (other_row, other_column) = divmod(first.cell, 3), divmod(second.cell, 3)
     if row == other_row:
         return "left" if column < other_column else "right"
@@ -101,10 +101,10 @@ def ask_count(scene: Scene, rng: random.Random) -> QA:
 
 
 def ask_existence(scene: Scene, rng: random.Random) -> QA:
-    """Ask whether an object is there; half are not, of POPE's three kinds.
+    """Ask whether an object is there; half of the objects are absent, of POPE's three kinds.
 
-    A random or a popular shape that is missing; or, adversarial, a shape that is there in a color
-    that is there, but not together. Objects that are there are named in the same two ways.
+    Random and popular: a shape that is absent. Adversarial: a shape and a color that are present,
+    but not together. Present objects are named in the same two ways.
     """
     name, kind = _absent_object(scene, rng)
     answer, sentence = "no", f"No, there is no {name} in the picture."
@@ -117,7 +117,7 @@ def ask_existence(scene: Scene, rng: random.Random) -> QA:
 
 
 def _absent_object(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """Name an object that is not there, and the kind of temptation it is."""
+    """Name an absent object, and its kind: random, popular or adversarial."""
     names = {item.name for item in scene.items}
     shapes, colors = {item.shape for item in scene.items}, {item.color for item in scene.items}
     absent = {
@@ -130,7 +130,7 @@ def _absent_object(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def distinct_names(scene: Scene) -> dict[SceneObject, str]:
-    """Name every object that a shape, or else a color and a shape, tells from the others."""
+    """Name every object that is unique by its shape, or else by its color and shape."""
     shapes = Counter(item.shape for item in scene.items)
     names = Counter(item.name for item in scene.items)
     return {
@@ -141,7 +141,7 @@ def distinct_names(scene: Scene) -> dict[SceneObject, str]:
 
 
 def ask_relation(scene: Scene, rng: random.Random) -> QA | None:
-    """Ask how two objects in one row or column, each named for itself, stand to each other."""
+    """Ask for the relation of two uniquely named objects in one row or column."""
     names = distinct_names(scene)
     pairs: dict[str, list[tuple[SceneObject, SceneObject]]] = {}
     for first in names:
@@ -170,7 +170,7 @@ def ask_reading(scene: Scene, rng: random.Random) -> QA | None:
 
 
 def ask_what(scene: Scene, rng: random.Random) -> QA:
-    """Ask what stands at a position."""
+    """Ask which object is at a position."""
     item = rng.choice(scene.items)
     where = position(item.cell)
     sentence = f"{article(item.name).capitalize()} is {where}."
@@ -179,7 +179,7 @@ def ask_what(scene: Scene, rng: random.Random) -> QA:
 
 
 def ask_where(scene: Scene, rng: random.Random) -> QA | None:
-    """Ask where an object stands that can be named for itself."""
+    """Ask for the position of a uniquely named object."""
     names = distinct_names(scene)
     if not names:
         return None
@@ -203,7 +203,7 @@ TRAINING_TYPES = {**QUESTION_TYPES, "what": ask_what, "where": ask_where}
 def ask_several(scene: Scene, rng: random.Random, number: int, *types: str) -> list[QA]:
     """Ask 1 to `number` different questions of the given types (all types by default).
 
-    One of the types must have a question to every scene, as `count` has.
+    At least one of the types must have a question about every scene, as `count` does.
     """
     found: dict[str, QA] = {}
     tries = 0

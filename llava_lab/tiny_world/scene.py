@@ -1,4 +1,4 @@
-"""Scene: a random generator -> what a picture shows, as plain data."""
+"""Scene: a random generator -> the content of an image, as plain data."""
 
 import random
 from collections.abc import Callable
@@ -38,7 +38,7 @@ REPEAT_SHARE = 0.35
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object.
+    """One object of a scene.
 
     Attributes:
         shape: One of SHAPES.
@@ -58,12 +58,12 @@ class SceneObject:
 
     @property
     def size(self) -> str:
-        """The size in a word."""
+        """Size as a word: large or small."""
         return "large" if self.large else "small"
 
     @property
     def name(self) -> str:
-        """Color and shape, as questions name the object."""
+        """Color and shape."""
         return f"{self.color} {self.shape}"
 
 
@@ -76,7 +76,7 @@ class Sign:
         large: Whether the glyph can be read in a single small view.
         cell: Cell of the 3x3 grid, row by row from the top left.
         center: Middle of the plate in pixels, x and y.
-        pixels: Height of the glyph; the plate stands `margin` around it.
+        pixels: Height of the glyph; the plate is `margin` larger on each side.
     """
 
     glyph: str
@@ -87,7 +87,7 @@ class Sign:
 
     @property
     def size(self) -> str:
-        """The size in a word."""
+        """Size as a word: large or small."""
         return "large" if self.large else "small"
 
     @property
@@ -98,7 +98,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that a picture shows; drawing and writing add nothing to it.
+    """Everything that an image shows.
 
     Attributes:
         width: Picture's width in pixels.
@@ -118,10 +118,10 @@ class Scene:
 
     @property
     def signature(self) -> str:
-        """What two splits must not share: objects, colors, cells and the glyph.
+        """Objects, colors, cells and glyph, which two splits must not share.
 
-        Sizes, jitter and background are left out on purpose, so that a train scene is not an
-        evaluation scene that only differs in those.
+        Sizes, jitter and background are left out on purpose: a training scene must differ from
+        evaluation scenes in more than those.
         """
         parts = sorted(f"{item.cell} {item.name}" for item in self.items)
         if self.sign:
@@ -155,7 +155,7 @@ def simplified(scene: Scene, rng: random.Random) -> Scene:
 
 
 def listable(scene: Scene) -> Scene | None:
-    """Keep three objects if their shapes tell them apart, and no sign; else None."""
+    """Keep three objects of different shapes, and no sign; None if there are none."""
     items = scene.items[:3]
     distinct = len({item.shape for item in items}) == 3
     return replace(scene, items=items, sign=None) if distinct else None

@@ -45,7 +45,7 @@ TEXT_INTRODUCTIONS = (
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """Write one sentence fragment that names everything, in random order."""
+    """Write one sentence that names everything, in random order."""
     things = [
         f"{article(f'{item.size} {item.name}')} {position(item.cell)}" for item in scene.items
     ]
@@ -75,7 +75,7 @@ def detail(scene: Scene, rng: random.Random) -> str:
 
 
 def phrases(scene: Scene) -> list[str]:
-    """List every short phrase of the world's kinds that is true of the picture, sorted."""
+    """List every short phrase that is true of the scene, sorted."""
     found: set[str] = set()
     for item in scene.items:
         place = position(item.cell)
@@ -103,7 +103,7 @@ def caption_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> di
 
 
 def conversation_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
-    """Answer in full sentences over two to four turns, without a format prompt."""
+    """Conversation of two to four turns in full sentences, without a format prompt."""
     turns = _sentence_turns(scene, rng, rng.randint(2, 4))
     return as_row(row_id, _image_first_turn(turns, rng), image=image)
 
@@ -117,7 +117,7 @@ def detail_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> dic
 def short_answer_row(
     row_id: str, image: str, scene: Scene, rng: random.Random, number: int, *types: str
 ) -> dict[str, Any]:
-    """Merge several questions on one picture; the format prompt follows the first one only."""
+    """Merge several questions about one image; only the first has the format prompt."""
     turns = _short_turns(ask_several(scene, rng, number, *types))
     return as_row(row_id, _image_first_turn(turns, rng), image=image)
 
@@ -130,10 +130,10 @@ def notes(scene: Scene, rng: random.Random) -> str:
 
 
 def text_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
-    """Describe a scene in words and talk about it: mostly notes, questions, or a rewording.
+    """Text-only row: a scene in words, then notes, questions or a rewording.
 
-    Notes ask more in fewer words than conversations do; from them an LM learns in a tenth of the
-    steps to find a thing by its name.
+    Notes hold more questions in fewer words than conversations: with them an LM learns to look an
+    object up by its name in a tenth of the steps.
     """
     way = rng.random()
     if way < 0.65:
@@ -152,10 +152,10 @@ def text_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
 
 
 def facts_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
-    """Caption a scene and ask for everything in it in key words.
+    """Caption of a scene, then questions about everything in it in key words.
 
-    With the answer right behind the key an LM learns within a thousand steps to find a thing by
-    what is said of it; with a turn's header between the two it has not in six thousand.
+    If the answer follows the key directly, an LM learns within a thousand steps to look up an
+    object; with a turn's header between the two it does not in six thousand.
     """
     facts: list[tuple[str, str]] = []
     while len(facts) < FACTS:
@@ -166,7 +166,7 @@ def facts_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
 
 
 def list_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
-    """The same of a bare list of objects that differ in shape: what facts rows begin with."""
+    """The same for a bare list of objects of different shapes, an easier start."""
     items = rng.sample(scene.items, len(scene.items))
     facts = []
     for item in rng.choices(items, k=FACTS):
@@ -219,7 +219,7 @@ def _with_image(text: str, rng: random.Random) -> str:
 
 
 def as_row(row_id: str, turns: list[tuple[str, str]], **media: str) -> dict[str, Any]:
-    """A LLaVA-format row of questions with their answers, and of the `image` or `video` shown."""
+    """Make a LLaVA-format row of questions and answers about an `image` or `video`."""
     messages = [
         {"from": speaker, "value": value}
         for turn in turns

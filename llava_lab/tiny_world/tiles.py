@@ -1,7 +1,8 @@
 """Tiles: a Scene -> one tile of its picture on a grid, and the phrases that are true of it.
 
-An encoder that has seen whole pictures only knows every thing at one size. AnyRes shows it the same
-things two and three times as large, cut at edges and beside black bands; CLIP has seen all that.
+An encoder trained on whole images only knows every object at one size. AnyRes shows the same
+objects two and three times as large, cut at edges and beside black bands, which CLIP has seen in
+training.
 """
 
 import random
@@ -17,12 +18,12 @@ from llava_lab.tiny_world.scene import Scene, SceneObject, Sign
 # Width and height in tiles; the encoder's view is 96 px.
 GRIDS = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (3, 3))
 SIDE = 96
-# What shows less of itself than this is not spoken of.
+# Objects of which a smaller share is visible are not mentioned.
 SEEN_SHARE = 0.5
 
 
 def tile(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[str]]:
-    """A random tile of a random grid [SIDE x SIDE], and its phrases, sorted."""
+    """Draw a random tile of a random grid [SIDE x SIDE], and list its phrases, sorted."""
     columns, rows = rng.choice(GRIDS)
     left, top = SIDE * rng.randrange(columns), SIDE * rng.randrange(rows)
     canvas = (SIDE * columns, SIDE * rows)
@@ -36,9 +37,10 @@ def tile(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[str]]:
 
 
 def phrases(scene: Scene, factor: float, offset: tuple[float, float]) -> list[str]:
-    """What is true of the view that begins at `offset` of the scene, scaled by `factor`.
+    """List phrases that are true of the tile at `offset` of the scene, scaled by `factor`.
 
-    Sizes, numbers and relations are of the whole picture and left out; positions are the view's.
+    Sizes, numbers and relations are left out, since they depend on the whole image; positions are
+    those in the tile.
     """
     found: set[str] = set()
     for thing in _seen([*scene.items, *([scene.sign] if scene.sign else [])], factor, offset):
@@ -55,7 +57,7 @@ def phrases(scene: Scene, factor: float, offset: tuple[float, float]) -> list[st
 def _seen(
     things: Iterable[SceneObject | Sign], factor: float, offset: tuple[float, float]
 ) -> Iterable[SceneObject | Sign]:
-    """Those whose box lies in the view for the most part."""
+    """Objects and signs of whose box more than half is in the tile."""
     for thing in things:
         half = thing.pixels / 2 + (thing.margin if isinstance(thing, Sign) else 0)
         share = 1.0

@@ -17,7 +17,7 @@ UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
 CHAT_TOKENS = tuple(
     dict.fromkeys(marker for style in CHAT_FORMATS.values() for marker in style.special)
 )
-# What the templates put around the turns. It stands in every sample, but not in the rows.
+# Text that the templates put around turns: it is in every sample, but not in the rows.
 PROMPTS = tuple(
     dict.fromkeys(
         part.format(text="", bos="")
@@ -27,7 +27,7 @@ PROMPTS = tuple(
     )
 )
 PROMPT_REPEATS = 500
-# What no token reaches across: a word or its compound ("top-left"), a digit, or signs, each with
+# Units that no token crosses: a word or compound ("top-left"), a digit, or punctuation, each with
 # the space before it; line breaks.
 WORDS = r" ?\p{L}+(?:-\p{L}+)*| ?\d| ?[^\s\p{L}\d]+|\s+"
 
@@ -35,8 +35,8 @@ WORDS = r" ?\p{L}+(?:-\p{L}+)*| ?\d| ?[^\s\p{L}\d]+|\s+"
 def world_texts(root: Path) -> Iterator[str]:
     """Yield every conversation that a tiny world trains on; evaluation questions stay unseen.
 
-    Each is written in the template v1, where words stand behind spaces as an LM meets them, and
-    as plain lines.
+    Each is written twice: in the template v1, where words follow spaces as in training, and as
+    plain lines.
     """
     style = CHAT_FORMATS["v1"]
     for name in (ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT):
@@ -54,13 +54,13 @@ def world_texts(root: Path) -> Iterator[str]:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:
-    """Train byte-level BPE on the texts: any text round-trips, the same texts give the same ids.
+    """Train byte-level BPE: any text round-trips, and the same texts give the same ids.
 
     The templates' prompts are added to the texts.
 
     Args:
-        texts: What to train on, usually `world_texts`.
-        vocab_size: Most entries, no fewer than the bytes and the special tokens.
+        texts: Texts to train on, usually `world_texts`.
+        vocab_size: Largest vocabulary, at least the bytes and the special tokens.
     """
     specials = [UNKNOWN, BEGIN, END, PAD, *CHAT_TOKENS]
     alphabet = pre_tokenizers.ByteLevel.alphabet()

@@ -17,7 +17,7 @@ from llava_lab.tiny_world.text import as_row, with_format_prompt
 
 INSTRUCT_VIDEO, QUESTIONS = "video_conversations.json", "questions.jsonl"
 PREFERENCES = "preferences.jsonl"
-# Requests for the story: of films to train on, from which `prefer` makes pairs, and of the others.
+# Requests for a description: of training films, from which `prefer` makes pairs, and of the others.
 PROMPTS, DESCRIPTIONS, PRESENCE = "prompts.jsonl", "descriptions.jsonl", "presence.jsonl"
 PAIRS_A_FILM = 4
 PRESENCE_QUESTIONS = 4
@@ -28,14 +28,14 @@ KEY_FRAMES = 16
 
 @dataclass
 class TinyVideos(World):
-    """The tiny scale's videos: films, LLaVA-format rows and questions, the same for a seed.
+    """Videos of the tiny scale: films, LLaVA-format rows and questions, the same for a seed.
 
     Args:
         root: Folder to create. A finished world with the same settings is left as it is.
         seed: Seed of every film and sentence.
-        train_videos: Number of films to train on.
-        eval_videos: Number of films to ask about: a question an act, whether objects are there, and
-            for a description.
+        train_videos: Number of training films.
+        eval_videos: Number of films for evaluation: questions about acts, about the presence of
+            objects, and requests for a description.
     """
 
     version: ClassVar[int] = 6
@@ -43,7 +43,7 @@ class TinyVideos(World):
     eval_videos: int = 150
 
     def film(self, split: str, index: int) -> Film:
-        """Film `index` of a split."""
+        """Sample film `index` of a split."""
         return sample_film(self._rng(split, index))
 
     def _write(self, folder: Path) -> None:
@@ -67,7 +67,7 @@ class TinyVideos(World):
         self.finish(folder, files)
 
     def _rows(self, index: int, film: Film) -> Iterable[dict[str, Any]]:
-        """Short answers to everything that is asked of a film, and the whole story."""
+        """Rows of a film: short answers to all questions, and the story."""
         name, video = f"{index:06d}", _video_name("train", index)
         (first, *others) = ask_all(film, self._rng("asked", index))
         turns = [(with_format_prompt(first), first.answer)]
@@ -78,7 +78,7 @@ class TinyVideos(World):
             yield as_row(f"{name}-{kind}", shown, video=video)
 
     def _pairs(self, films: list[Film]) -> Iterable[dict[str, Any]]:
-        """What happens, told as it is and with one thing that is not so."""
+        """Preference rows: the story, and stories with one false detail."""
         for index, film in enumerate(films):
             rng = self._rng("pair", index)
             lies = dict.fromkeys(hallucinated(film, rng) for _ in range(PAIRS_A_FILM))
@@ -92,7 +92,7 @@ class TinyVideos(World):
                 }
 
     def _presence(self, films: list[Film]) -> Iterable[dict[str, Any]]:
-        """Whether objects are there that are, and that are not."""
+        """Questions about the presence of objects, half of which are absent."""
         for index, film in enumerate(films):
             rng = self._rng("presence", index)
             drawn = [ask_presence(film, rng) for _ in range(PRESENCE_QUESTIONS)]
@@ -122,7 +122,7 @@ def write_film(film: Film, path: Path) -> None:
 
 
 def _requests(split: str, films: list[Film]) -> Iterable[dict[str, Any]]:
-    """Requests for the story, with every true sentence as an answer and the story as a caption."""
+    """Requests for a description, with all true sentences as answers and the story as caption."""
     for index, film in enumerate(films):
         yield {
             "question_id": f"{index:06d}",
