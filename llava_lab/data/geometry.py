@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Literal, Protocol
 
-Grid = tuple[int, int]
+GridSize = tuple[int, int]  # rows and columns
 
 
 class GridRule(Protocol):
@@ -23,7 +23,7 @@ class GridRule(Protocol):
     needs_map: ClassVar[bool]
     gives_map: ClassVar[bool]
 
-    def grid(self, grid: Grid) -> Grid:
+    def grid(self, grid: GridSize) -> GridSize:
         """Rows and columns of features that it gives for those that it gets.
 
         Raises:
@@ -62,7 +62,7 @@ class Pool:
             if value not in known:
                 raise ValueError(f"pool: {name} is {value!r}; it is one of {', '.join(known)}")
 
-    def grid(self, grid: Grid) -> Grid:
+    def grid(self, grid: GridSize) -> GridSize:
         """Rows and columns of a view that are left of `grid`.
 
         Raises:
@@ -94,7 +94,7 @@ class ViewSpec:
     """
 
     image_size: int
-    grid: Grid
+    grid: GridSize
     cls: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -135,7 +135,7 @@ class ViewSpec:
         return block if connected == block.connected else replace(block, reduced=cell)
 
     @property
-    def encoded(self) -> Grid:
+    def encoded(self) -> GridSize:
         """Rows and columns of one view that the encoder gives; one row with a CLS feature."""
         return Block(self.grid, cls=self.cls).encoded
 
@@ -161,29 +161,29 @@ class Block:
             every feature that it gets.
     """
 
-    grid: Grid
-    tiles: Grid = (1, 1)
-    crop: Grid | None = None
-    size: Grid | None = None
+    grid: GridSize
+    tiles: GridSize = (1, 1)
+    crop: GridSize | None = None
+    size: GridSize | None = None
     newline: Literal["row", "end"] | None = None
     cls: bool = False
     pool: Pool | None = None
-    reduced: Grid | None = None
+    reduced: GridSize | None = None
 
     @property
-    def encoded(self) -> Grid:
+    def encoded(self) -> GridSize:
         """Rows and columns of one view that the encoder gives; one row with a CLS feature."""
         return (1, 1 + self.grid[0] * self.grid[1]) if self.cls else self.grid
 
     @property
-    def connected(self) -> Grid:
+    def connected(self) -> GridSize:
         """Rows and columns of one view that the connector gets."""
         if self.pool is None or self.pool.position == "after":
             return self.encoded
         return self.pool.grid(self.encoded)
 
     @property
-    def cell(self) -> Grid:
+    def cell(self) -> GridSize:
         """Rows and columns of one view, pooled and connected."""
         if self.reduced:
             return self.reduced
@@ -195,12 +195,12 @@ class Block:
         return self.tiles[0] * self.tiles[1]
 
     @property
-    def whole(self) -> Grid:
+    def whole(self) -> GridSize:
         """Rows and columns of the map."""
         return self.tiles[0] * self.cell[0], self.tiles[1] * self.cell[1]
 
     @property
-    def seen(self) -> Grid:
+    def seen(self) -> GridSize:
         """Rows and columns that the LM sees, newlines aside."""
         return self.size or self.crop or self.whole
 

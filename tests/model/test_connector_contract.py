@@ -16,7 +16,7 @@ from torch import nn
 
 import llava_lab.model.connector as package
 from llava_lab.core.fingerprint import describe
-from llava_lab.data.geometry import Grid, Pool, ViewSpec
+from llava_lab.data.geometry import GridSize, Pool, ViewSpec
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.pad import Pad
@@ -28,7 +28,7 @@ from llava_lab.model.pool import connect
 from llava_lab.model.weights import seeded
 
 IN, OUT = 16, 24
-GRIDS: list[Grid] = [(24, 24), (12, 12), (6, 6), (5, 7), (3, 4), (1, 1), (1, 9), (14, 12)]
+GRIDS: list[GridSize] = [(24, 24), (12, 12), (6, 6), (5, 7), (3, 4), (1, 1), (1, 9), (14, 12)]
 
 
 def shipped() -> list[type[Connector]]:
@@ -73,11 +73,11 @@ def build(kind: type[Connector], options: dict[str, Any], seed: int = 0) -> Conn
         return kind(IN, OUT, **options)  # pyrefly: ignore[bad-argument-count]
 
 
-def maps(views: int, grid: Grid) -> torch.Tensor:
+def maps(views: int, grid: GridSize) -> torch.Tensor:
     return torch.randn(views, *grid, IN, generator=torch.Generator().manual_seed(1))
 
 
-def taken(connector: Connector) -> Grid:
+def taken(connector: Connector) -> GridSize:
     """The smallest of some grids that it takes."""
     for grid in sorted(GRIDS, key=lambda grid: grid[0] * grid[1]):
         try:
@@ -161,7 +161,7 @@ def test_one_row_with_a_cls_feature_is_taken_or_refused_by_name(kind, options) -
     assert len(arrange(connect(features, [layout], connector), [layout], None)) == layout.tokens
 
 
-def view_spec(connector: Connector, grid: Grid, cls: bool = False) -> ViewSpec:
+def view_spec(connector: Connector, grid: GridSize, cls: bool = False) -> ViewSpec:
     half = (0.5, 0.5, 0.5)
     return ViewSpec(14 * grid[0], grid, cls, half, half, connector)
 
@@ -196,7 +196,7 @@ def test_layouts_count_what_it_makes_of_all_views(kind, options) -> None:
         st.sampled_from([(12, 12), (6, 6)]),
         st.tuples(st.integers(1, 900), st.integers(1, 900)),
     )
-    def count(views: Views, grid: Grid, size: tuple[int, int]) -> None:
+    def count(views: Views, grid: GridSize, size: tuple[int, int]) -> None:
         nonlocal counted
         shown = (*size, 2) if isinstance(views, Frames) else size
         try:

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from llava_lab.data.geometry import Grid
+from llava_lab.data.geometry import GridSize
 
 
 class Connector(nn.Module):
@@ -25,7 +25,7 @@ class Connector(nn.Module):
     needs_map: ClassVar[bool] = False
     gives_map: ClassVar[bool] = True
 
-    def grid(self, grid: Grid) -> Grid:
+    def grid(self, grid: GridSize) -> GridSize:
         """Rows and columns of features that it gives for those that it gets; here as many.
 
         Raises:

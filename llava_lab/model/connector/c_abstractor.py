@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from llava_lab.data.geometry import Grid
+from llava_lab.data.geometry import GridSize
 from llava_lab.model.connector.base import Connector
 
 
@@ -44,7 +44,7 @@ class CAbstractor(Connector):
             layers += [nn.SiLU(), nn.Linear(out_width, out_width)]
         self.mlp = nn.Sequential(*layers)
 
-    def grid(self, grid: Grid) -> Grid:
+    def grid(self, grid: GridSize) -> GridSize:
         """A square of the side.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from llava_lab.data.geometry import Grid
+from llava_lab.data.geometry import GridSize
 from llava_lab.model.connector.base import Connector
 from llava_lab.model.connector.mlp import MLP
 
@@ -28,7 +28,7 @@ class PixelShuffle(Connector):
         self.factor = factor
         self.mlp = MLP(in_width * factor**2, out_width, depth)
 
-    def grid(self, grid: Grid) -> Grid:
+    def grid(self, grid: GridSize) -> GridSize:
         """Fewer rows and columns by the factor.
 
         Raises:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from llava_lab.data.geometry import Grid
+from llava_lab.data.geometry import GridSize
 from llava_lab.model.connector.base import Connector
 
 
@@ -48,7 +48,7 @@ class Resampler(Connector):
         self.norm = nn.LayerNorm(in_width)
         self.project = nn.Linear(in_width, out_width)
 
-    def grid(self, grid: Grid) -> Grid:
+    def grid(self, grid: GridSize) -> GridSize:
         """One row of latents."""
         return 1, len(self.latents)
 
