@@ -35,7 +35,7 @@ from llava_lab.model.llava import Llava
 
 
 def pinpoints(views: AnyRes, encoder: Any) -> list[list[int]]:
-    """Canvas sizes as pairs [height, width] from which transformers chooses as we do."""
+    """Canvas sizes as pairs from which transformers, reading height first, chooses as we do."""
     pairs = views.canvases(encoder.view_spec.image_size)
     return [[*pair] if views.ties == "transformers" else [*pair[::-1]] for pair in pairs]
 

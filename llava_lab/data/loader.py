@@ -13,7 +13,7 @@ from llava_lab.data.order import epoch_batches, shard
 from llava_lab.data.packing import StageBatch
 
 
-class Part(NamedTuple):
+class StepPart(NamedTuple):
     """The rows of one micro-batch of an optimizer step.
 
     Attributes:
@@ -56,7 +56,7 @@ class MicroBatch:
         return replace(self, batch=self.batch.to(device, non_blocking=non_blocking))
 
 
-class Parts(Dataset):
+class StepParts(Dataset):
     """Data set of micro-batches, collated on access.
 
     Args:
@@ -64,24 +64,24 @@ class Parts(Dataset):
         collate: Makes a batch of rows and the part that they belong to.
     """
 
-    def __init__(self, rows: Any, collate: Callable[[list[Any], Part], Any]):
+    def __init__(self, rows: Any, collate: Callable[[list[Any], StepPart], Any]):
         self.rows, self.collate = rows, collate
 
-    def __getitem__(self, index: Part) -> MicroBatch:
+    def __getitem__(self, index: StepPart) -> MicroBatch:
         batch = self.collate([self.rows[row] for row in index.rows], index)
         return MicroBatch(batch, index.filler)
 
 
-class PartSampler:
+class StepPartSampler:
     """Yields the micro-batches of a stage on one device, from any step on."""
 
-    def __init__(self, steps: Sequence[list[Part]]):
+    def __init__(self, steps: Sequence[list[StepPart]]):
         self.steps, self.start = steps, 0
 
     def __len__(self) -> int:
         return sum(map(len, self.steps))
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[StepPart]:
         return itertools.chain.from_iterable(self.steps[self.start :])
 
 
@@ -101,13 +101,13 @@ class StageLoader(DataLoader):
     def __init__(
         self,
         rows: Any,
-        steps: Sequence[list[Part]],
-        collate: Callable[[list[Any], Part], Any],
+        steps: Sequence[list[StepPart]],
+        collate: Callable[[list[Any], StepPart], Any],
         workers: int = 0,
     ):
-        self.order, self.position = PartSampler(steps), 0
+        self.order, self.position = StepPartSampler(steps), 0
         super().__init__(
-            Parts(rows, collate),
+            StepParts(rows, collate),
             batch_size=None,
             sampler=self.order,
             num_workers=workers,
@@ -169,7 +169,7 @@ def stage_steps(
 
 def split_step(
     step: list[int], lengths: Sequence[int], *, accumulate: int, rank: int, world: int
-) -> list[Part]:
+) -> list[StepPart]:
     """One device's micro-batches of an optimizer step, `accumulate` of them.
 
     Rows are dealt so that devices get about the same sum of lengths. If there are fewer rows than
@@ -180,12 +180,12 @@ def split_step(
     sizes = [sum(map(bool, micro)) for micro in cut]
     before, filler = sum(sizes[:rank]), min(step, key=lengths.__getitem__)
     return [
-        Part(rows or [filler], not rows, step, before + number, sum(sizes))
+        StepPart(rows or [filler], not rows, step, before + number, sum(sizes))
         for number, rows in enumerate(cut[rank])
     ]
 
 
-def deal(rows: int, size: int, rank: int, world: int) -> list[list[Part]]:
+def deal(rows: int, size: int, rank: int, world: int) -> list[list[StepPart]]:
     """One device's share of rows that are read once in their order, such as held-out rows.
 
     Every device has as many batches as the others, and every row counts once: the batches are
@@ -196,5 +196,5 @@ def deal(rows: int, size: int, rank: int, world: int) -> list[list[Part]]:
     for start in range(0, len(every), world):
         filler = start + rank >= len(every)
         batch = every[start] if filler else every[start + rank]
-        steps.append([Part(batch, filler, batch, 0, 1)])
+        steps.append([StepPart(batch, filler, batch, 0, 1)])
     return steps

@@ -52,7 +52,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Found(Generic[_Parsed]):
+class ParsedRows(Generic[_Parsed]):
     """Rows of a source: those that could be read, and those that could not.
 
     Attributes:
@@ -69,7 +69,7 @@ class Found(Generic[_Parsed]):
     total: int
     fault: str = "are not usable"
 
-    def settled(self) -> "Found[_Parsed]":
+    def settled(self) -> "ParsedRows[_Parsed]":
         """Return itself if `on_bad_row` lets bad rows be left out.
 
         Raises:
@@ -101,7 +101,7 @@ def read_each(
 @collector_paused()
 def read_source(
     source: Source, seed: int, read: Callable[[FileRow, ImageFolder | None], _Parsed]
-) -> Found[_Parsed]:
+) -> ParsedRows[_Parsed]:
     """Read each row of a source, and keep what `read` refuses.
 
     Raises:
@@ -111,7 +111,7 @@ def read_source(
     folder = open_folder(source.images)
     rows = choose(read_rows(path), source.sampling, f"{seed}/{path.name}", path)
     items, bad = parse_rows(rows, lambda row: read(row, folder))
-    return Found(source, items, bad, len(rows)).settled()
+    return ParsedRows(source, items, bad, len(rows)).settled()
 
 
 def parse_rows(

@@ -7,7 +7,7 @@ c121f04 and LLaVA-VL/LLaVA-NeXT df17966.
 from dataclasses import dataclass
 from typing import Literal
 
-Part = Literal["system", "user", "question", "header", "answer", "after"]
+TemplatePart = Literal["system", "user", "question", "header", "answer", "after"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ChatFormat:
     special: tuple[str, ...] = ()
     reserved: tuple[str, ...] = ()
     stop_string: str | None = None
-    released: frozenset[Part] = frozenset({"answer"})
+    released: frozenset[TemplatePart] = frozenset({"answer"})
     released_tokens: tuple[str, ...] = ()
 
 

@@ -98,7 +98,7 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Pass:
+class BenchmarkPass:
     """One pass over all questions of a benchmark.
 
     Attributes:
@@ -185,17 +185,17 @@ class BenchmarkDataModule(LightningDataModule):
         model.llm.scale(self.rope_factor)
 
     @cached_property
-    def passes(self) -> list[Pass]:
+    def passes(self) -> list[BenchmarkPass]:
         """Passes of all benchmarks, each followed by its blind pass if there is one."""
         found = []
         for benchmark in self.benchmarks:
             groups = by_images(benchmark.questions, self.image_position)
-            found.append(Pass(benchmark, False, groups))
+            found.append(BenchmarkPass(benchmark, False, groups))
             if benchmark.blind and (others := blind_groups(groups)) is not None:
-                found.append(Pass(benchmark, True, others))
+                found.append(BenchmarkPass(benchmark, True, others))
         return found
 
-    def _loader(self, one_pass: Pass) -> DataLoader:
+    def _loader(self, one_pass: BenchmarkPass) -> DataLoader:
         assert self.trainer is not None
         return question_loader(
             self.trainer.lightning_module,

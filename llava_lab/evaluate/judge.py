@@ -24,7 +24,7 @@ class UnparsedReply(ValueError):
     """The judge's reply could not be parsed after all retries."""
 
 
-class Prompt:
+class JudgePrompt:
     """Prompt of a judge: a YAML file with a `user` message and, optionally, a `system` one.
 
     `{question}` and other names of a case's values are filled in; other braces stay.

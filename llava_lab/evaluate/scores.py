@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from llava_lab.core.atomic import write
 from llava_lab.data.questions import Question
-from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule, Pass
+from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule, BenchmarkPass
 from llava_lab.evaluate.loggers import log_picture, log_scores
 from llava_lab.evaluate.metrics.score import Score
 from llava_lab.evaluate.sheet import SheetItem, sheet
@@ -109,7 +109,7 @@ class Scores(Callback):
         if trainer.is_global_zero:
             self._write(benchmark, said, [{}] * len(said))
 
-    def _score(self, trainer: Trainer, asked: Pass, said: dict[int, str]) -> None:
+    def _score(self, trainer: Trainer, asked: BenchmarkPass, said: dict[int, str]) -> None:
         """Score one pass over a benchmark; a pass without answers has no scores."""
         if not said:
             return

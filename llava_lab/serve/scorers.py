@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llava_lab.data.questions import Question
-from llava_lab.evaluate.judge import Judge, Prompt, read_object, read_score
+from llava_lab.evaluate.judge import Judge, JudgePrompt, read_object, read_score
 from llava_lab.evaluate.metrics.hallucination import true_and_untrue
 
 AnsweredQuestion = tuple[Question, str]
@@ -26,7 +26,7 @@ class JudgeScorer:
     """
 
     def __init__(self, judge: Judge, prompt: str):
-        self.judge, self.prompt = judge, Prompt(prompt, ("caption", "question", "prediction"))
+        self.judge, self.prompt = judge, JudgePrompt(prompt, ("caption", "question", "prediction"))
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the scores."""

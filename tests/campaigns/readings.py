@@ -30,7 +30,7 @@ from llava_lab.data.modules.preference import read_preferences
 from llava_lab.data.questions import read_questions
 from llava_lab.data.sample import read_samples
 from llava_lab.data.source import Source
-from llava_lab.evaluate.judge import Prompt
+from llava_lab.evaluate.judge import JudgePrompt
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.serve.caption_inputs import read_inputs
 from llava_lab.serve.journal import Journal
@@ -239,7 +239,7 @@ def sweep(path: Path) -> None:
 
 def judge_prompt(path: Path) -> None:
     """What a judge is told."""
-    found, said = Prompt(str(path), ("question",)).texts, yaml.safe_load(path.read_text())
+    found, said = JudgePrompt(str(path), ("question",)).texts, yaml.safe_load(path.read_text())
     same(found, {role: text.strip() for role, text in said.items()}, "texts")
 
 

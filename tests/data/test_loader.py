@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_lab.data.loader import Part, StageLoader, deal, split_step, stage_steps
+from llava_lab.data.loader import StageLoader, StepPart, deal, split_step, stage_steps
 from llava_lab.data.media.picture import load_image
 from llava_lab.data.views.pad import Pad
 from llava_lab.model.encoder.timm import TimmEncoder
@@ -28,7 +28,7 @@ def steps(rows: int = 10, **changed) -> list[list[int]]:
     return stage_steps([1] * rows, [True] * rows, **{**OPTIONS, **changed})
 
 
-def parts(step: list[int], world: int, accumulate: int, lengths: list[int]) -> list[Part]:
+def parts(step: list[int], world: int, accumulate: int, lengths: list[int]) -> list[StepPart]:
     """The micro-batches of all devices."""
     split = [
         split_step(step, lengths, accumulate=accumulate, rank=rank, world=world)
@@ -38,7 +38,7 @@ def parts(step: list[int], world: int, accumulate: int, lengths: list[int]) -> l
     return [part for own in split for part in own]
 
 
-def collate(rows: list[int], part: Part) -> list[int]:
+def collate(rows: list[int], part: StepPart) -> list[int]:
     return rows
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from llava_lab.data import modules
-from llava_lab.data.loader import Part
+from llava_lab.data.loader import StepPart
 from llava_lab.data.modules.answers import AnswerBatch
 from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.modules.phrases import PhraseBatch, PhraseDataModule
@@ -89,7 +89,7 @@ def batch_of(kind: type, model: Llava, folder: Path, numbers: list[int]) -> Any:
     data.trainer = SimpleNamespace(lightning_module=model)
     data.setup("fit")
     rows = data.train_rows()
-    return data.collate([rows[n] for n in numbers], Part(numbers, False, [0, 1, 2], 0, 1))
+    return data.collate([rows[n] for n in numbers], StepPart(numbers, False, [0, 1, 2], 0, 1))
 
 
 def test_every_shipped_kind_of_batch_is_in_these_tests() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_lab.evaluate.judge import Judge, Prompt, read_object, read_score
+from llava_lab.evaluate.judge import Judge, JudgePrompt, read_object, read_score
 
 
 def grade(said: str) -> int:
@@ -75,15 +75,15 @@ def test_a_judge_that_refuses_is_one_message(judge_server, tmp_path: Path) -> No
 def test_a_prompt_is_filled_once_and_pinned_by_its_hash(tmp_path: Path) -> None:
     path = tmp_path / "prompt.yaml"
     path.write_text("system: Judge.\nuser: |\n  Q {question} A {prediction} as {'score': 3}, {x}\n")
-    prompt = Prompt(str(path), ("question", "prediction"))
+    prompt = JudgePrompt(str(path), ("question", "prediction"))
     _, user = prompt.messages({"question": "say {prediction}", "prediction": "no"})
     assert user == {"role": "user", "content": "Q say {prediction} A no as {'score': 3}, {x}"}
     before = prompt.settings()
     path.write_text("user: Q {question} A {prediction}")
-    assert Prompt(str(path), ()).settings()["prompt_sha256"] != before["prompt_sha256"]
+    assert JudgePrompt(str(path), ()).settings()["prompt_sha256"] != before["prompt_sha256"]
     with pytest.raises(ValueError, match=r"prompt\.yaml: shows no \{answer\}"):
-        Prompt(str(path), ("answer",))
+        JudgePrompt(str(path), ("answer",))
     for text in ("user: 3", "system: a", "- a", "user: a\nuserr: b", "user: ["):
         path.write_text(text)
         with pytest.raises(ValueError, match=r"prompt\.yaml"):
-            Prompt(str(path), ())
+            JudgePrompt(str(path), ())

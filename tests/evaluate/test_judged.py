@@ -15,7 +15,7 @@ from conftest import REPOSITORY, stage_options
 from llava_lab.cli import fit as cli
 from llava_lab.data.rows import BadRows
 from llava_lab.data.views.video import Frames
-from llava_lab.evaluate.judge import Judge, Prompt
+from llava_lab.evaluate.judge import Judge, JudgePrompt
 from llava_lab.evaluate.metrics.judged import (
     Aspects,
     Consistency,
@@ -131,7 +131,7 @@ def test_llava_bench_is_read_with_references_and_captions(tmp_path: Path, videos
 
 @pytest.mark.parametrize("name", ASSETS)
 def test_prompts_of_ours_show_what_is_judged(name: str) -> None:
-    prompt = Prompt(f"asset:judge/{name}.yaml", ASSETS[name].needs)
+    prompt = JudgePrompt(f"asset:judge/{name}.yaml", ASSETS[name].needs)
     case = {need: f"<{need}>" for need in ASSETS[name].needs}
     text = prompt.messages(case)[-1]["content"]
     assert all(f"<{need}>" in text for need in ASSETS[name].needs)

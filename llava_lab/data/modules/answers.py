@@ -9,12 +9,12 @@ from torch import Tensor
 
 from llava_lab.data.geometry import Layout
 from llava_lab.data.image_folder import VideoPath
-from llava_lab.data.loader import Part
+from llava_lab.data.loader import StepPart
 from llava_lab.data.modules.encoded import EncodedRows
 from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.sample import Sample
-from llava_lab.data.source import Found, Source
+from llava_lab.data.source import ParsedRows, Source
 from llava_lab.data.tokens import IGNORE
 from llava_lab.data.views.base import Views
 
@@ -207,7 +207,7 @@ class AnswerDataModule(ImageDataModule):
         self.reference_store = reference_store
         self.references: References | None = None
 
-    def usable(self, model: Any, found: Found[Sample]) -> Found[Sample]:
+    def usable(self, model: Any, found: ParsedRows[Sample]) -> ParsedRows[Sample]:
         """Refuse videos where the views cannot show them, too."""
         for sample in found.items:
             if not self.views.videos and any(isinstance(p, VideoPath) for p in sample.images):
@@ -232,6 +232,6 @@ class AnswerDataModule(ImageDataModule):
         rows.references = self.references
         return rows
 
-    def collate(self, rows: list[Any], part: Part) -> AnswerBatch:
+    def collate(self, rows: list[Any], part: StepPart) -> AnswerBatch:
         """Rows to a batch."""
         return self.batch.of(rows)

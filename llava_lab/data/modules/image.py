@@ -16,7 +16,7 @@ from llava_lab.data.modules.encoded import EncodedRows, Position, ViewLoader
 from llava_lab.data.modules.stage import StageDataModule, limited, run_seed
 from llava_lab.data.rows import BadRow, FileRow
 from llava_lab.data.sample import Sample, sample_reader
-from llava_lab.data.source import Found, Source, read_source
+from llava_lab.data.source import ParsedRows, Source, read_source
 from llava_lab.data.split import hold_out
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views
@@ -107,7 +107,7 @@ class ImageDataModule(StageDataModule):
         """The function that reads a row of a source as a sample, or refuses it."""
         return sample_reader(source, self.views.videos)
 
-    def usable(self, model: Any, found: Found[Sample]) -> Found[Sample]:
+    def usable(self, model: Any, found: ParsedRows[Sample]) -> ParsedRows[Sample]:
         """Add to the bad rows of a source those that the model could not be trained on.
 
         Every picture is decoded and every row measured, so that no fault ends a stage later on.
@@ -122,7 +122,7 @@ class ImageDataModule(StageDataModule):
         ]
         kept = [row for number, row in enumerate(found.items) if number not in reasons]
         every = [*found.bad, *bad]
-        return Found(found.source, kept, every, found.total, "cannot be trained on").settled()
+        return ParsedRows(found.source, kept, every, found.total, "cannot be trained on").settled()
 
     def check(self, model: Any) -> None:
         """Also refuse other views, an unknown template, and rows that cannot be trained on."""

@@ -15,7 +15,7 @@ from llava_lab.core.progress import shown
 from llava_lab.data.fields import read_text
 from llava_lab.data.image_folder import ImageFolder
 from llava_lab.data.keys import PHRASE_KEYS
-from llava_lab.data.loader import Part
+from llava_lab.data.loader import StepPart
 from llava_lab.data.media.clip import image_digest
 from llava_lab.data.modules.stage import StageDataModule, run_seed
 from llava_lab.data.packing import on_device
@@ -139,7 +139,7 @@ class PhraseDataModule(StageDataModule):
         """Pictures and phrases, loaded at access."""
         return Pictures(self.rows, self.views, self.model.encoder.view_spec)
 
-    def collate(self, rows: list[Any], part: Part) -> PhraseBatch:
+    def collate(self, rows: list[Any], part: StepPart) -> PhraseBatch:
         """Pictures with the phrases of the whole step, also of what other devices show.
 
         A phrase that several pictures share stands once and is true of all of them.

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from llava_lab.data.loader import Part, StageLoader, split_step, stage_steps
+from llava_lab.data.loader import StageLoader, StepPart, split_step, stage_steps
 from llava_lab.data.packing import Batch, StageBatch
 from llava_lab.data.views.base import Views
 
@@ -122,7 +122,7 @@ class StageDataModule(LightningDataModule):
         """Held-out rows, or nothing."""
         return []
 
-    def collate(self, rows: list[Any], part: Part) -> StageBatch:
+    def collate(self, rows: list[Any], part: StepPart) -> StageBatch:
         """Rows to a batch.
 
         Args:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llava_lab.data.questions import Question
 from llava_lab.evaluate.interval import Array, bootstrap
-from llava_lab.evaluate.judge import Judge, Messages, Prompt, read_object, read_score
+from llava_lab.evaluate.judge import Judge, JudgePrompt, Messages, read_object, read_score
 from llava_lab.evaluate.metrics.base import BenchmarkMetric
 from llava_lab.evaluate.metrics.score import Score, as_array, mean_score, named
 
@@ -40,7 +40,7 @@ class Judged(BenchmarkMetric):
     def __init__(self, judge: Judge, prompts: dict[str, str]) -> None:
         super().__init__()
         self.judge = judge
-        self.prompts = {name: Prompt(file, self.needs) for name, file in prompts.items()}
+        self.prompts = {name: JudgePrompt(file, self.needs) for name, file in prompts.items()}
         self.add_state("verdicts", default=[], dist_reduce_fx="cat")
 
     @abstractmethod
