@@ -18,7 +18,7 @@ MODULES = (
         "llava_lab.__main__",
         "llava_lab.cli.fit",
         "llava_lab.experiment.sweep",
-        "llava_lab.report.table",
+        "llava_lab.cli.table",
     ),
     *(
         "llava_lab.data.modules.preference",
