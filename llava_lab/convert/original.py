@@ -82,7 +82,7 @@ def original_parts(
             raise ValueError(f"{place}: {key} is {config[key]!r}: {what} is not converted")
     tower = require(config, "mm_vision_tower", str, place)
     if not tower:
-        raise ValueError(f"{place}: mm_vision_tower is missing: which tower sees is not said")
+        raise ValueError(f"{place}: mm_vision_tower is missing, so the vision tower is not known")
     _refuse_lost_tower(config, tensors, place)
     encoder = SiglipEncoder if "siglip" in tower else ClipEncoder
     layer = require(config, "mm_vision_select_layer", int, place)

@@ -33,7 +33,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"key {twice!r} stands twice in one object")
+        raise ValueError(f"key {twice!r} is repeated in one object")
     return found
 
 
@@ -50,7 +50,7 @@ def parse(text: str, place: str) -> Any:
 
     Args:
         text: The whole text.
-        place: Where it stands, for messages.
+        place: File and line of the text, for messages.
 
     Raises:
         ValueError: If it is not JSON; says where and why.

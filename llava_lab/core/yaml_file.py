@@ -21,7 +21,7 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
                 where = f"line {key_node.start_mark.line + 1}"
-                raise ValueError(f"key {key!r} stands twice, the second time in {where}")
+                raise ValueError(f"key {key!r} is repeated, the second time in {where}")
             if isinstance(key, Hashable):
                 seen.add(key)
         return super().construct_mapping(node, deep)

@@ -60,7 +60,7 @@ class Template(ChatFormat):
             turns: User and assistant in turn; the assistant has the last word.
             tokenizer: The LM's tokenizer.
             visual_tokens: Number of visual tokens of each image, in the order of the placeholders.
-            source: Where the sample stands, for messages.
+            source: File and row of the sample, for messages.
             max_length: Most tokens to keep. The end is truncated, as in the released code, but a
                 sample that would lose visual tokens or its last label is refused.
         """
@@ -176,8 +176,8 @@ class TokenizerTemplate(Template):
             text = _render(turns[:number], tokenizer)
             if not text.startswith(written):
                 raise ValueError(
-                    f"the tokenizer's chat template rewrites what stands before turn {number}, so "
-                    f"its answers cannot be told apart; choose one of {', '.join(CHAT_FORMATS)}"
+                    f"the tokenizer's chat template changes the text before turn {number}, so "
+                    f"its answers cannot be found in it; choose one of {', '.join(CHAT_FORMATS)}"
                 )
             grown, written = text[len(written) :], text
             end = _end_of_answer(grown, turn, tokenizer) if turn.role == "assistant" else 0

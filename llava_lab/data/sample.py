@@ -22,7 +22,7 @@ from llava_lab.data.source import Source, read_each
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a conversation; `text` holds `<image>` where an image stands."""
+    """One message of a conversation; `text` holds `<image>` in place of each image."""
 
     role: Literal["user", "assistant"]
     text: str

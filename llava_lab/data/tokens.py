@@ -31,7 +31,7 @@ class Encoded:
     """Token ids and labels of one conversation.
 
     Attributes:
-        ids: Token ids; `VISUAL` stands for one visual token.
+        ids: Token ids, with `VISUAL` for each visual token.
         labels: The token's id if it is trained on, else `IGNORE`; not shifted.
     """
 
@@ -64,7 +64,7 @@ def tokenize(
         )
     if not tokenizer.is_fast:
         raise ValueError(
-            f"{type(tokenizer).__name__} does not say where in the text its tokens stand, which "
+            f"{type(tokenizer).__name__} does not give the places of its tokens in the text, which "
             "labels need; load a fast tokenizer"
         )
     tokenized = tokenizer(

@@ -118,7 +118,7 @@ class BenchmarkDataModule(LightningDataModule):
     Args:
         benchmarks: Question files and their metrics.
         views: How an image becomes views, by default as in the stage that was trained last.
-        image_position: Where the image stands in the question.
+        image_position: Where the image goes in the question.
         max_new_tokens: Longest answer.
         images_per_batch: Images whose questions are answered at once.
         template: Chat template; null takes the LM's.

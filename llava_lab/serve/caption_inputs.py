@@ -53,8 +53,8 @@ def read_inputs(source: Path, images: Path | None) -> list[CaptionInput]:
     twice = [name for name, times in Counter(each.id for each in inputs).items() if times > 1]
     if twice:
         raise ValueError(
-            f"{source}: {len(twice)} ids stand there twice, the first {twice[0]!r}; "
-            "what is done is kept by id, so give each row its own"
+            f"{source}: {len(twice)} ids are repeated, the first {twice[0]!r}; "
+            "results are kept by id, so give each row its own"
         )
     if not inputs:
         raise ValueError(f"{source}: there is no image and no video")

@@ -43,8 +43,8 @@ def check(questions: Sequence[Question], judged: bool, images: Path | None = Non
     twice = [name for name, times in Counter(each.id for each in questions).items() if times > 1]
     if twice:
         raise ValueError(
-            f"{len(twice)} question ids stand there twice, the first {twice[0]!r}; "
-            "what is done is kept by id, so give each row its own"
+            f"{len(twice)} question ids are repeated, the first {twice[0]!r}; "
+            "results are kept by id, so give each row its own"
         )
     needs = "caption" if judged else "answer"
     lacking = [q.source for q in questions if not (q.caption if judged else q.answers)]

@@ -1,14 +1,23 @@
-"""Flags: one documented spelling each; underscores are read too, and wrong numbers are refused."""
+"""Flags have one documented spelling each; a verb ends with one message, whatever goes wrong."""
 
+import errno
 import importlib
+import os
+import subprocess
+import sys
 from argparse import ArgumentParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonargparse import ArgumentParser as ConfigParser
 
-from llava_lab.cli.verb import add_flag
+from llava_lab.__main__ import main
+from llava_lab.cli import verb
+from llava_lab.cli.verb import Stop, add_flag, one_message
+from llava_lab.core import atomic as disk
 
+ROOT = Path(__file__).resolve().parents[2]
 VERBS = ("answer", "caption", "chat", "export", "import_", "prefer")
 
 
@@ -49,3 +58,73 @@ def test_a_number_below_one_is_refused(flag: str, capsys: pytest.CaptureFixture)
         assert stop.value.code == 2
         message = f"argument {flag}: {value!r} is not a whole number from 1 on"
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), 2, "a/b: No space left"),
+        (OSError(errno.EROFS, "Read-only file system", "a"), 2, "Choose a place that can be"),
+        (ValueError("row 3 is no row"), 2, "error: row 3 is no row"),
+        (RecursionError("maximum"), 2, "nested too deeply"),
+        (MemoryError(), 2, "out of memory. Choose a smaller"),
+        (TypeError("unhashable"), 70, "a fault of llava_lab, not of yours (TypeError: unhashable)"),
+        (KeyError("x"), 70, "The traceback is in "),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_every_error_is_one_message(
+    error: Exception, status: int, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(Stop) as stop, one_message():
+        raise error
+    said = capsys.readouterr().err
+    assert stop.value.code == status and message in said and said.count("\n") == 1
+    assert "Traceback" not in said
+    if status == 70 and "traceback is in" in said:
+        path = Path(said.split("traceback is in ")[1].split(";")[0])
+        assert type(error).__name__ in path.read_text()
+        path.unlink()
+
+
+def test_a_fault_is_shown_whole_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAVA_LAB_DEBUG", "1")
+    with pytest.raises(KeyError), one_message():
+        raise KeyError("x")
+
+
+def test_a_file_where_a_folder_belongs_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "runs").write_text("no folder")
+    said = f"{tmp_path / 'runs'} is a file where a folder belongs"
+    for name in ("a/b.json", "b.json"):
+        with pytest.raises(Stop, match=said), one_message():
+            disk.write(tmp_path / "runs" / name, "{}")
+
+
+def test_a_folder_that_is_gone_and_a_locale_without_our_signs_are_no_fault(tmp_path: Path) -> None:
+    code = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+from llava_lab import __main__ as lab
+lab._run = lambda verb, arguments: print("\u2500 \u2013")
+sys.argv = ["llava_lab", "plan"]
+if os.environ.get("GONE"):
+    os.chdir(os.environ["GONE"])
+    os.rmdir(os.environ["GONE"])
+lab.run()
+"""
+    plain = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=plain, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "? ?\n")
+    env = {**plain, "GONE": str(tmp_path)}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: the folder that you are in is")
+
+
+def test_an_unknown_verb_is_a_mistake() -> None:
+    with pytest.raises(Stop) as stop:
+        main(["fitt"])
+    assert stop.value.code == verb.MISTAKE

@@ -592,9 +592,9 @@ def test_an_answer_whose_first_token_holds_the_headers_space(llama_tokenizer):
 @pytest.mark.parametrize(
     ("chat_template", "turns", "message"),
     [
-        (FORGETFUL, talk("Q", "A", "Q", "A"), "row 5: .*rewrites what stands before turn 2"),
+        (FORGETFUL, talk("Q", "A", "Q", "A"), "row 5: .*changes the text before turn 2"),
         ("{{ raise_exception('no way') }}", talk("Q", "A"), "row 5: .*refuses the turns: no way"),
-        ("x{{ messages | length }}", talk("Q", "A"), "row 5: .*rewrites|row 5: .*as they are"),
+        ("x{{ messages | length }}", talk("Q", "A"), "row 5: .*changes|row 5: .*as they are"),
         ("x{% for m in messages %}y{% endfor %}", talk("Q", "A"), "row 5: .*as they are"),
         (None, talk("Q", "A"), "row 5: the tokenizer has no chat template; choose one of plain"),
     ],

@@ -152,7 +152,7 @@ BROKEN = {
     "infinity": ('{"id": -Infinity}', "-Infinity is no JSON number"),
     "overflow": ('{"id": 1e999}', "1e999 is too large"),
     "digits": ('{"id": ' + "9" * 5000 + "}", "a number of 5000 digits"),
-    "twice": ('{"id": 1, "id": 2}', "key 'id' stands twice"),
+    "twice": ('{"id": 1, "id": 2}', "key 'id' is repeated"),
     "trailing comma": ('{"id": 1,}', "not JSON"),
     "nul": ('{"id": "a\0"}', "not JSON"),
     "single quotes": ("{'id': 1}", "not JSON"),

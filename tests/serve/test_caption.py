@@ -201,7 +201,7 @@ def test_rows_of_a_file_keep_their_ids(pictures: Path, tmp_path: Path) -> None:
     path.write_text('{"id": "a", "image": "00.png"}\n{"id": 7, "image": "more/01.png"}\n')
     assert [item.id for item in read_inputs(path, pictures)] == ["a", "7"]
     path.write_text('{"id": "a", "image": "00.png"}\n{"id": "a", "image": "more/01.png"}\n')
-    with pytest.raises(ValueError, match=r"1 ids stand there twice, the first 'a'"):
+    with pytest.raises(ValueError, match=r"1 ids are repeated, the first 'a'"):
         read_inputs(path, pictures)
     path.write_text('{"id": "a", "image": "09.png"}\n')
     with pytest.raises(ValueError, match=r"rows.jsonl, line 1: image '09.png' is not in"):

@@ -73,7 +73,7 @@ def test_what_could_not_be_scored_is_refused() -> None:
         check([ask("a", caption="A star."), ask("b", "left")], judged=True)
     with pytest.raises(ValueError, match=r"1 questions have no `answer` .*\n  q\.jsonl, a"):
         check([ask("a", caption="A star."), ask("b", "left")], judged=False)
-    with pytest.raises(ValueError, match="1 question ids stand there twice, the first 'a'"):
+    with pytest.raises(ValueError, match="1 question ids are repeated, the first 'a'"):
         check([ask("a", "x"), ask("a", "x")], judged=False)
 
 

@@ -25,9 +25,9 @@ def statements(text: str) -> list[str]:
 
 def true_and_untrue(text: str, truths: Sequence[str]) -> tuple[int, int]:
     """Count the sentences of a text that are among the true ones, and those that are not."""
-    said, known = statements(text), set(map(vqa_answer, truths))
-    true = sum(each in known for each in said)
-    return true, len(said) - true
+    claims, known = statements(text), set(map(vqa_answer, truths))
+    true = sum(each in known for each in claims)
+    return true, len(claims) - true
 
 
 class Chair(QuestionMetric):
@@ -103,19 +103,19 @@ class Chair(QuestionMetric):
         """Add descriptions: what was generated, all that is true, the question's category."""
         super().update(predictions, answers, categories)
         for prediction, truths in zip(predictions, answers, strict=True):
-            said = self.mentions(prediction)
+            mentioned = self.mentions(prediction)
             there = {mention for truth in truths for mention in self.mentions(truth)}
             true, untrue = true_and_untrue(prediction, truths)
-            counts = [len(self.invented(prediction, truths)), len(said)]
-            counts += [len(there & set(said)), len(there), untrue, true + untrue]
+            counts = [len(self.invented(prediction, truths)), len(mentioned)]
+            counts += [len(there & set(mentioned)), len(there), untrue, true + untrue]
             self._append("counts", counts)
 
     def compute(self) -> dict[str, Score]:
         """Score all descriptions of all ranks."""
         self._categories()  # refuses where nothing was seen
-        invented, said, found, there, untrue, stated = as_array(self.counts).reshape(-1, 6).T
+        invented, mentioned, found, there, untrue, stated = as_array(self.counts).reshape(-1, 6).T
         scores = {
-            "chair_i": ratio(invented, said),
+            "chair_i": ratio(invented, mentioned),
             "chair_s": share((invented > 0).sum(), len(invented)),
             "recall": ratio(found, there),
         }

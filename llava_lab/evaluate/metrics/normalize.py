@@ -60,9 +60,9 @@ def vqa_answer(text: str) -> str:
     # Trimmed before the marks are looked at: one at the very end has no space beside it.
     text = text.replace("\n", " ").replace("\t", " ").strip()
     processed = text
-    for mark in PUNCTUATION:
-        beside_space = f"{mark} " in text or f" {mark}" in text
-        processed = processed.replace(mark, "" if beside_space else " ")
+    for sign in PUNCTUATION:
+        beside_space = f"{sign} " in text or f" {sign}" in text
+        processed = processed.replace(sign, "" if beside_space else " ")
     processed = PERIOD.sub("", processed, count=MAX_PERIODS)
     words = [WORDS.get(word, word) for word in processed.split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)

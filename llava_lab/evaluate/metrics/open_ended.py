@@ -153,7 +153,7 @@ class OpenEnded(Benchmark):
             if not isinstance(image, str) or caption is None:
                 raise ValueError(f"{row.place}: a caption has `image` and `caption`")
             if found.setdefault(image, caption) != caption:
-                raise ValueError(f"{row.place}: another caption of {image!r} stands before it")
+                raise ValueError(f"{row.place}: a second caption of {image!r}")
         return found
 
 
