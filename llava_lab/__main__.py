@@ -19,6 +19,7 @@ Trains and evaluates every version of the LLaVA family from one YAML file each.
   test -c ...        the benchmarks of a finished run, again
   predict -c ...     answers of a finished run, without scores
   plan -c ...        parts, tokens, FLOPs and memory of an experiment, without running it
+  diff A B           options in which two experiments, runs or sweep points differ
   sweep FILE         fit every point of a sweep that has no results yet
   table RUN ...      runs, or a sweep, as tables: results, cost, seeds with intervals, a plot
   import CHECKPOINT  a released checkpoint as parts that an experiment names
@@ -38,8 +39,9 @@ examples:
 
 LIGHTNING = ("fit", "validate", "test", "predict")
 TOOLS = {
-    "plan": "llava_lab.experiment.plan:main",
-    "sweep": "llava_lab.experiment.sweep:main",
+    "plan": "llava_lab.cli.plan:main",
+    "diff": "llava_lab.cli.diff:main",
+    "sweep": "llava_lab.cli.sweep:main",
     "table": "llava_lab.cli.table:main",
     "import": "llava_lab.cli.import_:main",
     "export": "llava_lab.cli.export:main",

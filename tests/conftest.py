@@ -12,10 +12,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import yaml
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from llava_lab.experiment.experiment import Experiment
 from llava_lab.tiny_world.generate import TinyWorld
 from llava_lab.tiny_world.videos import TinyVideos
 
@@ -123,8 +123,8 @@ def small_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shortened(small_world: Path, small_videos: Path, tmp_path: Path) -> list[str]:
     """Options that make any experiment run two steps a stage in a folder of its own."""
     options = {
-        "world": "null",
-        "video_world": "null",
+        "tiny_world": "null",
+        "tiny_videos": "null",
         "paths.root": small_world,
         "paths.video_root": small_videos,
         "runs": tmp_path / "runs",
@@ -137,7 +137,7 @@ def shortened(small_world: Path, small_videos: Path, tmp_path: Path) -> list[str
 
 def stage_options(experiment: Path, folder: Path) -> list[str]:
     """Two steps of four rows for every stage of an experiment."""
-    stages = yaml.safe_load(experiment.read_text())["stages"]
+    stages = Experiment.read(experiment).config["stages"]
     options = []
     for stage in stages:
         options += [f"--stages.{stage}.data.max_steps=2", f"--stages.{stage}.data.batch_size=4"]

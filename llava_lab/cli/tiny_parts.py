@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from llava_lab.cli import fit as cli
 from llava_lab.core.atomic import write
+from llava_lab.experiment.experiment import Experiment
 from llava_lab.model.weights import ASSETS
 from llava_lab.tiny_world.generate import TinyWorld
 from llava_lab.tiny_world.tokenizer import train_tokenizer, world_texts
@@ -30,9 +30,7 @@ def main() -> None:
     """Make the tokenizer, train the stages, and pack what they trained."""
     torch.set_num_threads(1)  # sums of convolutions depend on it, and so would every later bit
     tokenizer(ASSETS / "tokenizer")
-    cli.main(["fit", "-c", str(EXPERIMENT)])
-    newest = max(Path("runs/tiny_parts").glob("*/results.json"), key=lambda p: p.stat().st_mtime)
-    pack(newest.parent)
+    pack(Experiment.read(EXPERIMENT).fit().folder)
 
 
 def tokenizer(folder: Path) -> None:

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import Namespace
 
 from llava_lab.convert.templates import check_cost
 from llava_lab.core.trust import check_tree, only_trusted
 from llava_lab.core.yaml_file import read_mapping
 from llava_lab.data.chat import get_template
 from llava_lab.data.views.base import Views
+from llava_lab.experiment.compose import short
+from llava_lab.experiment.options import class_of
 from llava_lab.experiment.parser import LabParser
 from llava_lab.experiment.run import finished_stages
 from llava_lab.model.llava import Llava
-from llava_lab.train.stage import load_trained
+from llava_lab.train.stage_weights import load_trained
 
 MODEL = "model.yaml"
 CONFIG = "config.yaml"
@@ -52,7 +54,7 @@ def load_model(
         config = _read(path)
         if template is not None:
             get_template(template)  # refuses a name that there is not
-            _section(config, path, "model", "llm", "init_args")["template"] = template
+            _section(config, path, "model", "llm")["template"] = template
         built = _build(config, path)
     model: Llava = built.model
     for weights, fingerprint in finished_stages(folder, _stages(config, path)):
@@ -72,7 +74,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: nested too deeply for a configuration") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return config
+    try:
+        return short(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _section(config: dict[str, Any], path: Path, *keys: str) -> Any:
@@ -87,11 +92,11 @@ def _section(config: dict[str, Any], path: Path, *keys: str) -> Any:
 
 def _build(config: dict[str, Any], path: Path) -> Namespace:
     """Build the model and the views; weights that a stage has trained are random yet."""
-    parser = LabParser(exit_on_error=False)
-    parser.add_class_arguments(Llava, "model")
-    parser.add_argument("--views", type=Views)
+    parser = LabParser()
+    parser.add_argument("--model", type=Llava, required=True)
+    parser.add_argument("--views", type=Views, required=True)
     wanted = {
-        "model": _section(config, path, "model"),
+        "model": class_of(Llava, _section(config, path, "model")),
         "views": _section(config, path, "data", "views"),
     }
     seed = config.get("seed_everything") or 0
@@ -100,9 +105,10 @@ def _build(config: dict[str, Any], path: Path) -> Namespace:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # of parts that nothing has trained
-            return parser.instantiate(parser.parse_object(wanted))
-    except (ArgumentError, FileNotFoundError, ValueError) as error:
-        if str(path.parent) in str(error) and not isinstance(error, ArgumentError):
+            built: Any = parser.instantiate_classes(parser.checked(wanted))
+            return built
+    except (FileNotFoundError, ValueError) as error:
+        if str(path.parent) in str(error):
             raise  # names a file of the folder
         raise ValueError(f"{path}: {error}") from error
 

@@ -6,9 +6,11 @@ it names classes of this package, and of modules that the user trusts by `--trus
 
 import importlib.util
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 PACKAGE = __name__.partition(".")[0]
@@ -39,7 +41,10 @@ def guarded(import_object: Callable[..., Any]) -> Callable[..., Any]:
         if not check_path:  # the name comes from code, not from a value
             return import_object(name, check_path=False)
         check_name(name)
-        found = import_object(name)
+        try:
+            found = import_object(name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise Untrusted(f"{error}{_elsewhere(name)}") from error
         if not inspect.isclass(found):
             raise Untrusted(f"{name} is no class; a configuration names classes")
         check_name(f"{found.__module__}.{found.__qualname__}")
@@ -66,6 +71,23 @@ def check_name(name: Any) -> None:
         )
     if not (attribute.isidentifier() and _is_module(module)):
         raise Untrusted(f"{name!r}: there is no module {module}")
+
+
+def _elsewhere(name: str) -> str:
+    """Where the class is that a name of an older version, or a wrong one, may have meant."""
+    wanted = name.rpartition(".")[2]
+    known = modules_with(wanted) if name.startswith(f"{PACKAGE}.") else []
+    return f". The class is {known[0]}.{wanted}" if known else ""
+
+
+def modules_with(name: str) -> list[str]:
+    """Modules of this package in which a class of this name is defined."""
+    if not name.isidentifier():
+        return []
+    root = Path(__file__).resolve().parents[1]
+    defined = re.compile(rf"^class {name}\b", re.MULTILINE)
+    files = [file for file in sorted(root.rglob("*.py")) if defined.search(file.read_text("utf-8"))]
+    return [".".join(file.relative_to(root.parent).with_suffix("").parts) for file in files]
 
 
 def _is_module(name: str) -> bool:

@@ -1,5 +1,6 @@
 """YAML files that hold a mapping; whatever is wrong with one becomes one message."""
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,23 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, Hashable):
                 seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.2 reads 5e-4 as a number, YAML 1.1 as a text.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"),
+    list("-+.0123456789"),
+)
+
+
+def parse_value(text: str) -> Any:
+    """What a text says as YAML, such as an option's value on the command line.
+
+    Raises:
+        YAMLError: If it is not YAML.
+    """
+    return yaml.load(text, _Loader)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

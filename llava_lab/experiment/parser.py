@@ -1,75 +1,29 @@
-"""The parser: one message for a mistake, with the nearest right word; no carried-over arguments."""
+"""Parser: jsonargparse with one message for a mistake, which names the option and the nearest."""
 
 import difflib
-import functools
 import importlib
 import inspect
-import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path, PosixPath, PurePath
-from typing import Any, NoReturn
+from typing import Any
 
 import jsonargparse._actions as actions
 import jsonargparse._typehints as typehints
-import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse.typing import register_type
-from lightning.pytorch.cli import LightningArgumentParser
-from omegaconf import OmegaConf
 
-from llava_lab.core.trust import guarded
+from llava_lab.core.trust import guarded, modules_with
+from llava_lab.experiment.compose import long
 
-# `${resolution}` in a file means the root of the whole configuration, whatever the verb.
 # jsonargparse's list of modules that no value may name (os, subprocess, ...) refuses, not warns.
-set_parsing_settings(omegaconf_absolute_to_relative_paths=True, import_path_denylist=[])
-# The tiny scale shrinks views by two sevenths: 336 px to 96, 224 px to 64.
-OmegaConf.register_resolver("sevenths", lambda pixels: int(pixels) * 2 // 7, replace=True)
+set_parsing_settings(import_path_denylist=[])
 
-
-def _forget(parser_or_action: Any, prev_val: Any, value: Any) -> None:
-    """Drop the arguments of a class that another one replaces.
-
-    jsonargparse would hand those that both accept to the new class, its predecessor's defaults
-    included (mauvilsa/jsonargparse#460).
-    """
-    if prev_val and "init_args" in prev_val and prev_val["class_path"] != value["class_path"]:
-        prev_val.init_args = Namespace()
-
-
-def _as_a_whole(adapt: Any) -> Any:
-    """Let a list that is given as a whole replace the one before it, entry by entry anew.
-
-    jsonargparse would fill the entries of a list of the same length with what they do not say
-    from those before: `sources=[{path: my.json}]` would keep the pictures of another file.
-    """
-
-    @functools.wraps(adapt)
-    def adapted(val: Any, typehint: Any, *more: Any, prev_val: Any = None, **options: Any) -> Any:
-        nested = isinstance(val, list) and any(isinstance(v, typehints.NestedArg) for v in val)
-        if isinstance(val, list) and not nested and not options.get("append"):
-            prev_val = None
-        return adapt(val, typehint, *more, prev_val=prev_val, **options)
-
-    return adapted
-
-
-def _with_nulls(adapt_class: Any) -> Any:
-    """Let `--stages.align.data.sources=[{images: null}]` keep its nulls.
-
-    jsonargparse hands what is inside of a class on as Python writes it, where a null is None, which
-    YAML reads as a text.
-    """
-
-    @functools.wraps(adapt_class)
-    def adapted(value: Any, *more: Any, **options: Any) -> Any:
-        inner = value.get("init_args") if isinstance(value, Namespace) else None
-        if isinstance(inner, typehints.NestedArg) and isinstance(inner.val, list | dict | None):
-            text = json.dumps(inner.val, default=str)
-            value = Namespace({**vars(value), "init_args": inner._replace(val=text)})
-        return adapt_class(value, *more, **options)
-
-    return adapted
+# Lines of jsonargparse's messages that say where in its types it was, and not what is wrong.
+FRAME = re.compile(
+    r"Parser key \"|Problem with given class_path|Does not validate against|Subtypes:|Errors:|"
+    r"- Expected a <class 'NoneType'>|Given value|- Expected a path but"
+)
 
 
 def _path_text(path: Any) -> str:
@@ -79,69 +33,83 @@ def _path_text(path: Any) -> str:
     return str(path)
 
 
-typehints.discard_init_args_on_class_path_change = _forget
-typehints.adapt_typehints = _as_a_whole(typehints.adapt_typehints)
-typehints.adapt_class_type = _with_nulls(typehints.adapt_class_type)
 for kind in (Path, PosixPath):
     register_type(kind, _path_text, kind, type_check=isinstance)
 # Every value that names a class passes here, at any depth and in either form of a name.
 typehints.import_object = actions.import_object = guarded(typehints.import_object)
 
 
-def with_references(arguments: Iterable[str]) -> list[str]:
-    """Let the value of `--key=value` or `--key value` refer to another option, as in a file.
+def _loaded_first(resolve: Callable[..., str]) -> Callable[..., str]:
+    """Let `MLP` name the class llava_lab.model.connector.mlp.MLP, whether it is loaded or not."""
 
-    jsonargparse resolves `${...}` in files alone, of which `-c` takes the text, too.
+    def resolved(kind: Any, name: str) -> str:
+        for module in modules_with(name):
+            importlib.import_module(module)
+        return resolve(kind, name)
+
+    return resolved
+
+
+def _whole_numbers_first(sort: Callable[..., Any]) -> Callable[..., Any]:
+    """Let 10 stay a whole number where an option takes whole numbers and shares alike.
+
+    Python keeps `int | float` and `float | int` as one type, in the order that was seen first in
+    the process. `limit_val_batches` of 10 are ten batches, and of 10.0 ten times all of them.
     """
-    found: list[str] = []
-    for argument in arguments:
-        before = found[-1] if found else ""
-        if "${" in argument and before.startswith("--") and "=" not in before:
-            argument = f"{found.pop()}={argument}"
-        key, _, value = argument.partition("=")
-        if not (key.startswith("--") and "${" in value) or key == "--config":
-            found.append(argument)
-            continue
+
+    def sorted_(subtypes: Any, value: Any, *more: Any) -> Any:
+        found = sort(subtypes, value, *more)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return sorted(found, key=lambda each: each is not int) if whole else found
+
+    return sorted_
+
+
+typehints.sort_subtypes_for_union = _whole_numbers_first(typehints.sort_subtypes_for_union)
+typehints.resolve_class_path_by_name = _loaded_first(typehints.resolve_class_path_by_name)
+
+
+class LabParser(ArgumentParser):
+    """Checks a tree against the signatures of the classes that it names."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        options["exit_on_error"] = False  # also of the parsers that jsonargparse makes inside
+        super().__init__(*arguments, **options)
+
+    def checked(self, tree: dict[str, Any]) -> Namespace:
+        """The tree with its types checked and every default filled in, in the long form.
+
+        Raises:
+            ValueError: Names the option that is wrong and, of an unknown one, the nearest.
+        """
         try:
-            tree = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f'{argument}: not YAML; quote what refers: "${{...}}"') from error
-        for part in reversed(key.removeprefix("--").split(".")):
-            tree = {part: tree}
-        found += ["-c", json.dumps(tree)]
-    return found
+            return self.parse_object(long(tree))
+        except ArgumentError as error:
+            raise ValueError(self._explained(str(error))) from error
 
-
-class LabParser(LightningArgumentParser):
-    """Fails with the message alone and, where a name is unknown, the nearest one."""
-
-    def __init__(self, *args: Any, **options: Any):
-        options["allow_abbrev"] = False  # `--trainer.max_step` is a mistake, not `max_steps`
-        super().__init__(*args, **options)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one message and exit with 2; a nested parser lets the outer one report."""
-        if not self.exit_on_error:
-            super().error(message, ex)
-        self.exit(2, f"error: {message.strip()}{self._hint(message)}\n")
-        raise AssertionError("exit returned")
+    def _explained(self, message: str) -> str:
+        """One line of jsonargparse's account: the option's whole key, and what is wrong with it."""
+        place = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+        lines = [line.strip() for line in message.splitlines()]
+        wrong = [line for line in lines if line and not FRAME.match(line)]
+        what = "; ".join(line.removeprefix("- ") for line in wrong) or message
+        what = what.partition(" Got value: Namespace(")[0]
+        what = re.sub(r"^Type \S.* expects a function or a callable class: ", "", what)
+        return f"{place}: {what}{self._hint(message)}".removeprefix(": ")
 
     def _hint(self, message: str) -> str:
-        patterns = r"option '([\w.]+)' is not accepted|accept option '([\w.]+)'"
-        found = re.search(patterns + r"|arguments: --([\w.]+)", message, re.IGNORECASE)
+        """The nearest name to one that is not accepted."""
+        found = re.search(r"option '([\w.-]+)'", message, re.IGNORECASE)
         if not found:
             return ""
-        parts = next(group for group in found.groups() if group).split(".")
-        known = self._known(message)
+        parts, known = found[1].split("."), self._known(message)
         wrong = next((part for part in parts if part not in known), parts[-1])
         near = difflib.get_close_matches(wrong, known, n=1)
-        return f"\n  did you mean '{near[0]}'?" if near else ""
+        return f"; did you mean {near[0]!r}?" if near else ""
 
     def _known(self, message: str) -> set[str]:
-        """Names that could have been meant: a class's arguments, or all options."""
+        """Names that could have been meant: a class's arguments, or those of all options."""
         if paths := re.findall(r"class_path[= ]'([\w.]+)'", message):
             module, name = paths[-1].rsplit(".", 1)
             return set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
-        inner = getattr(self, "_subcommands_action", None)
-        parsers = [self, *(inner.choices.values() if inner else [])]
-        return {part for p in parsers for a in p._actions for part in a.dest.split(".")}
+        return {part for action in self._actions for part in action.dest.split(".")}

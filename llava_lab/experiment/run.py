@@ -18,7 +18,7 @@ from llava_lab.core.atomic import plain_name, write
 from llava_lab.core.lock import lock
 from llava_lab.core.records import NUMBER, read_record, write_record
 from llava_lab.core.version import __version__
-from llava_lab.train.stage import stage_file
+from llava_lab.train.stage_weights import stage_file
 
 PACKAGES = ("lightning", "pillow", "timm", "tokenizers", "torch", "torchmetrics", "transformers")
 # What the records of a stage and of a run must hold.
@@ -32,9 +32,8 @@ STAGE: dict[str, type | tuple[type, ...]] = {
 }
 RESULTS: dict[str, type | tuple[type, ...]] = {
     "stages": list,
-    **dict.fromkeys(
-        ("benchmarks", "asked", "cost", "versions", "visual_tokens", "predictions_sha256"), dict
-    ),
+    **dict.fromkeys(("benchmarks", "benchmark_fingerprints", "cost", "versions"), dict),
+    **dict.fromkeys(("visual_tokens", "predictions_sha256"), dict),
 }
 
 
@@ -56,7 +55,7 @@ class Run:
         self.config, self.config_sha256 = config, hashlib.sha256(config.encode()).hexdigest()
         identity = f"{scale or 'own'}-seed{seed}-{self.config_sha256[:8]}"
         self.folder = root / experiment / identity
-        self.results = self.folder / "results.json"
+        self.results_file = self.folder / "results.json"
         self._said: set[str] = set()
 
     def stage(self, name: str) -> Path:
@@ -110,24 +109,24 @@ class Run:
         with lock(self.root / ".training" / fingerprint, f"stage {name}", wait=not several):
             yield
 
-    def finished(self, marks: dict[str, str], asked: dict[str, str]) -> Path | None:
+    def finished(self, stages: dict[str, str], benchmarks: dict[str, str]) -> Path | None:
         """Its results.json, if they are those of these stages, benchmarks and package versions.
 
         What is damaged is named, and not finished: its benchmarks are asked again.
         """
-        if not self.results.is_file():
+        if not self.results_file.is_file():
             return None
         try:
-            found = self.read_results()
+            found = self.results
         except ValueError as error:
             self._say(f"{error}")
             return None
         same = (
-            {stage.get("name"): stage.get("fingerprint") for stage in found["stages"]} == marks
-            and found["asked"] == asked
+            {stage.get("name"): stage.get("fingerprint") for stage in found["stages"]} == stages
+            and found["benchmark_fingerprints"] == benchmarks
             and found["versions"] == versions()
         )
-        for name in marks if same else ():
+        for name in stages if same else ():
             try:
                 read_stage(self.stage(name))
             except (ValueError, FileNotFoundError) as error:
@@ -136,17 +135,18 @@ class Run:
         if same and (odd := self._odd_predictions(found["predictions_sha256"])):
             self._say(f"{odd}: missing or not what was scored. The benchmarks are asked again.")
             return None
-        return self.results if same else None
+        return self.results_file if same else None
 
-    def read_results(self) -> dict[str, Any]:
+    @property
+    def results(self) -> dict[str, Any]:
         """What results.json says.
 
         Raises:
             ValueError: If it is damaged.
         """
-        found = read_record(self.results, RESULTS, "`fit` asks the benchmarks again.")
+        found = read_record(self.results_file, RESULTS, "`fit` asks the benchmarks again.")
         if not all(isinstance(stage, dict) for stage in found["stages"]):
-            raise ValueError(f"{self.results}: damaged, a stage is no object.")
+            raise ValueError(f"{self.results_file}: damaged, a stage is no object.")
         return found
 
     def _predictions(self) -> dict[str, str]:
@@ -162,14 +162,14 @@ class Run:
 
     def predicted(self) -> None:
         """Take note of predictions that were written anew, beside results that are there."""
-        if self.results.is_file():
-            found = self.read_results() | {"predictions_sha256": self._predictions()}
-            write_record(self.results, found)
+        if self.results_file.is_file():
+            found = self.results | {"predictions_sha256": self._predictions()}
+            write_record(self.results_file, found)
 
     def finish(self, results: dict[str, Any]) -> Path:
         """Write results.json; the first process of a job does."""
         if not ranks.first():
-            return self.results
+            return self.results_file
         head = {
             "experiment": self.experiment,
             "scale": self.scale,
@@ -179,8 +179,8 @@ class Run:
             "config_sha256": self.config_sha256,
         }
         told = {"predictions_sha256": self._predictions()}
-        write_record(self.results, {**head, **results, **told})
-        return self.results
+        write_record(self.results_file, {**head, **results, **told})
+        return self.results_file
 
 
 def read_stage(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from llava_lab.experiment.sweep import Sweep
+from llava_lab.experiment.sweep import Layers, Sweep
 from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.rows import (
     NONE,
@@ -24,14 +24,14 @@ UNKNOWN = Figure(NONE, None)
 PointRuns = tuple[dict[str, str], list[RunResults]]
 
 
-def finished_groups(sweep: Sweep, runs: Path, more: Sequence[str] = ()) -> list[PointRuns]:
+def finished_groups(sweep: Sweep, runs: Path, more: Layers = ()) -> list[PointRuns]:
     """Group the finished points of a sweep by combination: its labels and its seeds' runs.
 
     Raises:
         ValueError: If no point is finished.
     """
     found: dict[str, PointRuns] = {}
-    for point, results in sweep.finished(runs, more):
+    for point, results in sweep.recorded(runs, more):
         group = found.setdefault(str(point.labels), (point.labels, []))
         group[1].append(read(results))
     if not found:

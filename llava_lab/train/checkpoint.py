@@ -47,12 +47,12 @@ class StageCheckpoint(Callback):
     Args:
         folder: The stage's folder.
         fingerprint: The stage's fingerprint.
-        recipe: The stage.
+        stage: The stage.
         seconds: Time between checkpoints.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, recipe: Stage, seconds: float):
-        self.folder, self.recipe, self.seconds = folder, recipe, seconds
+    def __init__(self, folder: Path, fingerprint: str, stage: Stage, seconds: float):
+        self.folder, self.stage, self.seconds = folder, stage, seconds
         self.mark = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
         self.random_state: dict[str, Any] | None = None
         self.saved = time.monotonic()
@@ -157,7 +157,7 @@ class StageCheckpoint(Callback):
     ) -> None:
         """Leave out frozen parts; add the devices, and the random state of each."""
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if self.recipe.keeps(k)}
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if self.stage.keeps(k)}
         states: list[Any] = [_random_state(pl_module.device)]
         if trainer.world_size > 1:
             states *= trainer.world_size

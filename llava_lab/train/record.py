@@ -17,11 +17,11 @@ class Record(Callback):
     """Counts a stage's work on all devices, over interruptions too, and logs its speed.
 
     Args:
-        recipe: The stage.
+        stage: The stage.
     """
 
-    def __init__(self, recipe: Stage):
-        self.recipe = recipe
+    def __init__(self, stage: Stage):
+        self.stage = stage
         self.counts: Counter[str] = Counter()
         self.seconds = 0.0
         self.first: list[float] = []
@@ -113,7 +113,7 @@ class Record(Callback):
             "connector": counts["connected_tokens"],
             "llm": counts["lm_tokens"],
         }
-        costs = part_costs(seen, self.recipe.rates, frozen=self.recipe.lora is not None)
+        costs = part_costs(seen, self.stage.lr, frozen=self.stage.lora is not None)
         return sum(float(cost) * model.size(name) for name, cost in costs.items())
 
 

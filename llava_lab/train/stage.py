@@ -1,45 +1,37 @@
-"""Stage: the callback that says which parts train, at which rates, with which loss."""
+"""10. Stage: what is read, what is minimised, and which parts train at which rates."""
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from llava_lab.core.tensors import Damaged, not_finite, read_tensors, write_tensors
+from llava_lab.data.modules.stage import StageDataModule
 from llava_lab.model.llava import PARTS
 from llava_lab.model.llm import CausalLM
-from llava_lab.model.weights import misfit
 from llava_lab.train.feature_store import store_features
 from llava_lab.train.lora import Lora, merge
 from llava_lab.train.loss import Loss
 from llava_lab.train.muon import Muon
 from llava_lab.train.normalize import Normalization, StepLoss
-
-aten = torch.ops.aten
-ATTENTIONS = (
-    aten._scaled_dot_product_flash_attention_for_cpu.default,
-    aten._scaled_dot_product_flash_attention.default,
-    aten._scaled_dot_product_efficient_attention.default,
-    aten._scaled_dot_product_cudnn_attention.default,
-)
+from llava_lab.train.recompute import keep_products
 
 
 class Stage(Callback):
-    """Trains some parts of the model with one loss; all other parts are frozen.
+    """One stage: what it reads, what it minimises, and which parts train at which rates.
 
-    Biases and norm weights are never decayed.
+    All parts that are not named in `lr` are frozen. Biases and norm weights are never decayed.
 
     Args:
+        data: What the stage reads.
         loss: What is minimised.
-        rates: Peak learning rate of each part that trains: encoder, connector, llm, newline, and
-            loss where the loss has weights of its own. A part that is not named is frozen.
-        rate_scale: All rates times this: a scale's models may learn at other rates than the
+        lr: Peak learning rate of each part that trains: encoder, connector, llm, newline, and
+            loss where the loss has weights of its own. A part without a rate, or with null, is
+            frozen.
+        lr_scale: All rates times this: a scale's models may learn at other rates than the
             published ones, but at the same ratios between parts.
         frozen: Parts that stay frozen although they have a rate: what a scale has no budget for.
         schedule: How the rate falls after warm-up: to zero along a cosine or a line, or not.
@@ -61,13 +53,15 @@ class Stage(Callback):
             over micro-batches of each one's own mean, as in the released LLaVA trainers, where a
             row counts for more beside short ones (haotian-liu/LLaVA#1407,
             hiyouga/LLaMA-Factory#7443); the outcome then depends on the number of devices.
+        trainer: Options of Lightning's Trainer that differ in this stage.
     """
 
     def __init__(
         self,
+        data: StageDataModule,
         loss: Loss,
-        rates: dict[str, float],
-        rate_scale: float = 1.0,
+        lr: dict[str, float | None],
+        lr_scale: float = 1.0,
         frozen: tuple[str, ...] = (),
         schedule: Literal["cosine", "linear", "constant"] = "cosine",
         warmup_ratio: float = 0.03,
@@ -77,22 +71,33 @@ class Stage(Callback):
         gradient_checkpointing: bool | Literal["products"] = False,
         lora: Lora | None = None,
         normalization: Normalization = "step",
+        trainer: dict[str, Any] | None = None,
     ):
         known = (*PARTS, "loss")
-        if unknown := sorted({*rates, *frozen} - set(known)):
+        if unknown := sorted({*lr, *frozen} - set(known)):
             raise ValueError(f"unknown part {unknown[0]!r}. Parts are {', '.join(known)}")
-        self.rates = {n: rate_scale * rate for n, rate in rates.items() if n not in frozen}
-        if not self.rates:
-            raise ValueError(f"rates: no part trains. Parts are {', '.join(known)}")
-        self.loss, self.schedule = loss, schedule
+        self.lr = {
+            name: lr_scale * rate
+            for name, rate in lr.items()
+            if rate is not None and name not in frozen
+        }
+        if not self.lr:
+            raise ValueError(f"lr: no part trains. Parts are {', '.join(known)}")
+        self.data, self.loss, self.schedule = data, loss, schedule
         self.warmup_ratio, self.weight_decay = warmup_ratio, weight_decay
         self.optimizer, self.betas = optimizer, betas
         self.gradient_checkpointing = gradient_checkpointing
-        if lora is not None and "llm" not in self.rates:
-            raise ValueError("lora: rates has no llm, at whose rate the adapters would train")
+        if lora is not None and "llm" not in self.lr:
+            raise ValueError("lora: lr has no llm, at whose rate the adapters would train")
         self.lora, self.normalization = lora, normalization
+        self.trainer_options = dict(trainer or {})
         self.model: Any = None
         self.trainer: Any = None
+
+    @property
+    def name(self) -> str:
+        """The stage's name, which it has from its experiment."""
+        return str(self.data.name)
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         """Freeze and free parts, hand the model its loss and optimizer, fill the data's stores."""
@@ -101,32 +106,30 @@ class Stage(Callback):
         store_features(pl_module, self.trainer.datamodule, trainer)
         self.loss.prepare(pl_module, self.trainer.datamodule, trainer, stage)
 
-    def deciding_split(self, data: Any, trainer: Any) -> list[int]:
+    def deciding_split(self, trainer: Any) -> list[int]:
         """How a step is split, where that decides the outcome.
 
         Args:
-            data: What the stage reads.
             trainer: Whose devices share a step.
         """
         if self.normalization == "step":
             return []
-        return [trainer.world_size, data.accumulate(trainer.world_size)]
+        return [trainer.world_size, self.data.accumulate(trainer.world_size)]
 
-    def check_split(self, model: Any, data: Any, trainer: Any) -> None:
+    def check_split(self, model: Any, trainer: Any) -> None:
         """Refuse to split a step where its loss would depend on how, before anything is spent.
 
         Args:
             model: The model.
-            data: What the stage reads.
             trainer: Whose devices share a step.
         """
-        world = trainer.world_size
+        data, world = self.data, trainer.world_size
         micro = data.accumulate(world) * world
         if self.normalization == "micro_batch" and data.batch_size % micro:
             raise ValueError(
                 f"stages.{data.name}: batch_size {data.batch_size} is not a multiple of the "
                 f"{micro} micro-batches of a step, so that rows would not count alike under "
-                "recipe.normalization=micro_batch; change batch_size or micro_batch_size, or set "
+                "normalization=micro_batch; change batch_size or micro_batch_size, or set "
                 "normalization to step"
             )
         if self.normalization != "step" or micro == 1:
@@ -136,18 +139,18 @@ class Stage(Callback):
                 f"stages.{data.name}: {type(self.loss).__name__} compares the rows of a step with "
                 f"one another, and this step is split into {micro} micro-batches ({world} "
                 "devices); train on one device with micro_batch_size=null, or set "
-                "recipe.normalization=micro_batch, where each is compared within itself"
+                "normalization=micro_batch, where each is compared within itself"
             )
         # Devices may share the statistics of batch norm (`sync_batchnorm`), micro-batches not.
         synced = getattr(trainer.strategy, "_layer_sync", None) is not None and micro == world
-        for name in () if synced else self.rates.keys() - {"loss"}:
+        for name in () if synced else self.lr.keys() - {"loss"}:
             layers = model.part(name).modules()
             if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers):
                 raise ValueError(
                     f"stages.{data.name}: the {name} has batch norm, whose statistics are those of "
                     f"a micro-batch, and this step is split into {micro} ({world} devices); train "
                     "on one device with micro_batch_size=null, or on GPUs with it and "
-                    "trainer.sync_batchnorm=true, or set recipe.normalization=micro_batch"
+                    "trainer.sync_batchnorm=true, or set normalization=micro_batch"
                 )
 
     def prepare(self, model: Any) -> None:
@@ -157,10 +160,10 @@ class Stage(Callback):
         model.optimizers_of_stage = self.optimizers
         for name in (*PARTS, "loss"):
             part = model.part(name)
-            if name in self.rates and not model.size(name):
-                raise ValueError(f"rates: the model has no {name} to train")
-            part.requires_grad_(name in self.rates)
-            part.train(name in self.rates)
+            if name in self.lr and not model.size(name):
+                raise ValueError(f"lr: the model has no {name} to train")
+            part.requires_grad_(name in self.lr)
+            part.train(name in self.lr)
         if self.lora is not None:
             for name, weight in model.llm.named_parameters():
                 weight.requires_grad_("lora_" in name)
@@ -187,7 +190,7 @@ class Stage(Callback):
 
     def size(self, model: Any) -> int:
         """Weights that the stage trains."""
-        sizes = {name: model.size(name) for name in self.rates if name in PARTS}
+        sizes = {name: model.size(name) for name in self.lr if name in PARTS}
         if self.lora is not None:
             sizes["llm"] = self.lora.size(model.llm)
         return sum(sizes.values())
@@ -196,12 +199,12 @@ class Stage(Callback):
         """Whether a checkpoint holds this tensor: it cannot be had from the stage before."""
         if self.lora is not None and name.startswith("llm."):
             return "lora_" in name
-        return name.startswith(("loss.", *(f"{part}." for part in self.rates)))
+        return name.startswith(("loss.", *(f"{part}." for part in self.lr)))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Keep frozen parts in evaluation mode: Lightning has just set all to training."""
         for name in (*PARTS, "loss"):
-            pl_module.part(name).train(name in self.rates)
+            pl_module.part(name).train(name in self.lr)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -213,7 +216,7 @@ class Stage(Callback):
 
     def groups(self) -> Iterator[dict[str, Any]]:
         """Parameter groups: each part's hidden, other decayed and undecayed weights at its rate."""
-        for name, rate in self.rates.items():
+        for name, rate in self.lr.items():
             part = self.model.part(name)
             weights = [weight for weight in part.parameters() if weight.requires_grad]
             hidden = _hidden(part) if self.optimizer == "muon" else set()
@@ -257,27 +260,10 @@ class Stage(Callback):
         """The weights of the parts that this stage trains, under the model's names."""
         return {
             f"{name}.{key}": tensor
-            for name in self.rates
+            for name in self.lr
             if name in PARTS
             for key, tensor in _state(model.part(name)).items()
         }
-
-
-def keep_products() -> Any:
-    """Contexts of a checkpointed layer that keep what is dear to compute again."""
-    return create_selective_checkpoint_contexts(_dear)
-
-
-def _dear(context: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
-    """Attention, and matrix products; but not those that come out narrower than they went in.
-
-    Keys and values of few heads are cheap, and nothing in its layer needs the last product.
-    """
-    product = operation in (aten.mm.default, aten.addmm.default)
-    narrow = product and arguments[-1].shape[1] < arguments[-2].shape[1]
-    if operation in ATTENTIONS or (product and not narrow):
-        return CheckpointPolicy.MUST_SAVE
-    return CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _hidden(part: nn.Module) -> set[Tensor]:
@@ -295,44 +281,3 @@ def _state(part: nn.Module) -> dict[str, Tensor]:
             state[key] = tensor
             seen.add(tensor.data_ptr())
     return state
-
-
-def stage_file(folder: Path) -> Path:
-    """Where a finished stage keeps the weights that it trained."""
-    return folder / "weights.safetensors"
-
-
-def save_trained(weights: dict[str, Tensor], path: Path, fingerprint: str) -> None:
-    """Write a finished stage's weights, whole or not at all.
-
-    Raises:
-        ValueError: If they are no numbers any more: a stage that diverged is not finished.
-    """
-    if broken := not_finite(weights):
-        raise ValueError(
-            f"{path.parent}: the stage diverged: {len(broken)} of {len(weights)} tensors hold NaN "
-            f"or infinity, the first {broken[0]!r}. Lower its rates, or clip its gradients with "
-            "trainer.gradient_clip_val"
-        )
-    write_tensors(path, weights, fingerprint)
-
-
-def load_trained(model: nn.Module, path: Path, fingerprint: str) -> None:
-    """Load what a stage has trained over the model's weights.
-
-    Args:
-        model: The model that the stage began with.
-        path: The stage's weights.
-        fingerprint: The stage's, as its record has it.
-
-    Raises:
-        ValueError: If the weights are damaged, another stage's or another model's.
-    """
-    try:
-        found = read_tensors(path, fingerprint)
-    except (Damaged, FileNotFoundError) as error:
-        raise ValueError(f"{error}. Delete {path.parent}; `fit` trains the stage again") from error
-    own = model.state_dict()
-    if problem := misfit(found, {key: own[key] for key in found if key in own}, own):
-        raise ValueError(f"{path} does not fit the model: {problem}")
-    model.load_state_dict(found, strict=False)

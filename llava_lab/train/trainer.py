@@ -150,6 +150,19 @@ def make_trainer(
     return trainer
 
 
+def probe(options: Mapping[str, Any]) -> Trainer:
+    """A trainer that knows the devices and refuses what Lightning does not take; it trains nothing.
+
+    Args:
+        options: Options of Lightning's Trainer, checked; None takes the default.
+    """
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    given |= {**quiet, "callbacks": None, "enable_checkpointing": False}
+    with named_refusal():
+        return Trainer(**given)
+
+
 def _loggers(given: Any, folder: Path, name: str) -> Any:
     """TensorBoard's, unless the user has others, which tell stages apart by a prefix."""
     if given is True:

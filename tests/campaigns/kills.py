@@ -151,7 +151,7 @@ class Campaign:
     def sweep(self, rounds: int) -> None:
         """Kill a sweep of two points, whose fits are processes of their own."""
         row = self.row("sweep")
-        axes = "{stages.language.data.init_args.max_steps: [4]}"
+        axes = "{stages.language.data.max_steps: [4]}"
         text = f"{{experiment: {warm.PARTS}, seeds: [0, 1], axes: {axes}}}"
         wanted: dict[str, object] | None = None
         for turn in range(rounds + 1):

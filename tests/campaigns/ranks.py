@@ -141,8 +141,8 @@ def sft(root: Path, folder: Path, steps: int) -> list[str]:
     ]
     mixed.append({"path": f"{root}/world/text.json", "sampling": "first:14"})
     options: dict[str, Any] = {
-        "world": "null",
-        "video_world": "null",
+        "tiny_world": "null",
+        "tiny_videos": "null",
         "stages.instruct.data.sources": json.dumps(mixed),
         "paths.root": root / "world",
         "paths.video_root": root / "videos",
@@ -163,7 +163,7 @@ def sft(root: Path, folder: Path, steps: int) -> list[str]:
             f"stages.{stage}.data.hold_out": 0.15,
             f"stages.{stage}.data.feature_store": folder / "features",
             # Muon's bfloat16 shows in which order devices add up; AdamW does not.
-            f"stages.{stage}.recipe.optimizer": "adamw",
+            f"stages.{stage}.optimizer": "adamw",
         }
     experiment = REPOSITORY / "experiments" / "llava_next_video_dpo.yaml"
     return ["fit", "-c", str(experiment), *(f"--{k}={v}" for k, v in options.items())]
@@ -172,16 +172,16 @@ def sft(root: Path, folder: Path, steps: int) -> list[str]:
 def contrast(root: Path, folder: Path, steps: int) -> list[str]:
     """Pictures against phrases, with an encoder without batch norm."""
     options: dict[str, Any] = {
-        "world": "null",
+        "tiny_world": "null",
         "paths.root": root / "parts",
         "runs": folder / "runs",
         "checkpoint_seconds": 0,
         "stage": "contrast",
         "trainer.enable_progress_bar": "false",
         "trainer.logger": "false",
-        "model.encoder.init_args.name": "vit_tiny_patch16_224",
-        "model.encoder.init_args.options": VIT,
-        "stages.contrast.recipe.optimizer": "adamw",
+        "model.encoder.name": "vit_tiny_patch16_224",
+        "model.encoder.options": VIT,
+        "stages.contrast.optimizer": "adamw",
         "stages.contrast.data.batch_size": 7,
         "stages.contrast.data.max_steps": steps,
     }
@@ -294,7 +294,7 @@ def short(root: Path) -> list[Counts]:
 def full(root: Path) -> list[Counts]:
     """All cases."""
     found = []
-    lora = ["--stages.instruct.recipe.lora={rank: 4, alpha: 8}"]
+    lora = ["--stages.instruct.lora={rank: 4, alpha: 8}"]
     micro = ["--stages.align.data.micro_batch_size=1", "--stages.instruct.data.micro_batch_size=2"]
     accumulated = [*micro, "--stages.dpo.data.micro_batch_size=2"]
     kinds: list[tuple[str, Callable[[Path, Path, int], list[str]], list[str]]] = [

@@ -186,7 +186,7 @@ def images_options(folder: Path) -> list[str]:
         "world.train_images": 12,
         "world.eval_images": 2,
         "world.text_rows": 4,
-        "video_world": "null",
+        "tiny_videos": "null",
         "paths.root": folder / "world",
         "runs": folder / "runs",
         "checkpoint_seconds": 0,

@@ -17,14 +17,14 @@ from jsonargparse import Namespace
 from PIL import Image
 from torch import nn
 
-from llava_lab.cli import fit as cli
-from llava_lab.cli.fit import LabCLI
 from llava_lab.core.fingerprint import describe, fingerprint
 from llava_lab.core.tensors import digest
 from llava_lab.data.views.pad import Pad
+from llava_lab.experiment import fingerprints
+from llava_lab.experiment.experiment import Experiment
+from llava_lab.experiment.fitting import Fitting
 from llava_lab.model.encoder.base import Encoder
 from llava_lab.model.encoder.timm import TimmEncoder
-from llava_lab.model.llava import Llava
 from llava_lab.train.feature_store import FeatureStore
 
 # Two stages, all kinds of stages of three, and stages without pictures or without an LM; the others
@@ -152,22 +152,10 @@ def test_a_feature_store_sees_what_does_not_show_in_weights(
     assert len(keys) == 4
 
 
-class Captured(LabCLI):
-    """Builds an experiment and keeps it."""
-
-    found: "Captured"
-    built: Llava
-
-    def fit(self, model: Llava, **_: Any) -> None:
-        Captured.found, self.built = self, model
-
-    def fingerprints(self) -> dict[str, str]:
-        return self.chain(self.built, self.steps())
-
-
-def captured(experiment: Path, options: list[str]) -> Captured:
-    cli.run_cli(Captured, ["fit", "-c", str(experiment), *options])
-    return Captured.found
+def captured(experiment: Path, options: list[str]) -> Fitting:
+    """An experiment, built; options are those of `fit`, of which it takes no folder of runs."""
+    given = [option.removeprefix("--") for option in options if not option.startswith("--runs=")]
+    return Experiment.read_layers([experiment, *given]).fitting("runs")
 
 
 def leaves(config: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -219,10 +207,10 @@ def moved(path: tuple[Any, ...], own: dict[str, dict[str, Any]]) -> list[str]:
         own: Trainer options of each stage's own, which stand above those of all stages.
     """
     stages = list(own)
-    match path:
+    match tuple(key for key in path if key != "init_args"):
         case ("seed_everything",):
             return stages
-        case ("model", "encoder", "init_args", "name" | "pretrained" | "image_size" | "layer"):
+        case ("model", "encoder", "name" | "pretrained" | "image_size" | "layer"):
             return stages  # timm's; one of transformers counts by its configuration
         case ("model", "encoder" | "connector" | "llm", *_, name) if name not in IDLE_PARTS:
             return stages
@@ -241,30 +229,30 @@ def test_each_option_moves_its_own_stage_and_those_behind(
     experiment: Path, shortened: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = captured(experiment, [*shortened, *stage_options(experiment, tmp_path)])
-    stages = list(found.steps())
-    for step in found.steps().values():
-        content, chat = step.data.content(), step.data.chat(found.built)
+    model, stages = found.parts.model, list(found.parts.stages)
+    for step in found.parts.stages.values():
+        content, chat = step.data.content(), step.data.chat(model)
         monkeypatch.setattr(step.data, "check", lambda _: None)
         monkeypatch.setattr(step.data, "content", lambda content=content: content)
         monkeypatch.setattr(step.data, "chat", lambda _, chat=chat: chat)
-    own = {name: step.trainer for name, step in found.steps().items()}
-    hashed = functools.cache(lambda _: digest(found.built.state_dict()))
-    monkeypatch.setattr(cli, "digest", lambda weights: hashed(len(weights)))
-    before = found.fingerprints()
+    own = {name: stage.trainer_options for name, stage in found.parts.stages.items()}
+    hashed = functools.cache(lambda _: digest(model.state_dict()))
+    monkeypatch.setattr(fingerprints, "digest", lambda weights: hashed(len(weights)))
+    before = found.fingerprints(found.parts.stages)
     count = 0
     for path, value in leaves(found.options):
-        if path[0] in ("config", "stage") or (path[0] == "stages" and path[1] not in stages):
+        if path[-1] == "trainer":  # no options of a stage's own
             continue
         other = changed(value)
         if path == ("trainer", "callbacks"):
             callback = "lightning.pytorch.callbacks.StochasticWeightAveraging"
             other = [{"class_path": callback, "init_args": {"swa_lrs": 0.1}}]
         put(found.options, path, other)
-        after = found.fingerprints()
+        after = found.fingerprints(found.parts.stages)
         assert [name for name in stages if after[name] != before[name]] == moved(path, own), path
         put(found.options, path, value)
         count += 1
-    assert found.fingerprints() == before
+    assert found.fingerprints(found.parts.stages) == before
     assert count > 100
 
 
@@ -280,15 +268,15 @@ def test_each_data_file_moves_what_reads_it(
 
     def now() -> dict[str, str]:
         """Fingerprints of stages and benchmarks, the data read anew."""
-        for step in built.steps().values():
+        for step in built.parts.stages.values():
             step.data.samples, step.data.held = [], []
-        for benchmark in built.datamodule.benchmarks:
+        for benchmark in built.parts.benchmarks.benchmarks:
             benchmark._questions = []
-        return built.fingerprints() | built.asked()
+        return built.fingerprints(built.parts.stages) | built.benchmark_fingerprints()
 
     before = now()
     assert now() == before
-    steps = built.steps()
+    steps = built.parts.stages
 
     def rewritten(path: Path, **change: Any) -> set[str]:
         kept = path.read_bytes()
@@ -315,7 +303,7 @@ def test_each_data_file_moves_what_reads_it(
         for samples in (instruct.held, instruct.samples)
     )
     pair = steps["dpo"].data.samples[0]
-    asked = built.datamodule.benchmarks[0].questions[0]
+    asked = built.parts.benchmarks.benchmarks[0].questions[0]
     (align,) = steps["align"].data.sources
     only_aligned = next(
         image

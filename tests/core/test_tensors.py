@@ -13,7 +13,7 @@ from llava_lab.data.views.pad import Pad
 from llava_lab.model.connector.mlp import MLP
 from llava_lab.model.encoder.timm import TimmEncoder
 from llava_lab.train.feature_store import FeatureStore
-from llava_lab.train.stage import load_trained, save_trained
+from llava_lab.train.stage_weights import load_trained, save_trained
 
 TENSORS = {"a": torch.arange(64.0), "b": torch.ones(3, 2, dtype=torch.bfloat16)}
 

@@ -244,7 +244,7 @@ def test_a_run_says_how_many_rows_it_left_out(
     ]
     experiment = ["fit", "-c", str(REPOSITORY / "experiments" / "llava15.yaml")]
     sources = f'[{{"path": "{tmp_path / "rows.json"}", "images": "{small_world / "images"}", '
-    skip = f'--stages.instruct.data.init_args.sources={sources}"on_bad_row": "skip"}}]'
+    skip = f'--stages.instruct.data.sources={sources}"on_bad_row": "skip"}}]'
     with pytest.warns(UserWarning, match="2 of .* rows are left out"):
         cli.main([*experiment, *options, skip])
     (path,) = tmp_path.glob("runs/llava15/*/results.json")

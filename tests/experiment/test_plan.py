@@ -7,7 +7,7 @@ import pytest
 from conftest import REPOSITORY
 from test_anyres import GOLDEN
 
-from llava_lab.experiment import plan
+from llava_lab.cli import plan
 
 # Weights of the LMs (hub), and of the whole models as the model cards print them, in billions.
 LMS = {
@@ -32,12 +32,12 @@ CARDS = {
 def planned(capsys: pytest.CaptureFixture, name: str, *options: str) -> str:
     files = (f"experiments/{name}.yaml", "configs/scale/paper.yaml")
     files_options = [part for file in files for part in ("-c", str(REPOSITORY / file))]
-    plan.main([*files_options, *options])
+    plan.main([*files_options, *options, "--format=md"])
     return capsys.readouterr().out
 
 
 def parameters(said: str) -> dict[str, int]:
-    rows = re.findall(r"│ (encoder|connector|llm|newline|all) +│ +([\d,]+) │", said)
+    rows = re.findall(r"\| (encoder|connector|llm|newline|all) +\| +([\d,]+) \|", said)
     return {part: int(number.replace(",", "")) for part, number in rows}
 
 
@@ -63,9 +63,9 @@ def test_larger_video_models_are_planned(
     overlay = str(REPOSITORY / "configs" / "size" / f"video_{size}.yaml")
     said = planned(capsys, "llava_next_video", "-c", overlay)
     assert parameters(said)["llm"] == LMS[lm]
-    for part in ("stages.instruct.data.init_args", "data"):
+    for part in ("stages.instruct.data", "data"):
         with pytest.raises(SystemExit, match=f"a row has {length:,}"):
-            frames = f"--{part}.views.init_args.frames=999"
+            frames = f"--{part}.views.frames=999"
             planned(capsys, "llava_next_video", "-c", overlay, frames)
 
 
@@ -73,7 +73,7 @@ def test_trace_has_the_golden_counts(capsys: pytest.CaptureFixture) -> None:
     sizes = {f"{width}x{height}": tokens for (width, height), _, _, tokens in GOLDEN}
     said = planned(capsys, "llava_next", "--trace", *sizes)
     for size, tokens in sizes.items():
-        assert re.search(rf"│ {size} .*│ +{tokens:,} │", said), size
+        assert re.search(rf"\| {size} .*\| +{tokens:,} \|", said), size
     assert "[5, 3, 336, 336]" in said and "[5, 576, 1024]" in said
 
 
@@ -83,27 +83,27 @@ def test_costs_are_their_formulas(capsys: pytest.CaptureFixture) -> None:
     tokens, total = 576 + 100, 290_909_184 * 2 * 576 + 20_979_712 * 6 * 576
     total += 6_738_415_616 * 6 * tokens
     instruct = said[said.index("Stage instruct") :]
-    assert "│ FLOPs of a row " in instruct and f"{total:.3g}" in instruct
+    assert "| FLOPs of a row " in instruct and f"{total:.3g}" in instruct
     states = (16 * (20_979_712 + 6_738_415_616) + 4 * 290_909_184) / 2**30
     # 16 rows at once, 32 blocks of width 4096 whose inputs are kept, and one block's all.
     kept = 16 * tokens * 4096 * (2 * 32 + 32) / 2**30
     assert "16 rows at once x 676 tokens x 4,096 x (2 x 32 blocks + 32)" in instruct
     for value in (states, kept, states + kept, states / 4 + kept):
-        assert f"{value:,.1f} │" in instruct, value
+        assert f"{value:,.1f} |" in instruct, value
 
 
 @pytest.mark.parametrize(("kept", "bytes_"), [("false", 34 * 32), ("products", 20 * 32 + 14)])
 def test_activations_by_what_is_recomputed_and_of_a_trained_encoder(
     kept: str, bytes_: int, capsys: pytest.CaptureFixture
 ) -> None:
-    options = (f"--stages.instruct.recipe.gradient_checkpointing={kept}", "--trace", "640x480")
+    options = (f"--stages.instruct.gradient_checkpointing={kept}", "--trace", "640x480")
     said = planned(capsys, "llava_next", "--text-tokens", "100", *options)
     instruct = said[said.index("Stage instruct") :]
     llm = 8 * (2340 + 100) * 4096 * bytes_
     encoder = 8 * 5 * 576 * 1024 * 34 * 23
     states = 16 * parameters(said)["all"]
     for value in (llm, encoder, states + llm + encoder):
-        assert f"{value / 2**30:,.1f} │" in instruct
+        assert f"{value / 2**30:,.1f} |" in instruct
     assert llm > 3 * states / 8  # which is why the recipe recomputes
 
 
@@ -118,10 +118,10 @@ def test_hours_are_their_formula_beside_the_published_ones(
     assert "558,128 rows x 1 epoch; blip_laion_cc_sbu_558k.json as published" in align
     for device, peak in (("A100", 312e12), ("H100", 989e12)):
         hours = flops * rows / (peak * 0.5) / 3600
-        assert re.search(rf"│ {device}-hours +│ +{hours:,.1f} │", align)
-    assert "and 100 text tokens" in instruct and "│ samples " in instruct and "665,298" in instruct
+        assert re.search(rf"\| {device}-hours +\| +{hours:,.1f} \|", align)
+    assert "and 100 text tokens" in instruct and "| samples " in instruct and "665,298" in instruct
     assert "llava15, published (paper scale): training compute" in instruct
-    assert re.search(r"│ instruct A100-hours │ +80 │ +160 │", instruct)
+    assert re.search(r"\| instruct A100-hours \| +80 \| +160 \|", instruct)
 
     # Rows of a file that is here are counted; those of one that nobody knows are not made up.
     mine = tmp_path / "mine.jsonl"
@@ -129,7 +129,7 @@ def test_hours_are_their_formula_beside_the_published_ones(
     mine.write_text("".join(f'{{"id": {i}, "conversations": {json.dumps(turns)}}}\n' for i in "12"))
     said = planned(capsys, "llava15", f"--paths.align={mine}", "--paths.instruct=none/mine.json")
     align, instruct = said.split("Stage instruct")
-    assert "│ 2 rows x 1 epoch │" in re.sub(" +", " ", align) and "as published" not in align
+    assert "| 2 rows x 1 epoch |" in re.sub(" +", " ", align) and "as published" not in align
     assert "none/mine.json is not here" in instruct and "A100-hours  " not in instruct.split("└")[0]
 
 
@@ -145,14 +145,17 @@ def test_text_tokens_of_nothing_are_refused(
 
 
 def test_a_size_that_is_none_is_refused(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit, match="'640' is no size; write width x height"):
+    with pytest.raises(SystemExit):
         planned(capsys, "llava_next", "--trace", "640")
+    assert "'640' is no size; write width x height" in capsys.readouterr().err
 
 
 def test_tiny_scale_is_planned_without_a_world(capsys: pytest.CaptureFixture, tmp_path) -> None:
     experiment = REPOSITORY / "experiments" / "llava_next.yaml"
-    plan.main(["-c", str(experiment), f"--world.root={tmp_path / 'none'}", "--trace"])
-    assert "│ 1,944 │" not in capsys.readouterr().out and not (tmp_path / "none").exists()
+    plan.main(
+        ["-c", str(experiment), f"--tiny_world.root={tmp_path / 'none'}", "--trace", "--format=md"]
+    )
+    assert "| 1,944 |" not in capsys.readouterr().out and not (tmp_path / "none").exists()
 
 
 def test_a_preference_stage_says_what_a_reference_in_memory_would_take(
@@ -160,7 +163,7 @@ def test_a_preference_stage_says_what_a_reference_in_memory_would_take(
 ) -> None:
     size = str(REPOSITORY / "configs" / "size" / "video_72b.yaml")
     said = planned(capsys, "llava_next_video_dpo", "-c", size)
-    (found,) = re.findall(r"GiB more with a reference in memory +│ +([\d,.]+) │", said)
+    (found,) = re.findall(r"GiB more with a reference in memory +\| +([\d,.]+) \|", said)
     assert float(found) == round(4 * LMS["qwen15_72b_chat"] / 2**30, 1)
 
 

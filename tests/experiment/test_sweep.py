@@ -15,9 +15,10 @@ from conftest import REPOSITORY, stage_options
 from PIL import Image
 
 from llava_lab.cli import fit as cli
+from llava_lab.cli import sweep as sweeps
 from llava_lab.cli.table import main as table_main
-from llava_lab.experiment import sweep as sweeps
 from llava_lab.experiment.sweep import Sweep
+from llava_lab.experiment.sweeping import fit_command
 from llava_lab.report import table
 
 EXPERIMENT = REPOSITORY / "experiments" / "llava15.yaml"
@@ -37,9 +38,7 @@ def test_shipped_sweeps_are_accepted_by_fit(path: Path, tmp_path: Path) -> None:
     assert len({str(point) for point in points}) == len(points) >= 6
     first = [point for point in points if point.seed == points[0].seed]
     for point in first:
-        with pytest.raises(SystemExit) as stop:
-            cli.main([*sweep.command(tmp_path, point)[3:], "--print_config"])
-        assert stop.value.code == 0
+        cli.main([*fit_command(sweep.layers(point), tmp_path)[3:], "--print_config"])
     for each in sweep.published:
         titles = [grid.title for grid in table.published_grids(each["experiment"], table.PAPER)]
         assert any(title.endswith(f": {each['title']}") for title in titles)
@@ -50,11 +49,10 @@ def test_grids_in_use_are_not_those_of_training(
 ) -> None:
     sweep = Sweep.read(REPOSITORY / "sweeps" / "inference_grids.yaml")
     (point,) = (p for p in sweep.points() if str(p) == "trained=2x2 used=1x1 seed=0")
-    with pytest.raises(SystemExit):
-        cli.main([*sweep.command(tmp_path, point)[3:], "--print_config"])
+    cli.main([*fit_command(sweep.layers(point), tmp_path)[3:], "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)
-    trained = config["stages"]["instruct"]["data"]["init_args"]["views"]
-    assert (trained["init_args"]["grids"], config["data"]["views"]["init_args"]["grids"]) == (
+    trained = config["stages"]["instruct"]["data"]["views"]
+    assert (trained["grids"], config["data"]["views"]["grids"]) == (
         "2x2",
         "1x1",
     )
@@ -68,23 +66,23 @@ def test_points_are_all_combinations(tmp_path: Path) -> None:
         experiment: EXPERIMENT
         seeds: [3, 4]
         axes:
-          model.connector.init_args.depth: [1, 2]
+          model.connector.depth: [1, 2]
           rate:
-            half: {a.rate_scale: 25, b: [x, 1]}
+            half: {a.lr_scale: 25, b: [x, 1]}
             full:
         """,
     )
     sweep = Sweep.read(path)
     points = sweep.points()
     assert sweep.name == "some" and len(points) == 8
-    assert points[0].labels == {"model.connector.init_args.depth": "1", "rate": "half"}
+    assert points[0].labels == {"model.connector.depth": "1", "rate": "half"}
     assert points[0].options == {
-        "model.connector.init_args.depth": 1,
-        "a.rate_scale": 25,
+        "model.connector.depth": 1,
+        "a.lr_scale": 25,
         "b": ["x", 1],
     }
-    assert points[-1].options == {"model.connector.init_args.depth": 2}
-    assert '--b=["x", 1]' in sweep.command(tmp_path, points[0])
+    assert points[-1].options == {"model.connector.depth": 2}
+    assert '--b=["x", 1]' in fit_command(sweep.layers(points[0]), tmp_path)
     records = {sweep.record(tmp_path, point) for point in points}
     assert len(records) == 8
 
@@ -92,11 +90,10 @@ def test_points_are_all_combinations(tmp_path: Path) -> None:
 def test_a_scale_leaves_the_axes_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """An overlay that names the whole encoder does not undo the layer that a point sets."""
     sweep = Sweep.read(REPOSITORY / "sweeps" / "encoder_layer.yaml")
-    more = ["-c", str(REPOSITORY / "configs" / "scale" / "small.yaml")]
+    more = [REPOSITORY / "configs" / "scale" / "small.yaml"]
     for point in sweep.points()[::3]:
-        with pytest.raises(SystemExit):
-            cli.main([*sweep.command(tmp_path, point, more)[3:], "--print_config"])
-        encoder = yaml.safe_load(capsys.readouterr().out)["model"]["encoder"]["init_args"]
+        cli.main([*fit_command(sweep.layers(point, more), tmp_path)[3:], "--print_config"])
+        encoder = yaml.safe_load(capsys.readouterr().out)["model"]["encoder"]
         (layer,) = point.options.values()
         assert (encoder["layer"], "dinov2" in encoder["name"]) == (layer, True)
 
@@ -133,7 +130,7 @@ def test_a_sweep_runs_goes_on_and_is_shown(
         seeds: [0]
         published: [{experiment: llava15, title: model zoo}]
         axes:
-          model.connector.init_args.depth: [1, 2, 0]
+          model.connector.depth: [1, 2, 0]
         """,
     )
     runs = tmp_path / "runs"
@@ -183,7 +180,7 @@ def test_a_sweep_runs_goes_on_and_is_shown(
     assert "has no table 'zoo' of llava15; it has 'model zoo'" in capsys.readouterr().err
     path.write_text(text)
     table_main([str(path), f"--runs={runs}", "--format=csv", *more])
-    assert capsys.readouterr().out.startswith("model.connector.init_args.depth,seeds,")
+    assert capsys.readouterr().out.startswith("model.connector.depth,seeds,")
     with pytest.raises(SystemExit):
         table_main([str(path), f"--runs={runs}"])
     assert "sweep some has no finished point" in capsys.readouterr().err
@@ -195,7 +192,7 @@ sys.path.insert(0, {root!r})
 import llava_lab.__main__ as lab
 from pathlib import Path
 def fit(verb, arguments):
-    folder, seed = Path({folder!r}), arguments[-1].partition("=")[2]
+    folder, seed = Path({folder!r}), arguments[-2].partition("=")[2]
     with (folder / "began").open("a") as file:
         file.write(f"{{seed}} {{os.getpid()}}\\n")
     try:
@@ -207,7 +204,6 @@ def fit(verb, arguments):
         (folder / f"saved-{{seed}}").touch()
         raise
     (folder / f"results-{{seed}}").touch()
-    print(f"llava_lab: results: {{folder / f'results-{{seed}}'}}")
 lab._run = fit
 sys.argv = ["llava_lab", *sys.argv[1:]]
 lab.run()
@@ -222,10 +218,18 @@ def stand_in(tmp_path: Path) -> Callable[[], subprocess.Popen]:
     fit.write_text(STAND_IN.format(root=str(REPOSITORY), folder=str(tmp_path)))
     code = f"""
 from pathlib import Path
-from llava_lab.experiment import sweep
+from types import SimpleNamespace
+from llava_lab.experiment import sweeping
 from llava_lab.__main__ import run
-made = sweep.Sweep.command
-sweep.Sweep.command = lambda *given: [made(*given)[0], {str(fit)!r}, *made(*given)[3:]]
+made = sweeping.fit_command
+def command(layers, runs):
+    executable, _, _, *arguments = made(layers, runs)
+    return [executable, {str(fit)!r}, *arguments]
+class Experiment:
+    def read_layers(layers):
+        results = Path({str(tmp_path)!r}) / f"results-{{layers[-1].partition('=')[2]}}"
+        return SimpleNamespace(run=lambda runs: SimpleNamespace(results_file=results))
+sweeping.fit_command, sweeping.Experiment = command, Experiment
 import sys
 sys.argv = ["llava_lab", "sweep", {str(path)!r}, "--runs={tmp_path / "runs"}", "--jobs=2"]
 run()
@@ -309,7 +313,7 @@ def test_points_at_once_train_a_shared_stage_once(shortened: list[str], tmp_path
         tmp_path,
         """
         experiment: EXPERIMENT
-        axes: {stages.instruct.recipe.rates.llm: [1.0e-5, 2.0e-5]}
+        axes: {stages.instruct.lr.llm: [1.0e-5, 2.0e-5]}
         """,
     )
     more = [*shortened, *stage_options(EXPERIMENT, tmp_path)]
@@ -347,6 +351,7 @@ def test_a_finished_fit_is_not_done_again(
     assert "would be reused" not in fit("--dry_run", "--fresh")
     results = json.loads(before)
     assert results["visual_tokens"] == dict.fromkeys(("questions", "held_out"), 36)
-    path.write_text(json.dumps({**results, "asked": {"questions": "other"}}))
+    path.write_text(json.dumps({**results, "benchmark_fingerprints": {"questions": "other"}}))
     assert "finished before" not in fit()
-    assert json.loads(path.read_text())["asked"] == results["asked"]
+    key = "benchmark_fingerprints"
+    assert json.loads(path.read_text())[key] == results[key]

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llava_lab.data.forest import Forest
 from llava_lab.model.forest_attention import ATTENTION, AttentionPlan, KeyValueCache
 from llava_lab.model.llm import CausalLM
-from llava_lab.train.stage import keep_products
+from llava_lab.train.recompute import keep_products
 
 BASE = {
     "vocab_size": 96,

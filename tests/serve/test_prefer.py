@@ -107,7 +107,7 @@ def test_a_models_own_answers_train_it(
     found = read_preferences(Source(out, small_videos / "videos"), 0)
     assert 2 <= len(found) <= 6
     options = [*shortened, *stage_options(dpo, tmp_path), f"--paths.preferences={out}"]
-    options += ["--stages.dpo.data.init_args.hold_out=0", "--data.benchmarks=[]"]
+    options += ["--stages.dpo.data.hold_out=0", "--data.benchmarks=[]"]
     capsys.readouterr()
     cli.main(["fit", "-c", str(dpo), *options])
     said = capsys.readouterr().out

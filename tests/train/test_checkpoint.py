@@ -47,7 +47,7 @@ def written(steps: int, world: int, micro: int, strategy: type | None = None) ->
 
 
 def checkpoint(folder: Path) -> StageCheckpoint:
-    recipe = Stage(NextToken(), {"llm": 1.0})
+    recipe = Stage(None, NextToken(), {"llm": 1.0})
     return StageCheckpoint(folder, "fingerprint", recipe, 60.0)
 
 
@@ -84,10 +84,10 @@ def test_what_cannot_go_on_says_with_what_it_could(tmp_path: Path) -> None:
 
 def test_the_released_way_has_the_split_in_its_fingerprint() -> None:
     data = SimpleNamespace(accumulate=lambda world: 4 // world)
-    assert Stage(NextToken(), {"llm": 1.0}).deciding_split(data, trainer(2, 1)) == []
-    released = Stage(NextToken(), {"llm": 1.0}, normalization="micro_batch")
-    assert released.deciding_split(data, trainer(1, 4)) == [1, 4]
-    assert released.deciding_split(data, trainer(2, 2)) == [2, 2]
+    assert Stage(data, NextToken(), {"llm": 1.0}).deciding_split(trainer(2, 1)) == []
+    released = Stage(data, NextToken(), {"llm": 1.0}, normalization="micro_batch")
+    assert released.deciding_split(trainer(1, 4)) == [1, 4]
+    assert released.deciding_split(trainer(2, 2)) == [2, 2]
 
 
 def test_the_first_process_of_a_job_speaks(monkeypatch: pytest.MonkeyPatch) -> None:

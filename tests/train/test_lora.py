@@ -24,7 +24,7 @@ LORA = Lora(rank=4, alpha=8.0, dropout=0.1)
 @needs_peft
 def test_adapters_and_connector_train_and_nothing_else(folder: Path) -> None:  # noqa: F811
     model = tiny()
-    stage = Stage(NextToken(), {"connector": 2e-5, "llm": 2e-4}, lora=LORA)
+    stage = Stage(None, NextToken(), {"connector": 2e-5, "llm": 2e-4}, lora=LORA)
     size = stage.size(model)
     stage.begin(model)
     groups = {group["name"]: group["lr"] for group in stage.groups()}
@@ -50,7 +50,7 @@ def test_merged_weights_answer_as_the_adapters_did(folder: Path) -> None:  # noq
     model = tiny()
     names = set(model.state_dict())
     _, pairs = pairs_of(model, folder)
-    stage = Stage(NextToken(), {"llm": 2e-4}, lora=LORA)
+    stage = Stage(None, NextToken(), {"llm": 2e-4}, lora=LORA)
     stage.begin(model)
     with torch.no_grad():
         for layer in adapters(model.llm.model).values():
@@ -73,7 +73,7 @@ def test_merged_weights_answer_as_the_adapters_did(folder: Path) -> None:  # noq
 @needs_peft
 def test_the_reference_is_the_model_with_its_adapters_off(folder: Path) -> None:  # noqa: F811
     model = tiny()
-    stage = Stage(DPO(0.5), {"llm": 2e-3}, lora=LORA)
+    stage = Stage(None, DPO(0.5), {"llm": 2e-3}, lora=LORA)
     stage.begin(model)
     _, pairs = pairs_of(model, folder)
     stage.on_train_epoch_start(None, model)  # the tiny encoder has running means
@@ -96,7 +96,7 @@ def test_the_reference_is_the_model_with_its_adapters_off(folder: Path) -> None:
 def lora_command(world: Path, root: Path) -> list[str]:
     """`fit` of two stages, the second with adapters."""
     options = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": "all-linear"}
-    words = [f"--stages.instruct.recipe.lora.{key}={value}" for key, value in options.items()]
+    words = [f"--stages.instruct.lora.{key}={value}" for key, value in options.items()]
     return [
         *command(world, root)[3:],
         *words,
@@ -165,5 +165,5 @@ def test_without_peft_one_message_says_what_to_install(
 def test_what_cannot_be_adapted_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Lora(**{"rank": 4, "alpha": 8.0, **changes}).layers(tiny().llm)
-    with pytest.raises(ValueError, match="rates has no llm"):
-        Stage(NextToken(), {"connector": 1e-3}, lora=LORA)
+    with pytest.raises(ValueError, match="lr has no llm"):
+        Stage(None, NextToken(), {"connector": 1e-3}, lora=LORA)

@@ -39,7 +39,7 @@ def model() -> Llava:
     encoder = TimmEncoder("vit_tiny_patch16_224", -1, False, False, 64, None, options)
     llm = CausalLM(None, "v1", pretrained=False, config=CONFIG, tokenizer="asset:tokenizer")
     model = Llava(encoder, MLP, llm, newline=True).eval()
-    Stage(NextToken(), {"connector": 1.0, "llm": 1.0, "newline": 1.0}).prepare(model)
+    Stage(None, NextToken(), {"connector": 1.0, "llm": 1.0, "newline": 1.0}).prepare(model)
     return model
 
 
@@ -163,7 +163,7 @@ def test_contrast_compares_a_picture_with_the_phrases_of_the_whole_step(model: L
     pixels = torch.randn(4, 1, 3, 64, 64)
     pictures = list(zip(pixels, said, strict=True))
     loss = SigmoidContrast(model.encoder.width, 768, width=16, heads=2)
-    Stage(loss, {"encoder": 1.0, "loss": 1.0}).prepare(model)
+    Stage(None, loss, {"encoder": 1.0, "loss": 1.0}).prepare(model)
 
     def micro(world: int) -> list[MicroBatch]:
         return [
@@ -193,14 +193,14 @@ def split(world: int, synced: bool = False) -> SimpleNamespace:
 
 def test_a_loss_that_compares_rows_is_not_split_and_uneven_means_are_refused(model: Llava) -> None:
     data = SimpleNamespace(name="dpo", batch_size=6, accumulate=lambda world: 4 // world)
-    Stage(DPO(), {"llm": 1.0}).check_split(model, data, split(2))
+    Stage(data, DPO(), {"llm": 1.0}).check_split(model, split(2))
     with pytest.raises(ValueError, match=r"KTOPair compares the rows.*4 micro-batches \(2 devices"):
-        Stage(KTOPair(), {"llm": 1.0}).check_split(model, data, split(2))
+        Stage(data, KTOPair(), {"llm": 1.0}).check_split(model, split(2))
     released = {"normalization": "micro_batch"}
     with pytest.raises(ValueError, match="6 is not a multiple of the 4 micro-batches"):
-        Stage(DPO(), {"llm": 1.0}, **released).check_split(model, data, split(1))
+        Stage(data, DPO(), {"llm": 1.0}, **released).check_split(model, split(1))
     data.batch_size = 8
-    Stage(KTOPair(), {"llm": 1.0}, **released).check_split(model, data, split(1))
+    Stage(data, KTOPair(), {"llm": 1.0}, **released).check_split(model, split(1))
 
 
 def test_batch_norm_that_trains_is_not_split_unless_devices_share_its_statistics() -> None:
@@ -209,10 +209,10 @@ def test_batch_norm_that_trains_is_not_split_unless_devices_share_its_statistics
     llm = CausalLM(None, "v1", pretrained=False, config=CONFIG, tokenizer="asset:tokenizer")
     model = Llava(encoder, MLP, llm)
     data = SimpleNamespace(name="align", batch_size=4, accumulate=lambda world: 4 // world)
-    trained = Stage(NextToken(), {"encoder": 1.0})
+    trained = Stage(data, NextToken(), {"encoder": 1.0})
     with pytest.raises(ValueError, match="encoder has batch norm"):
-        trained.check_split(model, data, split(4))
-    trained.check_split(model, data, split(4, synced=True))
+        trained.check_split(model, split(4))
+    trained.check_split(model, split(4, synced=True))
     with pytest.raises(ValueError, match="encoder has batch norm"):
-        trained.check_split(model, data, split(2, synced=True))
-    Stage(NextToken(), {"connector": 1.0}).check_split(model, data, split(2))
+        trained.check_split(model, split(2, synced=True))
+    Stage(data, NextToken(), {"connector": 1.0}).check_split(model, split(2))

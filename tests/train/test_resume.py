@@ -20,7 +20,7 @@ STEPS = 30
 
 def command(world: Path, folder: Path) -> list[str]:
     options = {
-        "world": "null",
+        "tiny_world": "null",
         "paths.root": world,
         "runs": folder / "runs",
         "checkpoint_seconds": 0,

@@ -39,7 +39,7 @@ def model() -> Llava:
 
 
 def test_parts_train_at_their_own_rates_and_the_rest_is_frozen(model: Llava) -> None:
-    stage = Stage(NextToken(), {"connector": 1e-3, "encoder": 2e-6}, weight_decay=0.1)
+    stage = Stage(None, NextToken(), {"connector": 1e-3, "encoder": 2e-6}, weight_decay=0.1)
     stage.prepare(model)
     assert not any(weight.requires_grad for weight in model.llm.parameters())
     groups = list(stage.groups())
@@ -57,20 +57,20 @@ def test_parts_train_at_their_own_rates_and_the_rest_is_frozen(model: Llava) -> 
 
 def test_a_scale_scales_rates_and_freezes_parts(model: Llava) -> None:
     rates = {"connector": 1e-3, "encoder": 2e-6, "llm": 2e-5}
-    stage = Stage(NextToken(), rates, rate_scale=50.0, frozen=("encoder",))
-    assert stage.rates == pytest.approx({"connector": 5e-2, "llm": 1e-3})
+    stage = Stage(None, NextToken(), rates, lr_scale=50.0, frozen=("encoder",))
+    assert stage.lr == pytest.approx({"connector": 5e-2, "llm": 1e-3})
     stage.prepare(model)
     assert not any(weight.requires_grad for weight in model.encoder.parameters())
     with pytest.raises(ValueError, match="the model has no newline to train"):
-        Stage(NextToken(), {"newline": 1.0}).prepare(model)
+        Stage(None, NextToken(), {"newline": 1.0}).prepare(model)
     with pytest.raises(ValueError, match="no part trains"):
-        Stage(NextToken(), {"llm": 1.0}, frozen=("llm",))
+        Stage(None, NextToken(), {"llm": 1.0}, frozen=("llm",))
     with pytest.raises(ValueError, match="unknown part 'lm'"):
-        Stage(NextToken(), {"llm": 1.0}, frozen=("lm",))
+        Stage(None, NextToken(), {"llm": 1.0}, frozen=("lm",))
 
 
 def test_muon_moves_hidden_matrices_and_adamw_the_rest(model: Llava) -> None:
-    stage = Stage(NextToken(), {"llm": 1e-2}, optimizer="muon", weight_decay=0.1)
+    stage = Stage(None, NextToken(), {"llm": 1e-2}, optimizer="muon", weight_decay=0.1)
     stage.prepare(model)
     groups = list(stage.groups())
     hidden = [w for group in groups if group["hidden"] for w in group["params"]]
@@ -129,7 +129,7 @@ def test_muon_goes_on_from_its_state() -> None:
 
 
 def test_a_frozen_encoder_keeps_its_running_statistics(model: Llava) -> None:
-    stage = Stage(NextToken(), {"connector": 1e-3})
+    stage = Stage(None, NextToken(), {"connector": 1e-3})
     stage.prepare(model)
     before = digest(model.encoder.state_dict())
     model.train()
@@ -143,7 +143,7 @@ def test_a_frozen_encoder_keeps_its_running_statistics(model: Llava) -> None:
     [("cosine", get_cosine_schedule_with_warmup), ("linear", get_linear_schedule_with_warmup)],
 )
 def test_schedules_equal_those_of_transformers(schedule: str, theirs) -> None:
-    stage = Stage(NextToken(), {"llm": 1.0}, schedule=schedule, warmup_ratio=0.03)
+    stage = Stage(None, NextToken(), {"llm": 1.0}, schedule=schedule, warmup_ratio=0.03)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     steps = 5198  # LLaVA-1.5's second stage; ceil(0.03 x 5198) = 156 of warm-up
     wanted = theirs(optimizer, 156, steps).lr_lambdas[0]
@@ -153,9 +153,9 @@ def test_schedules_equal_those_of_transformers(schedule: str, theirs) -> None:
 
 def test_an_unknown_part_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown part 'vision'"):
-        Stage(NextToken(), {"vision": 1e-3})
+        Stage(None, NextToken(), {"vision": 1e-3})
     with pytest.raises(ValueError, match="no part trains"):
-        Stage(NextToken(), {})
+        Stage(None, NextToken(), {})
 
 
 def test_random_weights_depend_on_the_seed_and_the_name_alone() -> None:

@@ -1,0 +1,111 @@
+"""Arguments of fit and its like: files and overrides in their order, and a verb's own options."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse._util import import_object
+
+from llava_lab.experiment.experiment import Experiment
+from llava_lab.experiment.options import DEFAULT_CLASSES
+from llava_lab.experiment.parser import LabParser
+
+EPILOG = """
+Everything else that begins with -- is an option of the experiment, such as
+--model.connector.depth=3 or --stages.instruct.data.views.grids 3x3. Files and options are applied
+in the order in which they stand, and later ones win. --print_config shows all options with their
+values; --CLASS.help those of a class: --llava_lab.model.connector.mlp.MLP.help
+"""
+
+
+def experiment_parser(verb: str, description: str) -> argparse.ArgumentParser:
+    """The parser of a verb that takes an experiment."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m llava_lab {verb}",
+        description=description,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "-c", "--config", metavar="FILE", action="append", default=[], help="YAML file; repeatable"
+    )
+    return parser
+
+
+def split(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, list[Path | str]]:
+    """A verb's own options, and the files and overrides of the experiment in their order.
+
+    Raises:
+        ValueError: If an option has no value.
+    """
+    own: list[str] = []
+    layers: list[Path | str] = []
+    flags = {flag: action for action in parser._actions for flag in action.option_strings}
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        name, equals, value = argument.partition("=")
+        name = _flag(name, flags)
+        if name.endswith(".help"):
+            print_class_help(name.removeprefix("--").removesuffix(".help"))
+            raise SystemExit(0)
+        if name in ("-c", "--config"):
+            layers.append(Path(value if equals else _value(argument, waiting)))
+        elif name in flags:
+            own.append(f"{name}={value}" if equals else name)
+            own += [] if equals else _taken(flags[name], waiting)
+        elif name.startswith("--") and len(name) > 2:
+            value = value if equals else _value(argument, waiting)
+            layers.append(f"{name.removeprefix('--')}={value}")
+        else:
+            own.append(argument)
+    return parser.parse_args(own), layers
+
+
+def _value(name: str, waiting: list[str]) -> str:
+    """The value that stands behind an option.
+
+    Raises:
+        ValueError: If none does.
+    """
+    if not waiting or waiting[0].startswith("--"):
+        raise ValueError(f"{name} needs a value, such as {name}=...")
+    return waiting.pop(0)
+
+
+def _taken(action: argparse.Action, waiting: list[str]) -> list[str]:
+    """The values that a verb's own option takes of those that stand behind it."""
+    taken: list[str] = []
+    most = {None: 1, 0: 0}.get(action.nargs, len(waiting))  # pyrefly: ignore
+    while waiting and len(taken) < most and not waiting[0].startswith("-"):
+        taken.append(waiting.pop(0))
+    return taken
+
+
+def print_class_help(name: str) -> None:
+    """Print the arguments of a class, which may be one that experiments name by default."""
+    parser = LabParser(prog=f"class_path: {name}")
+    parser.add_class_arguments(DEFAULT_CLASSES.get(name) or import_object(name), sub_configs=True)
+    parser.print_help()
+
+
+def _flag(name: str, flags: dict[str, argparse.Action]) -> str:
+    """A flag as the parser has it: with dashes or underscores, whichever was written."""
+    for other in (name, name.replace("_", "-"), "--" + name[2:].replace("-", "_")):
+        if other in flags:
+            return other
+    return name
+
+
+def read_experiment(layers: Sequence[Path | str]) -> Experiment:
+    """The experiment of files and overrides.
+
+    Raises:
+        ValueError: If there is no file.
+    """
+    if not any(isinstance(layer, Path) for layer in layers):
+        raise ValueError("which experiment? Name one, such as -c experiments/llava15.yaml")
+    return Experiment.read_layers(layers)

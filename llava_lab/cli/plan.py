@@ -1,0 +1,82 @@
+"""plan: parts, tokens, FLOPs and memory of an experiment, without running it."""
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from llava_lab.cli.arguments import experiment_parser, read_experiment, split
+from llava_lab.cli.fit import quiet
+from llava_lab.cli.verb import one_message, positive
+from llava_lab.report.grid import show
+from llava_lab.report.plan import SIZES, TEXT_TOKENS, UTILIZATION, Budget, plan
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the plan of an experiment."""
+    with one_message():
+        quiet()
+        options, layers = split(_parser(), arguments)
+        budget = Budget(
+            options.image_size,
+            options.frames,
+            dict(options.text_tokens),
+            options.devices,
+            options.utilization,
+        )
+        trace = options.trace if options.trace is None else options.trace or SIZES
+        show(plan(read_experiment(layers), budget, trace), options.format)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = experiment_parser("plan", "Say what an experiment would build and cost.")
+    parser.add_argument(
+        "--image-size",
+        type=_size,
+        default=(640, 480),
+        metavar="WxH",
+        help="size in pixels of the picture, or of the video's frames, that a row shows",
+    )
+    parser.add_argument(
+        "--frames", type=positive, metavar="N", help="a row shows a video of so many frames"
+    )
+    parser.add_argument(
+        "--trace",
+        type=_size,
+        nargs="*",
+        metavar="WxH",
+        help="follow pictures of these sizes, by default of the usual ones",
+    )
+    parser.add_argument(
+        "--text-tokens",
+        type=_text_tokens,
+        nargs="+",
+        default=[],
+        metavar="[STAGE=]N",
+        help=f"text tokens of a row, of a stage or of all; {TEXT_TOKENS} by default",
+    )
+    parser.add_argument(
+        "--utilization",
+        type=float,
+        default=UTILIZATION,
+        help="share of a device's peak that training reaches",
+    )
+    parser.add_argument("--devices", type=positive, default=8, help="devices that share the memory")
+    parser.add_argument("--format", choices=("rich", "md", "json"), default="rich")
+    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found or "0" in found.groups():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size; write width x height, such as 640x480"
+        )
+    return int(found[1]), int(found[2])
+
+
+def _text_tokens(text: str) -> tuple[str, int]:
+    """A stage, or "" for all, and its text tokens."""
+    stage, _, number = text.rpartition("=")
+    if not number.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither N nor STAGE=N")
+    return stage, int(number)

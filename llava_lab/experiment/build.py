@@ -1,0 +1,63 @@
+"""Build: checked options -> the model, the stages and the benchmarks."""
+
+from typing import Any, NamedTuple
+
+from jsonargparse import Namespace
+from lightning import seed_everything
+
+from llava_lab.evaluate.benchmark import BenchmarkDataModule
+from llava_lab.experiment.options import parser
+from llava_lab.model.llava import Llava
+from llava_lab.tiny_world.generate import TinyWorld
+from llava_lab.tiny_world.videos import TinyVideos
+from llava_lab.train.stage import Stage
+from llava_lab.train.trainer import check_options, check_stage_options
+
+
+class Parts(NamedTuple):
+    """What an experiment is made of, built.
+
+    Attributes:
+        model: The model, before any stage has trained it.
+        stages: Stages by name, in the order in which they run.
+        benchmarks: What the trained model is asked.
+        trainer: Options of Lightning's Trainer, with the objects that they name.
+    """
+
+    model: Llava
+    stages: dict[str, Stage]
+    benchmarks: BenchmarkDataModule
+    trainer: dict[str, Any]
+
+
+def stage_options(options: Namespace) -> dict[str, Namespace]:
+    """Class and arguments of each stage, in the long form."""
+    return dict(vars(options.get("stages") or Namespace()))
+
+
+def make_worlds(options: Namespace) -> None:
+    """Make the tiny worlds whose files an experiment reads, where they are not there."""
+    named = f"{options.get('stages')} {options.data}"
+    for kind, key in ((TinyWorld, "tiny_world"), (TinyVideos, "tiny_videos")):
+        if (given := options[key]) is not None:
+            world = kind(**vars(given))
+            if f"{world.root}/" in named:
+                world.generate()
+
+
+def build(options: Namespace) -> Parts:
+    """The parts of an experiment; weights are drawn from its seed.
+
+    Raises:
+        ValueError: If an option would not be honoured, or parts do not fit together.
+    """
+    check_options(options.trainer.as_dict(), "trainer")
+    stages = stage_options(options)
+    for name, stage in stages.items():
+        check_stage_options(stage.init_args.trainer or {}, f"stages.{name}.trainer")
+    seed_everything(options.seed_everything, workers=True, verbose=False)
+    built: Any = parser(stages).instantiate_classes(options)
+    found = {name: built.stages[name] for name in stages}
+    for name, stage in found.items():
+        stage.data.name = name
+    return Parts(built.model, found, built.data, vars(built.trainer))

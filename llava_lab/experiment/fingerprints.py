@@ -1,0 +1,50 @@
+"""Fingerprints: all that decides a stage or the answers to a benchmark -> a key to find it by."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import Namespace
+
+from llava_lab.core.fingerprint import fingerprint, without
+from llava_lab.core.tensors import digest
+from llava_lab.evaluate.benchmark import BenchmarkDataModule
+from llava_lab.train.stage import Stage
+from llava_lab.train.trainer import deciding
+
+
+def stage_fingerprints(
+    options: Namespace, model: Any, stages: Mapping[str, Stage], trainer: Any
+) -> dict[str, str]:
+    """Fingerprint of every stage: the one before it, its options, its data and its trainer.
+
+    Args:
+        options: The experiment's options, checked, in the long form.
+        model: The model, before any stage has trained it.
+        stages: The stages, their data read.
+        trainer: A trainer that knows the devices.
+    """
+    weights, given = model.state_dict(), options.model.init_args
+    # Stages whose views have no newlines are the same with a newline and without.
+    newline = {key: weights.pop(key) for key in list(weights) if key.startswith("newline.")}
+    parts = [[given.get(name), part] for name, part in model.named_children() if name != "newline"]
+    found: dict[str, str] = {}
+    last = fingerprint(digest(weights), type(model), parts, options.seed_everything)
+    for name, stage in stages.items():
+        own = options.stages[name]
+        arguments = {key: value for key, value in vars(own.init_args).items() if key != "data"}
+        own_trainer = arguments.pop("trainer") or {}
+        training = [{"class_path": own.class_path, "init_args": arguments}, stage.loss]
+        data = [own.init_args.data, stage.data.chat(model), stage.data.content()]
+        acting = deciding({**options.trainer.as_dict(), **own_trainer})
+        if stage.data.views.newline:
+            last += digest(newline)
+        split = stage.deciding_split(trainer)
+        found[name] = last = fingerprint(last, training, split, data, acting)
+    return found
+
+
+def benchmark_fingerprints(options: Namespace, benchmarks: BenchmarkDataModule) -> dict[str, str]:
+    """Fingerprint of what each benchmark asks and of how it is asked and scored."""
+    data = without(options.data.init_args.as_dict(), BenchmarkDataModule.idle)
+    named = zip(benchmarks.benchmarks, data.pop("benchmarks"), strict=True)
+    return {each.name: fingerprint(each.content(), config, data) for each, config in named}

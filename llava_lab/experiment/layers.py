@@ -1,0 +1,66 @@
+"""Layers: -c files and overrides, in their order, with the scale that an experiment runs at.
+
+An experiment says what is particular to a version of LLaVA. A scale says which weights, data and
+budget fill it in, and hardware how it is spread over devices; what either says of one experiment
+alone stands in a folder of its name: `configs/scale/tiny.yaml`, then
+`configs/scale/tiny/llava_next_video.yaml`.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_lab.core.ranks import say
+from llava_lab.core.shipped import shipped
+from llava_lab.core.yaml_file import read_mapping
+from llava_lab.experiment.compose import EXTENDS, Tree, override, read_layer
+
+TINY = "configs/scale/tiny.yaml"
+
+
+def read_layers(given: Sequence[Path | str]) -> list[Tree]:
+    """What files and overrides say, later ones to win.
+
+    Where no file names a scale, the tiny one comes behind the experiment's file.
+
+    Args:
+        given: Files as paths, overrides as texts, `model.connector.depth=3`.
+    """
+    given = list(given)
+    lineage = [_lineage(each) if isinstance(each, Path) else {} for each in given]
+    names = [name for each in lineage for name in each.get("experiment", [])]
+    experiment = next((n for n, each in enumerate(lineage) if each.get("experiment")), None)
+    if experiment is not None and not any(each.get("scale") for each in lineage):
+        tiny = shipped(TINY)
+        say("tiny scale (the default); for the published recipe add -c configs/scale/paper.yaml")
+        given.insert(experiment + 1, tiny)
+        lineage.insert(experiment + 1, _lineage(tiny))
+    found = []
+    for each, known in zip(given, lineage, strict=True):
+        found.append(read_layer(each) if isinstance(each, Path) else override(each))
+        if known and not known.get("experiment"):
+            found += [read_layer(path) for path in _own_files(known["files"], names)]
+    return found
+
+
+def _lineage(path: Path) -> dict[str, list[Any]]:
+    """A file and those that it extends, the outermost last, with their experiments and scales."""
+    mapping = read_mapping(path)
+    bases = mapping.get(EXTENDS) or []
+    found: dict[str, list[Any]] = {"files": [], "experiment": [], "scale": []}
+    for base in [bases] if isinstance(bases, str) else bases:
+        if isinstance(base, str) and "${" not in base and (path.parent / base) != path:
+            for key, values in _lineage(path.parent / base).items():
+                found[key] += values
+    found["files"].append(path)
+    for key in ("experiment", "scale"):
+        found[key] += [mapping[key]] if key in mapping else []
+    return found
+
+
+def _own_files(files: Sequence[Path], experiments: Sequence[str]) -> Iterator[Path]:
+    """What scales and hardware say of these experiments alone."""
+    for file in files:
+        for name in experiments:
+            if (own := file.with_suffix("") / f"{name}.yaml").is_file():
+                yield own

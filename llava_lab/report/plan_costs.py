@@ -1,0 +1,151 @@
+"""Plan costs: tokens, FLOPs, hours and memory of a stage, each figure with its formula."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from llava_lab.data.geometry import Layout
+from llava_lab.data.modules.image import ImageDataModule
+from llava_lab.data.modules.stage import StageDataModule
+from llava_lab.data.rows import choose, read_rows
+from llava_lab.model.llava import PARTS, Llava
+from llava_lab.train.preference import PreferenceLoss
+from llava_lab.train.record import part_costs
+from llava_lab.train.stage import Stage
+
+GIBI = 2**30
+TEXT_TOKENS = 256
+# Peak of dense bf16 products in FLOP/s (NVIDIA's data sheets), and the share of it that training
+# reaches: that of LLaVA-1.5-7B's published first stage.
+PEAKS = {"A100": 312e12, "H100": 989e12}
+UTILIZATION = 0.3
+# Rows of the published files, where a file itself is not at hand.
+PUBLISHED_ROWS = {
+    "LLaVA-CC3M-Pretrain-595K/chat.json": 595_375,
+    "LLaVA-Pretrain/blip_laion_cc_sbu_558k.json": 558_128,
+    "llava_instruct_150k.json": 157_712,
+    "llava_v1_5_mix665k.json": 665_298,
+    "LLaVA-NeXT-Data/llava_next_raw_format_processed.json": 779_289,
+}
+# Bytes a weight in mixed precision with AdamW: itself; its gradient and two moments if it trains.
+FROZEN_BYTES, TRAINED_BYTES = 4, 16
+# Bytes that a block computes for its backward pass, a token and unit of width, in 16-bit precision
+# and without attention scores (Korthikanti et al. 2022, arXiv:2205.05198, equation 2 less its last
+# term), and how many of them are kept by each way of `gradient_checkpointing`: all; its input and
+# what attention and its products gave, but the narrowing ones; its input. The rest is there one
+# block at a time.
+BLOCK_BYTES = 34
+KEPT_BYTES = {False: BLOCK_BYTES, "products": 20, True: 2}
+
+
+def stage_rows(model: Llava, layout: Layout, stage: Stage, text: int) -> Iterator[list[str]]:
+    """Tokens and FLOPs of a row."""
+    views, tokens, batch = layout.views, layout.tokens, stage.data.batch_size
+    yield ["views", f"{views}", "of the views"]
+    yield ["visual tokens", f"{tokens:,}", "of the layout, newlines included"]
+    yield ["tokens of a step", f"{batch * (tokens + text):,}", f"{batch} rows x (visual + text)"]
+    seen = tokens_seen(model, layout, text)
+    for name, cost in part_costs(seen, stage.lr, stage.lora is not None).items():
+        size = model.size(name)
+        formula = f"{cost // seen[name]} x {size:,} x {seen[name]:,} tokens"
+        yield [f"FLOPs, {name}", f"{cost * size:.3g}", formula]
+    total = row_flops(model, layout, stage, text)
+    yield ["FLOPs of a row", f"{total:.3g}", "their sum; attention scores and recomputation apart"]
+
+
+def tokens_seen(model: Llava, layout: Layout, text: int) -> dict[str, int]:
+    """Tokens of a row that each part sees."""
+    llm = layout.tokens + text
+    return {"encoder": layout.encoded, "connector": layout.connected, "llm": llm}
+
+
+def row_flops(model: Llava, layout: Layout, stage: Stage, text: int) -> int:
+    """FLOPs of training on a row, forward and backward."""
+    seen = tokens_seen(model, layout, text)
+    costs = part_costs(seen, stage.lr, stage.lora is not None)
+    return sum(cost * model.size(name) for name, cost in costs.items())
+
+
+def hours_rows(
+    model: Llava, layout: Layout, stage: Stage, text: int, utilization: float
+) -> Iterator[list[str]]:
+    """Hours of one device that the whole stage takes, all its rows being like this one."""
+    rows, formula = samples(stage.data)
+    if rows is None:
+        yield ["samples", "unknown", formula]
+        return
+    yield ["samples", f"{rows:,}", formula]
+    flops = row_flops(model, layout, stage, text) * rows
+    for device, peak in PEAKS.items():
+        formula = f"FLOPs of a row x samples / ({peak / 1e12:.0f} TFLOP/s x {utilization:g})"
+        yield [f"{device}-hours", f"{flops / (peak * utilization) / 3600:,.1f}", formula]
+
+
+def samples(data: StageDataModule) -> tuple[int | None, str]:
+    """Rows that a stage trains on, and how the number was come by; None where a file is unknown."""
+    if not isinstance(data, ImageDataModule):
+        return None, "of another kind of file"
+    rows, known = 0, []
+    for source in data.sources:
+        path = Path(source.path)
+        published = PUBLISHED_ROWS.get(f"{path.parent.name}/{path.name}")
+        published = published or PUBLISHED_ROWS.get(path.name)
+        if path.is_file():
+            rows += len(choose(read_rows(path), source.sampling, "", path))
+        elif published is None or source.sampling != "all":
+            return None, f"{path} is not here"
+        else:
+            rows += published
+            known.append(f"{path.name} as published")
+    formula = "; ".join([f"{rows:,} rows x {data.epochs} epoch{'s'[: data.epochs > 1]}", *known])
+    if data.max_steps and data.max_steps * data.batch_size < rows * data.epochs:
+        return data.max_steps * data.batch_size, f"{data.max_steps} steps x {data.batch_size}"
+    return rows * data.epochs, formula
+
+
+def activations(
+    model: Llava, layout: Layout, stage: Stage, text: int, devices: int
+) -> Iterator[tuple[str, int, str]]:
+    """Parts, bytes that their blocks keep for the backward pass, formulas; of a micro-batch."""
+    rows = stage.data.micro_batch_size or max(1, stage.data.batch_size // devices)
+    tokens, config = tokens_seen(model, layout, text), model.llm.model.config
+    sizes = {"llm": (config.hidden_size, config.num_hidden_layers)}
+    if "encoder" in stage.lr:
+        width = model.encoder.width
+        sizes["encoder"] = (width, round(model.size("encoder") / (12 * width**2)))
+    for part, (width, blocks) in sizes.items():
+        kept = KEPT_BYTES[stage.gradient_checkpointing if part == "llm" else False]
+        size = rows * tokens[part] * width * (kept * blocks + BLOCK_BYTES - kept)
+        bytes_ = f"({kept} x {blocks} blocks + {BLOCK_BYTES - kept})"
+        formula = f"{rows} rows at once x {tokens[part]:,} tokens x {width:,} x {bytes_}"
+        yield part, size, formula
+
+
+def memory_rows(
+    model: Llava,
+    stage: Stage,
+    kept: Sequence[tuple[str, int, str]],
+    devices: int,
+) -> Iterator[list[str]]:
+    """Weights, gradients, AdamW's moments and activations on each device."""
+    trained = stage.size(model)
+    adapters = stage.lora.size(model.llm) if stage.lora else 0
+    frozen = sum(model.size(name) for name in PARTS) + adapters - trained
+    states = TRAINED_BYTES * trained + FROZEN_BYTES * frozen
+    active = sum(size for _, size, _ in kept)
+    formula = f"{TRAINED_BYTES} x {trained:,} trained + {FROZEN_BYTES} x {frozen:,} frozen bytes"
+    yield ["GiB of states", f"{states / GIBI:,.1f}", formula]
+    for part, size, formula in kept:
+        yield [f"GiB of activations, {part}", f"{size / GIBI:,.1f}", formula]
+    formula = "states + activations; attention scores and logits apart"
+    yield ["GiB a device, DDP", f"{(states + active) / GIBI:,.1f}", formula]
+    value, formula = states / devices + active, f"states over {devices} devices + activations"
+    yield [f"GiB a device, FSDP2 or ZeRO-3 on {devices}", f"{value / GIBI:,.1f}", formula]
+
+
+def reference_rows(model: Llava, stage: Stage) -> Iterator[list[str]]:
+    """What a preference stage would take more with its reference in memory."""
+    if isinstance(stage.loss, PreferenceLoss):
+        whole = 0 if stage.lora else sum(model.size(n) for n in PARTS if n in stage.lr)
+        formula = f"{FROZEN_BYTES} x {whole:,} bytes of parts that train; here its numbers are kept"
+        more = f"{FROZEN_BYTES * whole / GIBI:,.1f}"
+        yield ["GiB more with a reference in memory", more, formula]

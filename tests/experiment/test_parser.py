@@ -1,0 +1,57 @@
+"""The parser: types as they are written, short names of classes, one line for a mistake."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+
+from llava_lab.experiment.experiment import Experiment
+
+LLAVA15 = REPOSITORY / "experiments" / "llava15.yaml"
+
+
+@pytest.mark.parametrize("first", ["int | float", "float | int"])
+def test_ten_batches_are_not_ten_times_all_of_them(first: str) -> None:
+    """Python keeps the order of a union's types that it saw first."""
+    code = (
+        f"from typing import Optional, Union; Optional[Union[{first.replace(' |', ',')}]]\n"
+        "from llava_lab.experiment.experiment import Experiment\n"
+        f"print(Experiment.read({str(LLAVA15)!r}).config['trainer']['limit_val_batches'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "10"
+
+
+def test_a_class_of_the_package_is_named_by_its_name_alone() -> None:
+    experiment = Experiment.read(LLAVA15).changed(
+        {"model.connector": "Linear", "stages.instruct.data.views": "Square"}
+    )
+    config = experiment.config
+    assert config["model"]["connector"] == {
+        "class_path": "llava_lab.model.connector.linear.Linear",
+    }
+    views = config["stages"]["instruct"]["data"]["views"]
+    assert views["class_path"] == "llava_lab.data.views.square.Square"
+    assert views["resize"] == "crop"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model.connector.dept": 3}, r"^model\.connector: .*'dept'.*did you mean 'depth'\?$"),
+        ({"stages.align.los": 1}, r"^stages\.align: .*'los'.*did you mean 'loss'\?$"),
+        ({"stages.align.data.epochs": "x"}, r"^stages\.align\.data\.epochs: .*int.* x$"),
+        ({"modell.x": 1}, r"'modell'.*did you mean 'model'\?$"),
+        ({"stages": {"a b": {}}}, r"^stages: 'a b' is no name"),
+        ({"seed_everything": -1}, r"^seed_everything: is -1; it is 0 or more$"),
+        (
+            {"data.views": "llava_lab.data.image.Pad"},
+            r"^data\.views: .*The class is llava_lab\.data\.views\.pad\.Pad",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_whole_key(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        _ = Experiment.read(LLAVA15).changed(options).options
+    assert "\n" not in str(error.value)
