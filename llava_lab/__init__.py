@@ -16,6 +16,20 @@ its leg of that way. A folder imports those below it in this list of layers, nev
     core/        files, locks, records, fingerprints
 """
 
+from typing import TYPE_CHECKING, Any
+
 from llava_lab.core.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from llava_lab.experiment.experiment import Experiment
+
+__all__ = ["Experiment", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and its like only when an experiment is asked for: `--help` needs none."""
+    if name == "Experiment":
+        from llava_lab.experiment.experiment import Experiment
+
+        return Experiment
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

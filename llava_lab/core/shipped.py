@@ -38,12 +38,19 @@ def with_shipped(arguments: Sequence[str]) -> list[str]:
         option, equals, name = argument.rpartition("=")
         file = Path(name)
         ships = file.suffix == ".yaml" and file.parts[0] in FOLDERS and not file.exists()
-        if ships and (not option or option == "--config") and (path := _path(name)) is not None:
-            if ranks.first():
-                print(f"llava_lab: {name} is not here; taking {path}", file=sys.stderr, flush=True)
-            argument = f"{option}{equals}{path}"
+        if ships and (not option or option == "--config"):
+            argument = f"{option}{equals}{here_or_shipped(file)}"
         found.append(argument)
     return found
+
+
+def here_or_shipped(file: Path) -> Path:
+    """A file, or the one of its name that ships with the package where it is not here."""
+    if file.exists() or file.parts[0] not in FOLDERS or (path := _path(str(file))) is None:
+        return file
+    if ranks.first():
+        print(f"llava_lab: {file} is not here; taking {path}", file=sys.stderr, flush=True)
+    return path
 
 
 def _path(name: str) -> Path | None:

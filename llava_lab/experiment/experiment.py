@@ -9,6 +9,7 @@ import yaml
 from jsonargparse import Namespace
 
 from llava_lab.core import ranks
+from llava_lab.core.shipped import here_or_shipped
 from llava_lab.experiment.build import Parts, build
 from llava_lab.experiment.compose import Tree, expand_keys, merge, short
 from llava_lab.experiment.fitting import Fitting
@@ -43,7 +44,7 @@ class Experiment:
         Raises:
             ValueError: If a file cannot be read, or has an option of an older version.
         """
-        return cls.read_layers([Path(file) for file in files])
+        return cls.read_layers([here_or_shipped(Path(file)) for file in files])
 
     @classmethod
     def read_layers(cls, layers: Sequence[Path | str]) -> "Experiment":

@@ -42,7 +42,7 @@ def test_a_class_of_the_package_is_named_by_its_name_alone() -> None:
         ({"model.connector.dept": 3}, r"^model\.connector: .*'dept'.*did you mean 'depth'\?$"),
         ({"stages.align.los": 1}, r"^stages\.align: .*'los'.*did you mean 'loss'\?$"),
         ({"stages.align.data.epochs": "x"}, r"^stages\.align\.data\.epochs: .*int.* x$"),
-        ({"modell.x": 1}, r"'modell'.*did you mean 'model'\?$"),
+        ({"modell.x": 1}, r"'modell\.x'.*did you mean 'model'\?$"),
         ({"stages": {"a b": {}}}, r"^stages: 'a b' is no name"),
         ({"seed_everything": -1}, r"^seed_everything: is -1; it is 0 or more$"),
         (
