@@ -18,13 +18,13 @@ GAP = 2  # spaces between two columns on a terminal
 FRAMED = 100  # columns of a terminal that has room for frames
 CLOSE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 CLOSE |= {"padding": (0, GAP - 1, 0, 0)}
-NAME, WORDS = 8, 24  # what is left, at least, of a name and of a text that is broken into lines
+WORDS = 24  # what is longer is a text, which may be broken into lines of as much
 PIPE_COLUMNS = 140  # a pipe or a file has no width of its own, and rich would take 80
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A cell that holds a number; it never wraps.
+    """A cell that holds a number.
 
     Attributes:
         text: How it is shown.
@@ -112,34 +112,34 @@ def _blocks(grid: Grid, cells: list[list[str]], room: int) -> list[list[int]]:
 
 
 def _width(grid: Grid, cells: list[list[str]], column: int, whole: bool = False) -> int:
-    """Least width of a column: names and figures stay whole, headings and texts may wrap.
+    """Least width of a column: names and figures stay whole, headings and long texts may wrap.
 
     Args:
         grid: The grid.
         cells: Its cells as text.
         column: Which column.
-        whole: Whether headings and texts are whole, too.
+        whole: Whether headings and long texts are whole, too.
     """
     head = grid.headers[column]
     heads = [head] if whole else head.split() or [""]
     widths = [cell_len(line[column]) for line in cells]
     if not whole and column >= grid.names:
-        figures = [isinstance(row[column], Figure) for row in grid.rows]
-        widths = [w if f else min(w, WORDS) for w, f in zip(widths, figures, strict=True)]
+        widths = [min(width, WORDS) for width in widths]
     return max([*map(cell_len, heads), *widths])
 
 
-def _words(grid: Grid, column: int) -> bool:
-    """Whether a column has texts of several words, such as formulas."""
-    return any(isinstance(row[column], str) and " " in str(row[column]) for row in grid.rows)
+def _texts(grid: Grid, column: int) -> bool:
+    """Whether a column has texts, such as formulas, in place of figures."""
+    cells = [row[column] for row in grid.rows]
+    return any((isinstance(c, str) and " " in c) or cell_len(str(c)) > WORDS for c in cells)
 
 
 def _table(grid: Grid, cells: list[list[str]], columns: list[int], room: int) -> Table:
     """Draw some columns; spare room goes to those that would wrap."""
     widths = {column: _width(grid, cells, column) for column in columns}
     spare = room - sum(widths.values()) - GAP * (len(columns) - 1)
-    while spare < 0 and max(widths[name] for name in range(grid.names)) > NAME:
-        widest = max(range(grid.names), key=widths.__getitem__)
+    while spare < 0:  # a name that is wider than the terminal
+        widest = max(columns, key=widths.__getitem__)
         widths[widest], spare = widths[widest] - 1, spare + 1
     for column in columns:
         more = min(max(spare, 0), _width(grid, cells, column, whole=True) - widths[column])
@@ -149,7 +149,7 @@ def _table(grid: Grid, cells: list[list[str]], columns: list[int], room: int) ->
     for column in columns:
         table.add_column(
             Text(grid.headers[column]),
-            justify="left" if column < grid.names or _words(grid, column) else "right",
+            justify="left" if column < grid.names or _texts(grid, column) else "right",
             width=widths[column],
             overflow="fold",
         )

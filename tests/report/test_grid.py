@@ -96,6 +96,16 @@ def test_a_name_wider_than_the_terminal_is_broken_not_cut() -> None:
     assert "".join(line.split()[0] for line in lines[3:] if line.strip()) == name
 
 
+def test_long_values_stand_side_by_side() -> None:
+    path = "llava_lab.model.connector.c_abstractor.CAbstractor"
+    cells = [Figure(path, path), Figure(path.replace("c_abs", "d_abs"), path)]
+    lines = drawn(Grid("Differences", ["option", "a", "b"], [["model.connector", *cells]]))
+    assert max(map(len, lines)) <= 80
+    (head,) = (line for line in lines if line.startswith("option"))
+    second = head.index(" b")
+    assert "".join(line[second:].strip() for line in lines[3:]) == str(cells[1])
+
+
 def test_texts_are_broken_between_words_and_begin_at_the_left() -> None:
     formula = "states + activations; attention scores and logits apart"
     lines = drawn(Grid("Plan", ["what", "value", "formula"], [["GiB", "0.5", formula]]), 40)
