@@ -84,7 +84,7 @@ def _engine(options: Namespace) -> CaptionEngine:
 
 def _request(options: Namespace) -> str:
     """Everything that decides the captions; a journal of another request is refused."""
-    # Of an engine's captions only whole ones are kept, whatever the most of their tokens is.
+    # An engine's truncated captions are refused, so its longest caption does not matter.
     length = None if options.engine_url else options.max_new_tokens
     decides = [options.model, options.engine_url, options.prompt, length]
     return json.dumps([*decides, options.template, options.frames, options.stride, options.stop])

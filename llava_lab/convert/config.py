@@ -18,8 +18,8 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# What transformers writes into every configuration and no forward pass reads: where a model came
-# from, what `generate` was asked for, heads of other tasks, how it is run.
+# Keys that transformers writes into every configuration and no forward pass reads: origin of the
+# model, options of `generate`, heads of other tasks, how it is run.
 ANY = words("""
     _attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled
     _name_or_path _experts_implementation architectures attn_implementation auto_map
@@ -33,7 +33,7 @@ ANY = words("""
     suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p
     torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache
     """)
-# Not of the LM's outcome, and not worth a line in a file that is read by people.
+# Keys without effect on the LM, left out of a file that people read.
 IDLE = ("transformers_version", "architectures", "_name_or_path", "dtype", "torch_dtype")
 ROPE = ("rope_theta", "rope_scaling")
 
@@ -135,7 +135,9 @@ def made(kind: str, values: Mapping[str, Any], place: str) -> Any:
         for part in (values, values.get("text_config"), values.get("vision_config")):
             refuse_depth(part or {})
         return AutoConfig.for_model(kind, **values)
-    except Exception as error:  # a wrong value meets whatever code comes upon it first
+    except (
+        Exception
+    ) as error:  # which exception a wrong value raises depends on the code that reads it first
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{place}: no configuration of a {kind}: {reason}") from error
 

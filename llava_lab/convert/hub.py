@@ -26,14 +26,14 @@ CONVERTED = words("""
     spatial_pool_stride text_config vision_config vision_feature_layer
     vision_feature_select_strategy
     """)
-# Ids and counts that its processor needs and our own chat and layouts have; whether embeddings are
-# tied, which the LM's own configuration decides.
+# Ids and counts for its processor, which our chat and layouts compute; whether embeddings are tied,
+# which the LM's own configuration decides.
 NEUTRAL = words("""
     bos_token_id eos_token_id hidden_size ignore_index image_seq_length image_token_id
     image_token_index pad_token_id tie_word_embeddings use_image_newline_parameter video_seq_length
     video_token_id video_token_index vocab_size
     """)
-# Of a tower: the text tower beside it, dropout in training, the pooled output.
+# Keys of a tower without effect here: text tower, dropout in training, pooled output.
 TOWER_NEUTRAL = words("attention_dropout dropout num_channels projection_dim vision_use_head")
 TOWER_NEUTRAL |= {"bos_token_id", "eos_token_id", "pad_token_id", "vocab_size"}
 

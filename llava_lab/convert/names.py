@@ -22,8 +22,8 @@ RULES = (
 # Constants that old versions saved and new ones compute.
 CONSTANTS = re.compile(r".*(rotary_emb\.inv_freq|embeddings\.position_ids)")
 
-# What transformers 5 calls its tensors in memory, and what the hub's checkpoints call them: the
-# only names that engines of before and after version 5 read.
+# Names of tensors in transformers 5 -> names in checkpoints on the hub, the only ones that engines
+# of before and after version 5 read.
 HUB = (
     ("model.vision_tower.", "vision_tower.vision_model."),
     ("model.language_model.", "language_model.model."),

@@ -22,7 +22,7 @@ from llava_lab.model.encoder.clip import ClipEncoder
 from llava_lab.model.encoder.siglip import SiglipEncoder
 from llava_lab.model.llm import CausalLM
 
-# Model types, and the LM that each is made of.
+# Model types -> the type of their LM.
 MODELS = {
     "llava": "llama",
     "llava_llama": "llama",
@@ -35,7 +35,7 @@ CONVERTED = words("""
     mm_spatial_pool_stride mm_tunable_parts mm_vision_select_feature mm_vision_select_layer
     mm_vision_tower add_time_instruction tokenizer_model_max_length unfreeze_mm_vision_tower
     """)
-# How it was trained; what follows from the tensors (widths); what acts in modes that are refused.
+# Keys of training, keys that follow from the tensors (widths), and keys of modes that are refused.
 # `mm_use_im_patch_token` adds a token to the vocabulary that no prompt has.
 NEUTRAL = words("""
     faster_token_stride force_sample freeze_backbone freeze_mm_mlp_adapter
@@ -45,7 +45,7 @@ NEUTRAL = words("""
     tune_mm_mlp_adapter tune_mm_vision_resampler tune_mm_vision_tower use_mm_proj
     use_pos_skipping vision_tower_pretrained
     """)
-# What our parts do not do, and the values at which it is not done.
+# Features that our parts lack, and the values that switch them off.
 REFUSED = {
     "mm_use_im_start_end": ("marks of their own around a picture", (None, False)),
     "sep_image_conv_front": ("a picture before the conversation", (None, False)),
@@ -153,8 +153,8 @@ def _views(config: dict[str, Any], place: str) -> dict[str, Any]:
     pooled = config.get("mm_resampler_type") == "spatial_pool"
     if not pooled and stride is None:
         return pictures
-    # Its first code pooled by a resampler, before the projector and without newlines; the code
-    # after it has neither of these habits.
+    # The first released code pooled with a resampler, before the projector and without newlines;
+    # later code does neither.
     mode = require(config, "mm_spatial_pool_mode", str, place) or "average"
     if mode not in ("average", "max", "bilinear"):
         raise ValueError(f"{place}: mm_spatial_pool_mode {mode!r}; average, max, bilinear are read")

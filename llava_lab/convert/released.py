@@ -26,14 +26,14 @@ from llava_lab.core.atomic import new_folder
 from llava_lab.data.chat import get_template
 from llava_lab.model.encoder.tower import first_line
 
-# Parts, and how the names of their tensors begin in our model.
+# Parts -> prefix of the names of their tensors in our model.
 PREFIXES = {
     "encoder": "encoder.",
     "connector": "connector.",
     "llm": "llm.model.",
     "newline": "newline.",
 }
-# Types of what a tokenizer's files hold, as far as its classes run into another type unprepared.
+# Types of keys of a tokenizer's files for which its classes do not check the type.
 TOKENIZER_TYPES: dict[str, type | tuple[type, ...]] = {
     "add_bos_token": bool,
     "add_eos_token": bool,
@@ -79,7 +79,7 @@ def import_checkpoint(source: str, out: Path, template: str | None = None) -> Pa
         _write_parts(released, folder, draft)
         released.tensors.clear()
         _write_yaml(released, draft, draft, source)
-        load_model(draft)  # what is missing, left over or of another shape is refused here
+        load_model(draft)  # refuses tensors that are missing, left over or of another shape
         _write_yaml(released, draft, out.absolute(), source)
     return out / MODEL
 
@@ -88,7 +88,7 @@ def read_released(folder: Path, template: str | None = None) -> Released:
     """Read a checkpoint of any known layout."""
     path = folder / "config.json"
     config = read_json(path)
-    template = _template(folder, template)  # before what takes long
+    template = _template(folder, template)  # before anything slow
     found = read_tensors(folder)
     names = our_names(found, str(folder))
     tensors = {ours: found[name] for name, ours in names.items()}
@@ -123,7 +123,7 @@ def _tokenizer(folder: Path) -> Any:
                 require(found, key, kind, str(path))
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except BaseException as error:  # a damaged file meets any code; the tokenizers' own panics
+    except BaseException as error:  # a damaged file may raise anything; tokenizers panics
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         reason = first_line(error)
@@ -141,7 +141,7 @@ def _tokenizer(folder: Path) -> Any:
 def _template(folder: Path, template: str | None) -> str:
     """The given chat template, or else the one that writes the same as the checkpoint's own."""
     if template is not None:
-        return get_template(template).name  # refuses a name that there is not
+        return get_template(template).name  # refuses an unknown name
     name, source = templates.match(folder, _tokenizer(folder))
     print(f"llava_lab: template {name}: it writes what the checkpoint's {source} writes")
     return name

@@ -82,7 +82,7 @@ def match(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     theirs = _written(text, tokenizer, str(folder / name))
     ours = {style: _ours(style, tokenizer) for style in CHAT_FORMATS}
     same = [style for style, written in ours.items() if written is not None and written in theirs]
-    # Two names of one style (v0, llava_v0) are one match.
+    # Two names of one format (v0, llava_v0) are one match.
     if same and all(CHAT_FORMATS[style] == CHAT_FORMATS[same[0]] for style in same):
         return same[0], name
     shown = next((each[0] for each in theirs if each[0]), "")

@@ -95,13 +95,16 @@ def whole(path: Path) -> Iterator[Path]:
     _remove_leftovers(path.parent)
     draft = path.with_name(_draft_name())
     try:
-        # As the user's umask has it, where `tempfile` lets nobody else read.
+        # The mode of the user's umask; `tempfile` makes files that nobody else can read.
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         if path.exists():
             shutil.copymode(path, draft)
         try:
             yield draft
-        except (RuntimeError, SafetensorError) as error:  # of torch and safetensors: no room, often
+        except (
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # raised by torch and safetensors, mostly for a full disk
             raise OSError(errno.EIO, f"cannot be written ({error})", str(path)) from error
         _flush(draft)
         os.replace(draft, path)

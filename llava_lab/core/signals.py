@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from types import FrameType
 
 TAKEN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PEER = signal.SIGUSR2  # of a rank that was interrupted, to the rank that started it
+PEER = signal.SIGUSR2  # sent by an interrupted rank to the rank that started it
 AGAIN = 75  # exit status of an interrupted verb: the same command goes on
 PARENT = "LLAVA_LAB_PARENT"  # environment: "stdin" is a pipe that closes when the parent dies
 MESSAGE = "interrupted; the same command goes on"
 GRACE_SECONDS = 10.0
 STUCK_SECONDS = 1.0
-SECOND_SECONDS = 0.5  # a signal that comes sooner after the first is the same one, sent twice
+SECOND_SECONDS = 0.5  # a second signal within this time is the first one, sent twice
 
 
 class Interrupted(BaseException):
@@ -29,9 +29,9 @@ class Interrupted(BaseException):
 class _State:
     """Signals that this process has received, and how it treats them."""
 
-    owner = 0  # process whose verb has taken them
-    verbs = 0  # how many verbs of this process have taken them so far
-    deferred = False  # whether work goes on until it is saved
+    owner = 0  # process whose verb has installed the handlers
+    verbs = 0  # number of verbs of this process that have installed them
+    deferred = False  # whether the work continues until it is saved
     came: int | None = None
     since = 0.0
 
@@ -142,7 +142,7 @@ def _watch(reader: int) -> None:
         now = time.monotonic()
         if not first:
             first = now
-            # Where no Python code takes the signal, such as in a wait for a rank that has died.
+            # If no Python code handles the signal, for example in a wait for a dead rank.
             _end_after(STUCK_SECONDS, unless=came)
         elif now - first >= SECOND_SECONDS and number[0] != PEER:
             os._exit(128 + number[0])

@@ -8,7 +8,7 @@ import json
 import math
 from typing import Any
 
-_DIGITS = 400  # more than any id or count has; Python refuses 4,300 in other words
+_DIGITS = 400  # more than any id or count has; Python has another message for 4,300
 
 
 def _constant(name: str) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = __name__.partition(".")[0]
-MOST_NODES = 100_000  # of a configuration; ours have some hundreds
+MOST_NODES = 100_000  # most nodes of a configuration; ours have some hundreds
 MOST_LEVELS = 100
 
 _trusted: ContextVar[tuple[str, ...] | None] = ContextVar("trusted", default=None)
@@ -61,7 +61,7 @@ def check_name(name: Any) -> None:
     """
     modules = _trusted.get()
     if modules is None or (isinstance(name, str) and "." not in name):
-        return  # a bare name is looked up among classes that are loaded, and comes again in full
+        return  # a bare name is looked up among loaded classes first, and checked again in full
     module, _, attribute = str(name).rpartition(".")
     root = next((m for m in modules if module == m or module.startswith(f"{m}.")), None)
     if not isinstance(name, str) or root is None:

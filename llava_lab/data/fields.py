@@ -10,7 +10,7 @@ from llava_lab.data.rows import Refused
 IMAGE_PLACEHOLDER = "<image>"
 # LLaVA-NeXT's video rows have the same placeholder, VideoInstruct's and ShareGPTVideo's this one.
 VIDEO_PLACEHOLDER = "<video>"
-# Left behind in the released VideoInstruct rows; LLaVA-NeXT's loader takes it out of every message.
+# Left in the released VideoInstruct rows; LLaVA-NeXT's loader removes it from every message.
 _NOISE = "QA_GT_caption_based_noisy"
 _NAME = {"user": "human", "assistant": "gpt"}
 

@@ -45,7 +45,7 @@ def _check_numbers(folder: Path, files: Sequence[Path]) -> None:
         return
     numbers = [int(match[2]) for match in found if match]
     steps = [after - before for before, after in itertools.pairwise(numbers)]
-    # Frames that were spread over a video and rounded are, for instance, 14 or 15 apart.
+    # Indices spread evenly over a video and rounded are 14 or 15 apart, for example.
     most = min(steps, default=0) + (min(steps, default=0) > 1)
     for (before, after), step in zip(itertools.pairwise(files), steps, strict=False):
         if step == 0 or step > most:

@@ -49,7 +49,7 @@ _WITHOUT_USE = {
     "audio": "there is no encoder for sound",
     "audios": "there is no encoder for sound",
 }
-# Words behind a medium's name that make a fact about it of a key.
+# Words after a medium's name that make the key a property of it, such as `image_width`.
 _FACTS = _words(
     "id ids idx index index number num count width height size sizes resolution source src sources "
     "split dataset origin license category categories type types format hash md5 sha1 sha256 fps "

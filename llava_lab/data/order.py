@@ -12,7 +12,7 @@ from typing import TypeVar
 
 _Item = TypeVar("_Item")
 
-# Batches that are filled from one draw: more make lengths more alike, fewer make draws more random.
+# Batches in a group: more make lengths more similar, fewer make the order more random.
 _MEGA = 8
 
 

@@ -64,8 +64,8 @@ _INSTRUCT = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 _CHATML = ("<|im_start|>", "<|im_end|>")
 _LLAMA_3 = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 
-# One style for both names: the example round that the released v0 puts into its prompts was never
-# in its training text. That text also set its marks otherwise ("### Human: Q\n### Assistant: A\n",
+# One format for both names: the example round that the released v0 puts into its prompts was never
+# in its training text. That text also had other markers ("### Human: Q\n### Assistant: A\n",
 # after a blank line) than the prompts do; here both are as in the prompts. Released masking trains
 # on the role names too.
 _V0 = ChatFormat(
@@ -85,7 +85,7 @@ _V1 = ChatFormat(
 )
 
 CHAT_FORMATS: dict[str, ChatFormat] = {
-    # The projectors were made so: caption and newline are trained on, and no end token.
+    # As the projectors were trained: on caption and newline, without an end token.
     "plain": ChatFormat(answer="{text}\n", images_only=True, stop_string="\n"),
     # Questions in key words, each with its answer right behind it: the tiny LM's first texts.
     "terse": ChatFormat(

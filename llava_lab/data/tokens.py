@@ -80,7 +80,7 @@ def tokenize(
         for token, (start, stop) in zip(
             tokenized["input_ids"][number], tokenized["offset_mapping"][number], strict=True
         ):
-            # Byte-level tokenizers may leave a token's spaces out of its span: it takes the gap.
+            # Byte-level tokenizers may exclude a token's spaces from its span; it takes the gap.
             begin, end = min(start, end), stop
             spaces = len(chunk[begin:end]) - len(chunk[begin:end].lstrip(" "))
             begin += spaces if begin + spaces < end else 0
@@ -125,6 +125,6 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=8)
 def _special_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> frozenset[str]:
-    # Asked for every turn, and slow to collect; `size` tells when a token was added meanwhile.
+    # Used for every turn, and slow to collect; `size` changes when a token is added.
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return frozenset(added.union(tokenizer.all_special_tokens) - {IMAGE_PLACEHOLDER})

@@ -19,9 +19,9 @@ from llava_lab.data.views.video import Frames
 Size = tuple[int, ...]
 
 THREADS = min(16, os.cpu_count() or 1)
-AT_ONCE = 512  # files handed to the threads together, and written down together
+AT_ONCE = 512  # files handed to the threads, and written to the cache, at once
 
-# What this process has decoded: by rule and path, the file's state and the size that was found.
+# Files that this process has decoded: rule and path -> state and size.
 _known: dict[tuple[str, str], tuple[str, Size]] = {}
 
 

@@ -40,7 +40,7 @@ class Benchmark:
             asks about all.
     """
 
-    idle = ("questions", "images")  # files count by their content
+    idle = ("questions", "images")  # files are hashed by content
 
     def __init__(
         self,

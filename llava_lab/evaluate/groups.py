@@ -60,7 +60,7 @@ def by_images(questions: Sequence[Question], position: Position = "first") -> li
     groups: dict[Hashable, QuestionGroup] = {}
     for place, question in enumerate(questions):
         before, _, _ = placed(question, position).text.rpartition(IMAGE_PLACEHOLDER)
-        # A path of a picture equals that of a video, but they are shown differently.
+        # The path of an image may equal that of a video.
         kinds = tuple(type(image) for image in question.images)
         key = (question.images, kinds, before) if question.images else place
         group = groups.setdefault(key, QuestionGroup(question.images, [], []))

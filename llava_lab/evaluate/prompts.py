@@ -87,7 +87,7 @@ class Sizes:
 
     def __init__(self, views: Views):
         self.views = views
-        # A picture and a video may have equal paths.
+        # An image and a video may have equal paths.
         self._of = cache(lambda path, _: self._read(path))
 
     def __call__(self, path: Path) -> tuple[int, ...]:
@@ -164,7 +164,7 @@ def beyond(
     else:
         kind = "picture" if len(images) == 1 else "pictures"
         tokens = [layout.tokens for layout in layouts]
-        # Where each picture ends; what stands behind the last one stays, however many there are.
+        # Where each image ends; the text behind the last one stays, however many images fit.
         seen = [place for place, token in enumerate(ids, 1) if token == VISUAL]
         ends = [seen[whole - 1] for whole in accumulate(tokens)]
         fit = sum(end + len(ids) - ends[-1] <= room for end in ends)
@@ -230,7 +230,7 @@ def question_loader(
     check_questions(trees, model.llm.context, max_new_tokens, sizes or Sizes(views))
     starts = range(0, len(groups), images_per_batch)[rank::world]
     trees.groups = [each for start in starts for each in groups[start : start + images_per_batch]]
-    # Lightning replaces any other sampler under several ranks, and would share the share out again.
+    # With several ranks Lightning replaces any other sampler, and would split the share again.
     whole = DistributedSampler(trees, num_replicas=1, rank=0, shuffle=False)
     return DataLoader(
         trees,

@@ -42,7 +42,7 @@ class Sampling:
         """Sample a token from each row of logits [q, v] with its own generator."""
         shares = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
         drawn = torch.tensor([[each.random()] for each in draws], dtype=shares.dtype)
-        # Shares of the last token add up to 1 but for rounding.
+        # The cumulative sum of the last token is 1 up to rounding.
         chosen = torch.searchsorted(shares, drawn.to(shares.device) * shares[:, -1:], right=True)
         return chosen[:, 0].clamp(max=logits.shape[-1] - 1).tolist()
 

@@ -43,7 +43,7 @@ class CausalLM(nn.Module):
             `max_length`, also that of stages, is multiplied by it.
     """
 
-    # Weights, configuration and tokenizer count by what they are; template and length by the
+    # Weights, configuration and tokenizer are hashed by content; template and length belong to the
     # stages that use them.
     idle = ("name", "weights", "tokenizer", "tokenizer_source", "template", "max_length")
 
@@ -188,7 +188,7 @@ class CausalLM(nn.Module):
             position_ids=steps[None].expand(len(paths), -1),
             use_cache=False,
         ).last_hidden_state
-        # A token that stands in several paths has the same hidden state in all: take the first.
+        # A token in several paths has the same hidden state in all: take the first.
         where = torch.full((forest.tokens, 2), -1)
         for row, path in reversed(list(enumerate(paths))):
             where[path] = torch.stack([torch.full_like(path, row), torch.arange(len(path))], 1)
@@ -221,7 +221,9 @@ def _made(kind: Any, values: dict[str, Any]) -> Any:
     try:
         refuse_depth(values)
         return AutoConfig.for_model(kind, **values)
-    except Exception as error:  # a wrong value meets whatever code comes upon it first
+    except (
+        Exception
+    ) as error:  # which exception a wrong value raises depends on the code that reads it first
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"model.llm.config: no configuration of a {kind}: {reason}") from error
 
@@ -277,7 +279,7 @@ def _download(kind: Any, name: str, key: str, **options: Any) -> Any:
         refuse_quantized(Path(name))
     try:
         found = kind.from_pretrained(name, trust_remote_code=False, **options)
-    except BaseException as error:  # a damaged file meets any code; the tokenizers' own panics
+    except BaseException as error:  # a damaged file may raise anything; tokenizers panics
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         hint = "the folder is there but not complete" if Path(name).exists() else "no such folder"

@@ -56,7 +56,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             if file.suffix == ".safetensors"
             else torch.load(file, map_location="cpu", weights_only=True)
         )
-    except Exception as error:  # damaged bytes meet whatever code comes upon them first
+    except Exception as error:  # damaged bytes may raise anything
         raise ValueError(
             f"{file}: damaged or cut short, or no file of weights ({first_line(error)}). Fetch it "
             "again, or take .safetensors files."

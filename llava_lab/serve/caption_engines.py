@@ -13,7 +13,7 @@ from llava_lab.data.questions import Question
 from llava_lab.serve.caption_inputs import CaptionInput
 
 PROMPT = "Describe this {kind} in detail."
-TRIES = 3  # how often an engine is asked that does not answer
+TRIES = 3  # requests before an unusable reply is an error
 
 
 class CaptionEngine(Protocol):

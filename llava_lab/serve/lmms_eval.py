@@ -23,7 +23,7 @@ from llava_lab.data.questions import Question
 from llava_lab.serve.answer import answer_questions, check_answerable
 from llava_lab.serve.models import open_model, show_videos
 
-REQUESTS_AT_ONCE = 512  # whose pictures lie on disk together
+REQUESTS_AT_ONCE = 512  # requests whose images are on disk at once
 
 
 def manifest() -> ModelManifest:

@@ -24,7 +24,7 @@ class World:
         seed: Seed of everything in it.
     """
 
-    # Raise it with every change that alters a byte of any file: an old world is then refused.
+    # Raise it with every change of a byte of any file: an old world is then refused.
     version: ClassVar[int]
     root: Path
     seed: int = 0
@@ -42,7 +42,7 @@ class World:
         if self._finished():
             return
         try:
-            # What a power cut would leave of it is found out by the manifest.
+            # After a power cut the manifest reveals missing content.
             with new_folder(self.root, flush=False) as draft:
                 self._write(draft)
         except OSError:
@@ -87,7 +87,7 @@ class World:
                 f"{len(digests)} files. Delete {self.root}; it is made again."
             )
 
-    # No ABC: the parser takes classes that are dataclasses all through for plain groups of keys.
+    # No ABC: the parser treats pure dataclasses as groups of keys.
     def _write(self, folder: Path) -> None:
         """Write every file, and the manifest with `finish`."""
         raise NotImplementedError

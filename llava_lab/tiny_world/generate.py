@@ -25,11 +25,11 @@ INSTRUCT_15 = "llava_v1_5_mix665k.json"
 INSTRUCT_NEXT = "LLaVA-NeXT-Data/llava_next_raw_format_processed.json"
 LISTS, FACTS = "lists.json", "facts.json"
 TEXT, PHRASES, QUESTIONS = "text.json", "phrases.jsonl", "questions.jsonl"
-# Share of the evaluation pictures asked about per question type; signs are on fewer than this.
+# Share of the evaluation images with a question of each type; fewer have signs.
 QUESTION_SHARE = 0.74
 # Share of the text rows with two objects only: from them an LM learns to look things up.
 SIMPLE_SHARE = 0.5
-# How many candidate questions a picture may choose from, to keep the answers balanced.
+# Candidate questions of an image, from which balanced answers are chosen.
 CANDIDATES = 8
 
 
@@ -75,7 +75,7 @@ class TinyWorld(World):
             (folder / "images" / split).mkdir(parents=True)
             for index, scene in enumerate(shown(scenes, f"{self.root}: {split} pictures")):
                 path = folder / "images" / _image_name(split, index)
-                # Half of the time of the default level, files a seventh larger.
+                # Takes half the time of the default level; files are a seventh larger.
                 render(scene).save(path, format="PNG", optimize=False, compress_level=1)
         files = {
             ALIGN_10: (captions := json_list(self._align_rows(train_scenes))),

@@ -189,7 +189,7 @@ def ask_where(scene: Scene, rng: random.Random) -> QA | None:
     return QA("where", f"Where is the {name}?", place, sentence, key, detail)
 
 
-# What evaluation asks; training also asks what stands where.
+# Types of evaluation questions; training also asks what is where.
 QUESTION_TYPES: dict[str, Callable[[Scene, random.Random], QA | None]] = {
     "color": ask_color,
     "count": ask_count,

@@ -8,7 +8,7 @@ SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross", "ring", "h
 # The popular shapes are twice as frequent, so that POPE's "popular" negatives mean something.
 POPULAR_SHAPES = ("circle", "square", "star")
 COLORS = ("red", "green", "blue", "yellow", "orange", "purple", "white", "black")
-# The dozen whose drawings differ most from each other.
+# The twelve glyphs whose drawings differ most.
 GLYPHS = "AFJLNUXY2469"
 POSITIONS = (
     *("top-left", "top", "top-right"),
@@ -32,7 +32,7 @@ SMALL_GLYPH_PIXELS = (7, 9)
 
 SIGN_SHARE = 0.75
 LARGE_SIGN_SHARE = 0.7
-# How often an object repeats the shape, or the color, of one before it: gives counting its twos.
+# How often an object repeats the shape or the color of another, so that counts above one occur.
 REPEAT_SHARE = 0.35
 
 

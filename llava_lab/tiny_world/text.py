@@ -33,7 +33,7 @@ DETAIL_REQUESTS = (
     "Tell me everything that you see in the picture.",
     "Write a thorough description of the picture.",
 )
-# How many questions a row of key words asks, and what a facts row asks twice as often.
+# Questions of a row of facts, and the types that it asks twice as often.
 FACTS, HARD_TYPES = 16, ("relation", "count")
 NOTES_REQUEST = "Take notes."
 TEXT_INTRODUCTIONS = (
@@ -124,7 +124,7 @@ def short_answer_row(
 
 def notes(scene: Scene, rng: random.Random) -> str:
     """Answer many questions in key words: "color of star: red; stars: 1; sign: N"."""
-    # What takes two things to be found together is asked more often.
+    # Types that need two objects at once are asked more often.
     questions = ask_several(scene, rng, 20, *TRAINING_TYPES, "where", "what", "relation")
     return "; ".join(f"{question.key}: {question.answer}" for question in questions)
 

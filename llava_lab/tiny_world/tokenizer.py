@@ -13,7 +13,7 @@ from llava_lab.data.templates import CHAT_FORMATS
 from llava_lab.tiny_world.generate import ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT
 
 UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
-# The marks that some templates need as single tokens, <|im_start|> and <|im_end|> among them.
+# Markers that some templates need as single tokens, <|im_start|> and <|im_end|> among them.
 CHAT_TOKENS = tuple(
     dict.fromkeys(marker for style in CHAT_FORMATS.values() for marker in style.special)
 )

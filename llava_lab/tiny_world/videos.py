@@ -22,7 +22,7 @@ PROMPTS, DESCRIPTIONS, PRESENCE = "prompts.jsonl", "descriptions.jsonl", "presen
 PAIRS_A_FILM = 4
 PRESENCE_QUESTIONS = 4
 STORY_REQUEST = "Describe the video."
-# One key frame in so many: what is decoded for one wanted frame.
+# Distance of key frames: most frames that are decoded for one chosen frame.
 KEY_FRAMES = 16
 
 
@@ -109,8 +109,8 @@ class TinyVideos(World):
 def write_film(film: Film, path: Path) -> None:
     """Encode a film as MP4 (H.264)."""
     with av.open(str(path), "w") as container:
-        # One thread and no rate control, whose floats change with the processor's mode (denormals),
-        # which other libraries set: the bytes are the same wherever the encoder is.
+        # One thread and no rate control: its floats depend on the processor's denormal mode, which
+        # other libraries change. So the bytes are the same everywhere.
         options = {"preset": "ultrafast", "qp": "20", "threads": "1"}
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width = stream.height = SIDE

@@ -113,7 +113,7 @@ def _folder_frames(
     found: dict[int, Image.Image] = {}
     for number in wanted:
         found[number] = load_image(files[number], upright)
-        # Were all as large as this one; frames of several sizes are refused afterwards.
+        # As if all were as large as this one; frames of several sizes are refused later.
         check_pixels(path, len(wanted), *found[number].size)
     return found
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from llava_lab.data.media.track import Track, opened
 
-MAX_CLIP_PIXELS = 1_000_000_000  # of all the frames that are taken; 3 GB
+MAX_CLIP_PIXELS = 1_000_000_000  # of all chosen frames; 3 GB
 
 
 def read_frames(path: Path, track: Track, wanted: Sequence[int]) -> dict[int, Image.Image]:
@@ -66,7 +66,7 @@ def _seek_frames(
             container.seek(key, stream=stream)
             frames = container.decode(stream)
         for frame in frames:
-            # What is shown before the key frame may refer to frames that were jumped over.
+            # Frames shown before the key frame may refer to frames that were skipped.
             if frame.pts is None or frame.pts < key:
                 continue
             _refuse_corrupt(path, track, frame, frame.pts)
@@ -90,7 +90,7 @@ def _frames_from_start(path: Path, track: Track, wanted: Sequence[int]) -> dict[
             stamp = track.stamps[min(number, len(track.stamps) - 1)]
             _refuse_corrupt(path, track, frame, stamp)
             if track.keys is not None and frame.pts != stamp:
-                break  # a frame that is listed cannot be decoded
+                break  # a listed frame cannot be decoded
             if number in wanted:
                 found[number] = _upright(frame)
             if number == wanted[-1]:
@@ -105,6 +105,6 @@ def _refuse_corrupt(path: Path, track: Track, frame: av.VideoFrame, stamp: int) 
 
 
 def _upright(frame: av.VideoFrame) -> Image.Image:
-    # The flag is how far to turn the picture against the clock.
+    # The rotation flag is counterclockwise.
     picture = frame.to_image()
     return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture

@@ -12,7 +12,7 @@ from PIL import Image
 # A marker that is neither stuffing nor a restart.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _START, _END, _SCAN, _PROGRESSIVE, _ALONE = 0xD8, 0xD9, 0xDA, 0xC2, 0x01
-# What libjpeg shows where data are missing.
+# Level that libjpeg returns where data are missing.
 _GRAY = 128
 
 

@@ -9,15 +9,15 @@ from llava_lab.core.atomic import check_regular
 from llava_lab.data.media.jpeg import check_jpeg, may_end_early
 from llava_lab.data.media.png import check_png
 
-# No photograph or scan that the benchmarks use comes near it; decoded, it is 400 MB.
+# Far more than any image of the benchmarks; decoded, it is 400 MB.
 MAX_PIXELS = 100_000_000
 # Pillow cannot scale much longer lines.
 MAX_SIDE = 4_000_000
-# Modes whose conversion to RGB is the one that their pixels mean.
+# Modes that Pillow converts to RGB correctly.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 _WHITE_IS_ZERO = 0
-# The least share of its range that a picture of more than 8 bits must reach.
+# Least share of its range that an image of more than 8 bits must reach.
 _REACH = 1 / 16
 
 
@@ -57,7 +57,7 @@ def load_image(path: str | Path, upright: bool = False) -> Image.Image:
     except Image.DecompressionBombError as error:
         size = f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
         raise ValueError(f"{path}: {_too_large(size)}") from error
-    except Exception as error:  # a damaged file raises whatever its decoder stumbles over
+    except Exception as error:  # a decoder may raise anything for a damaged file
         if isinstance(error, OSError) and error.errno is not None:
             raise ValueError(f"{path}: not readable ({error.strerror})") from error
         raise ValueError(f"{path}: damaged or truncated image ({error})") from error
@@ -116,7 +116,7 @@ def _eight_bits(levels: Image.Image, source: Image.Image) -> Image.Image:
         bits, full = None, 1
     else:
         bits = 12 if tags.get(_BITS_PER_SAMPLE) == (12,) else 16
-        # Formats whose own levels have 16 bits; other 32-bit levels may be of 8 bits.
+        # Formats with levels of 16 bits; 32-bit levels of others may have 8.
         known = source.mode != "I" or source.format in ("PNG", "PPM")
         bits = bits if known or high > 255 else 8
         full = (1 << bits) - 1

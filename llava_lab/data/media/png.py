@@ -88,7 +88,7 @@ def _chunk(file: BinaryIO) -> tuple[bytes, bytes]:
     data, checksum = file.read(length), file.read(4)
     if len(data) < length or len(checksum) < 4:
         raise ValueError(f"its chunk {kind.decode('latin1')} is cut short")
-    # Ancillary chunks, whose names begin with a small letter, do not make the pixels.
+    # Ancillary chunks, whose names begin with a lower-case letter, do not affect pixels.
     if kind[:1].isupper() and zlib.crc32(kind + data) != int.from_bytes(checksum, "big"):
         raise ValueError(f"the checksum of its chunk {kind.decode('latin1')} is wrong")
     return kind, data

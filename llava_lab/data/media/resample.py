@@ -6,9 +6,9 @@ from PIL import Image
 from llava_lab.data.media.picture import MAX_PIXELS
 
 STRIP_PIXELS = 16_000_000
-# How many times the pixels of an image its square canvas may have to be built in strips.
+# Largest ratio of canvas to image pixels for which the canvas is built in strips.
 THIN = 4
-# Pillow computes with weights of so many binary digits after the point.
+# Binary digits after the point of Pillow's weights.
 _DIGITS = 22
 
 Color = tuple[int, int, int]

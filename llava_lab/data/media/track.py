@@ -13,14 +13,14 @@ from av.error import FFmpegError
 
 from llava_lab.core.atomic import check_regular
 
-# What one video may hold: more is refused before it is decoded.
+# Limits of one video; more is refused before it is decoded.
 MAX_FRAME_PIXELS = 8192 * 8192
 MAX_FRAMES = 500_000  # 4.6 hours at 30 frames a second
 MAX_SECONDS = 24 * 3600
-# FFmpeg's demuxers that read the one file they are given. Others follow what is written in it to
-# other files and addresses: playlists (hls, dash, concat), sdp, numbered images.
+# FFmpeg's demuxers that read the given file only. Others open files and addresses that it names:
+# playlists (hls, dash, concat), sdp, numbered images.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,mpegvideo,flv,asf,ogg"
-# Those with a time for every frame and an index of the key frames, so that they seek exactly.
+# Formats with a time for every frame and an index of key frames, in which seeking is exact.
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _CLOCK = re.compile(r"(\d+):(\d+):(\d+\.?\d*)", re.ASCII)
 Opened = tuple[av.container.InputContainer, av.VideoStream]
@@ -91,13 +91,13 @@ def opened(path: Path, **options: str) -> Iterator[Opened]:
                 f"{path}: frames of {stream.width}x{stream.height}, at most {MAX_FRAME_PIXELS:,} "
                 "pixels are read; scale the video down"
             )
-        stream.thread_type = "NONE"  # threads decode ahead what nobody wants
+        stream.thread_type = "NONE"  # threads would decode further frames
         stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
         yield container, stream
     except FFmpegError as error:
         raise ValueError(f"{path}: damaged video ({error.strerror})") from error
     except (IndexError, AttributeError, ArithmeticError) as error:
-        # PyAV stumbles over what a damaged header promises.
+        # PyAV raises these for damaged headers.
         raise ValueError(f"{path}: damaged video ({error})") from error
     finally:
         container.close()
@@ -155,10 +155,10 @@ def _check_whole(
 ) -> None:
     """Refuse a file that holds less than its header says."""
     count = len(packets)
-    if container.format.name == "avi":  # a frame that is not there repeats the one before it
+    if container.format.name == "avi":  # a missing frame repeats the one before it
         count = max(packet.dts or 0 for packet in packets) + 1
     if count < stream.frames and container.format.name in _SEEKABLE:
-        # Frames behind the end of an edit list are there, and not shown.
+        # Frames after the end of an edit list exist, but are not shown.
         with opened(path, ignore_editlist="1") as (again, whole):
             count = sum(bool(packet.size) for packet in again.demux(whole))
     if count < stream.frames:
@@ -184,7 +184,7 @@ def _listed_track(path: Path, packets: Sequence[_Packet], unit: Fraction) -> Tra
     stamps = sorted(packet.pts for packet in shown if packet.pts is not None)
     if not stamps or len(set(stamps)) < len(shown):
         return None
-    # The first frames may refer to what was cut off, and are then not decoded.
+    # First frames that refer to frames cut off before them are not decoded.
     with opened(path) as (container, stream):
         first = next(container.decode(stream), None)
     if first is None or first.pts != stamps[0]:
@@ -212,10 +212,10 @@ def _decoded_track(path: Path, packets: Sequence[_Packet], are_exact: bool) -> T
         unit, rate = stream.time_base or Fraction(1, 1), stream.average_rate or Fraction(1, 1)
     if not stamps:
         raise ValueError(f"{path}: holds no frame; damaged or cut short")
-    # H.264 in AVI and MPEG gives frames in order, with times that are not, or without.
+    # H.264 in AVI and MPEG has frames in order, with wrong or missing times.
     known = sorted(stamp for stamp in stamps if stamp is not None)
     due = {packet.pts for packet in packets if packet.is_shown and are_exact}
-    # Frames before the first may have referred to what was cut off.
+    # Frames before the first may refer to frames that were cut off.
     lost = {pts for pts in due - set(stamps) if pts is not None and pts >= min(known, default=pts)}
     if bad := corrupt + len(lost):
         raise ValueError(f"{path}: damaged, {bad} of {len(packets)} frames cannot be decoded")

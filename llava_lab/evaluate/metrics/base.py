@@ -37,8 +37,8 @@ class BenchmarkMetric(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        # UTF-8 bytes of each question's category and a line end, so that names need neither be
-        # known beforehand nor be agreed upon by the ranks.
+        # UTF-8 bytes of each question's category and a line end: names need not be known
+        # beforehand, nor be the same on all ranks.
         self.add_state("names", default=[], dist_reduce_fx="cat")
 
     @abstractmethod

@@ -112,7 +112,7 @@ class Chair(QuestionMetric):
 
     def compute(self) -> dict[str, Score]:
         """Score all descriptions of all ranks."""
-        self._categories()  # refuses where nothing was seen
+        self._categories()  # refuses if there are no questions
         invented, mentioned, found, there, untrue, stated = as_array(self.counts).reshape(-1, 6).T
         scores = {
             "chair_i": ratio(invented, mentioned),
