@@ -89,44 +89,46 @@ class Scores(Callback):
         blind = {each.benchmark.name for each in passes if each.blind}
         texts, shown = _of_all_ranks(self.texts), _of_all_ranks(self.shown)
         for loader, each in enumerate(passes):
-            said = dict(sorted(texts.get(loader, {}).items()))
+            predictions = dict(sorted(texts.get(loader, {}).items()))
             if not each.blind:
                 tokens = [count for count in shown.get(loader, {}).values() if count]
                 self.visual_tokens[each.benchmark.name] = mean(tokens) if tokens else 0.0
-                self._begin(trainer, each.benchmark, said)
+                self._begin(trainer, each.benchmark, predictions)
             if stage == "test":
-                self._score(trainer, each, said)
+                self._score(trainer, each, predictions)
                 no_blind = each.benchmark.blind and each.benchmark.name not in blind
                 self.answered[each.benchmark.name].no_blind = no_blind
         if stage == "test" and trainer.is_global_zero:
             self._log(trainer)
 
-    def _begin(self, trainer: Trainer, benchmark: Benchmark, said: dict[int, str]) -> None:
+    def _begin(self, trainer: Trainer, benchmark: Benchmark, predictions: dict[int, str]) -> None:
         """Count and write the answers, so that they are kept if scoring fails."""
         self.results[benchmark.name] = {}
-        empty = sum(not text.strip() for text in said.values())
-        self.answered[benchmark.name] = Answered(len(benchmark.questions), len(said), empty)
+        empty = sum(not text.strip() for text in predictions.values())
+        self.answered[benchmark.name] = Answered(len(benchmark.questions), len(predictions), empty)
         if trainer.is_global_zero:
-            self._write(benchmark, said, [{}] * len(said))
+            self._write(benchmark, predictions, [{}] * len(predictions))
 
-    def _score(self, trainer: Trainer, asked: BenchmarkPass, said: dict[int, str]) -> None:
+    def _score(
+        self, trainer: Trainer, one_pass: BenchmarkPass, predictions: dict[int, str]
+    ) -> None:
         """Score one pass over a benchmark; a pass without answers has no scores."""
-        if not said:
+        if not predictions:
             return
-        benchmark, name = asked.benchmark, asked.benchmark.name
-        questions = [benchmark.questions[place] for place in said]
-        lines = benchmark.metric.grade(questions, list(said.values()))
+        benchmark, name = one_pass.benchmark, one_pass.benchmark.name
+        questions = [benchmark.questions[place] for place in predictions]
+        lines = benchmark.metric.grade(questions, list(predictions.values()))
         scores = benchmark.metric.compute_here()
-        if asked.blind:
+        if one_pass.blind:
             self.results[name] |= {f"blind_{key}": score for key, score in scores.items()}
             return
         self.results[name] |= scores
-        pairs = zip(said.values(), lines, strict=True)
+        pairs = zip(predictions.values(), lines, strict=True)
         accepted = [line.get("correct", 0) > 0 for text, line in pairs if not text.strip()]
         self.answered[name].empty_correct = sum(accepted)
         if trainer.is_global_zero:
-            self._write(benchmark, said, lines)
-            self._show(trainer, benchmark.name, questions, list(said.values()), lines)
+            self._write(benchmark, predictions, lines)
+            self._show(trainer, benchmark.name, questions, list(predictions.values()), lines)
 
     def _log(self, trainer: Trainer) -> None:
         """Log the scores of all benchmarks."""
@@ -143,11 +145,11 @@ class Scores(Callback):
         return {name: asdict(counts) for name, counts in self.answered.items()}
 
     def _write(
-        self, benchmark: Benchmark, said: dict[int, str], graded: list[dict[str, Any]]
+        self, benchmark: Benchmark, predictions: dict[int, str], graded: list[dict[str, Any]]
     ) -> None:
         """Write one JSON line for each answered question, in the order of the file."""
         lines = []
-        for (place, text), more in zip(said.items(), graded, strict=True):
+        for (place, text), more in zip(predictions.items(), graded, strict=True):
             question = benchmark.questions[place]
             line: dict[str, Any] = {
                 "id": question.id,

@@ -221,12 +221,12 @@ def test_a_value_of_another_type_is_one_message(place: str, value, tmp_path: Pat
 
 
 def fit(capsys, tmp_path: Path, text: str) -> str:
-    """What `fit --dry_run` says of a YAML of the user's own."""
+    """What `fit --dry-run` says of a YAML of the user's own."""
     path = tmp_path / "own.yaml"
     path.write_text(text)
     files = ["-c", f"{REPOSITORY}/experiments/llava15.yaml", "-c", str(path)]
     try:
-        cli.main(["fit", *files, "--dry_run", "--print_config", f"--runs={tmp_path / 'runs'}"])
+        cli.main(["fit", *files, "--dry-run", "--print_config", f"--runs={tmp_path / 'runs'}"])
     except SystemExit as ended:
         return str(ended.code) + capsys.readouterr().err
     return "0"
