@@ -55,12 +55,12 @@ def options_of(kind: type[Connector]) -> dict[str, Any]:
 def makers() -> list[Any]:
     """Each connector by default, and as sweeps have it."""
     made = [pytest.param(kind, {}, id=kind.__name__) for kind in shipped()]
+    kinds = {kind.__name__: kind for kind in shipped()}
     points = yaml.safe_load((REPOSITORY / "sweeps" / "connector.yaml").read_text())
     for name, point in points["axes"]["connector"].items():
         part = point["model.connector"]
-        module, _, kind = part["class_path"].rpartition(".")
-        maker = getattr(importlib.import_module(module), kind)
-        made.append(pytest.param(maker, part.get("init_args", {}), id=name))
+        options = {"class_path": part} if isinstance(part, str) else dict(part)
+        made.append(pytest.param(kinds[options.pop("class_path")], options, id=name))
     return made
 
 
