@@ -40,6 +40,11 @@ class Figure:
         return self.text
 
 
+def figure(value: float, spec: str = ",") -> Figure:
+    """A number as a cell, shown as its format says; by default with its thousands set apart."""
+    return Figure(format(value, spec), value)
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table. `console.print(grid)` draws it in the terminal's width.

@@ -16,7 +16,7 @@ from llava_lab.data.views.video import TEXT_TOKENS as VIDEO_TEXT
 from llava_lab.data.views.video import Frames
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.model.llava import PARTS, Llava
-from llava_lab.report.grid import Grid
+from llava_lab.report.grid import Grid, figure
 from llava_lab.report.plan_costs import (
     TEXT_TOKENS,
     UTILIZATION,
@@ -155,9 +155,10 @@ def parts_grid(model: Llava, stages: Mapping[str, Mapping[str, float]]) -> Grid:
             trains = [
                 f"{stage} at {rates[name]:g}" for stage, rates in stages.items() if name in rates
             ]
-            rows.append([name, f"{size:,}", ", ".join(trains) or "frozen"])
-    rows.append(["all", f"{sum(model.size(name) for name in PARTS):,}", ""])
-    return Grid("Parts", ["part", "parameters", "trains in"], rows)
+            rows.append([name, figure(size), ", ".join(trains) or "frozen"])
+    rows.append(["all", figure(sum(model.size(name) for name in PARTS)), ""])
+    about = {"table": "parts"}
+    return Grid("Parts", ["part", "parameters", "trains in"], rows, about=about)
 
 
 def trace_grid(model: Llava, views: Views, sizes: Sequence[tuple[int, int]]) -> Grid:
@@ -174,12 +175,13 @@ def trace_grid(model: Llava, views: Views, sizes: Sequence[tuple[int, int]]) -> 
                 f"[{layout.views}, 3, {view_spec.image_size}, {view_spec.image_size}]",
                 f"[{layout.views}, {features}, {model.encoder.width}]",
                 f"{last.seen[0]}x{last.seen[1]}",
-                str(layout.newlines),
-                f"{layout.tokens:,}",
+                figure(layout.newlines),
+                figure(layout.tokens),
             ]
         )
     heads = ["picture", "tiles", "pixels", "features", "map seen", "newlines", "visual tokens"]
-    return Grid(f"Trace: {type(views).__name__}, width x height", heads, rows)
+    title = f"Trace: {type(views).__name__}, width x height"
+    return Grid(title, heads, rows, about={"table": "trace"})
 
 
 def frames_grid(model: Llava, views: Frames) -> Grid:
@@ -191,14 +193,13 @@ def frames_grid(model: Llava, views: Frames) -> Grid:
         if stride <= min(view_spec.grid)
     ]
     choices = [each for each in choices if _fits(each, view_spec)]
-    rows = [[str(n), *(f"{each.tokens(n, view_spec):,}" for each in choices)] for n in FRAMES]
+    rows = [[str(n), *(figure(each.tokens(n, view_spec)) for each in choices)] for n in FRAMES]
     for length in LENGTHS:
-        most = [str(each.most_frames(view_spec, length)) for each in choices]
+        most = [figure(each.most_frames(view_spec, length)) for each in choices]
         rows.append([f"most in {length:,}", *most])
     heads = ["frames", *(f"stride {each.stride}" for each in choices)]
-    return Grid(
-        f"Visual tokens of a video; text takes {VIDEO_TEXT} of the LM's length", heads, rows
-    )
+    title = f"Visual tokens of a video; text takes {VIDEO_TEXT} of the LM's length"
+    return Grid(title, heads, rows, about={"table": "frames"})
 
 
 def _fits(views: Frames, view_spec: ViewSpec) -> bool:

@@ -8,11 +8,13 @@ from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.modules.stage import StageDataModule
 from llava_lab.data.rows import choose, read_rows
 from llava_lab.model.llava import PARTS, Llava
+from llava_lab.report.grid import Figure, figure
 from llava_lab.train.preference import PreferenceLoss
 from llava_lab.train.record import part_costs
 from llava_lab.train.stage import Stage
 
 GIBI = 2**30
+Row = list[str | Figure]  # what, value, formula
 TEXT_TOKENS = 256
 # Peak of dense bf16 products in FLOP/s (NVIDIA's data sheets), and the share of it that training
 # reaches: that of LLaVA-1.5-7B's published first stage.
@@ -37,19 +39,23 @@ BLOCK_BYTES = 34
 KEPT_BYTES = {False: BLOCK_BYTES, "products": 20, True: 2}
 
 
-def stage_rows(model: Llava, layout: Layout, stage: Stage, text: int) -> Iterator[list[str]]:
+def stage_rows(model: Llava, layout: Layout, stage: Stage, text: int) -> Iterator[Row]:
     """Tokens and FLOPs of a row."""
     views, tokens, batch = layout.views, layout.tokens, stage.data.batch_size
-    yield ["views", f"{views}", "of the views"]
-    yield ["visual tokens", f"{tokens:,}", "of the layout, newlines included"]
-    yield ["tokens of a step", f"{batch * (tokens + text):,}", f"{batch} rows x (visual + text)"]
+    yield ["views", figure(views), "of the views"]
+    yield ["visual tokens", figure(tokens), "of the layout, newlines included"]
+    yield ["tokens of a step", figure(batch * (tokens + text)), f"{batch} rows x (visual + text)"]
     seen = tokens_seen(model, layout, text)
     for name, cost in part_costs(seen, stage.lr, stage.lora is not None).items():
         size = model.size(name)
         formula = f"{cost // seen[name]} x {size:,} x {seen[name]:,} tokens"
-        yield [f"FLOPs, {name}", f"{cost * size:.3g}", formula]
+        yield [f"FLOPs, {name}", figure(cost * size, ".3g"), formula]
     total = row_flops(model, layout, stage, text)
-    yield ["FLOPs of a row", f"{total:.3g}", "their sum; attention scores and recomputation apart"]
+    yield [
+        "FLOPs of a row",
+        figure(total, ".3g"),
+        "their sum; attention scores and recomputation apart",
+    ]
 
 
 def tokens_seen(model: Llava, layout: Layout, text: int) -> dict[str, int]:
@@ -67,17 +73,17 @@ def row_flops(model: Llava, layout: Layout, stage: Stage, text: int) -> int:
 
 def hours_rows(
     model: Llava, layout: Layout, stage: Stage, text: int, utilization: float
-) -> Iterator[list[str]]:
+) -> Iterator[Row]:
     """Hours of one device that the whole stage takes, all its rows being like this one."""
     rows, formula = samples(stage.data)
     if rows is None:
-        yield ["samples", "unknown", formula]
+        yield ["samples", Figure("unknown", None), formula]
         return
-    yield ["samples", f"{rows:,}", formula]
+    yield ["samples", figure(rows), formula]
     flops = row_flops(model, layout, stage, text) * rows
     for device, peak in PEAKS.items():
         formula = f"FLOPs of a row x samples / ({peak / 1e12:.0f} TFLOP/s x {utilization:g})"
-        yield [f"{device}-hours", f"{flops / (peak * utilization) / 3600:,.1f}", formula]
+        yield [f"{device}-hours", figure(flops / (peak * utilization) / 3600, ",.1f"), formula]
 
 
 def samples(data: StageDataModule) -> tuple[int | None, str]:
@@ -125,7 +131,7 @@ def memory_rows(
     stage: Stage,
     kept: Sequence[tuple[str, int, str]],
     devices: int,
-) -> Iterator[list[str]]:
+) -> Iterator[Row]:
     """Weights, gradients, AdamW's moments and activations on each device."""
     trained = stage.size(model)
     adapters = stage.lora.size(model.llm) if stage.lora else 0
@@ -133,19 +139,19 @@ def memory_rows(
     states = TRAINED_BYTES * trained + FROZEN_BYTES * frozen
     active = sum(size for _, size, _ in kept)
     formula = f"{TRAINED_BYTES} x {trained:,} trained + {FROZEN_BYTES} x {frozen:,} frozen bytes"
-    yield ["GiB of states", f"{states / GIBI:,.1f}", formula]
+    yield ["GiB of states", figure(states / GIBI, ",.1f"), formula]
     for part, size, formula in kept:
-        yield [f"GiB of activations, {part}", f"{size / GIBI:,.1f}", formula]
+        yield [f"GiB of activations, {part}", figure(size / GIBI, ",.1f"), formula]
     formula = "states + activations; attention scores and logits apart"
-    yield ["GiB a device, DDP", f"{(states + active) / GIBI:,.1f}", formula]
+    yield ["GiB a device, DDP", figure((states + active) / GIBI, ",.1f"), formula]
     value, formula = states / devices + active, f"states over {devices} devices + activations"
-    yield [f"GiB a device, FSDP2 or ZeRO-3 on {devices}", f"{value / GIBI:,.1f}", formula]
+    yield [f"GiB a device, FSDP2 or ZeRO-3 on {devices}", figure(value / GIBI, ",.1f"), formula]
 
 
-def reference_rows(model: Llava, stage: Stage) -> Iterator[list[str]]:
+def reference_rows(model: Llava, stage: Stage) -> Iterator[Row]:
     """What a preference stage would take more with its reference in memory."""
     if isinstance(stage.loss, PreferenceLoss):
         whole = 0 if stage.lora else sum(model.size(n) for n in PARTS if n in stage.lr)
         formula = f"{FROZEN_BYTES} x {whole:,} bytes of parts that train; here its numbers are kept"
-        more = f"{FROZEN_BYTES * whole / GIBI:,.1f}"
+        more = figure(FROZEN_BYTES * whole / GIBI, ",.1f")
         yield ["GiB more with a reference in memory", more, formula]

@@ -175,3 +175,16 @@ def test_of_an_lm_with_adapters_the_adapters_alone_have_moments(
     connector = parameters(said)["connector"]
     assert f"16 x {adapters + connector:,} trained" in said
     assert f"4 x {LMS['vicuna_7b_v15']:,} x" in said  # no gradients of its own weights
+
+
+def test_a_plan_for_scripts_has_numbers(capsys: pytest.CaptureFixture) -> None:
+    files = (f"{REPOSITORY}/experiments/llava15.yaml", f"{REPOSITORY}/configs/scale/paper.yaml")
+    plan.main(["-c", files[0], "-c", files[1], "--trace=640x480", "--format=json"])
+    parts, align, *_, trace = json.loads(capsys.readouterr().out)
+    assert (parts["table"], align["table"], trace["table"]) == ("parts", "plan", "trace")
+    sizes = {row["part"]: row["parameters"] for row in parts["rows"]}
+    assert sizes["llm"] == LMS["vicuna_7b_v15"] and sizes["all"] > sizes["llm"]
+    values = {row["what"]: row["value"] for row in align["rows"]}
+    assert values["visual tokens"] == 576 and values["FLOPs of a row"] > 1e12
+    assert isinstance(values["A100-hours"], float)
+    assert trace["rows"][0]["visual tokens"] == 576
