@@ -23,8 +23,8 @@ from llava_lab.experiment.run import (
     peak_memory,
     read_stage,
 )
-from llava_lab.model.llava import PARTS
 from llava_lab.train.checkpoint import StageCheckpoint
+from llava_lab.train.parts import parts_of
 from llava_lab.train.record import Bar, Record
 from llava_lab.train.stage import Stage
 from llava_lab.train.stage_weights import load_trained, save_trained, stage_file
@@ -116,6 +116,8 @@ class Fitting:
     def _check(self, last: str | None) -> dict[str, str]:
         """Check everything that can be checked before; fingerprints of the stages."""
         stages = self.stages(last)
+        for stage in stages.values():
+            stage.check_keys(self.parts.model)
         self.parts.benchmarks.check(self.parts.model)
         return self.fingerprints(stages)
 
@@ -161,7 +163,7 @@ class Fitting:
         evaluated = self._evaluate()
         trained = stages[records[-1]["name"]].size(model) if records else 0
         cost = {
-            "parameters": sum(model.size(part) for part in PARTS),
+            "parameters": sum(map(model.size, parts_of(model))),
             "trainable_parameters": trained,
             "visual_tokens_mean": records[-1]["visual_tokens_mean"] if records else 0,
             "train_flops": sum(record["flops"] for record in records),

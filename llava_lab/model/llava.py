@@ -1,6 +1,6 @@
 """The LightningModule: legs 4 to 9 in `forward`; a stage brings the loss, rates and data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,6 @@ from llava_lab.model.llm import CausalLM
 from llava_lab.model.pool import connect
 from llava_lab.model.splice import splice
 from llava_lab.model.weights import load_part, seeded
-
-PARTS = ("encoder", "connector", "llm", "newline")
 
 
 class Llava(LightningModule):
@@ -66,12 +64,24 @@ class Llava(LightningModule):
         return replace(self.encoder.view_spec, connector=self.connector)
 
     def part(self, name: str) -> nn.Module:
-        """The part of that name: one of PARTS, or the stage's loss."""
+        """The part of that name, or the stage's loss."""
         return getattr(self, name)
 
     def size(self, name: str) -> int:
         """Weights of a part."""
         return sum(weight.numel() for weight in self.part(name).parameters())
+
+    def seen(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Tokens that each part computes, in their order; a model with more parts adds them.
+
+        Args:
+            counts: What batches compute, as `llava_lab.data.packing.work` counts it.
+        """
+        return {
+            "encoder": counts["encoded_tokens"],
+            "connector": counts["connected_tokens"],
+            "llm": counts["lm_tokens"],
+        }
 
     def check_views(self, views: Views, max_length: int) -> None:
         """Refuse views that this model cannot follow.

@@ -15,7 +15,7 @@ from llava_lab.data.views.base import Views
 from llava_lab.data.views.video import TEXT_TOKENS as VIDEO_TEXT
 from llava_lab.data.views.video import Frames
 from llava_lab.experiment.experiment import Experiment
-from llava_lab.model.llava import PARTS, Llava
+from llava_lab.model.llava import Llava
 from llava_lab.report.grid import Grid, figure
 from llava_lab.report.plan_costs import (
     TEXT_TOKENS,
@@ -27,6 +27,7 @@ from llava_lab.report.plan_costs import (
     stage_rows,
 )
 from llava_lab.report.table import PAPER, published_grids
+from llava_lab.train.parts import parts_of
 from llava_lab.train.stage import Stage
 
 SIZES = (
@@ -112,6 +113,7 @@ def plan(
 
 def stage_grid(model: Llava, stage: Stage, budget: Budget) -> Grid:
     """Tokens, FLOPs, hours and memory of a stage."""
+    stage.check_keys(model)
     stage.data.check_views(model)
     size, text = budget.size(stage.data.views), budget.text(stage.name)
     layout = stage.data.views.layout(size, model.view_spec)
@@ -150,13 +152,16 @@ def check_length(model: Llava, stage: Stage, layout: Layout, text: int, budget: 
 def parts_grid(model: Llava, stages: Mapping[str, Mapping[str, float]]) -> Grid:
     """Parts, their sizes and where they train."""
     rows = []
-    for name in PARTS:
+    for name in parts_of(model):
         if size := model.size(name):
             trains = [
-                f"{stage} at {rates[name]:g}" for stage, rates in stages.items() if name in rates
+                f"{stage}{'' if key == name else f', {key}'} at {rate:g}"
+                for stage, rates in stages.items()
+                for key, rate in rates.items()
+                if key.split(".")[0] == name
             ]
             rows.append([name, figure(size), ", ".join(trains) or "frozen"])
-    rows.append(["all", figure(sum(model.size(name) for name in PARTS)), ""])
+    rows.append(["all", figure(sum(map(model.size, parts_of(model)))), ""])
     about = {"table": "parts"}
     return Grid("Parts", ["part", "parameters", "trains in"], rows, about=about)
 

@@ -7,8 +7,9 @@ from llava_lab.data.geometry import Layout
 from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.modules.stage import StageDataModule
 from llava_lab.data.rows import choose, read_rows
-from llava_lab.model.llava import PARTS, Llava
+from llava_lab.model.llava import Llava
 from llava_lab.report.grid import Figure, figure
+from llava_lab.train.parts import parts_of
 from llava_lab.train.preference import PreferenceLoss
 from llava_lab.train.record import part_costs
 from llava_lab.train.stage import Stage
@@ -46,10 +47,10 @@ def stage_rows(model: Llava, layout: Layout, stage: Stage, text: int) -> Iterato
     yield ["visual tokens", figure(tokens), "of the layout, newlines included"]
     yield ["tokens of a step", figure(batch * (tokens + text)), f"{batch} rows x (visual + text)"]
     seen = tokens_seen(model, layout, text)
-    for name, cost in part_costs(seen, stage.lr, stage.lora is not None).items():
+    for name, cost in part_costs(model, stage.selection, seen).items():
         size = model.size(name)
-        formula = f"{cost // seen[name]} x {size:,} x {seen[name]:,} tokens"
-        yield [f"FLOPs, {name}", figure(cost * size, ".3g"), formula]
+        formula = f"{cost / (seen[name] * size):.3g} x {size:,} x {seen[name]:,} tokens"
+        yield [f"FLOPs, {name}", figure(round(cost), ".3g"), formula]
     total = row_flops(model, layout, stage, text)
     yield [
         "FLOPs of a row",
@@ -67,8 +68,7 @@ def tokens_seen(model: Llava, layout: Layout, text: int) -> dict[str, int]:
 def row_flops(model: Llava, layout: Layout, stage: Stage, text: int) -> int:
     """FLOPs of training on a row, forward and backward."""
     seen = tokens_seen(model, layout, text)
-    costs = part_costs(seen, stage.lr, stage.lora is not None)
-    return sum(cost * model.size(name) for name, cost in costs.items())
+    return round(sum(part_costs(model, stage.selection, seen).values()))
 
 
 def hours_rows(
@@ -115,7 +115,7 @@ def activations(
     rows = stage.data.micro_batch_size or max(1, stage.data.batch_size // devices)
     tokens, config = tokens_seen(model, layout, text), model.llm.model.config
     sizes = {"llm": (config.hidden_size, config.num_hidden_layers)}
-    if "encoder" in stage.lr:
+    if "encoder" in stage.selection.parts:
         width = model.encoder.width
         sizes["encoder"] = (width, round(model.size("encoder") / (12 * width**2)))
     for part, (width, blocks) in sizes.items():
@@ -134,8 +134,8 @@ def memory_rows(
 ) -> Iterator[Row]:
     """Weights, gradients, AdamW's moments and activations on each device."""
     trained = stage.size(model)
-    adapters = stage.lora.size(model.llm) if stage.lora else 0
-    frozen = sum(model.size(name) for name in PARTS) + adapters - trained
+    adapters = stage.lora.size(model) if stage.lora else 0
+    frozen = sum(map(model.size, parts_of(model))) + adapters - trained
     states = TRAINED_BYTES * trained + FROZEN_BYTES * frozen
     active = sum(size for _, size, _ in kept)
     formula = f"{TRAINED_BYTES} x {trained:,} trained + {FROZEN_BYTES} x {frozen:,} frozen bytes"
@@ -151,7 +151,7 @@ def memory_rows(
 def reference_rows(model: Llava, stage: Stage) -> Iterator[Row]:
     """What a preference stage would take more with its reference in memory."""
     if isinstance(stage.loss, PreferenceLoss):
-        whole = 0 if stage.lora else sum(model.size(n) for n in PARTS if n in stage.lr)
-        formula = f"{FROZEN_BYTES} x {whole:,} bytes of parts that train; here its numbers are kept"
+        whole = 0 if stage.lora else stage.size(model)
+        formula = f"{FROZEN_BYTES} x {whole:,} bytes that train; here its numbers are kept"
         more = figure(FROZEN_BYTES * whole / GIBI, ",.1f")
         yield ["GiB more with a reference in memory", more, formula]

@@ -1,18 +1,23 @@
-"""LoRA: an LM of which small adapters train, merged into its weights when the stage ends."""
+"""10. LoRA: small adapters train beside linear layers, and are merged when the stage ends."""
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
 
 from llava_lab.model.llm import CausalLM
 from llava_lab.model.weights import seeded
+from llava_lab.train.parts import PartKeys, Selection, parts_of
+
+# Weights that share a scale. Where they reach over rows, bitsandbytes 0.50 reads them wrongly on
+# CPUs: it comes out up to a third of the largest weight away.
+QUANTIZED = 64
 
 
 @dataclass(kw_only=True)
 class Lora:
-    """Low-rank adapters beside the LM's linear layers; all else of the LM is frozen (Hu 2021).
+    """Low-rank adapters beside linear layers; all else of what they are in is frozen (Hu 2021).
 
     A finished stage holds the merged weights, so that nothing that comes after knows of adapters;
     an unfinished one holds the adapters alone.
@@ -21,63 +26,143 @@ class Lora:
         rank: Of every adapter.
         alpha: An adapter's output is multiplied by alpha / rank.
         dropout: Of an adapter's input.
-        targets: Endings of the names of the layers that have one; or `all-linear`, all but the
+        targets: Endings of the names of the layers that have one; or `all-linear`, all but an LM's
             output layer.
+        parts: Parts of the model, or keys below them as in `lr`, whose layers have one. They train
+            at the rates of the weights in whose place they train.
+        quantize: `4bit` keeps the layers' own weights in 4 bits (NF4 with double quantization, as
+            QLoRA, Dettmers 2023); they come back in full precision, as they were trained with, when
+            the adapters are merged. Null keeps them as they are.
     """
 
     rank: int
     alpha: float
     dropout: float = 0.0
     targets: list[str] | Literal["all-linear"] = "all-linear"
+    parts: list[str] = field(default_factory=lambda: ["llm"])
+    quantize: Literal["4bit"] | None = None
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"lora.rank is {self.rank}; it is 1 or more")
+        if not self.parts:
+            raise ValueError("lora.parts is empty; name a part, such as llm")
 
-    def layers(self, llm: CausalLM) -> dict[str, nn.Linear]:
-        """Layers of an LM without adapters that get one."""
+    def layers(self, model: nn.Module) -> dict[str, nn.Linear]:
+        """Layers of a model without adapters that get one, by name.
+
+        Raises:
+            ValueError: If there is none, or none that a target names.
+        """
+        keys, outer = PartKeys(self.parts, "lora.parts"), heads(model)
         linear = {
-            name: layer
-            for name, layer in llm.model.named_modules()
-            if isinstance(layer, nn.Linear) and layer is not llm.head()
+            f"{part}.{name}": layer
+            for part, module in parts_of(model).items()
+            for name, layer in module.named_modules()
+            if isinstance(layer, nn.Linear)
+            and not any(layer is head for head in outer)
+            and keys.of(f"{part}.{name}.weight") is not None
         }
+        if not linear:
+            raise ValueError(f"lora.parts: {', '.join(self.parts)} has no linear layer")
         if self.targets == "all-linear":
             return linear
         ends = {target: f".{target}" for target in self.targets}
         for target, end in ends.items():
-            if not any(f".{name}".endswith(end) for name in linear):
+            if not any(name.endswith(end) for name in linear):
                 known = sorted({name.rsplit(".", 1)[-1] for name in linear})
                 raise ValueError(f"lora.targets: no linear layer {target!r} among {known}")
-        return {n: each for n, each in linear.items() if f".{n}".endswith(tuple(ends.values()))}
+        return {n: each for n, each in linear.items() if n.endswith(tuple(ends.values()))}
 
-    def size(self, llm: CausalLM) -> int:
+    def size(self, model: nn.Module) -> int:
         """Weights of all adapters."""
-        layers = self.layers(llm).values()
+        layers = self.layers(model).values()
         return sum(self.rank * (each.in_features + each.out_features) for each in layers)
 
-    def check(self, llm: CausalLM) -> None:
+    def check(self, model: nn.Module, selection: Selection) -> None:
         """Refuse what cannot be trained.
 
+        Args:
+            model: A model without adapters.
+            selection: What the stage trains.
+
         Raises:
-            ValueError: If peft is not installed, or a target is not there.
+            ValueError: If a package or a target is not there, or a layer has no rate.
         """
         if importlib.util.find_spec("peft") is None:
             raise ValueError("lora needs peft, which is not there: pip install -e '.[lora]'")
-        self.layers(llm)
+        if self.quantize and importlib.util.find_spec("bitsandbytes") is None:
+            raise ValueError(
+                "lora.quantize needs bitsandbytes, which is not there: pip install -e '.[qlora]'"
+            )
+        for name, layer in self.layers(model).items():
+            if self.quantize and layer.in_features % QUANTIZED:
+                raise ValueError(
+                    f"lora.quantize: {name} takes {layer.in_features} features; bitsandbytes gets "
+                    f"layers right that take a multiple of {QUANTIZED}. Leave it out of lora.parts "
+                    "or lora.targets"
+                )
+            if selection.key(f"{name}.weight") is None:
+                raise ValueError(
+                    f"lora: lr has no rate for {name}, at which its adapter would train; give it "
+                    "one, or name fewer layers in lora.parts"
+                )
 
-    def attach(self, llm: CausalLM) -> None:
+    def attach(self, model: nn.Module) -> None:
         """Put adapters in, of which the outputs are zero."""
         from peft import LoraConfig, inject_adapter_in_model
 
-        self.check(llm)
-        config = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,  # pyrefly: ignore[bad-argument-type]
-            lora_dropout=self.dropout,
-            target_modules=list(self.layers(llm)),
-        )
+        layers = self.layers(model)
+        for name, layer in layers.items() if self.quantize else ():
+            model.set_submodule(name, in_4_bits(layer))
         with seeded("lora"):
-            inject_adapter_in_model(config, llm.model)
+            for part, module in parts_of(model).items():
+                names = [n.removeprefix(f"{part}.") for n in layers if n.startswith(f"{part}.")]
+                config = LoraConfig(
+                    r=self.rank,
+                    lora_alpha=self.alpha,  # pyrefly: ignore[bad-argument-type]
+                    lora_dropout=self.dropout,
+                    target_modules=names,
+                )
+                if names:
+                    inject_adapter_in_model(config, module)
+
+
+def heads(model: nn.Module) -> list[nn.Linear]:
+    """Output layers of a model's LMs."""
+    return [part.head() for part in parts_of(model).values() if isinstance(part, CausalLM)]
+
+
+def in_4_bits(layer: nn.Linear) -> nn.Linear:
+    """The layer with its weights in 4 bits."""
+    from bitsandbytes.nn import Linear4bit  # pyrefly: ignore[missing-import]
+
+    small = Linear4bit(
+        layer.in_features,
+        layer.out_features,
+        bias=layer.bias is not None,
+        compute_dtype=layer.weight.dtype,
+        quant_type="nf4",
+    )
+    # Its kernel for CPUs rounds to bfloat16 in evaluation alone, and takes few widths.
+    small.support_avx512bf16_for_cpu = False
+    small.load_state_dict(layer.state_dict())
+    return small.to(layer.weight.device)
+
+
+def in_full(layer: nn.Linear) -> nn.Linear:
+    """A layer in 4 bits with the weights that it computes with; another one as it is."""
+    state = getattr(layer.weight, "quant_state", None)
+    if state is None:
+        return layer
+    from bitsandbytes.functional import dequantize_4bit  # pyrefly: ignore[missing-import]
+
+    bias = layer.bias is not None
+    full = nn.Linear(layer.in_features, layer.out_features, bias, layer.weight.device, state.dtype)
+    full.weight = nn.Parameter(dequantize_4bit(layer.weight.data, state))
+    if bias:
+        full.bias = layer.bias
+    return full
 
 
 def adapters(module: nn.Module) -> dict[str, Any]:
@@ -85,8 +170,9 @@ def adapters(module: nn.Module) -> dict[str, Any]:
     return {name: each for name, each in module.named_modules() if hasattr(each, "lora_A")}
 
 
-def merge(llm: CausalLM) -> None:
+def merge(model: nn.Module) -> None:
     """Add the adapters to the weights of their layers, and take them out."""
-    for name, layer in adapters(llm.model).items():
+    for name, layer in adapters(model).items():
+        layer.base_layer = in_full(layer.get_base_layer())
         layer.merge()
-        llm.model.set_submodule(name, layer.get_base_layer())
+        model.set_submodule(name, layer.get_base_layer())

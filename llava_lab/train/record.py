@@ -2,12 +2,14 @@
 
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from llava_lab.core.progress import BAR_SECONDS, progress
+from llava_lab.train.parts import Selection, names_of, parts_of, weights_of_part
 from llava_lab.train.stage import Stage
 
 EDGE = 10  # steps that the first and the last loss are a mean of
@@ -107,36 +109,30 @@ class Record(Callback):
 
     def flops(self, model: Any) -> float:
         """Floating-point operations of what was computed; stored features cost nothing."""
-        counts = self.counts
-        seen = {
-            "encoder": counts["encoded_tokens"],
-            "connector": counts["connected_tokens"],
-            "llm": counts["lm_tokens"],
-        }
-        costs = part_costs(seen, self.stage.lr, frozen=self.stage.lora is not None)
-        return sum(float(cost) * model.size(name) for name, cost in costs.items())
+        costs = part_costs(model, self.stage.selection, model.seen(self.counts))
+        return sum(costs.values())
 
 
-def part_costs(
-    seen: dict[str, int], rates: dict[str, float], frozen: bool = False
-) -> dict[str, int]:
-    """Operations a weight of each part, in matrix products with weights; attention scores apart.
+def part_costs(model: Any, selection: Selection, seen: Mapping[str, int]) -> dict[str, float]:
+    """Operations of each part, in matrix products with weights; attention scores apart.
 
-    A part of N weights costs 2 N a token forward, 2 N more for the gradient of its inputs where
-    something before it or in it trains, and 2 N for the gradient of its weights where it trains
-    itself. Embeddings are looked up and count once, as the output layer.
+    A weight costs 2 a token forward; 2 more for the gradient of its inputs, if it stands behind
+    one that trains, or is one; and 2 for its own gradient where it trains itself. Embeddings are
+    looked up and count once, as the output layer. What adapters compute themselves is left out.
 
     Args:
-        seen: Tokens that each part sees, in the order of the way.
-        rates: Parts that train.
-        frozen: Whether of the LM only adapters do, of which the own cost is left out.
+        model: The model without adapters.
+        selection: What trains.
+        seen: Tokens that each part sees, in the order in which they are computed.
     """
     costs, before = {}, False
-    for name, tokens in seen.items():
-        trains = name in rates
-        before = before or trains
-        trains = trains and not (frozen and name == "llm")
-        costs[name] = 2 * (1 + before + trains) * tokens
+    parts = parts_of(model)
+    for part, tokens in seen.items():
+        weights = 0
+        for weight, names in names_of(weights_of_part(part, parts[part])):
+            before = before or selection.key(*names) is not None
+            weights += weight.numel() * (1 + before + selection.trains(*names))
+        costs[part] = 2.0 * weights * tokens
     return costs
 
 

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from llava_lab.data.modules.stage import StageDataModule
-from llava_lab.model.llava import PARTS
-from llava_lab.model.llm import CausalLM
 from llava_lab.train.feature_store import store_features
-from llava_lab.train.lora import Lora, merge
+from llava_lab.train.lora import Lora, heads, merge
 from llava_lab.train.loss import Loss
 from llava_lab.train.muon import Muon
 from llava_lab.train.normalize import Normalization, StepLoss
+from llava_lab.train.parts import Selection, names_of, parts_of, train_only, weights_of
 from llava_lab.train.recompute import keep_products
 
 
@@ -28,12 +27,15 @@ class Stage(Callback):
     Args:
         data: What the stage reads.
         loss: What is minimised.
-        lr: Peak learning rate of each part that trains: encoder, connector, llm, newline, and
-            loss where the loss has weights of its own. A part without a rate, or with null, is
-            frozen.
+        lr: Peak learning rates by part: any part of the model, and `loss` where the loss has
+            weights of its own; `{connector: 1e-3}`. A key may go on below a part,
+            `encoder.blocks.20-23` or `llm.self_attn`: its words are those of a weight's name in
+            order, of which some may be left out. Of the keys that choose a weight the one of most
+            words decides. What has no rate, or null, is frozen.
         lr_scale: All rates times this: a scale's models may learn at other rates than the
             published ones, but at the same ratios between parts.
-        frozen: Parts that stay frozen although they have a rate: what a scale has no budget for.
+        frozen: Parts, or keys below them, that stay frozen although they have a rate: what a scale
+            has no budget for.
         schedule: How the rate falls after warm-up: to zero along a cosine or a line, or not.
         warmup_ratio: Share of the steps in which the rate rises from zero, as transformers counts.
         weight_decay: Of all weight matrices.
@@ -46,7 +48,7 @@ class Stage(Callback):
             layer's input (true), which costs a forward pass more; or all but what attention and
             the matrix products gave (`products`; products narrower than their input apart), which
             costs next to nothing and more than halves the memory of activations.
-        lora: Adapters that train in place of the LM's weights, at the LM's rate, or null.
+        lora: Adapters that train in place of weights, at their rates, or null.
         normalization: What the loss of an optimizer step is. `step`: the sum over all its
             supervised tokens (pairs, pictures) divided by their number, so that it is the same
             however the step is split into micro-batches and over devices. `micro_batch`: the mean
@@ -73,22 +75,13 @@ class Stage(Callback):
         normalization: Normalization = "step",
         trainer: dict[str, Any] | None = None,
     ):
-        known = (*PARTS, "loss")
-        if unknown := sorted({*lr, *frozen} - set(known)):
-            raise ValueError(f"unknown part {unknown[0]!r}. Parts are {', '.join(known)}")
-        self.lr = {
-            name: lr_scale * rate
-            for name, rate in lr.items()
-            if rate is not None and name not in frozen
-        }
-        if not self.lr:
-            raise ValueError(f"lr: no part trains. Parts are {', '.join(known)}")
+        adapted = () if lora is None else lora.parts
+        self.selection = Selection(lr, frozen, adapted, lr_scale)
+        self.lr = self.selection.lr
         self.data, self.loss, self.schedule = data, loss, schedule
         self.warmup_ratio, self.weight_decay = warmup_ratio, weight_decay
         self.optimizer, self.betas = optimizer, betas
         self.gradient_checkpointing = gradient_checkpointing
-        if lora is not None and "llm" not in self.lr:
-            raise ValueError("lora: lr has no llm, at whose rate the adapters would train")
         self.lora, self.normalization = lora, normalization
         self.trainer_options = dict(trainer or {})
         self.model: Any = None
@@ -143,68 +136,88 @@ class Stage(Callback):
             )
         # Devices may share the statistics of batch norm (`sync_batchnorm`), micro-batches not.
         synced = getattr(trainer.strategy, "_layer_sync", None) is not None and micro == world
-        for name in () if synced else self.lr.keys() - {"loss"}:
-            layers = model.part(name).modules()
-            if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers):
-                raise ValueError(
-                    f"stages.{data.name}: the {name} has batch norm, whose statistics are those of "
-                    f"a micro-batch, and this step is split into {micro} ({world} devices); train "
-                    "on one device with micro_batch_size=null, or on GPUs with it and "
-                    "trainer.sync_batchnorm=true, or set normalization=micro_batch"
-                )
+        if not synced and (name := self._batch_norm(model)) is not None:
+            raise ValueError(
+                f"stages.{data.name}: the {name} has batch norm, whose statistics are those of "
+                f"a micro-batch, and this step is split into {micro} ({world} devices); train "
+                "on one device with micro_batch_size=null, or on GPUs with it and "
+                "trainer.sync_batchnorm=true, or set normalization=micro_batch"
+            )
+
+    def _batch_norm(self, model: nn.Module) -> str | None:
+        """The part with a batch norm that would train, if there is one."""
+        for part, module in parts_of(model).items():
+            for name, layer in module.named_modules(prefix=part):
+                kind = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+                if kind and self.selection.trains(f"{name}.weight"):
+                    return part
+        return None
 
     def prepare(self, model: Any) -> None:
-        """What `setup` does without a trainer."""
+        """What `setup` does without a trainer.
+
+        Raises:
+            ValueError: If a key of a weight chooses none.
+        """
         self.model = model
         model.loss, model.step_loss = self.loss, StepLoss(self.loss, self.normalization)
         model.optimizers_of_stage = self.optimizers
-        for name in (*PARTS, "loss"):
-            part = model.part(name)
-            if name in self.lr and not model.size(name):
-                raise ValueError(f"lr: the model has no {name} to train")
-            part.requires_grad_(name in self.lr)
-            part.train(name in self.lr)
-        if self.lora is not None:
-            for name, weight in model.llm.named_parameters():
-                weight.requires_grad_("lora_" in name)
+        self.selection.check(model, self.loss)
+        for weight, names in names_of(weights_of(model, self.loss)):
+            weight.requires_grad_(self.selection.trains(*names))
+        self._set_modes(model)
         if self.gradient_checkpointing:
             kept = (
                 {"context_fn": keep_products} if self.gradient_checkpointing == "products" else {}
             )
             model.llm.model.gradient_checkpointing_enable({"use_reentrant": False, **kept})
 
+    def _set_modes(self, model: nn.Module) -> None:
+        for part in (*parts_of(model).values(), self.loss):
+            train_only(part, training=False)
+
     def check(self, model: Any) -> None:
-        """Refuse what cannot be trained, before anything is spent."""
+        """Refuse what cannot be trained here, before anything is spent."""
         if self.lora is not None:
-            self.lora.check(model.llm)
+            self.lora.check(model, self.selection)
+
+    def check_keys(self, model: nn.Module) -> None:
+        """Refuse keys of weights that choose none.
+
+        Raises:
+            ValueError: Names the stage and the key.
+        """
+        try:
+            self.selection.check(model, self.loss)
+        except ValueError as problem:
+            raise ValueError(f"stages.{self.name}.{problem}") from None
 
     def begin(self, model: Any) -> None:
         """Put adapters in, where the stage trains some."""
         if self.lora is not None:
-            self.lora.attach(model.llm)
+            self.selection.check(model, self.loss)
+            self.lora.check(model, self.selection)
+            self.lora.attach(model)
         self.prepare(model)
 
     def finish(self, model: Any) -> None:
         """Merge the adapters."""
-        merge(model.llm)
+        merge(model)
 
     def size(self, model: Any) -> int:
-        """Weights that the stage trains."""
-        sizes = {name: model.size(name) for name in self.lr if name in PARTS}
-        if self.lora is not None:
-            sizes["llm"] = self.lora.size(model.llm)
-        return sum(sizes.values())
+        """Weights that the stage trains, without those of its loss."""
+        adapters = 0 if self.lora is None else self.lora.size(model)
+        every = names_of(weights_of(model, nn.Module()))
+        own = (weight.numel() for weight, names in every if self.selection.trains(*names))
+        return adapters + sum(own)
 
     def keeps(self, name: str) -> bool:
         """Whether a checkpoint holds this tensor: it cannot be had from the stage before."""
-        if self.lora is not None and name.startswith("llm."):
-            return "lora_" in name
-        return name.startswith(("loss.", *(f"{part}." for part in self.lr)))
+        return name.startswith("loss.") or self.selection.trains(name)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Keep frozen parts in evaluation mode: Lightning has just set all to training."""
-        for name in (*PARTS, "loss"):
-            pl_module.part(name).train(name in self.lr)
+        self._set_modes(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -215,11 +228,12 @@ class Stage(Callback):
                 optimizer.zero_grad()
 
     def groups(self) -> Iterator[dict[str, Any]]:
-        """Parameter groups: each part's hidden, other decayed and undecayed weights at its rate."""
+        """Parameter groups: each key's hidden, other decayed and undecayed weights at its rate."""
+        named = names_of(weights_of(self.model, self.loss))
+        keys = [(self.selection.key(*names), weight) for weight, names in named]
+        hidden = _hidden(self.model) if self.optimizer == "muon" else set()
         for name, rate in self.lr.items():
-            part = self.model.part(name)
-            weights = [weight for weight in part.parameters() if weight.requires_grad]
-            hidden = _hidden(part) if self.optimizer == "muon" else set()
+            weights = [each for key, each in keys if key == name and each.requires_grad]
             kinds = [
                 ([w for w in weights if w in hidden], self.weight_decay, True),
                 ([w for w in weights if w.ndim > 1 and w not in hidden], self.weight_decay, False),
@@ -257,27 +271,19 @@ class Stage(Callback):
         return max(0.0, 1.0 - done) if self.schedule == "linear" else 1.0
 
     def trained(self, model: Any) -> dict[str, Tensor]:
-        """The weights of the parts that this stage trains, under the model's names."""
-        return {
-            f"{name}.{key}": tensor
-            for name in self.lr
-            if name in PARTS
-            for key, tensor in _state(model.part(name)).items()
-        }
+        """The tensors that this stage has changed, under the model's names; those tied once."""
+        tied: dict[int, list[tuple[str, Tensor]]] = {}
+        for part, module in parts_of(model).items():
+            for name, tensor in module.state_dict(prefix=f"{part}.").items():
+                tied.setdefault(tensor.data_ptr(), []).append((name, tensor))
+        return dict(
+            named[0]
+            for named in tied.values()
+            if self.selection.key(*(name for name, _ in named)) is not None
+        )
 
 
-def _hidden(part: nn.Module) -> set[Tensor]:
-    """The matrices of a part's linear layers, without an LM's output layer."""
-    outer: set[Tensor] = set(part.head().parameters()) if isinstance(part, CausalLM) else set()
-    return {m.weight for m in part.modules() if isinstance(m, nn.Linear)} - outer
-
-
-def _state(part: nn.Module) -> dict[str, Tensor]:
-    """A part's tensors, those that share memory (tied embeddings) once."""
-    seen: set[int] = set()
-    state = {}
-    for key, tensor in part.state_dict().items():
-        if tensor.data_ptr() not in seen:
-            state[key] = tensor
-            seen.add(tensor.data_ptr())
-    return state
+def _hidden(model: nn.Module) -> set[Tensor]:
+    """The matrices of linear layers, without an LM's output layer."""
+    outer = {weight for head in heads(model) for weight in head.parameters()}
+    return {m.weight for m in model.modules() if isinstance(m, nn.Linear)} - outer

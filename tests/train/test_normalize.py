@@ -35,6 +35,7 @@ LENGTHS = [9, 3, 14, 5, 21, 4, 7]  # tokens of rows that are put together in one
 
 @pytest.fixture
 def model() -> Llava:
+    torch.manual_seed(0)
     options = {"embed_dim": 32, "depth": 1, "num_heads": 4, "mlp_ratio": 2}
     encoder = TimmEncoder("vit_tiny_patch16_224", -1, False, False, 64, None, options)
     llm = CausalLM(None, "v1", pretrained=False, config=CONFIG, tokenizer="asset:tokenizer")

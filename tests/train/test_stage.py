@@ -66,7 +66,7 @@ def test_a_scale_scales_rates_and_freezes_parts(model: Llava) -> None:
     with pytest.raises(ValueError, match="no part trains"):
         Stage(None, NextToken(), {"llm": 1.0}, frozen=("llm",))
     with pytest.raises(ValueError, match="unknown part 'lm'"):
-        Stage(None, NextToken(), {"llm": 1.0}, frozen=("lm",))
+        Stage(None, NextToken(), {"llm": 1.0}, frozen=("lm",)).prepare(model)
 
 
 def test_muon_moves_hidden_matrices_and_adamw_the_rest(model: Llava) -> None:
@@ -151,9 +151,9 @@ def test_schedules_equal_those_of_transformers(schedule: str, theirs) -> None:
         assert stage.factor(step, steps) == pytest.approx(wanted(step), abs=1e-12)
 
 
-def test_an_unknown_part_is_refused() -> None:
+def test_an_unknown_part_is_refused(model: Llava) -> None:
     with pytest.raises(ValueError, match="unknown part 'vision'"):
-        Stage(None, NextToken(), {"vision": 1e-3})
+        Stage(None, NextToken(), {"vision": 1e-3}).prepare(model)
     with pytest.raises(ValueError, match="no part trains"):
         Stage(None, NextToken(), {})
 
