@@ -1,0 +1,245 @@
+"""Layers become one tree before any class is looked at; references are resolved in it last."""
+
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from llava_lab.experiment.compose import (
+    differences,
+    expand_keys,
+    long,
+    merge,
+    override,
+    read_layer,
+    read_value,
+    short,
+    write_value,
+)
+from llava_lab.experiment.experiment import Experiment
+from llava_lab.experiment.layers import read_layers
+from llava_lab.experiment.references import resolve
+
+MLP, LINEAR = "pkg.MLP", "pkg.Linear"
+
+
+def written(folder: Path, **texts: str) -> dict[str, Path]:
+    paths = {}
+    for name, text in texts.items():
+        paths[name] = folder / f"{name}.yaml"
+        paths[name].write_text(text)
+    return paths
+
+
+def test_both_forms_are_one_tree() -> None:
+    in_full = {"a": [{"class_path": MLP, "init_args": {"depth": 2, "in": {"class_path": LINEAR}}}]}
+    brief = {"a": [{"class_path": MLP, "depth": 2, "in": {"class_path": LINEAR}}]}
+    assert short(in_full) == short(brief) == brief
+    assert short(long(brief)) == brief
+    with pytest.raises(ValueError, match=r"a\[0\]: depth stands inside of init_args and beside it"):
+        short({"a": [{"class_path": MLP, "depth": 1, "init_args": {"depth": 2}}]})
+
+
+@pytest.mark.parametrize(
+    ("base", "over", "expected"),
+    [
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}, {"a": {"b": 3, "c": 2}}),
+        ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
+        ({"a": [1, 2]}, {"a+": [3]}, {"a": [1, 2, 3]}),
+        ({"a": [{"b": 1}, {"b": 2}]}, {"a": {"1": {"b": 3}}}, {"a": [{"b": 1}, {"b": 3}]}),
+        ({"a": {"b": 1}}, {"a": None}, {"a": None}),
+        ({"a": None}, {"a": {"b": 1}}, {"a": {"b": 1}}),
+        # The same class keeps its arguments, another one takes none of them.
+        (
+            {"a": {"class_path": MLP, "depth": 2}},
+            {"a": {"class_path": MLP, "bias": True}},
+            {"a": {"class_path": MLP, "depth": 2, "bias": True}},
+        ),
+        (
+            {"a": {"class_path": MLP, "depth": 2}},
+            {"a": {"class_path": LINEAR}},
+            {"a": {"class_path": LINEAR}},
+        ),
+        ({"a": {"class_path": MLP, "depth": 2}}, {"a": LINEAR}, {"a": {"class_path": LINEAR}}),
+        ({"a": MLP}, {"a": {"depth": 3}}, {"a": {"class_path": MLP, "depth": 3}}),
+        # What names no class keeps what it has where one is named.
+        ({"a": {"depth": 2}}, {"a": {"class_path": MLP}}, {"a": {"depth": 2, "class_path": MLP}}),
+        # A rate of a part and one of some of its blocks stand beside each other.
+        (
+            {"lr": {"encoder": 1e-3}},
+            {"lr": {"encoder": {"blocks": {"0-3": 1e-4}}}},
+            {"lr": {"encoder": 1e-3, "encoder.blocks.0-3": 1e-4}},
+        ),
+    ],
+)
+def test_later_layers_win(base: dict, over: dict, expected: dict) -> None:
+    assert resolve(merge(base, over)) == expected
+
+
+def test_what_is_appended_waits_for_the_list_of_an_earlier_layer() -> None:
+    both = merge({"a+": [2]}, {"a+": [3]})
+    assert resolve(merge({"a": [1]}, both)) == {"a": [1, 2, 3]}
+    assert resolve(both) == {"a": [2, 3]}
+    assert resolve(merge(both, {"a": [4]})) == {"a": [4]}
+    with pytest.raises(ValueError, match=r"a\+: a is no list"):
+        merge({"a": {"b": 1}}, {"a+": [1]})
+
+
+def test_an_option_of_a_list_names_its_entry() -> None:
+    with pytest.raises(ValueError, match=r"list of 1 entries; name the entry by its number: 0\.b"):
+        merge({"a": [{"b": 1}]}, {"a": {"b": 2}})
+
+
+def test_files_extend_files_and_stand_for_classes(tmp_path: Path) -> None:
+    files = written(
+        tmp_path,
+        base="a: {b: 1, c: 2}\npart: connector.yaml\n",
+        connector=f"class_path: {MLP}\ninit_args: {{depth: 2}}\n",
+        other=f"class_path: {MLP}\nbias: false\n",
+        mine="extends: base.yaml\na.b: 3\n",
+        theirs="extends: [base.yaml, mine.yaml]\npart: other.yaml\n",
+    )
+    assert resolve(read_layer(files["mine"])) == {
+        "a": {"b": 3, "c": 2},
+        "part": {"class_path": MLP, "depth": 2},
+    }
+    # A file that stands for a class is all of it, also where the class is the same.
+    assert resolve(read_layer(files["theirs"]))["part"] == {"class_path": MLP, "bias": False}
+    assert resolve(read_layer(files["theirs"]))["a"] == {"b": 3, "c": 2}
+
+
+def test_extends_null_begins_with_nothing() -> None:
+    base = {"config": {"theta": 1e6, "width": 2}}
+    over = {"config": {"extends": None, "width": 3}}
+    assert resolve(merge(base, over)) == {"config": {"width": 3}}
+
+
+def test_a_part_may_extend_another_part_wherever_that_is_changed() -> None:
+    tree = {
+        "train": {"views": {"class_path": MLP, "grid": 1, "base": True}},
+        "ask": {"views": "${train.views}"},
+    }
+    tree = merge(tree, {"ask": {"views": {"grid": 5}}})
+    tree = merge(tree, {"train": {"views": {"base": False}}})
+    assert resolve(tree) == {
+        "train": {"views": {"class_path": MLP, "grid": 1, "base": False}},
+        "ask": {"views": {"class_path": MLP, "grid": 5, "base": False}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (
+            {"a": "${b.c}", "b": {"cc": 1}},
+            r"a: \$\{b\.c\}: there is no option 'b\.c'; did you mean",
+        ),
+        ({"a": {"extends": "${a}"}}, "extends itself"),
+        ({"a": {"extends": "${b}"}, "b": {"extends": "${a}"}}, "extends itself"),
+        ({"a": {"extends": "${c}"}}, "there is no option 'c'"),
+        ({"a": "${b}", "b": "${a}"}, "a"),
+    ],
+)
+def test_a_reference_that_cannot_be_resolved_is_named(tree: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve(tree)
+
+
+def test_a_file_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    files = written(tmp_path, a="extends: b.yaml\n", b="extends: a.yaml\n")
+    with pytest.raises(ValueError, match="extends itself"):
+        read_layer(files["a"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("world: {root: x}", "world: it is called tiny_world"),
+        ("stages: {align: {recipe: {rates: {llm: 1}}}}", r"stages\.align\.recipe: .*beside data"),
+        ("stages.align.rate_scale: 3", r"stages\.align\.rate_scale: it is called lr_scale"),
+        ("data: {policy: {class_path: x.Y}}", r"data\.policy: it is called views"),
+        ("stages: {a: {data: {init_args: {policy: 1}}}}", r"stages\.a\.data\.policy: .* views"),
+    ],
+)
+def test_old_names_are_refused_with_the_new_ones(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"old.yaml: {message}"):
+        read_layer(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("5e-4", 5e-4),
+        ("null", None),
+        ("[1, a]", [1, "a"]),
+        ("{a: 1}", {"a": 1}),
+        ("{2x2, 1x{2,3}, {2,3}x1}", "{2x2, 1x{2,3}, {2,3}x1}"),
+        ("{2x2, 1x2}", "{2x2, 1x2}"),
+        ("(1x1)...(3x3)", "(1x1)...(3x3)"),
+        ("a: b: c", "a: b: c"),
+    ],
+)
+def test_values_of_the_command_line(text: str, value: object) -> None:
+    assert read_value(text) == value
+    assert override(f"x.init_args.y={text}") == {"x": {"y": value}}
+
+
+@pytest.mark.parametrize("value", [1, 1e-5, "1", "null", "a b", "{2x2, 1x2}", [1, "x"], None, True])
+def test_a_value_survives_the_command_line(value: object) -> None:
+    assert read_value(write_value(value)) == value
+
+
+def test_own_files_of_a_scale_follow_the_line_of_experiments(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"extends: {REPOSITORY}/experiments/llava_next_video.yaml\nexperiment: mine\n")
+    small = REPOSITORY / "configs" / "scale" / "tiny.yaml"
+    tree: dict = {}
+    for layer in read_layers([mine, small]):
+        tree = merge(tree, layer)
+    assert tree["experiment"] == "mine" and tree["stages"]["instruct"]["data"]["max_steps"] == 1000
+
+
+def test_dotted_keys_stand_for_nested_ones() -> None:
+    assert expand_keys({"a.b": 1, "a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
+    with pytest.raises(ValueError, match="a name is missing between its dots"):
+        expand_keys({"a..b": 1})
+
+
+def test_differences_are_of_leaves() -> None:
+    left, right = {"a": {"b": 1, "c": [1, 2]}, "d": 1}, {"a": {"b": 2, "c": [1, 2]}, "e": [{}]}
+    assert differences(left, right) == [("a.b", 1, 2), ("d", 1, None), ("e[0]", None, {})]
+
+
+def test_an_experiment_is_a_value() -> None:
+    first = Experiment.read(REPOSITORY / "experiments" / "llava15.yaml")
+    second = first.changed({"model.connector.depth": 3})
+    assert first.config["model"]["connector"]["depth"] == 2
+    assert second.config["model"]["connector"]["depth"] == 3
+    assert [key for key, *_ in differences(first.config, second.config)] == [
+        "model.connector.depth"
+    ]
+    assert Experiment(second.config).config == second.config
+    assert first.run().folder != second.run().folder
+    assert first.changed({"trainer.devices": 2}).run().folder == first.run().folder
+
+
+def test_an_experiment_holds_plain_data_and_classes() -> None:
+    from llava_lab.model.connector.linear import Linear
+
+    first = Experiment.read(REPOSITORY / "experiments" / "llava15.yaml")
+    assert first.changed({"model.connector": Linear}).config["model"]["connector"] == {
+        "class_path": "llava_lab.model.connector.linear.Linear"
+    }
+    with pytest.raises(ValueError, match="is no plain data; give a class and its arguments"):
+        first.changed({"model.connector": Linear(2, 3)})
+
+
+def test_an_experiments_text_is_the_experiment(tmp_path: Path) -> None:
+    first = Experiment.read(REPOSITORY / "experiments" / "llava_next_video_dpo.yaml")
+    path = tmp_path / "again.yaml"
+    path.write_text(first.text())
+    again = Experiment.read(path)
+    assert again.config == first.config and again.run().folder == first.run().folder
