@@ -249,7 +249,7 @@ def test_open_files_with_faults_end_in_one_message(tmp_path: Path, videos: Path)
         read_with(["no row"])
     caption = {"image": "1.jpg", "caption": "A."}
     assert read_with([row], [caption, caption])[0].caption == "A."
-    with pytest.raises(ValueError, match=r"line 2: another caption of '1\.jpg'"):
+    with pytest.raises(ValueError, match=r"line 2: a second caption of '1\.jpg'"):
         read_with([row], [caption, caption | {"caption": "B."}])
     for fault in ("no row", {"caption": "A."}):
         with pytest.raises(ValueError, match="line 1: a caption has `image` and `caption`"):
