@@ -125,11 +125,13 @@ class Fitting:
         finished = None
         if not (self.fresh or last):
             finished = self.run.finished(fingerprints, self.benchmark_fingerprints())
-        return Preview({name: self._find(mark) for name, mark in fingerprints.items()}, finished)
+        return Preview(
+            {name: self._find(fingerprint) for name, fingerprint in fingerprints.items()}, finished
+        )
 
-    def _find(self, mark: str) -> Path | None:
+    def _find(self, fingerprint: str) -> Path | None:
         """Folder of a finished stage that may be reused."""
-        return None if self.fresh else self.run.find(mark)
+        return None if self.fresh else self.run.find(fingerprint)
 
     def fit(self, last: str | None = None) -> Run:
         """Train the stages that are not finished yet, evaluate, and write the results.
@@ -175,14 +177,14 @@ class Fitting:
         run.finish({"stages": summaries, **evaluated, "cost": cost})
         return run
 
-    def _stage(self, stage: Stage, mark: str, before: str | None) -> dict[str, Any]:
+    def _stage(self, stage: Stage, fingerprint: str, before: str | None) -> dict[str, Any]:
         """Find one stage finished, or train it to its end; its weights are in the model after."""
-        found = self._find(mark)
+        found = self._find(fingerprint)
         if found is not None:
-            return self._reuse(stage, mark, found)
+            return self._reuse(stage, fingerprint, found)
         folder, model = self.run.stage(stage.name), self.parts.model
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = StageCheckpoint(folder, mark, stage, self.checkpoint_seconds)
+        checkpoint = StageCheckpoint(folder, fingerprint, stage, self.checkpoint_seconds)
         recorder = Record(stage)
         if self.fresh:
             checkpoint.clear()
@@ -197,16 +199,16 @@ class Fitting:
         if recorder.validated != trainer.global_step and (held := stage.data.val_dataloader()):
             trainer.validate(model, held, verbose=False)
         stage.finish(model)
-        record = {"name": stage.name, "fingerprint": mark, "parent": before, "reused": False}
+        record = {"name": stage.name, "fingerprint": fingerprint, "parent": before, "reused": False}
         record["git"] = git_commit()
         record |= recorder.summary(trainer) | {"rows_skipped": stage.data.skipped}
         if trainer.is_global_zero:
-            save_trained(stage.trained(model), stage_file(folder), mark)
+            save_trained(stage.trained(model), stage_file(folder), fingerprint)
             write_record(folder / "stage.json", record)
             checkpoint.clear()
         return record
 
-    def _reuse(self, stage: Stage, mark: str, found: Path) -> dict[str, Any]:
+    def _reuse(self, stage: Stage, fingerprint: str, found: Path) -> dict[str, Any]:
         """Load a finished stage, and keep it beside this run's others."""
         folder, record = self.run.stage(stage.name), read_stage(found)
         other = record["git"] != git_commit()
@@ -215,8 +217,8 @@ class Fitting:
         if found != folder:
             link(stage_file(found), stage_file(folder))
             link(found / "stage.json", folder / "stage.json")
-        load_trained(self.parts.model, stage_file(folder), mark)
-        StageCheckpoint(folder, mark, stage, 0.0).clear()  # killed before it was
+        load_trained(self.parts.model, stage_file(folder), fingerprint)
+        StageCheckpoint(folder, fingerprint, stage, 0.0).clear()  # killed before it was
         return {**record, "reused": found != folder or record.get("reused", False)}
 
     def _stage_trainer(self, stage: Stage, callbacks: Sequence[Callback]) -> Trainer:
@@ -255,8 +257,8 @@ class Fitting:
         Raises:
             ValueError: If a stage is not finished.
         """
-        for weights, mark in finished_stages(self.run.folder, self.parts.stages):
-            load_trained(self.parts.model, weights, mark)
+        for weights, fingerprint in finished_stages(self.run.folder, self.parts.stages):
+            load_trained(self.parts.model, weights, fingerprint)
 
     def test(self) -> Run:
         """Ask the benchmarks of a finished run again, and write the results."""

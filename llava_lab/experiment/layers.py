@@ -13,7 +13,7 @@ from typing import Any
 from llava_lab.core.ranks import say
 from llava_lab.core.shipped import shipped
 from llava_lab.core.yaml_file import read_mapping
-from llava_lab.experiment.compose import EXTENDS, Tree, override, read_layer
+from llava_lab.experiment.compose import CLASS, EXTENDS, Tree, override, read_layer
 
 TINY = "configs/scale/tiny.yaml"
 
@@ -37,10 +37,20 @@ def read_layers(given: Sequence[Path | str]) -> list[Tree]:
         lineage.insert(experiment + 1, _lineage(tiny))
     found = []
     for each, known in zip(given, lineage, strict=True):
-        found.append(read_layer(each) if isinstance(each, Path) else override(each))
+        found.append(_layer(each))
         if known and not known.get("experiment"):
             found += [read_layer(path) for path in _own_files(known["files"], names)]
     return found
+
+
+def _layer(given: Path | str) -> Tree:
+    layer = read_layer(given) if isinstance(given, Path) else override(given)
+    if CLASS in layer:
+        raise ValueError(
+            f"{given}: describes a {layer[CLASS]}, and not options of an experiment; name the file "
+            f"where it belongs, such as --model.connector={given}"
+        )
+    return layer
 
 
 def _lineage(path: Path) -> dict[str, list[Any]]:

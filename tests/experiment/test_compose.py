@@ -202,6 +202,14 @@ def test_own_files_of_a_scale_follow_the_line_of_experiments(tmp_path: Path) -> 
     assert tree["experiment"] == "mine" and tree["stages"]["instruct"]["data"]["max_steps"] == 1000
 
 
+def test_a_file_of_a_class_is_no_layer() -> None:
+    path = REPOSITORY / "configs" / "connector" / "mlp.yaml"
+    with pytest.raises(ValueError, match=r"describes a .*MLP.*such as --model\.connector="):
+        read_layers([path])
+    (layer,) = read_layers([f"model.connector={path}"])
+    assert layer["model"]["connector"]["class_path"].endswith("MLP")
+
+
 def test_dotted_keys_stand_for_nested_ones() -> None:
     assert expand_keys({"a.b": 1, "a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
     with pytest.raises(ValueError, match="a name is missing between its dots"):
