@@ -111,7 +111,7 @@ class Watch:
 
 
 def ours(options: argparse.Namespace) -> Watch:
-    """The stage's recipe under Lightning's trainer, as `fit` runs it."""
+    """The stage under Lightning's trainer, as `fit` runs it."""
     import torch
     from lightning.pytorch import Callback, Trainer
 
@@ -133,17 +133,8 @@ def ours(options: argparse.Namespace) -> Watch:
     small = {"embed_dim": 24, "depth": 1, "num_heads": 2, "mlp_ratio": 2}
     encoder = TimmEncoder("xcit_nano_12_p16_224", -1, False, False, 64, None, small)
     model = Llava(encoder, MLP, CausalLM(options.lm, "chatml"))
-    kept: Any = {"ours": "products", "ours, keeping": False, "ours, recomputing": True}
     loss = DPO(BETA)
     loss.prepare = lambda *_: None  # the rows below have the reference's numbers
-    recipe = Stage(
-        loss,
-        {"llm": RATE},
-        schedule="constant",
-        warmup_ratio=1 / options.steps,
-        gradient_checkpointing=kept[options.way],
-    )
-    recipe.prepare(model)
     rows = []
     for pair in draw(options.steps, options.batch):
         prompt, *answers = pair.values()
@@ -170,6 +161,16 @@ def ours(options: argparse.Namespace) -> Watch:
         def collate(self, rows: list[Any], part: Any) -> Pairs:
             return Pairs.of(rows)
 
+    kept: Any = {"ours": "products", "ours, keeping": False, "ours, recomputing": True}
+    stage = Stage(
+        Data(options.batch),
+        loss,
+        {"llm": RATE},
+        schedule="constant",
+        warmup_ratio=1 / options.steps,
+        gradient_checkpointing=kept[options.way],
+    )
+
     class Watcher(Callback):
         def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
             watch.keep(module.llm.model)
@@ -179,11 +180,11 @@ def ours(options: argparse.Namespace) -> Watch:
             watch.end()
 
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    callbacks = [recipe, Watcher()]
+    callbacks = [stage, Watcher()]
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", callbacks=callbacks, **dict.fromkeys(quiet, False)
     )
-    trainer.fit(model, datamodule=Data(options.batch))
+    trainer.fit(model, datamodule=stage.data)
     return watch
 
 

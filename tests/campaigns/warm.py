@@ -30,21 +30,20 @@ MODULES = (
 )
 # Functions in which a process may be found, and what it is at then; the innermost one counts.
 PLACES = {
-    ("world/base.py", "generate"): "world",
-    ("data/features.py", "fill"): "features",
-    ("data/reference.py", "fill"): "references",
+    ("tiny_world/base.py", "generate"): "world",
+    ("train/feature_store.py", "fill"): "features",
+    ("train/reference.py", "fill"): "references",
     ("train/checkpoint.py", "save"): "checkpoint",
-    ("llava_lab/cli.py", "_evaluate"): "evaluation",
+    ("experiment/fitting.py", "_evaluate"): "evaluation",
 }
 HANG_SECONDS = 300
 EXPERIMENT = REPOSITORY / "experiments" / "llava_next_video_dpo.yaml"
 IMAGES = REPOSITORY / "experiments" / "llava15.yaml"
 PARTS = REPOSITORY / "experiments" / "tiny_parts.yaml"
-VIDEO = """{stages: {video: {
-  recipe: {loss: {class_path: llava_lab.train.loss.NextToken}, rates: {llm: 1.0e-5}},
-  data: {class_path: llava_lab.data.modules.image.VideoDataModule, init_args: {
-    sources: [{path: "${paths.videos}", images: "${paths.videos_folder}"}],
-    views: "${data.views}", batch_size: 4, max_steps: 6, num_workers: 0}}}}}"""
+VIDEO = """{
+  data: {class_path: VideoDataModule, views: "${data.views}", batch_size: 4, max_steps: 6,
+    sources: [{path: "${paths.videos}", images: "${paths.videos_folder}"}]},
+  loss: NextToken, lr: {llm: 1.0e-5}}"""
 
 
 def load() -> None:
@@ -114,8 +113,8 @@ class Child:
                 ):
                     place = found
                     break
-                if name == "_stage" and frame.f_code.co_filename.endswith("llava_lab/cli.py"):
-                    place = f"stage {frame.f_locals.get('name', '')}"
+                if name == "_stage" and frame.f_code.co_filename.endswith("experiment/fitting.py"):
+                    place = f"stage {frame.f_locals['stage'].name}"
                     break
                 frame = frame.f_back
             self.board[:] = place.encode()[:64].ljust(64, b"\0")
@@ -153,13 +152,13 @@ def options(folder: Path) -> list[str]:
     """A miniature run of align, instruct, video and dpo, with a world of its own."""
     stages = ("align", "instruct", "video", "dpo")
     values = {
-        "world.root": folder / "world",
-        "world.train_images": 24,
-        "world.eval_images": 4,
-        "world.text_rows": 8,
-        "video_world.root": folder / "videos",
-        "video_world.train_videos": 4,
-        "video_world.eval_videos": 2,
+        "tiny_world.root": folder / "world",
+        "tiny_world.train_images": 24,
+        "tiny_world.eval_images": 4,
+        "tiny_world.text_rows": 8,
+        "tiny_videos.root": folder / "videos",
+        "tiny_videos.train_videos": 4,
+        "tiny_videos.eval_videos": 2,
         "paths.root": folder / "world",
         "paths.video_root": folder / "videos",
         "runs": folder / "runs",
@@ -175,17 +174,22 @@ def options(folder: Path) -> list[str]:
         **{f"stages.{name}.data.max_steps": 6 for name in stages},
         **{f"stages.{name}.data.batch_size": 4 for name in stages},
     }
-    return ["-c", str(EXPERIMENT), "-c", VIDEO, *(f"--{k}={v}" for k, v in values.items())]
+    return [
+        "-c",
+        str(EXPERIMENT),
+        f"--stages.video={VIDEO}",
+        *(f"--{k}={v}" for k, v in values.items()),
+    ]
 
 
 def images_options(folder: Path) -> list[str]:
     """The smallest run: align and instruct on pictures."""
     stages = ("align", "instruct")
     values = {
-        "world.root": folder / "world",
-        "world.train_images": 12,
-        "world.eval_images": 2,
-        "world.text_rows": 4,
+        "tiny_world.root": folder / "world",
+        "tiny_world.train_images": 12,
+        "tiny_world.eval_images": 2,
+        "tiny_world.text_rows": 4,
         "tiny_videos": "null",
         "paths.root": folder / "world",
         "runs": folder / "runs",
@@ -203,11 +207,11 @@ def images_options(folder: Path) -> list[str]:
 def parts_options(folder: Path) -> list[str]:
     """A miniature run of contrast, lists, facts and language."""
     values = {
-        "world.root": folder / "world",
-        "world.train_images": 24,
-        "world.eval_images": 4,
-        "world.text_rows": 24,
-        "world.tiles": 8,
+        "tiny_world.root": folder / "world",
+        "tiny_world.train_images": 24,
+        "tiny_world.eval_images": 4,
+        "tiny_world.text_rows": 24,
+        "tiny_world.tiles": 8,
         "paths.root": folder / "world",
         "runs": folder / "runs",
         "checkpoint_seconds": 0,
