@@ -3,30 +3,27 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jsonargparse._util import import_object
+from llava_lab.cli.verb import verb_parser
 
-from llava_lab.experiment.experiment import Experiment
-from llava_lab.experiment.options import DEFAULT_CLASSES
-from llava_lab.experiment.parser import LabParser
+if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
+    from llava_lab.experiment.experiment import Experiment
 
 EPILOG = """
 Everything else that begins with -- is an option of the experiment, such as
 --model.connector.depth=3 or --stages.instruct.data.views.grids 3x3. Files and options are applied
 in the order in which they stand, and later ones win. --print_config shows all options with their
-values; --CLASS.help those of a class: --llava_lab.model.connector.mlp.MLP.help
+values; --model.help, --stages.help and --data.help say what may stand there, and --CLASS.help what
+a class takes: --llava_lab.model.connector.mlp.MLP.help
 """
 
 
 def experiment_parser(verb: str, description: str) -> argparse.ArgumentParser:
     """The parser of a verb that takes an experiment."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m llava_lab {verb}",
-        description=description,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = verb_parser(verb, description)
+    parser.epilog, parser.allow_abbrev = EPILOG, False
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "-c", "--config", metavar="FILE", action="append", default=[], help="YAML file; repeatable"
     )
@@ -43,12 +40,11 @@ def split(
     """
     own: list[str] = []
     layers: list[Path | str] = []
-    flags = {flag: action for action in parser._actions for flag in action.option_strings}
+    flags = parser._option_string_actions
     waiting = list(arguments)
     while waiting:
         argument = waiting.pop(0)
         name, equals, value = argument.partition("=")
-        name = _flag(name, flags)
         if name.endswith(".help"):
             print_class_help(name.removeprefix("--").removesuffix(".help"))
             raise SystemExit(0)
@@ -87,25 +83,24 @@ def _taken(action: argparse.Action, waiting: list[str]) -> list[str]:
 
 def print_class_help(name: str) -> None:
     """Print the arguments of a class, which may be one that experiments name by default."""
+    from jsonargparse._util import import_object
+
+    from llava_lab.experiment.options import DEFAULT_CLASSES
+    from llava_lab.experiment.parser import LabParser
+
     parser = LabParser(prog=f"class_path: {name}")
     parser.add_class_arguments(DEFAULT_CLASSES.get(name) or import_object(name), sub_configs=True)
     parser.print_help()
 
 
-def _flag(name: str, flags: dict[str, argparse.Action]) -> str:
-    """A flag as the parser has it: with dashes or underscores, whichever was written."""
-    for other in (name, name.replace("_", "-"), "--" + name[2:].replace("-", "_")):
-        if other in flags:
-            return other
-    return name
-
-
-def read_experiment(layers: Sequence[Path | str]) -> Experiment:
+def read_experiment(layers: Sequence[Path | str]) -> "Experiment":
     """The experiment of files and overrides.
 
     Raises:
         ValueError: If there is no file.
     """
+    from llava_lab.experiment.experiment import Experiment
+
     if not any(isinstance(layer, Path) for layer in layers):
         raise ValueError("which experiment? Name one, such as -c experiments/llava15.yaml")
     return Experiment.read_layers(layers)

@@ -3,14 +3,17 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llava_lab.cli.arguments import experiment_parser, split
+from llava_lab.cli.arguments import experiment_parser, read_experiment, split
 from llava_lab.cli.fit import quiet
 from llava_lab.cli.verb import one_message
 from llava_lab.experiment.compose import differences, write_value
-from llava_lab.experiment.experiment import Experiment
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.grid import Figure, Grid, show
+
+if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
+    from llava_lab.experiment.experiment import Experiment
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -36,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find(name: str, more: Sequence[Path | str]) -> Experiment:
+def find(name: str, more: Sequence[Path | str]) -> "Experiment":
     """The experiment that a name on the command line stands for.
 
     Args:
@@ -51,19 +54,19 @@ def find(name: str, more: Sequence[Path | str]) -> Experiment:
         return _point(Path(f"{file}.yaml"), point, more)
     path = Path(name)
     path = path / "config.yaml" if path.is_dir() else path
-    return Experiment.read_layers([path, *more])
+    return read_experiment([path, *more])
 
 
-def _point(path: Path, wanted: str, more: Sequence[Path | str]) -> Experiment:
+def _point(path: Path, wanted: str, more: Sequence[Path | str]) -> "Experiment":
     sweep = Sweep.read(path)
     points = {", ".join(each.labels.values()): each for each in reversed(sweep.points())}
     if wanted not in points:
         known = ", ".join(map(repr, reversed(points)))
         raise ValueError(f"{path}: there is no point {wanted!r}; its points are {known}")
-    return Experiment.read_layers(sweep.layers(points[wanted], more))
+    return read_experiment(sweep.layers(points[wanted], more))
 
 
-def differences_grid(left: str, right: str, ours: Experiment, theirs: Experiment) -> Grid:
+def differences_grid(left: str, right: str, ours: "Experiment", theirs: "Experiment") -> Grid:
     """A row for each option that differs."""
     rows = [
         [key, Figure(write_value(a), a), Figure(write_value(b), b)]

@@ -4,16 +4,16 @@ import argparse
 import logging
 import warnings
 from collections.abc import Sequence
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from llava_lab.cli.arguments import experiment_parser, read_experiment, split
-from llava_lab.cli.verb import one_message
+from llava_lab.cli.verb import add_flag, one_message
 from llava_lab.core import ranks
 from llava_lab.core.ranks import say
-from llava_lab.experiment.fitting import Fitting
-from llava_lab.experiment.run import Run
-from llava_lab.report.table import answer_notes, results_tables
+
+if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
+    from llava_lab.experiment.fitting import Fitting
+    from llava_lab.experiment.run import Run
 
 VERBS = {
     "fit": "Train an experiment's stages, evaluate it, write its run; again: finish or reuse it.",
@@ -67,17 +67,24 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     )
     if verb == "fit":
         parser.add_argument("--stage", metavar="NAME", help="stop after this stage")
-        parser.add_argument("--fresh", action="store_true", help="train every stage anew")
-        parser.add_argument(
-            "--dry-run", action="store_true", help="say what would be trained and what reused"
+        add_flag(parser, "--fresh", action="store_true", help="train every stage anew")
+        add_flag(
+            parser,
+            "--dry-run",
+            action="store_true",
+            help="say what would be trained and what reused",
         )
-        parser.add_argument(
-            "--checkpoint-seconds", type=float, default=60.0, help="time between checkpoints"
+        add_flag(
+            parser,
+            "--checkpoint-seconds",
+            type=float,
+            default=60.0,
+            help="time between checkpoints",
         )
     return parser
 
 
-def fit(fitting: Fitting, options: argparse.Namespace) -> None:
+def fit(fitting: "Fitting", options: argparse.Namespace) -> None:
     """Train what is not finished, evaluate, show the results."""
     if options.dry_run:
         say(f"run {fitting.run.folder}")
@@ -91,19 +98,21 @@ def fit(fitting: Fitting, options: argparse.Namespace) -> None:
         show(run)
 
 
-def test(fitting: Fitting, _: argparse.Namespace) -> None:
+def test(fitting: "Fitting", _: argparse.Namespace) -> None:
     """Ask the benchmarks again, show the results."""
     show(fitting.test())
 
 
-def predict(fitting: Fitting, _: argparse.Namespace) -> None:
+def predict(fitting: "Fitting", _: argparse.Namespace) -> None:
     """Answer the questions, say where the answers are."""
+    from llava_lab.report.table import answer_notes
+
     for note in answer_notes({"answered": fitting.predict()}):
         say(note)
     say(f"answers: {fitting.run.folder / 'predictions'}")
 
 
-def validate(fitting: Fitting, _: argparse.Namespace) -> None:
+def validate(fitting: "Fitting", _: argparse.Namespace) -> None:
     """Say the held-out loss."""
     name, loss = fitting.validate()
     say(f"held-out loss of stage {name}: {loss:.4f}")
@@ -112,10 +121,14 @@ def validate(fitting: Fitting, _: argparse.Namespace) -> None:
 RUN = {"fit": fit, "validate": validate, "test": test, "predict": predict}
 
 
-def show(run: Run) -> None:
+def show(run: "Run") -> None:
     """The results as a table, and where they are; by the first process of a job."""
     if not ranks.first():
         return
+    from rich.console import Console
+
+    from llava_lab.report.table import results_tables
+
     console = Console()
     for table in results_tables(run.results):
         console.print(table)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from llava_lab.cli.arguments import experiment_parser, read_experiment, split
 from llava_lab.cli.fit import quiet
-from llava_lab.cli.verb import one_message, positive
-from llava_lab.report.grid import show
-from llava_lab.report.plan import SIZES, TEXT_TOKENS, UTILIZATION, Budget, plan
+from llava_lab.cli.verb import add_flag, one_message, positive
+from llava_lab.report.budget import SIZES, TEXT_TOKENS, UTILIZATION, Budget
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -16,6 +15,9 @@ def main(arguments: Sequence[str]) -> None:
     with one_message():
         quiet()
         options, layers = split(_parser(), arguments)
+        from llava_lab.report.grid import show
+        from llava_lab.report.plan import plan
+
         budget = Budget(
             options.image_size,
             options.frames,
@@ -29,7 +31,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = experiment_parser("plan", "Say what an experiment would build and cost.")
-    parser.add_argument(
+    add_flag(
+        parser,
         "--image-size",
         type=_size,
         default=(640, 480),
@@ -46,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WxH",
         help="follow pictures of these sizes, by default of the usual ones",
     )
-    parser.add_argument(
+    add_flag(
+        parser,
         "--text-tokens",
         type=_text_tokens,
         nargs="+",

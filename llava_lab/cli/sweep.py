@@ -7,10 +7,9 @@ from typing import Any
 
 from llava_lab.cli.arguments import experiment_parser, split
 from llava_lab.cli.fit import quiet
-from llava_lab.cli.verb import one_message, positive
+from llava_lab.cli.verb import add_flag, one_message, positive
 from llava_lab.core.messages import explained
 from llava_lab.experiment.sweep import Layers, Point, Sweep
-from llava_lab.experiment.sweeping import preview, run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,13 +24,18 @@ def main(arguments: Sequence[str]) -> None:
         parser.add_argument("sweep", type=Path, help="sweep file, such as sweeps/connector.yaml")
         parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
         parser.add_argument("--jobs", type=positive, default=1, help="points at once")
-        parser.add_argument(
-            "--dry-run", action="store_true", help="list the points and what each would reuse"
+        add_flag(
+            parser,
+            "--dry-run",
+            action="store_true",
+            help="list the points and what each would reuse",
         )
         parser.add_argument(
             "--format", choices=("text", "json"), default="text", help="of --dry-run's list"
         )
         options, more = split(parser, arguments)
+        from llava_lab.experiment.sweeping import run
+
         sweep = Sweep.read(options.sweep)
         if options.dry_run:
             dry_run(sweep, options.runs, more, options.format)
@@ -54,6 +58,8 @@ def dry_run(sweep: Sweep, runs: Path, more: Layers, form: str) -> None:
 
 def _would(sweep: Sweep, runs: Path, point: Point, more: Layers) -> dict[str, Any]:
     """A point, and what its fit would do."""
+    from llava_lab.experiment.sweeping import preview
+
     known = {"labels": point.labels, "seed": point.seed, "options": point.options}
     try:
         found = preview(sweep, runs, point, more)

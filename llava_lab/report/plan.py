@@ -5,7 +5,6 @@ no weights, data or GPU are needed. Every figure stands with its formula.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,10 +15,9 @@ from llava_lab.data.views.video import TEXT_TOKENS as VIDEO_TEXT
 from llava_lab.data.views.video import Frames
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.model.llava import Llava
+from llava_lab.report.budget import Budget
 from llava_lab.report.grid import Grid, figure
 from llava_lab.report.plan_costs import (
-    TEXT_TOKENS,
-    UTILIZATION,
     activations,
     hours_rows,
     memory_rows,
@@ -30,39 +28,7 @@ from llava_lab.report.table import PAPER, published_grids
 from llava_lab.train.parts import parts_of
 from llava_lab.train.stage import Stage
 
-SIZES = (
-    *((336, 336), (300, 200), (333, 500), (500, 375), (640, 480), (480, 640), (1024, 683)),
-    *((1920, 1080), (1080, 1920), (672, 672), (2000, 500), (500, 2000)),
-)
 FRAMES, STRIDES, LENGTHS = (4, 8, 16, 32, 56, 64), (1, 2, 3, 4, 6), (4096, 8192)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a plan assumes.
-
-    Attributes:
-        image_size: Width and height of the picture, or of the video's frames, in pixels.
-        frames: Frames of a video; None plans a picture.
-        text_tokens: Text tokens of a row by stage; "" is for all others.
-        devices: Devices that share the memory.
-        utilization: Share of a device's peak that training reaches.
-    """
-
-    image_size: tuple[int, int] = (640, 480)
-    frames: int | None = None
-    text_tokens: Mapping[str, int] = field(default_factory=dict)
-    devices: int = 8
-    utilization: float = UTILIZATION
-
-    def text(self, stage: str) -> int:
-        """Text tokens of a row of a stage."""
-        return self.text_tokens.get(stage, self.text_tokens.get("", TEXT_TOKENS))
-
-    def size(self, views: Views) -> tuple[int, ...]:
-        """What a row shows: width and height, and of a video its frames."""
-        shown = self.frames is not None and views.videos
-        return (*self.image_size, self.frames) if shown and self.frames else self.image_size
 
 
 def unloaded(experiment: Experiment) -> Experiment:

@@ -16,11 +16,8 @@ from llava_lab.train.stage import Stage
 
 GIBI = 2**30
 Row = list[str | Figure]  # what, value, formula
-TEXT_TOKENS = 256
-# Peak of dense bf16 products in FLOP/s (NVIDIA's data sheets), and the share of it that training
-# reaches: that of LLaVA-1.5-7B's published first stage.
+# Peak of dense bf16 products in FLOP/s (NVIDIA's data sheets).
 PEAKS = {"A100": 312e12, "H100": 989e12}
-UTILIZATION = 0.3
 # Rows of the published files, where a file itself is not at hand.
 PUBLISHED_ROWS = {
     "LLaVA-CC3M-Pretrain-595K/chat.json": 595_375,

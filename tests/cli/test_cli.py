@@ -257,3 +257,21 @@ def test_files_in_configs_spell_out_every_argument() -> None:
         module, name = config["class_path"].rsplit(".", 1)
         wanted = inspect.signature(getattr(importlib.import_module(module), name)).parameters
         assert set(config) - {"class_path"} == set(wanted), path
+
+
+def test_help_of_a_class_has_its_arguments(capsys: pytest.CaptureFixture) -> None:
+    for name, words in (
+        ("llava_lab.model.connector.mlp.MLP", "Number of linear layers"),
+        ("stages", "What is minimised"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["fit", f"--{name}.help"])
+        assert words in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("arguments", [["--model.connector.depth"], ["-c"], ["--runs"]])
+def test_an_option_without_its_value_is_one_message(
+    arguments: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    said = refused(capsys, *arguments)
+    assert arguments[0] in said

@@ -1,0 +1,41 @@
+"""Budget: what a plan assumes of rows and devices."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SIZES = (
+    *((336, 336), (300, 200), (333, 500), (500, 375), (640, 480), (480, 640), (1024, 683)),
+    *((1920, 1080), (1080, 1920), (672, 672), (2000, 500), (500, 2000)),
+)
+TEXT_TOKENS = 256
+# Share of a device's peak that training reaches: that of LLaVA-1.5-7B's published first stage.
+UTILIZATION = 0.3
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a plan assumes.
+
+    Attributes:
+        image_size: Width and height of the picture, or of the video's frames, in pixels.
+        frames: Frames of a video; None plans a picture.
+        text_tokens: Text tokens of a row by stage; "" is for all others.
+        devices: Devices that share the memory.
+        utilization: Share of a device's peak that training reaches.
+    """
+
+    image_size: tuple[int, int] = (640, 480)
+    frames: int | None = None
+    text_tokens: Mapping[str, int] = field(default_factory=dict)
+    devices: int = 8
+    utilization: float = UTILIZATION
+
+    def text(self, stage: str) -> int:
+        """Text tokens of a row of a stage."""
+        return self.text_tokens.get(stage, self.text_tokens.get("", TEXT_TOKENS))
+
+    def size(self, views: Any) -> tuple[int, ...]:
+        """What a row shows: width and height, and of a video its frames."""
+        shown = self.frames is not None and views.videos
+        return (*self.image_size, self.frames) if shown and self.frames else self.image_size
