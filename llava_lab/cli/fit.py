@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llava_lab.cli.arguments import experiment_parser, read_experiment, split
 from llava_lab.cli.verb import add_flag, one_message
 from llava_lab.core import ranks
-from llava_lab.core.ranks import say
+from llava_lab.core.progress import say
 
 if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
     from llava_lab.experiment.fitting import Fitting

@@ -4,8 +4,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava_lab.cli.arguments import split
 from llava_lab.cli.verb import one_message, verb_parser
-from llava_lab.experiment.sweep import Sweep
+from llava_lab.experiment.sweep import Layers, Sweep
 from llava_lab.report.grid import show
 from llava_lab.report.plot import plot
 from llava_lab.report.sweep import (
@@ -20,7 +21,7 @@ from llava_lab.report.table import PAPER, table
 FORMATS = ("rich", "md", "csv", "json")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Run the verb; a mistake is one message and exit status 2."""
     parser = verb_parser(
         "table", "Print runs as tables: one by itself, several seeds as their mean, or a sweep."
@@ -41,24 +42,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scores", nargs="+", default=[], metavar="SCORE", help=drawn)
     against = "score to plot against instead of visual tokens, such as dpo/kl of held-out rows"
     parser.add_argument("--x", metavar="SCORE", help=against)
-    options, more = parser.parse_known_args(arguments)
     with one_message():
+        options, more = split(parser, arguments)
         if options.runs_or_sweep[0].suffix == ".yaml":
             sweep_table(options, more)
             return
         if more:
-            parser.error(f"unrecognized arguments: {' '.join(more)}")
+            parser.error(f"unrecognized arguments: {' '.join(map(str, more))}")
         if options.against or options.plot:
             parser.error("--against and --plot are of a sweep: give its file")
         table(options.runs_or_sweep, options.format, options.paper)
 
 
-def sweep_table(options: Namespace, more: Sequence[str]) -> None:
+def sweep_table(options: Namespace, more: Layers) -> None:
     """Print a sweep's table and the published ones, and draw its plot.
 
     Args:
         options: Of the command line.
-        more: Options of fit that the sweep was run with.
+        more: Files and overrides that the sweep was run with.
     """
     path = options.runs_or_sweep[0]
     sweep = Sweep.read(path)

@@ -100,10 +100,11 @@ def line(state: Mapping[str, Any]) -> str:
     done, total, elapsed = state["n"], state["total"], state["elapsed"]
     counted = f"{done:,}" + (f" of {total:,}" if total else "")
     fresh = done - state["initial"]
+    prefix = state["prefix"].removesuffix(": ")  # which tqdm adds to some descriptions
     if total and done >= total:
         when = f"in {tqdm.format_interval(elapsed)}"
     elif total and fresh > 0:
         when = f"{tqdm.format_interval(elapsed * (total - done) / fresh)} left"
     else:
         when = f"since {tqdm.format_interval(elapsed)}"
-    return ", ".join(filter(None, (f"{state['prefix']}: {counted}", when, state["postfix"])))
+    return ", ".join(filter(None, (f"{prefix}: {counted}", when, state["postfix"])))

@@ -18,12 +18,6 @@ def first() -> bool:
     return not any(int(os.environ.get(name) or 0) for name in NAMES)
 
 
-def say(message: str) -> None:
-    """Print one line to the person at the terminal, from the first process of a job."""
-    if first():
-        print(f"llava_lab: {message}", flush=True)
-
-
 def lost(error: BaseException) -> bool:
     """Whether an error means that another process of the job has ended."""
     if "torch" not in sys.modules:  # there is no job, and importing it would take seconds

@@ -44,7 +44,7 @@ def stage_fingerprints(
 
 
 def benchmark_fingerprints(options: Namespace, benchmarks: BenchmarkDataModule) -> dict[str, str]:
-    """Fingerprint of what each benchmark asks and of how it is asked and scored."""
+    """Fingerprint of each benchmark: its questions, how they are asked, and how they are scored."""
     data = without(options.data.init_args.as_dict(), BenchmarkDataModule.idle)
     named = zip(benchmarks.benchmarks, data.pop("benchmarks"), strict=True)
     return {each.name: fingerprint(each.content(), config, data) for each, config in named}

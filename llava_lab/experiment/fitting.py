@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 
 from llava_lab.core.atomic import link
-from llava_lab.core.ranks import say
+from llava_lab.core.progress import say
 from llava_lab.core.records import write_record
 from llava_lab.evaluate.scores import Scores
 from llava_lab.experiment.build import Parts, build, make_worlds
@@ -156,7 +156,7 @@ class Fitting:
         records: list[dict[str, Any]] = []
         before = None
         for name, stage in stages.items():
-            with run.alone(fingerprints[name], name):
+            with run.stage_lock(fingerprints[name], name):
                 records.append(self._stage(stage, fingerprints[name], before))
             before = fingerprints[name]
         if last is not None:

@@ -6,16 +6,18 @@ alone stands in a folder of its name: `configs/scale/tiny.yaml`, then
 `configs/scale/tiny/llava_next_video.yaml`.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_lab.core.ranks import say
+from llava_lab.core import ranks
 from llava_lab.core.shipped import shipped
 from llava_lab.core.yaml_file import read_mapping
 from llava_lab.experiment.compose import CLASS, EXTENDS, Tree, override, read_layer
 
 TINY = "configs/scale/tiny.yaml"
+DEFAULT = "tiny scale (the default); for the published recipe add -c configs/scale/paper.yaml"
 
 
 def read_layers(given: Sequence[Path | str]) -> list[Tree]:
@@ -32,7 +34,8 @@ def read_layers(given: Sequence[Path | str]) -> list[Tree]:
     experiment = next((n for n, each in enumerate(lineage) if each.get("experiment")), None)
     if experiment is not None and not any(each.get("scale") for each in lineage):
         tiny = shipped(TINY)
-        say("tiny scale (the default); for the published recipe add -c configs/scale/paper.yaml")
+        if ranks.first():  # not among what scripts read
+            print(f"llava_lab: {DEFAULT}", file=sys.stderr, flush=True)
         given.insert(experiment + 1, tiny)
         lineage.insert(experiment + 1, _lineage(tiny))
     found = []

@@ -16,6 +16,7 @@ import torch
 from llava_lab.core import ranks
 from llava_lab.core.atomic import plain_name, write
 from llava_lab.core.lock import lock
+from llava_lab.core.progress import say
 from llava_lab.core.records import NUMBER, read_record, write_record
 from llava_lab.core.version import __version__
 from llava_lab.train.stage_weights import stage_file
@@ -56,14 +57,14 @@ class Run:
         identity = f"{scale or 'own'}-seed{seed}-{self.config_sha256[:8]}"
         self.folder = root / experiment / identity
         self.results_file = self.folder / "results.json"
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     def stage(self, name: str) -> Path:
         """Folder of a stage."""
         return self.folder / "stages" / name
 
     def begin(self) -> None:
-        """Make the folder and write the configuration; the first process of a job does."""
+        """Make the folder and write config.yaml, from the first process of a job."""
         path = self.folder / "config.yaml"
         if not ranks.first():
             return
@@ -71,32 +72,32 @@ class Run:
             write(path, self.config)
 
     def find(self, fingerprint: str) -> Path | None:
-        """Folder of a finished stage with this fingerprint, in this run or any other.
+        """Find the folder of a finished stage by its fingerprint, in this run or any other.
 
-        What is damaged is named, and not found: its stage is trained again.
+        A damaged record is named in a warning and skipped: its stage is trained again.
         """
         for path in sorted(self.root.glob("*/*/stages/*/stage.json")):
             try:
                 record = read_stage(path.parent)
             except ValueError as error:
-                self._say(f"{error}")
+                self._warn(f"{error}")
                 continue
             if record["fingerprint"] == fingerprint:
                 return path.parent
         return None
 
-    def _say(self, message: str) -> None:
-        """Say something to the person at the terminal, once."""
-        if message not in self._said:
-            self._said.add(message)
-            print(f"llava_lab: {message}", flush=True)
+    def _warn(self, message: str) -> None:
+        """Print a warning once."""
+        if message not in self._warned:
+            self._warned.add(message)
+            say(message)
 
     @contextmanager
-    def alone(self, fingerprint: str, name: str) -> Iterator[None]:
-        """Keep a stage for this process: another fit that needs it waits and finds it finished.
+    def stage_lock(self, fingerprint: str, name: str) -> Iterator[None]:
+        """Lock a stage so that concurrent fits train it once; the others wait, and reuse it.
 
-        Ranks of one job train a stage together: the first one keeps it for all, and refuses a
-        stage that another job trains, as the others would not wait with it.
+        Ranks of one job train a stage together: the first one takes the lock for all. It refuses a
+        stage that another job is training, since the other ranks would not wait with it.
 
         Args:
             fingerprint: The stage's fingerprint.
@@ -110,16 +111,20 @@ class Run:
             yield
 
     def finished(self, stages: dict[str, str], benchmarks: dict[str, str]) -> Path | None:
-        """Its results.json, if they are those of these stages, benchmarks and package versions.
+        """Path of results.json, if it belongs to these stages, benchmarks and package versions.
 
-        What is damaged is named, and not finished: its benchmarks are asked again.
+        Damaged results are named in a warning and count as missing.
+
+        Args:
+            stages: Fingerprint of each stage.
+            benchmarks: Fingerprint of each benchmark.
         """
         if not self.results_file.is_file():
             return None
         try:
             found = self.results
         except ValueError as error:
-            self._say(f"{error}")
+            self._warn(f"{error}")
             return None
         same = (
             {stage.get("name"): stage.get("fingerprint") for stage in found["stages"]} == stages
@@ -130,16 +135,18 @@ class Run:
             try:
                 read_stage(self.stage(name))
             except (ValueError, FileNotFoundError) as error:
-                self._say(f"{error}")
+                self._warn(f"{error}")
                 return None
-        if same and (odd := self._odd_predictions(found["predictions_sha256"])):
-            self._say(f"{odd}: missing or not what was scored. The benchmarks are asked again.")
+        if same and (changed := self._changed_predictions(found["predictions_sha256"])):
+            self._warn(
+                f"{changed}: missing or not what was scored. The benchmarks are asked again."
+            )
             return None
         return self.results_file if same else None
 
     @property
     def results(self) -> dict[str, Any]:
-        """What results.json says.
+        """Contents of results.json.
 
         Raises:
             ValueError: If it is damaged.
@@ -154,20 +161,20 @@ class Run:
         files = sorted((self.folder / "predictions").glob("*.jsonl"))
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
-    def _odd_predictions(self, wanted: dict[str, str]) -> Path | None:
-        """The first file of predictions that is not as it was; others may lie beside them."""
+    def _changed_predictions(self, wanted: dict[str, str]) -> Path | None:
+        """Find the first file of predictions that has changed since it was scored."""
         there = self._predictions()
-        odd = [name for name, digest in wanted.items() if there.get(name) != digest]
-        return self.folder / "predictions" / odd[0] if odd else None
+        changed = [name for name, digest in wanted.items() if there.get(name) != digest]
+        return self.folder / "predictions" / changed[0] if changed else None
 
     def predicted(self) -> None:
-        """Take note of predictions that were written anew, beside results that are there."""
+        """Record the checksums of new predictions in results.json, if there is one."""
         if self.results_file.is_file():
             found = self.results | {"predictions_sha256": self._predictions()}
             write_record(self.results_file, found)
 
     def finish(self, results: dict[str, Any]) -> Path:
-        """Write results.json; the first process of a job does."""
+        """Write results.json, from the first process of a job."""
         if not ranks.first():
             return self.results_file
         head = {
@@ -178,8 +185,8 @@ class Run:
             "versions": versions(),
             "config_sha256": self.config_sha256,
         }
-        told = {"predictions_sha256": self._predictions()}
-        write_record(self.results_file, {**head, **results, **told})
+        predictions = {"predictions_sha256": self._predictions()}
+        write_record(self.results_file, {**head, **results, **predictions})
         return self.results_file
 
 

@@ -53,7 +53,7 @@ class StageCheckpoint(Callback):
 
     def __init__(self, folder: Path, fingerprint: str, stage: Stage, seconds: float):
         self.folder, self.stage, self.seconds = folder, stage, seconds
-        self.mark = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
+        self.tag = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
         self.random_state: dict[str, Any] | None = None
         self.saved = time.monotonic()
 
@@ -66,7 +66,7 @@ class StageCheckpoint(Callback):
             ValueError: If all of them are damaged.
         """
         files = sorted(self.folder.glob("step-*.ckpt"), reverse=True)
-        own = [file for file in files if file.stem.split("-")[2:3] == [self.mark]]
+        own = [file for file in files if file.stem.split("-")[2:3] == [self.tag]]
         for file in files:
             if file not in own:
                 say(f"{file}: of other options or data, removed")
@@ -133,7 +133,7 @@ class StageCheckpoint(Callback):
         draft = self.folder / "draft.ckpt"
         trainer.save_checkpoint(draft)
         if trainer.is_global_zero:
-            name = f"step-{trainer.global_step:08d}-{self.mark}-{_digest(draft)}.ckpt"
+            name = f"step-{trainer.global_step:08d}-{self.tag}-{_digest(draft)}.ckpt"
             draft.replace(self.folder / name)
             before = sorted(
                 file

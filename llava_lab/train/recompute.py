@@ -15,11 +15,13 @@ ATTENTIONS = (
 
 
 def keep_products() -> Any:
-    """Contexts of a checkpointed layer that keep what is dear to compute again."""
-    return create_selective_checkpoint_contexts(_dear)
+    """Contexts of a checkpointed layer that keep attention and wide matrix products."""
+    return create_selective_checkpoint_contexts(_is_expensive)
 
 
-def _dear(context: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
+def _is_expensive(
+    context: Any, operation: Any, *arguments: Any, **options: Any
+) -> CheckpointPolicy:
     """Attention, and matrix products; but not those that come out narrower than they went in.
 
     Keys and values of few heads are cheap, and nothing in its layer needs the last product.

@@ -92,15 +92,15 @@ def deciding(options: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         options: Options as a parsed configuration has them.
     """
-    told = {
+    chosen = {
         name: value
         for name, value in options.items()
         if name not in (*IDLE, *REFUSED) and value != DEFAULTS[name]
     }
-    callbacks = told.pop("callbacks", None) or []
+    callbacks = chosen.pop("callbacks", None) or []
     callbacks = callbacks if isinstance(callbacks, Sequence) else [callbacks]
     acting = [each for each in callbacks if not issubclass(_kind(each), OBSERVERS)]
-    return {**told, "callbacks": acting} if acting else told
+    return {**chosen, "callbacks": acting} if acting else chosen
 
 
 def _kind(callback: Mapping[str, Any]) -> type:

@@ -14,8 +14,7 @@ EXPERIMENTS = REPOSITORY / "experiments"
 
 def printed(capsys: pytest.CaptureFixture, *arguments: str) -> list[dict]:
     main([*arguments, "--format=json"])
-    out = capsys.readouterr().out
-    return json.loads(out[out.index("[") :])
+    return json.loads(capsys.readouterr().out)
 
 
 def differing(capsys: pytest.CaptureFixture, *arguments: str) -> dict[str, tuple]:
@@ -47,8 +46,7 @@ def test_points_of_a_sweep_and_runs_are_compared(
     run.mkdir()
     experiment = f"{EXPERIMENTS}/llava15.yaml"
     main(["fit", "-c", experiment, "--print_config", "--model.connector.depth=3"])
-    out = capsys.readouterr().out
-    (run / "config.yaml").write_text(out.partition("\n")[2])
+    (run / "config.yaml").write_text(capsys.readouterr().out)
     assert differing(capsys, str(run), experiment) == {"model.connector.depth": (3, 2)}
     main(["diff", experiment, experiment])
     assert "They are the same experiment." in capsys.readouterr().out

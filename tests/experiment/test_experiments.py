@@ -40,7 +40,7 @@ def test_what_is_made_up_is_asked_before_and_after_the_preferences(capsys) -> No
     for name in ("llava_next_video", "llava_next_video_dpo"):
         cli.main(["fit", "-c", f"{REPOSITORY}/experiments/{name}.yaml", "--print_config"])
         out = capsys.readouterr().out
-        config = yaml.safe_load(out.partition("\n")[2])
+        config = yaml.safe_load(out)
         asked.append(config["data"])
     assert asked[0] == asked[1]
     names = [each["name"] for each in asked[0]["benchmarks"]]
