@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
 def main(arguments: Sequence[str]) -> None:
     """Print what differs."""
     with one_message():
-        quiet()
         options, layers = split(_parser(), arguments)
+        quiet()
         names = (options.left, options.right)
         both = [find(name, layers) for name in names]
         show([differences_grid(*names, *both)], options.format)

@@ -37,9 +37,9 @@ QUIET = (
 def main(arguments: Sequence[str]) -> None:
     """Run one of the verbs; a mistake of the user ends in one message."""
     with one_message():
-        quiet()
         verb, *rest = arguments
         options, layers = split(_parser(verb), rest)
+        quiet()
         experiment = read_experiment(layers)
         if options.print_config:
             print(experiment.text(), end="")
@@ -53,7 +53,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def quiet() -> None:
-    """Leave out what Lightning says to its developers."""
+    """Leave out what Lightning says to its developers; its import sets its loggers up."""
+    import lightning.pytorch  # noqa: F401
+
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in QUIET:
         warnings.filterwarnings("ignore", message)

@@ -13,8 +13,8 @@ from llava_lab.report.budget import SIZES, TEXT_TOKENS, UTILIZATION, Budget
 def main(arguments: Sequence[str]) -> None:
     """Print the plan of an experiment."""
     with one_message():
-        quiet()
         options, layers = split(_parser(), arguments)
+        quiet()
         from llava_lab.report.grid import show
         from llava_lab.report.plan import plan
 

@@ -15,7 +15,6 @@ from llava_lab.experiment.sweep import Layers, Point, Sweep
 def main(arguments: Sequence[str]) -> None:
     """Run what is missing of a sweep."""
     with one_message():
-        quiet()
         parser = experiment_parser(
             "sweep",
             "Fit every point of a sweep that has no results yet. Other options and -c files, such "
@@ -34,6 +33,7 @@ def main(arguments: Sequence[str]) -> None:
             "--format", choices=("text", "json"), default="text", help="of --dry-run's list"
         )
         options, more = split(parser, arguments)
+        quiet()
         from llava_lab.experiment.sweeping import run
 
         sweep = Sweep.read(options.sweep)

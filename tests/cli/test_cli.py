@@ -275,3 +275,12 @@ def test_an_option_without_its_value_is_one_message(
 ) -> None:
     said = refused(capsys, *arguments)
     assert arguments[0] in said
+
+
+def test_nothing_of_lightnings_own_is_said(tmp_path: Path) -> None:
+    options = [f"--tiny_world.root={tmp_path / 'world'}", f"--paths.root={tmp_path / 'world'}"]
+    options += ["--tiny_world.train_images=24", "--tiny_world.eval_images=4"]
+    command = [sys.executable, "-m", "llava_lab", "fit", "-c", LLAVA15, "--dry-run", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "GPU available" not in done.stdout + done.stderr
+    assert all(line.startswith("llava_lab: ") for line in done.stdout.splitlines()), done.stdout
