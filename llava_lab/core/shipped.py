@@ -46,7 +46,11 @@ def with_shipped(arguments: Sequence[str]) -> list[str]:
 
 def here_or_shipped(file: Path) -> Path:
     """A file, or the one of its name that ships with the package where it is not here."""
-    if file.exists() or file.parts[0] not in FOLDERS or (path := _path(str(file))) is None:
+    if (
+        file.exists()
+        or file.parts[:1] not in [(name,) for name in FOLDERS]
+        or (path := _path(str(file))) is None
+    ):
         return file
     if ranks.first():
         print(f"llava_lab: {file} is not here; taking {path}", file=sys.stderr, flush=True)

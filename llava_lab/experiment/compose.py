@@ -60,6 +60,8 @@ def _short(value: Any, place: str) -> Any:
         return value.replace(f".{ARGUMENTS}.", ".") if "${" in value else value
     if not isinstance(value, Mapping):
         return value
+    if odd := [key for key in value if not isinstance(key, str)]:
+        raise ValueError(f"{place}: the name {odd[0]!r} is no text; put it in quotes")
     arguments = value.get(ARGUMENTS) or {}
     if not isinstance(arguments, Mapping):
         raise ValueError(f"{place}.{ARGUMENTS}: is {arguments!r:.80}, not names with values")

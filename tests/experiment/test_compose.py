@@ -210,6 +210,19 @@ def test_a_file_of_a_class_is_no_layer() -> None:
     assert layer["model"]["connector"]["class_path"].endswith("MLP")
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.yaml"
+    path.write_text("data: {metric: {objects: {1: []}}}")
+    with pytest.raises(ValueError, match=r"numbers\.yaml: data\.metric\.objects: the name 1 is no"):
+        read_layer(path)
+
+
+@pytest.mark.parametrize("name", ["", ".", "nowhere.yaml", "experiments/nowhere.yaml"])
+def test_what_is_no_file_is_named(name: str) -> None:
+    with pytest.raises((OSError, ValueError), match=name or r"\."):
+        Experiment.read(name)
+
+
 def test_dotted_keys_stand_for_nested_ones() -> None:
     assert expand_keys({"a.b": 1, "a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
     with pytest.raises(ValueError, match="a name is missing between its dots"):
