@@ -46,11 +46,9 @@ def with_shipped(arguments: Sequence[str]) -> list[str]:
 
 def here_or_shipped(file: Path) -> Path:
     """A file, or the one of its name that ships with the package where it is not here."""
-    if (
-        file.exists()
-        or file.parts[:1] not in [(name,) for name in FOLDERS]
-        or (path := _path(str(file))) is None
-    ):
+    may_ship = bool(file.parts) and file.parts[0] in FOLDERS and not file.exists()
+    path = _path(str(file)) if may_ship else None
+    if path is None:
         return file
     if ranks.first():
         print(f"llava_lab: {file} is not here; taking {path}", file=sys.stderr, flush=True)

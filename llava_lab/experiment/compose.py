@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from llava_lab.core.shipped import here_or_shipped
 from llava_lab.core.yaml_file import parse_value, read_mapping
 from llava_lab.experiment.renamed import refuse_old_names
 
@@ -134,7 +135,7 @@ def _class_file(text: str, folder: Path, above: tuple[Path, ...]) -> Tree | None
     """What a text stands for that names a YAML file with a class; None for any other text."""
     if not text.endswith((".yaml", ".yml")) or "${" in text or "\n" in text:
         return None
-    path = folder / text
+    path = here_or_shipped(folder / text)
     if path.is_file() and CLASS in read_mapping(path):
         return {EXTENDS: None, **_read_layer(path, above)}
     return None
@@ -216,9 +217,19 @@ def override(text: str) -> Tree:
     if not found or not key:
         raise ValueError(f"{text!r} is no option with a value, such as model.connector.depth=3")
     try:
-        layer = _short(nested(key, read_value(value)), "")
+        value = read_value(value)
     except ValueError as error:
         raise ValueError(f"--{key}: {error}") from error
+    return read_options({key: value})
+
+
+def read_options(options: Mapping[str, Any]) -> Tree:
+    """The layer of options by their names, which may be dotted; files are named from here.
+
+    Raises:
+        ValueError: If an option has its name of an older version, or a file cannot be read.
+    """
+    layer = expand_keys(_short(options, ""))
     refuse_old_names(layer)
     return _with_files(layer, Path(), ())
 

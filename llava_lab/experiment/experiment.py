@@ -11,12 +11,11 @@ from jsonargparse import Namespace
 from llava_lab.core import ranks
 from llava_lab.core.shipped import here_or_shipped
 from llava_lab.experiment.build import Parts, build
-from llava_lab.experiment.compose import Tree, expand_keys, merge, short
+from llava_lab.experiment.compose import Tree, merge, read_options, short
 from llava_lab.experiment.fitting import Fitting
 from llava_lab.experiment.layers import read_layers
 from llava_lab.experiment.options import parser, with_default_classes
 from llava_lab.experiment.references import resolve
-from llava_lab.experiment.renamed import refuse_old_names
 from llava_lab.experiment.run import Run
 
 
@@ -31,9 +30,7 @@ class Experiment:
     """
 
     def __init__(self, options: Mapping[str, Any]):
-        layer = expand_keys(short(_plain(options)))
-        refuse_old_names(layer)
-        self._tree: Tree = layer
+        self._tree: Tree = read_options(_plain(options))
 
     @classmethod
     def read(cls, *files: str | Path) -> "Experiment":

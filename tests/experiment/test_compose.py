@@ -223,6 +223,15 @@ def test_what_is_no_file_is_named(name: str) -> None:
         Experiment.read(name)
 
 
+def test_a_class_file_that_ships_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    experiment = Experiment.read("experiments/llava15.yaml")
+    found = experiment.changed({"model.connector": "configs/connector/mlp.yaml"}).config
+    assert found["model"]["connector"]["class_path"].endswith("mlp.MLP")
+
+
 def test_dotted_keys_stand_for_nested_ones() -> None:
     assert expand_keys({"a.b": 1, "a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
     with pytest.raises(ValueError, match="a name is missing between its dots"):
