@@ -8,7 +8,7 @@ all that is below: `llm.layers.0-3` are four whole layers, `llm.self_attn` the a
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from torch import nn
 
@@ -59,12 +59,13 @@ class PartKeys:
             )
         return found[0] if found else None
 
-    def check(self, names: Sequence[str], parts: Sequence[str]) -> None:
+    def check(self, names: Sequence[str], parts: Sequence[str], idle: Collection[str] = ()) -> None:
         """Refuse keys that choose nothing.
 
         Args:
             names: Names of all weights of the model.
             parts: Its parts.
+            idle: Keys that may choose a part without weights: those that freeze it.
 
         Raises:
             ValueError: Names the key, and what is near.
@@ -80,10 +81,13 @@ class PartKeys:
                     f"{self.place}: unknown part {words[0]!r}. Parts are {', '.join(parts)}.{hint}"
                 )
             below = [name for name in split if name[0] == words[0]]
-            if not below and self.place == "frozen":
+            if not below and key in idle:
                 continue
             if not below:
-                raise ValueError(f"{self.place}: the model has no {words[0]} to train")
+                raise ValueError(
+                    f"{self.place}: the model has no {words[0]} to train; give it one, or leave "
+                    f"{words[0]} out"
+                )
             known = {".".join(name[:end]): None for name in below for end in range(2, len(name))}
             near = difflib.get_close_matches(key, known, MOST_NEAR, 0.4) or list(known)[:MOST_NEAR]
             raise ValueError(
@@ -154,8 +158,9 @@ class Selection:
             ValueError: Names the key.
         """
         weights, parts = weights_of(model, loss), [*parts_of(model), LOSS]
-        for keys in (self.keys, self.frozen, self.adapted):
-            keys.check(list(weights), parts)
+        self.keys.check(list(weights), parts, self.keys.words.keys() - self.lr.keys())
+        self.frozen.check(list(weights), parts, self.frozen.words)
+        self.adapted.check(list(weights), parts)
         if not any([self.key(*names) for _, names in names_of(weights)]):
             raise ValueError("lr: no weight trains; all that have a rate are frozen")
 

@@ -228,7 +228,8 @@ def fit(capsys, tmp_path: Path, text: str) -> str:
     try:
         cli.main(["fit", *files, "--dry-run", "--print_config", f"--runs={tmp_path / 'runs'}"])
     except SystemExit as ended:
-        return str(ended.code) + capsys.readouterr().err
+        _, error, message = capsys.readouterr().err.partition("error: ")
+        return f"{ended.code}{error}{message}"
     return "0"
 
 
