@@ -105,7 +105,7 @@ def _build(config: dict[str, Any], path: Path) -> Namespace:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # of parts that nothing has trained
-            built: Any = parser.instantiate_classes(parser.checked(wanted))
+            built: Any = parser.instantiate(parser.checked(wanted))
             return built
     except (FileNotFoundError, ValueError) as error:
         if str(path.parent) in str(error):

@@ -56,7 +56,7 @@ def build(options: Namespace) -> Parts:
     for name, stage in stages.items():
         check_stage_options(stage.init_args.trainer or {}, f"stages.{name}.trainer")
     seed_everything(options.seed_everything, workers=True, verbose=False)
-    built: Any = parser(stages).instantiate_classes(options)
+    built: Any = parser(stages).instantiate(options)
     found = {name: built.stages[name] for name in stages}
     for name, stage in found.items():
         stage.data.name = name

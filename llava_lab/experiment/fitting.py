@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning import seed_everything
 from lightning.pytorch import Callback, Trainer
 
 from llava_lab.core.atomic import link
@@ -64,12 +65,28 @@ class Fitting:
     ):
         self.options, self.run, self.fresh = options, run, fresh
         self.checkpoint_seconds = checkpoint_seconds
+        self.used = False
 
     @cached_property
     def parts(self) -> Parts:
         """The model, stages and benchmarks; tiny worlds that they read are made first."""
         make_worlds(self.options)
         return build(self.options)
+
+    def _begin(self, training: bool = False) -> None:
+        """Build the parts, and set the seed, which another experiment may have set since.
+
+        Args:
+            training: Whether the model's weights are about to be changed.
+
+        Raises:
+            ValueError: If they were changed before: fingerprints are those of untrained weights.
+        """
+        if self.used:
+            raise ValueError("this Fitting has changed its model; experiment.fitting() is another")
+        self.used = training
+        _ = self.parts
+        seed_everything(self.options.seed_everything, workers=True, verbose=False)
 
     @cached_property
     def probe(self) -> Trainer:
@@ -111,6 +128,7 @@ class Fitting:
         Args:
             last: Stage after which it would stop, or None.
         """
+        self._begin()
         return self._preview(self._check(last), last)
 
     def _check(self, last: str | None) -> dict[str, str]:
@@ -139,7 +157,9 @@ class Fitting:
         Args:
             last: Stage after which to stop, without evaluation; or None.
         """
-        run, began, model = self.run, time.monotonic(), self.parts.model
+        began = time.monotonic()
+        self._begin(training=True)
+        run, model = self.run, self.parts.model
         say(f"run {run.folder}")
         fingerprints = self._check(last)
         found = self._preview(fingerprints, last)
@@ -251,18 +271,19 @@ class Fitting:
             "benchmark_fingerprints": self.benchmark_fingerprints(),
         }
 
-    def load(self) -> None:
+    def _load(self) -> None:
         """Load what the run's stages have trained into the model.
 
         Raises:
             ValueError: If a stage is not finished.
         """
+        self._begin(training=True)
         for weights, fingerprint in finished_stages(self.run.folder, self.parts.stages):
             load_trained(self.parts.model, weights, fingerprint)
 
     def test(self) -> Run:
         """Ask the benchmarks of a finished run again, and write the results."""
-        self.load()
+        self._load()
         run = self.run
         before = run.results if run.results_file.exists() else {"stages": [], "cost": {}}
         run.finish({**{key: before[key] for key in ("stages", "cost")}, **self._evaluate()})
@@ -270,7 +291,7 @@ class Fitting:
 
     def predict(self) -> dict[str, dict[str, Any]]:
         """Answer the benchmarks' questions without scoring them; counts of the answers."""
-        self.load()
+        self._load()
         scores = Scores(self.run.folder / "predictions")
         trainer = self._evaluation_trainer(scores)
         data = self.parts.benchmarks
@@ -284,7 +305,7 @@ class Fitting:
         Raises:
             ValueError: If it held out none.
         """
-        self.load()
+        self._load()
         name, stage = list(self.parts.stages.items())[-1]
         trainer = self._stage_trainer(stage, [stage])
         stage.prepare(self.parts.model)

@@ -28,7 +28,7 @@ def read_layers(given: Sequence[Path | str]) -> list[Tree]:
     Args:
         given: Files as paths, overrides as texts, `model.connector.depth=3`.
     """
-    given = list(given)
+    given, found = list(given), [_layer(each) for each in given]
     lineage = [_lineage(each) if isinstance(each, Path) else {} for each in given]
     names = [name for each in lineage for name in each.get("experiment", [])]
     experiment = next((n for n, each in enumerate(lineage) if each.get("experiment")), None)
@@ -36,14 +36,14 @@ def read_layers(given: Sequence[Path | str]) -> list[Tree]:
         tiny = shipped(TINY)
         if ranks.first():  # not among what scripts read
             print(f"llava_lab: {DEFAULT}", file=sys.stderr, flush=True)
-        given.insert(experiment + 1, tiny)
+        found.insert(experiment + 1, read_layer(tiny))
         lineage.insert(experiment + 1, _lineage(tiny))
-    found = []
-    for each, known in zip(given, lineage, strict=True):
-        found.append(_layer(each))
-        if known and not known.get("experiment"):
-            found += [read_layer(path) for path in _own_files(known["files"], names)]
-    return found
+    layers: list[Tree] = []
+    for layer, known in zip(found, lineage, strict=True):
+        layers.append(layer)
+        if known and not known["experiment"]:
+            layers += [read_layer(path) for path in _own_files(known["files"], names)]
+    return layers
 
 
 def _layer(given: Path | str) -> Tree:
@@ -62,7 +62,7 @@ def _lineage(path: Path) -> dict[str, list[Any]]:
     bases = mapping.get(EXTENDS) or []
     found: dict[str, list[Any]] = {"files": [], "experiment": [], "scale": []}
     for base in [bases] if isinstance(bases, str) else bases:
-        if isinstance(base, str) and "${" not in base and (path.parent / base) != path:
+        if isinstance(base, str) and "${" not in base:
             for key, values in _lineage(path.parent / base).items():
                 found[key] += values
     found["files"].append(path)

@@ -147,8 +147,9 @@ def test_a_reference_that_cannot_be_resolved_is_named(tree: dict, message: str) 
 
 def test_a_file_that_extends_itself_is_refused(tmp_path: Path) -> None:
     files = written(tmp_path, a="extends: b.yaml\n", b="extends: a.yaml\n")
-    with pytest.raises(ValueError, match="extends itself"):
-        read_layer(files["a"])
+    for read in (read_layer, Experiment.read):
+        with pytest.raises(ValueError, match="extends itself"):
+            read(files["a"])
 
 
 @pytest.mark.parametrize(
