@@ -6,6 +6,7 @@ alone stands in a folder of its name: `configs/scale/tiny.yaml`, then
 `configs/scale/tiny/llava_next_video.yaml`.
 """
 
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,9 +34,7 @@ def read_layers(given: Sequence[Path | str]) -> list[Tree]:
     names = [name for each in lineage for name in each.get("experiment", [])]
     experiment = next((n for n, each in enumerate(lineage) if each.get("experiment")), None)
     if experiment is not None and not any(each.get("scale") for each in lineage):
-        tiny = shipped(TINY)
-        if ranks.first():  # not among what scripts read
-            print(f"llava_lab: {DEFAULT}", file=sys.stderr, flush=True)
+        tiny = _default_scale()
         found.insert(experiment + 1, read_layer(tiny))
         lineage.insert(experiment + 1, _lineage(tiny))
     layers: list[Tree] = []
@@ -44,6 +43,14 @@ def read_layers(given: Sequence[Path | str]) -> list[Tree]:
         if known and not known["experiment"]:
             layers += [read_layer(path) for path in _own_files(known["files"], names)]
     return layers
+
+
+@functools.cache
+def _default_scale() -> Path:
+    """The tiny scale's file; says once in a process that it is taken, apart from what is read."""
+    if ranks.first():
+        print(f"llava_lab: {DEFAULT}", file=sys.stderr, flush=True)
+    return shipped(TINY)
 
 
 def _layer(given: Path | str) -> Tree:
