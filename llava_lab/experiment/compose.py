@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from llava_lab.core.shipped import here_or_shipped
+from llava_lab.core.trust import modules_with
 from llava_lab.core.yaml_file import parse_value, read_mapping
 from llava_lab.experiment.renamed import refuse_old_names
 
@@ -154,7 +155,7 @@ def merge(base: Any, over: Any) -> Any:
         reference = REFERENCE.fullmatch(base)
         base = {EXTENDS: base} if reference else {CLASS: base} if _is_class_name(base) else {}
     anew = not isinstance(base, dict) or EXTENDS in over
-    if anew or (CLASS in base and base[CLASS] != over.get(CLASS, base[CLASS])):
+    if anew or not _same_class(base.get(CLASS), over.get(CLASS)):
         base = {}
     found = dict(base)
     for key, value in over.items():
@@ -172,6 +173,14 @@ def merge(base: Any, over: Any) -> Any:
         else:
             found[key] = merge(found.get(key), value)
     return found
+
+
+def _same_class(name: Any, other: Any) -> bool:
+    """Whether two names are of one class, which may be in full or the name alone; null is any."""
+    if None in (name, other) or name == other:
+        return True
+    bare, full = sorted(map(str, (name, other)), key=len)
+    return full in [f"{module}.{bare}" for module in modules_with(bare)]
 
 
 def _merged_entries(base: list[Any], over: Tree) -> list[Any]:

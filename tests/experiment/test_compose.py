@@ -76,6 +76,13 @@ def test_later_layers_win(base: dict, over: dict, expected: dict) -> None:
     assert resolve(merge(base, over)) == expected
 
 
+def test_a_class_by_its_name_alone_is_the_one_in_full() -> None:
+    full = {"class_path": "llava_lab.model.connector.mlp.MLP", "depth": 3}
+    assert merge({"a": full}, {"a": {"class_path": "MLP"}})["a"]["depth"] == 3
+    assert "depth" not in merge({"a": full}, {"a": {"class_path": "Linear"}})["a"]
+    assert "depth" not in merge({"a": {**full, "class_path": "my.MLP"}}, {"a": "MLP"})["a"]
+
+
 def test_what_is_appended_waits_for_the_list_of_an_earlier_layer() -> None:
     both = merge({"a+": [2]}, {"a+": [3]})
     assert resolve(merge({"a": [1]}, both)) == {"a": [1, 2, 3]}
