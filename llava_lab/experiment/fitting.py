@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from llava_lab.evaluate.scores import Scores
 from llava_lab.experiment.build import Parts, build, make_worlds
 from llava_lab.experiment.fingerprints import benchmark_fingerprints, stage_fingerprints
 from llava_lab.experiment.run import (
+    STAGE_KEYS,
+    Preview,
     Run,
     finished_stages,
     git_commit,
@@ -30,24 +32,6 @@ from llava_lab.train.record import Bar, Record
 from llava_lab.train.stage import Stage
 from llava_lab.train.stage_weights import load_trained, save_trained, stage_file
 from llava_lab.train.trainer import make_trainer, probe
-
-STAGE_KEYS = (
-    *("name", "fingerprint", "reused", "steps", "samples", "tokens", "seconds"),
-    *("loss_first", "loss_last", "held_out", "rows_skipped"),
-)
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What a fit would do.
-
-    Attributes:
-        stages: Of each stage the folder of a finished one that would be reused, or None.
-        results: The results, where the run is finished, or None.
-    """
-
-    stages: dict[str, Path | None]
-    results: Path | None
 
 
 class Fitting:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,24 @@ RESULTS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("benchmarks", "benchmark_fingerprints", "cost", "versions"), dict),
     **dict.fromkeys(("visual_tokens", "predictions_sha256"), dict),
 }
+# What results.json keeps of a stage's record.
+STAGE_KEYS = (
+    *("name", "fingerprint", "reused", "steps", "samples", "tokens", "seconds"),
+    *("loss_first", "loss_last", "held_out", "rows_skipped"),
+)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a fit would do.
+
+    Attributes:
+        stages: Of each stage the folder of a finished one that would be reused, or None.
+        results: The results, where the run is finished, or None.
+    """
+
+    stages: dict[str, Path | None]
+    results: Path | None
 
 
 class Run:

@@ -12,7 +12,7 @@ from llava_lab.core import signals
 from llava_lab.core.lock import Held, lock
 from llava_lab.core.records import write_record
 from llava_lab.experiment.experiment import Experiment
-from llava_lab.experiment.fitting import Preview
+from llava_lab.experiment.run import Preview
 from llava_lab.experiment.sweep import Layers, Point, Sweep, recorded_results
 
 
