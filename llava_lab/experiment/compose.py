@@ -204,14 +204,15 @@ def _merged_key(there: Tree, key: str, value: Tree) -> Tree:
     before = there.get(key)
     plain = isinstance(before, int | float) and not isinstance(before, bool)
     if plain and CLASS not in value:
-        return {f"{key}.{name}": leaf for name, leaf in _leaves(value)}
+        return {f"{key}.{name}": leaf for name, leaf in leaves(value)}
     return {key: merge(before, value)}
 
 
-def _leaves(tree: Tree) -> Iterator[tuple[str, Any]]:
+def leaves(tree: Tree) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of a tree, whose own names may be dotted."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            yield from ((f"{key}.{name}", leaf) for name, leaf in _leaves(value))
+            yield from ((f"{key}.{name}", leaf) for name, leaf in leaves(value))
         else:
             yield key, value
 

@@ -36,6 +36,17 @@ def test_a_class_of_the_package_is_named_by_its_name_alone() -> None:
     assert views["resize"] == "crop"
 
 
+@pytest.mark.parametrize("before", [{}, {"stages.instruct.lr.encoder": 2e-6}])
+@pytest.mark.parametrize("override", ["lr.encoder.blocks.0-1", "lr.encoder.blocks"])
+def test_a_rate_below_a_part_is_one_key(before: dict, override: str) -> None:
+    experiment = Experiment.read(LLAVA15).changed(before)
+    lr = experiment.changed({f"stages.instruct.{override}": 1e-5}).config["stages"]["instruct"][
+        "lr"
+    ]
+    rates = {"connector": 2e-5, "llm": 2e-5, override.removeprefix("lr."): 1e-5}
+    assert lr == rates | {key.rpartition(".")[2]: rate for key, rate in before.items()}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
