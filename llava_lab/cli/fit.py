@@ -44,11 +44,7 @@ def main(arguments: Sequence[str]) -> None:
         if options.print_config:
             print(experiment.text(), end="")
             return
-        fitting = experiment.fitting(
-            options.runs,
-            getattr(options, "fresh", False),
-            getattr(options, "checkpoint_seconds", 60.0),
-        )
+        fitting = experiment.fitting(options.runs, options.fresh, options.checkpoint_seconds)
         RUN[verb](fitting, options)
 
 
@@ -67,6 +63,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--print_config", action="store_true", help="print all options with their values"
     )
+    parser.set_defaults(fresh=False, checkpoint_seconds=60.0)
     if verb == "fit":
         parser.add_argument("--stage", metavar="NAME", help="stop after this stage")
         add_flag(parser, "--fresh", action="store_true", help="train every stage anew")

@@ -167,7 +167,6 @@ def merge(base: Any, over: Any) -> Any:
                 raise ValueError(f"{key}: {name} is no list that something could be appended to")
             found[name if name in found else key] = [*(there or []), *value]
             continue
-        found.pop(f"{key}+", None)
         if isinstance(value, dict):
             found |= _merged_key(found, key, value)
         else:

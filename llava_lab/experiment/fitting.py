@@ -102,6 +102,7 @@ class Fitting:
             stage.data.check(self.parts.model)
         return stage_fingerprints(self.options, self.parts.model, stages, self.probe)
 
+    @cached_property
     def benchmark_fingerprints(self) -> dict[str, str]:
         """Fingerprint of what each benchmark asks and of how it is asked and scored."""
         return benchmark_fingerprints(self.options, self.parts.benchmarks)
@@ -126,10 +127,8 @@ class Fitting:
     def _preview(self, fingerprints: dict[str, str], last: str | None) -> Preview:
         finished = None
         if not (self.fresh or last):
-            finished = self.run.finished(fingerprints, self.benchmark_fingerprints())
-        return Preview(
-            {name: self._find(fingerprint) for name, fingerprint in fingerprints.items()}, finished
-        )
+            finished = self.run.finished(fingerprints, self.benchmark_fingerprints)
+        return Preview({name: self._find(each) for name, each in fingerprints.items()}, finished)
 
     def _find(self, fingerprint: str) -> Path | None:
         """Folder of a finished stage that may be reused."""
@@ -252,7 +251,7 @@ class Fitting:
             "answered": scores.counts(),
             "visual_tokens": scores.visual_tokens,
             "judges": {name: settings for name, settings in judges.items() if settings},
-            "benchmark_fingerprints": self.benchmark_fingerprints(),
+            "benchmark_fingerprints": self.benchmark_fingerprints,
         }
 
     def _load(self) -> None:

@@ -22,6 +22,7 @@ from llava_lab.core.tensors import digest
 from llava_lab.data.views.pad import Pad
 from llava_lab.experiment import fingerprints
 from llava_lab.experiment.experiment import Experiment
+from llava_lab.experiment.fingerprints import benchmark_fingerprints
 from llava_lab.experiment.fitting import Fitting
 from llava_lab.model.encoder.base import Encoder
 from llava_lab.model.encoder.timm import TimmEncoder
@@ -272,7 +273,9 @@ def test_each_data_file_moves_what_reads_it(
             step.data.samples, step.data.held = [], []
         for benchmark in built.parts.benchmarks.benchmarks:
             benchmark._questions = []
-        return built.fingerprints(built.parts.stages) | built.benchmark_fingerprints()
+        return built.fingerprints(built.parts.stages) | benchmark_fingerprints(
+            built.options, built.parts.benchmarks
+        )
 
     before = now()
     assert now() == before
