@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from llava_lab.data.order import epoch_batches, shard
-from llava_lab.data.packing import StageBatch
+from llava_lab.data.packing import StageBatch, pinned, tensors
 
 
 class StepPart(NamedTuple):
@@ -39,21 +39,25 @@ class MicroBatch:
     Attributes:
         batch: Its rows.
         filler: Whether its rows do not count.
-        step: The device's batches of the whole step that count, on the CPU: the size of the step
-            is known before its first micro-batch is computed.
+        step: The device's micro-batches of the whole step, on the CPU: the size of the step is
+            known before its first micro-batch is computed.
         first: Whether the step begins with it.
         last: Whether the step ends with it.
     """
 
     batch: StageBatch
     filler: bool
-    step: tuple[StageBatch, ...] = ()
+    step: "tuple[MicroBatch, ...]" = ()
     first: bool = True
     last: bool = True
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "MicroBatch":
         """Copy the batch to another device."""
         return replace(self, batch=self.batch.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "MicroBatch":
+        """A copy from which a GPU may copy while it computes."""
+        return replace(self, batch=pinned(self.batch))
 
 
 class StepParts(Dataset):
@@ -91,11 +95,14 @@ class StageLoader(DataLoader):
     The position is the number of optimizer steps that were handed out, which means the same on any
     number of devices.
 
+    A GPU gets each micro-batch while it still computes the one before, from pinned memory.
+
     Args:
         rows: The rows.
         steps: This device's micro-batches of every optimizer step.
         collate: Makes a batch of rows and the part that they belong to.
         workers: Processes that load rows beside the main one.
+        device: Where micro-batches are computed.
     """
 
     def __init__(
@@ -104,26 +111,33 @@ class StageLoader(DataLoader):
         steps: Sequence[list[StepPart]],
         collate: Callable[[list[Any], StepPart], Any],
         workers: int = 0,
+        device: torch.device | None = None,
     ):
         self.order, self.position = StepPartSampler(steps), 0
+        self.gpu = device if device is not None and device.type == "cuda" else None
+        # A step begins when all its micro-batches are there: workers load the next one meanwhile.
+        ahead = max(2, math.ceil(max(map(len, steps), default=0) / max(1, workers)))
         super().__init__(
             StepParts(rows, collate),
             batch_size=None,
             sampler=self.order,
             num_workers=workers,
             persistent_workers=workers > 0,
+            prefetch_factor=ahead if workers else None,
+            pin_memory=self.gpu is not None,
         )
 
     def __iter__(self) -> Any:
         self.order.start = self.position
         fetched = super().__iter__()
+        stream = None if self.gpu is None else torch.cuda.Stream(self.gpu)
         for step in self.order.steps[self.position :]:
-            micro = list(itertools.islice(fetched, len(step)))
-            counted = tuple(each.batch for each in micro if not each.filler)
+            micro = tuple(itertools.islice(fetched, len(step)))
             for number, each in enumerate(micro, 1):
                 last = number == len(micro)
                 self.position += last
-                yield replace(each, step=counted, first=number == 1, last=last)
+                shown = each if stream is None else copied(each, stream)
+                yield replace(shown, step=micro, first=number == 1, last=last)
         self.position = 0
 
     def state_dict(self) -> dict[str, int]:
@@ -133,6 +147,17 @@ class StageLoader(DataLoader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue after the steps that were handed out."""
         self.position = state["steps"]
+
+
+def copied(micro: MicroBatch, stream: torch.cuda.Stream) -> MicroBatch:
+    """A micro-batch on a GPU, copied by a stream of its own beside what the GPU computes."""
+    with torch.cuda.stream(stream):
+        moved = micro.to(stream.device, non_blocking=True)
+    computing = torch.cuda.current_stream(stream.device)
+    computing.wait_stream(stream)
+    for each in tensors(moved.batch).values():
+        each.record_stream(computing)  # its memory is free again when that one is done with it
+    return moved
 
 
 def stage_steps(

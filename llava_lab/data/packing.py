@@ -1,15 +1,15 @@
 """3. Batch: encoded rows -> one packed row of tokens with its forest, views and layouts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from dataclasses import dataclass, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from llava_lab.data.forest import Forest
 from llava_lab.data.geometry import Layout
-from llava_lab.data.tokens import IGNORE
+from llava_lab.data.tokens import IGNORE, VISUAL
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -96,6 +96,7 @@ class Batch:
         targets: Token ids that a label asks for [m].
         predictors: Index in the row of the token that predicts each target [m].
         owners: Segment of each target [m].
+        places: Index in the row of each visual token [v].
         forest: Segments of the row.
         views: Pixels [n, 3, s, s] or features [n, p, d] of all images, or None.
         layouts: One for each image.
@@ -107,6 +108,7 @@ class Batch:
     targets: Tensor
     predictors: Tensor
     owners: Tensor
+    places: Tensor
     forest: Forest
     views: Tensor | None
     layouts: list[Layout]
@@ -128,15 +130,16 @@ class Batch:
                 lengths.append(len(segment.ids))
                 parents.append(None if segment.parent is None else first + segment.parent)
         forest = Forest(tuple(lengths), tuple(parents))
-        marks = torch.tensor(labels)
+        tokens, marks = torch.tensor(ids), torch.tensor(labels)
         # The first token of a root has no predecessor, so a label there asks for nothing.
         wanted = torch.nonzero((marks != IGNORE) & (forest.previous >= 0))[:, 0]
         views = [row.views for row in rows if row.views is not None]
         return cls(
-            ids=torch.tensor(ids),
+            ids=tokens,
             targets=marks[wanted],
             predictors=forest.previous[wanted],
             owners=forest.segments[wanted],
+            places=torch.nonzero(tokens == VISUAL)[:, 0],
             forest=forest,
             views=torch.cat(views) if views else None,
             layouts=[layout for row in rows for layout in row.layouts],
@@ -178,9 +181,20 @@ _Data = TypeVar("_Data", bound="DataclassInstance")
 
 def on_device(batch: _Data, device: torch.device, non_blocking: bool = False) -> _Data:
     """A copy of a dataclass of which the fields that are tensors are on another device."""
-    fields = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    moved = {name: each.to(device, non_blocking=non_blocking) for name, each in fields.items()}
+    moved = {n: each.to(device, non_blocking=non_blocking) for n, each in tensors(batch).items()}
     return replace(batch, **moved)
+
+
+def tensors(batch: object) -> dict[str, Tensor]:
+    """The fields of a batch that are tensors."""
+    return {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+
+
+def pinned(batch: Any) -> Any:
+    """A batch from which a GPU may copy while it computes: its fields lie in pinned memory."""
+    if not is_dataclass(batch):
+        return batch
+    return replace(batch, **{name: each.pin_memory() for name, each in tensors(batch).items()})
 
 
 def work(batch: StageBatch) -> dict[str, int]:

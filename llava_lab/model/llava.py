@@ -127,7 +127,8 @@ class Llava(LightningModule):
         assert self.step_loss is not None, "a stage sets the loss"
         found = self.step_loss.train(self, micro)
         for name, value in found.get("means", {}).items():
-            self.log(name, value, prog_bar=name == "loss", batch_size=len(micro.batch))
+            # Not for the bar: Lightning would read it in every step, and the device would wait.
+            self.log(name, value, batch_size=len(micro.batch))
         return found
 
     def validation_step(self, micro: MicroBatch, index: int) -> None:

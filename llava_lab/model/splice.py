@@ -3,7 +3,6 @@
 from torch import Tensor
 
 from llava_lab.data.packing import Batch
-from llava_lab.data.tokens import VISUAL
 
 
 def splice(embeddings: Tensor, visual: Tensor, batch: Batch) -> Tensor:
@@ -12,18 +11,16 @@ def splice(embeddings: Tensor, visual: Tensor, batch: Batch) -> Tensor:
     Args:
         embeddings: [t, d].
         visual: [v, d], in the order of the placeholders.
-        batch: Whose `ids` hold the placeholders.
+        batch: Whose `places` are those of the placeholders.
 
     Raises:
         ValueError: If the features are not as many as the placeholders; names the samples.
     """
-    places = batch.ids == VISUAL
-    count = int(places.sum())
-    if count != len(visual):
+    if len(batch.places) != len(visual):
         promised = zip(batch.sources, batch.visual_tokens, strict=True)
         rows = ", ".join(f"{source} ({tokens})" for source, tokens in promised if tokens)
         raise ValueError(
-            f"{count} visual placeholders, but the images gave {len(visual)} features. "
+            f"{len(batch.places)} visual placeholders, but the images gave {len(visual)} features. "
             f"Tokens that their layouts promise: {rows}"
         )
-    return embeddings.masked_scatter(places[:, None], visual.to(embeddings.dtype))
+    return embeddings.index_copy(0, batch.places, visual.to(embeddings.dtype))

@@ -255,9 +255,10 @@ class KTO(ReferenceLoss):
         losses, z0 = self.row_losses(found.log_ratios, batch.desirable)
         own, good = found.log_ratios[:, 0].detach(), batch.desirable
         rewards, number = self.beta * own, len(batch)
+        # Not rewards[good], for which a GPU would have to say how many they are.
+        kinds = {"desirable": good, "undesirable": ~good}
         numbers: Ratios = {
-            "reward_desirable": (rewards[good].sum(), good.sum()),
-            "reward_undesirable": (rewards[~good].sum(), (~good).sum()),
+            **{f"reward_{n}": (rewards.where(i, 0).sum(), i.sum()) for n, i in kinds.items()},
             "reward_accuracy": (((own > z0) == good).float().sum(), number),
             "z0": (z0 * number, number),
             "gain_a_token": ((own / found.tokens[:, 0]).sum(), number),

@@ -11,7 +11,7 @@ from llava_lab.data.packing import Batch
 from llava_lab.model.llava import Llava
 
 # Sums and what they are divided by, by name. Both add up over micro-batches and devices.
-Ratios = dict[str, tuple[Tensor, Tensor | float]]
+Ratios = dict[str, tuple[Tensor | float, Tensor | float]]
 
 
 class Loss(nn.Module, ABC):
@@ -56,12 +56,13 @@ class Loss(nn.Module, ABC):
 def summed(terms: Ratios) -> Tensor:
     """The loss that its terms make."""
     first, *others = [total / count for total, count in terms.values()]
-    return sum(others, first)
+    return torch.as_tensor(sum(others, first))
 
 
-def ratio(total: Tensor, count: Tensor | float) -> Tensor:
+def ratio(total: Tensor | float, count: Tensor | float) -> Tensor:
     """A mean; zero where nothing is counted, such as a precision where nothing was found."""
-    return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+    least = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
+    return torch.as_tensor(total / least)
 
 
 def token_losses(model: Llava, batch: Batch, hidden: Tensor | None = None) -> Tensor:
@@ -92,6 +93,5 @@ class NextToken(Loss):
         """Cross-entropy of the supervised tokens, and their share of all tokens."""
         # In 32 bits, as a sum over many tokens does not fit into 16.
         losses = token_losses(model, batch).float()
-        supervised = torch.tensor(float(len(losses)))
         terms: Ratios = {"token": (losses.sum(), len(losses))}
-        return terms, {"supervised_share": (supervised, len(batch.ids))}
+        return terms, {"supervised_share": (len(losses), len(batch.ids))}

@@ -1,6 +1,7 @@
 """10. Normalization: sums over micro-batches of all devices -> the loss of an optimizer step."""
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -50,7 +51,7 @@ class StepLoss:
         """
         trainer = model.trainer
         if micro.first:
-            self._begin(micro, trainer.strategy.root_device)
+            self._begin(micro)
         terms, numbers = self._ratios(model, micro.batch)
         split = trainer.accumulate_grad_batches * trainer.world_size
         loss = summed({n: (term, self.counts[n] / split) for n, (term, _) in terms.items()})
@@ -75,20 +76,19 @@ class StepLoss:
         numbers: Ratios = dict(zip(found[1], pairs, strict=True))
         return {"loss": summed(terms), **{name: ratio(*pair) for name, pair in numbers.items()}}
 
-    def _begin(self, micro: MicroBatch, device: torch.device) -> None:
+    def _begin(self, micro: MicroBatch) -> None:
         """Learn what the step's sums are divided by, and how much work the step is."""
         # A device that has fillers only counts zero of the same things as the others.
-        counted = [(self._counts(batch), work(batch)) for batch in micro.step]
-        names = self._counts(micro.batch), work(micro.batch)
-        totals = [sum(each[0][name] for each in counted) for name in names[0]]
-        totals += [sum(each[1][name] for each in counted) for name in names[1]]
-        if several_devices():
-            tensor = torch.tensor(totals, dtype=torch.float64, device=device)
-            totals = [round(value) for value in over_devices(tensor).tolist()]
+        each = [(self._counts(part.batch), work(part.batch)) for part in micro.step]
+        counted = [found for found, part in zip(each, micro.step, strict=True) if not part.filler]
+        names = each[0]
+        totals = [sum(found[0][name] for found in counted) for name in names[0]]
+        totals += [sum(found[1][name] for found in counted) for name in names[1]]
+        totals = over_processes(totals)
         self.counts = dict(zip(names[0], totals, strict=False))
         self.work = dict(zip(names[1], totals[len(names[0]) :], strict=True))
         if empty := [name for name, count in self.counts.items() if not count]:
-            rows = ", ".join(source for batch in micro.step for source in batch.sources)
+            rows = ", ".join(source for part in micro.step for source in part.batch.sources)
             raise ValueError(f"no {empty[0]} to learn from in {rows}")
 
     def _counts(self, batch: StageBatch) -> dict[str, int]:
@@ -101,12 +101,19 @@ class StepLoss:
 
     def _add(self, terms: Ratios, numbers: Ratios, filler: bool) -> None:
         """Add sums and counts to those that were seen; a filler's are zero."""
-        device = next(iter(terms.values()))[0].device
+        device = summed(terms).device
         for ratios, seen in zip((terms, numbers), self.seen, strict=True):
             for name, pair in ratios.items():
-                found = torch.stack([torch.as_tensor(each, device=device).float() for each in pair])
+                found = torch.stack([_on(device, each) for each in pair])
                 found = torch.zeros_like(found) if filler else found.detach()
                 seen[name] = seen[name] + found if name in seen else found
+
+
+def _on(device: torch.device, number: Tensor | float) -> Tensor:
+    """A number on a device, in 32 bits; one of Python is written there, and not copied."""
+    if isinstance(number, Tensor):
+        return number.float()
+    return torch.full((), number, dtype=torch.float32, device=device)
 
 
 def several_devices() -> bool:
@@ -121,6 +128,21 @@ def over_devices(values: Tensor) -> Tensor:
     values = values.double()
     dist.all_reduce(values)
     return values
+
+
+def over_processes(numbers: list[int]) -> list[int]:
+    """Sums of what all processes hold, which no GPU has to finish anything for."""
+    if not several_devices():
+        return numbers
+    values = torch.tensor(numbers)
+    dist.all_reduce(values, group=_processes(dist.group.WORLD))
+    return values.tolist()
+
+
+@cache
+def _processes(world: Any) -> Any:
+    """A group of all processes that talks between CPUs; made by all at once, and once a job."""
+    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 
 def nothing(weights: Iterable[nn.Parameter]) -> Tensor | float:

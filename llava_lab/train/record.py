@@ -5,8 +5,10 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import Tensor
 
 from llava_lab.core.progress import BAR_SECONDS, progress
 from llava_lab.train.parts import Selection, names_of, parts_of, weights_of_part
@@ -26,8 +28,9 @@ class Record(Callback):
         self.stage = stage
         self.counts: Counter[str] = Counter()
         self.seconds = 0.0
-        self.first: list[float] = []
-        self.last: deque[float] = deque(maxlen=EDGE)
+        # Losses stay on the device until they are asked for: reading one waits for its step.
+        self.first: list[Tensor | float] = []
+        self.last: deque[Tensor | float] = deque(maxlen=EDGE)
         self.clock = 0.0
         self.bar = (0.0, 0)
         self.held_out: dict[str, float] = {}
@@ -38,8 +41,8 @@ class Record(Callback):
         return {
             "counts": dict(self.counts),
             "seconds": self.seconds,
-            "first": self.first,
-            "last": list(self.last),
+            "first": [float(loss) for loss in self.first],
+            "last": [float(loss) for loss in self.last],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -76,7 +79,7 @@ class Record(Callback):
             return
         for name, count in outputs["work"].items():
             self.counts[name] += count
-        loss = float(outputs["means"]["loss"])
+        loss = outputs["means"]["loss"].detach()
         if len(self.first) < EDGE:
             self.first.append(loss)
         self.last.append(loss)
@@ -84,9 +87,11 @@ class Record(Callback):
         if now - since >= 1.0:
             speed = (self.counts["tokens"] - tokens) / (now - since)
             self.bar = (now, self.counts["tokens"])
+            # A number of Python would be copied to the device, and one there read for the bar.
+            speed = torch.tensor(speed)
             pl_module.log("tokens_per_second", speed, prog_bar=True, batch_size=1)
         for name, rate in self._rates(trainer).items():
-            pl_module.log(f"rate/{name}", rate, batch_size=1)
+            pl_module.log(f"rate/{name}", torch.tensor(rate), batch_size=1)
 
     @staticmethod
     def _rates(trainer: Trainer) -> dict[str, float]:
@@ -99,8 +104,8 @@ class Record(Callback):
             "samples": self.counts["samples"],
             "tokens": self.counts["tokens"],
             "seconds": round(self.seconds, 2),
-            "loss_first": sum(self.first) / max(1, len(self.first)),
-            "loss_last": sum(self.last) / max(1, len(self.last)),
+            "loss_first": sum(map(float, self.first)) / max(1, len(self.first)),
+            "loss_last": sum(map(float, self.last)) / max(1, len(self.last)),
             "visual_tokens_mean": self.counts["visual_tokens"]
             / max(1, self.counts["visual_samples"]),
             "flops": self.flops(trainer.lightning_module),
@@ -197,5 +202,8 @@ class Bar(TQDMProgressBar):
                 bar.close()
 
     def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:
-        """Without the version number."""
-        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+        """The loss as it is now, and without the version number."""
+        shown = super().get_metrics(trainer, pl_module)
+        found = trainer.callback_metrics if trainer.training else {}
+        loss = {"loss": found["loss"].item()} if "loss" in found else {}
+        return {**loss, **{name: value for name, value in shown.items() if name != "v_num"}}

@@ -147,6 +147,8 @@ def make_trainer(
         )
     # Its handler of SIGTERM saves nothing, and hangs with several ranks; ours is core/signals.
     trainer._signal_connector.register_signal_handlers = lambda: None
+    # So nothing comes of its asking every rank before every micro-batch, for which all would wait.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
     return trainer
 
 

@@ -189,7 +189,7 @@ def test_a_few_steps_part_the_desirable_from_the_others(folder: Path) -> None:  
         step = StepLoss(loss, "step")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loss, "sums", lambda _, batch, own=loss.sums: own(model, batch))
-            found = step.train(holder, MicroBatch(batch, False, (batch,)))
+            found = step.train(holder, MicroBatch(batch, False, (MicroBatch(batch, False),)))
         optimizer.zero_grad()
         found["loss"].backward()
         optimizer.step()

@@ -152,7 +152,7 @@ def test_a_step_without_anything_to_learn_from_names_its_rows(model: Llava) -> N
     rows = [EncodedSample([Segment([5, 6, 7], [IGNORE] * 3)], None, [], f"row {n}") for n in (3, 4)]
     batch = Batch.pack(rows)
     with pytest.raises(ValueError, match="no token to learn from in row 3, row 4"):
-        one_step(model, NextToken(), [MicroBatch(batch, False, (batch,))])
+        one_step(model, NextToken(), [MicroBatch(batch, False, (MicroBatch(batch, False),))])
 
 
 def test_contrast_compares_a_picture_with_the_phrases_of_the_whole_step(model: Llava) -> None:

@@ -69,25 +69,20 @@ class AnswerRow(NamedTuple):
     reference: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AnswerBatch(Batch):
     """Prompts with as many answers each, packed; every target is a token of an answer.
 
     Attributes:
+        answers: Segments of the answers, a row for each prompt [n, answers].
         reference: Summed log-probabilities of the answers, shaped as `answers`, under the model
             that the stage started from, or None.
         before: Of held-out rows, what that model's distributions at the targets follow from.
     """
 
+    answers: Tensor
     reference: Tensor | None = None
     before: ReferenceHidden | None = None
-
-    @property
-    def answers(self) -> Tensor:
-        """Segments of the answers, a row for each prompt [n, answers]."""
-        parents = self.forest.parents
-        children = [index for index, parent in enumerate(parents) if parent is not None]
-        return torch.tensor(children, device=self.ids.device).view(len(self), -1)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         """The batch with all its tensors on another device."""
@@ -100,8 +95,11 @@ class AnswerBatch(Batch):
         batch = Batch.pack([each.row for each in rows])
         found = [each.reference for each in rows if each.reference is not None]
         before = [each.before for each in rows if each.before is not None]
+        parents = batch.forest.parents
+        children = [index for index, parent in enumerate(parents) if parent is not None]
         return cls(
             **vars(batch),
+            answers=torch.tensor(children).view(len(batch), -1),
             reference=torch.stack(found) if found else None,
             before=ReferenceHidden.pack(before) if before else None,
         )

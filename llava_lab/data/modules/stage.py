@@ -159,7 +159,8 @@ class StageDataModule(LightningDataModule):
             split_step(step, lengths, accumulate=micro, rank=rank, world=world)
             for step in self.order()
         ]
-        return StageLoader(self.train_rows(), steps, self.collate, self.num_workers)
+        device = trainer.strategy.root_device
+        return StageLoader(self.train_rows(), steps, self.collate, self.num_workers, device)
 
 
 def limited(number: int, limit: float) -> int:
