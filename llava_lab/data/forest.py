@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Forest:
-    """Segments of one packed row. Trees are contiguous, and a parent comes before its children.
+    """Segments of one packed row, in the order of a walk through each tree, one tree after another.
 
     Attributes:
         lengths: Tokens in each segment, in the order of the row.
@@ -34,10 +34,12 @@ class Forest:
     def __post_init__(self) -> None:
         assert len(self.lengths) == len(self.parents)
         assert all(length > 0 for length in self.lengths), "a segment without tokens"
-        root = 0
+        path: list[int] = []
         for index, parent in enumerate(self.parents):
-            root = index if parent is None else root
-            assert parent is None or root <= parent < index, "a tree must be contiguous"
+            while path and path[-1] != parent:
+                path.pop()
+            assert parent is None or path, "what is below a segment must be contiguous"
+            path.append(index)
 
     @property
     def tokens(self) -> int:

@@ -1,6 +1,7 @@
 """9. Generate: batches of questions about images -> answers; a common prefix is computed once."""
 
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,10 +11,15 @@ from torch import Tensor
 
 from llava_lab.data.forest import Forest
 from llava_lab.data.packing import Batch
-from llava_lab.model.forest_attention import AttentionPlan, KeyValueCache
+from llava_lab.model.attention.cache import KeyValueCache
+from llava_lab.model.attention.kernel import send
+from llava_lab.model.attention.plan import AttentionPlan
 
 if TYPE_CHECKING:
     from llava_lab.model.llava import Llava
+
+# Tokens that are computed before the last one is read, by the kind of device.
+AHEAD = {"cuda": 1}
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,12 @@ class Sampling:
         """Make the random number generator of one question."""
         return random.Random(f"{self.seed}/{question}")
 
-    def choose(self, logits: Tensor, draws: list[random.Random]) -> list[int]:
-        """Sample a token from each row of logits [q, v] with its own generator."""
+    def choose(self, logits: Tensor, drawn: Tensor) -> Tensor:
+        """Sample a token [q] from each row of logits [q, v] by a number from 0 to 1 [q]."""
         shares = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
-        drawn = torch.tensor([[each.random()] for each in draws], dtype=shares.dtype)
         # The cumulative sum of the last token is 1 up to rounding.
-        chosen = torch.searchsorted(shares, drawn.to(shares.device) * shares[:, -1:], right=True)
-        return chosen[:, 0].clamp(max=logits.shape[-1] - 1).tolist()
+        chosen = torch.searchsorted(shares, drawn[:, None] * shares[:, -1:], right=True)
+        return chosen[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
 @dataclass(frozen=True)
@@ -76,16 +81,20 @@ class QuestionBatch:
         """Copy the batch to another device."""
         return replace(self, batch=self.batch.to(device, non_blocking))
 
-    @property
-    def draws(self) -> list[random.Random]:
-        """Random number generator of each question; not used by greedy decoding."""
-        return [(self.sampling or Sampling()).draws(name) for name in self.ids]
+    def draws(self, device: torch.device) -> Tensor:
+        """Random numbers of each question's tokens [q, max_new_tokens]; none if it is greedy."""
+        sampling, number = self.sampling, self.max_new_tokens
+        if sampling is None:
+            return torch.empty(len(self), number, device=device)
+        draws = [sampling.draws(name) for name in self.ids]
+        drawn = [[each.random() for _ in range(number)] for each in draws]
+        return send(torch.tensor(drawn, dtype=torch.double), device)
 
-    def choose(self, logits: Tensor, draws: list[random.Random]) -> list[int]:
-        """Choose the next token of each question from its logits [q, v]."""
+    def choose(self, logits: Tensor, drawn: Tensor) -> Tensor:
+        """Choose the next token [q] of each question from its logits [q, v]."""
         if self.sampling is None:
-            return logits.argmax(-1).tolist()
-        return self.sampling.choose(logits, draws)
+            return logits.argmax(-1)
+        return self.sampling.choose(logits, drawn)
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ def answer(model: "Llava", questions: QuestionBatch) -> Answers:
         cache = KeyValueCache(forest, questions.max_new_tokens)
         plan = AttentionPlan.whole(forest, batch.ids.device, cache)
         hidden = model.llm(model.embed(batch), forest, plan)
-        last = torch.tensor([forest.end(leaf) - 1 for leaf in forest.leaves])
+        last = send(torch.tensor([forest.end(leaf) - 1 for leaf in forest.leaves]), hidden.device)
         generated = _decode(model, questions, cache, hidden[last])
     texts = [_text(model, tokens, questions) for tokens in generated]
     return Answers(questions.ids, texts, generated)
@@ -122,26 +131,68 @@ def answer(model: "Llava", questions: QuestionBatch) -> Answers:
 def _decode(
     model: "Llava", questions: QuestionBatch, cache: KeyValueCache, hidden: Tensor
 ) -> list[list[int]]:
-    """Decode token by token with the cache; answers that have ended drop out."""
-    leaves = questions.batch.forest.leaves
-    generated: list[list[int]] = [[] for _ in leaves]
-    open_ = list(range(len(leaves)))
-    draws = questions.draws
+    """Decode token by token with the cache.
+
+    On a CPU an answer that has ended drops out at once. A GPU computes a token while the one before
+    is read, so that neither waits; an answer that has ended goes on, unread, until half of them
+    have ended, for their number decides the shapes of a step.
+    """
+    forest, device = questions.batch.forest, hidden.device
+    said, ahead = _Transcript(model, questions), AHEAD.get(device.type, 0)
+    rows, drawn = list(range(len(questions))), questions.draws(device)
+    unread: deque[tuple[list[int], _Reading]] = deque()
+    plan = cache.step(forest.leaves, 0, device)
     for count in range(questions.max_new_tokens):
-        logits = model.llm.head()(hidden)
-        chosen = questions.choose(logits, [draws[index] for index in open_])
-        for index, token in zip(open_, chosen, strict=True):
-            generated[index].append(token)
-        kept = [
-            i for i, index in enumerate(open_) if not _ended(model, generated[index], questions)
-        ]
-        open_ = [open_[i] for i in kept]
-        if not open_ or count + 1 == questions.max_new_tokens:
+        chosen = questions.choose(model.llm.head()(hidden), drawn[:, count])
+        unread.append((rows, _Reading(chosen)))
+        if len(unread) > ahead:
+            said.note(*unread.popleft())
+        kept = [i for i, row in enumerate(rows) if row not in said.ended]
+        if not kept or count + 1 == questions.max_new_tokens:
             break
-        ids = torch.tensor([generated[index][-1] for index in open_], device=hidden.device)
-        plan = cache.step([leaves[index] for index in open_], count, hidden.device)
-        hidden = model.llm(model.llm.embed(ids), questions.batch.forest, plan)
-    return generated
+        if len(kept) < len(rows) and len(kept) <= len(rows) // (1 + ahead):
+            index = send(torch.tensor(kept), device)
+            rows, chosen, drawn = [rows[i] for i in kept], chosen[index], drawn[index]
+            plan = cache.step([forest.leaves[row] for row in rows], count, device)
+        elif count > 0:
+            plan.advance()
+        hidden = model.llm(model.llm.embed(chosen), forest, plan)
+    for each in unread:
+        said.note(*each)
+    return said.tokens
+
+
+class _Reading:
+    """Tokens on their way from the device."""
+
+    def __init__(self, tokens: Tensor):
+        self.tokens = tokens.to("cpu", non_blocking=True)
+        self.copied = torch.cuda.Event() if tokens.is_cuda else None
+        if self.copied is not None:
+            self.copied.record()
+
+    def done(self) -> list[int]:
+        """The tokens, once they are there."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.tokens.tolist()
+
+
+class _Transcript:
+    """The answers so far, and which of them have ended."""
+
+    def __init__(self, model: "Llava", questions: QuestionBatch):
+        self.model, self.questions = model, questions
+        self.tokens: list[list[int]] = [[] for _ in questions.ids]
+        self.ended: set[int] = set()
+
+    def note(self, rows: Sequence[int], reading: _Reading) -> None:
+        """Add a token to each of these answers that has not ended."""
+        for row, token in zip(rows, reading.done(), strict=True):
+            if row not in self.ended:
+                self.tokens[row].append(token)
+                if _ended(self.model, self.tokens[row], self.questions):
+                    self.ended.add(row)
 
 
 def _without_cache(model: "Llava", questions: QuestionBatch) -> list[list[int]]:
@@ -153,13 +204,13 @@ def _without_cache(model: "Llava", questions: QuestionBatch) -> list[list[int]]:
         for leaf in forest.leaves
     ]
     generated: list[list[int]] = []
-    for path, draws in zip(paths, questions.draws, strict=True):
+    for path, drawn in zip(paths, questions.draws(embeddings.device), strict=True):
         tokens: list[int] = []
         row = embeddings[path]
         while len(tokens) < questions.max_new_tokens and not _ended(model, tokens, questions):
             hidden = model.llm(row, Forest((len(row),), (None,)))
-            tokens += questions.choose(model.llm.head()(hidden[-1:]), [draws])
-            new = torch.tensor(tokens[-1:], device=row.device)
+            new = questions.choose(model.llm.head()(hidden[-1:]), drawn[len(tokens)][None])
+            tokens += new.tolist()
             row = torch.cat([row, model.llm.embed(new)])
         generated.append(tokens)
     return generated

@@ -9,8 +9,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from llava_lab.data.forest import Forest
+from llava_lab.model.attention.forest import ATTENTION
+from llava_lab.model.attention.plan import AttentionPlan
 from llava_lab.model.encoder.tower import first_line, refuse_depth
-from llava_lab.model.forest_attention import ATTENTION, AttentionPlan
 from llava_lab.model.weights import (
     check_values,
     load_part,

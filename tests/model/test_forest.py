@@ -5,7 +5,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llava_lab.data.forest import Forest
-from llava_lab.model.forest_attention import ATTENTION, AttentionPlan, KeyValueCache
+from llava_lab.model.attention.cache import KeyValueCache
+from llava_lab.model.attention.forest import ATTENTION
+from llava_lab.model.attention.plan import AttentionPlan
 from llava_lab.model.llm import CausalLM
 from llava_lab.train.recompute import keep_products
 
