@@ -17,7 +17,7 @@ def answer_logps(
     model: Llava, batch: AnswerBatch, hidden: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Summed log-probabilities of the answers, and their tokens, both shaped as `batch.answers`."""
-    losses = token_losses(model, batch, hidden).float()
+    losses = token_losses(model, batch, hidden)
     return answer_sums(-losses, batch), answer_sums(torch.ones_like(losses), batch)
 
 

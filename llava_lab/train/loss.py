@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear_cross_entropy
 
 from llava_lab.data.packing import Batch
 from llava_lab.model.llava import Llava
+from llava_lab.train.cross_entropy import linear_cross_entropy
 
 # Sums and what they are divided by, by name. Both add up over micro-batches and devices.
 Ratios = dict[str, tuple[Tensor | float, Tensor | float]]
@@ -66,7 +66,7 @@ def ratio(total: Tensor | float, count: Tensor | float) -> Tensor:
 
 
 def token_losses(model: Llava, batch: Batch, hidden: Tensor | None = None) -> Tensor:
-    """Cross-entropy of every target [m]: the forest's hidden states, the head at targets only.
+    """Cross-entropy of every target [m], in 32 bits; the head is applied at targets only.
 
     Args:
         model: The model.
@@ -75,11 +75,7 @@ def token_losses(model: Llava, batch: Batch, hidden: Tensor | None = None) -> Te
     """
     hidden = model(batch)[batch.predictors] if hidden is None else hidden
     head = model.llm.head()
-    # Chunks keep memory from growing with vocabulary x targets; on CPU plain is faster.
-    options = nn.LinearCrossEntropyOptions() if hidden.is_cuda else None
-    return linear_cross_entropy(
-        hidden, head.weight, batch.targets, linear_bias=head.bias, reduction="none", options=options
-    )
+    return linear_cross_entropy(hidden, head.weight, batch.targets, head.bias)
 
 
 class NextToken(Loss):
@@ -91,7 +87,6 @@ class NextToken(Loss):
 
     def sums(self, model: Llava, batch: Batch) -> tuple[Ratios, Ratios]:
         """Cross-entropy of the supervised tokens, and their share of all tokens."""
-        # In 32 bits, as a sum over many tokens does not fit into 16.
-        losses = token_losses(model, batch).float()
+        losses = token_losses(model, batch)
         terms: Ratios = {"token": (losses.sum(), len(losses))}
         return terms, {"supervised_share": (len(losses), len(batch.ids))}

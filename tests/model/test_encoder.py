@@ -10,10 +10,12 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.square import Square
+from llava_lab.model.encoder import timm_tower
 from llava_lab.model.encoder.base import Encoder
 from llava_lab.model.encoder.clip import ClipEncoder
 from llava_lab.model.encoder.siglip import SiglipEncoder
@@ -116,6 +118,22 @@ def test_timm_gives_a_blocks_output(layer: int, block: int, cls: bool, tmp_path:
     expected = torch.cat([outputs[0][:, :1], patches], 1) if cls else patches
     torch.testing.assert_close(encoder(pixels_for(encoder)).flatten(1, 2), expected)
     assert len(encoder.tower.blocks) == block + 1
+
+
+def test_a_class_token_that_enters_after_the_blocks_goes_with_what_reads_it() -> None:
+    class AsBefore1031(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cls_token = nn.Parameter(torch.zeros(1))
+            self.cls_attn_blocks = nn.ModuleList([nn.Linear(1, 1)])
+
+        def prune_intermediate_layers(self, *_: object, **__: object) -> None:
+            self.cls_attn_blocks = nn.ModuleList()
+
+    timm_tower.prune(model := AsBefore1031(), 0)
+    assert not model.state_dict()
+    xcit = TimmEncoder("xcit_nano_12_p16_224", pretrained=False)
+    assert "cls_token" not in xcit.tower.state_dict()
 
 
 ENCODERS = {

@@ -49,7 +49,7 @@ class TimmEncoder(Encoder):
         if cls and not timm_tower.has_cls(skeleton):
             raise ValueError(f"timm's {name} gives no CLS feature: set cls to false")
         whole = skeleton.state_dict()
-        self._prune(skeleton)
+        timm_tower.prune(skeleton, self.block)
         with seeded("encoder"):
             if weights is not None:
                 self.tower = timm_tower.with_weights(
@@ -59,7 +59,7 @@ class TimmEncoder(Encoder):
                 self.tower = timm_tower.with_timms_weights(name, arguments)
             else:
                 self.tower = timm_tower.create(name, arguments)
-        self._prune(self.tower)
+        timm_tower.prune(self.tower, self.block)
         _, self.width, *grid = shapes[self.block]
         source = skeleton.pretrained_cfg
         self.view_spec = ViewSpec(
@@ -69,9 +69,6 @@ class TimmEncoder(Encoder):
             tuple(source["mean"]),
             tuple(source["std"]),
         )
-
-    def _prune(self, tower: Any) -> None:
-        tower.prune_intermediate_layers([self.block], prune_norm=True, prune_head=True)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features [n, h, w, d] of views [n, 3, s, s], or one row with the CLS feature."""

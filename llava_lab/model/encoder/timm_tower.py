@@ -55,6 +55,14 @@ def _check_name(name: str) -> None:
         raise ValueError(f"timm has no weights {name}; it has {nearest(name, tags) or 'none'}")
 
 
+def prune(model: Any, block: int) -> None:
+    """Drop what the features of a block do not hang on."""
+    model.prune_intermediate_layers([block], prune_norm=True, prune_head=True)
+    # The class token of XCiT and of CaiT enters after the blocks; timm drops it since 1.0.31.
+    if not getattr(model, "cls_attn_blocks", getattr(model, "blocks_token_only", True)):
+        model.cls_token = None
+
+
 def has_cls(model: Any) -> bool:
     """Whether timm gives a CLS feature beside the patches of a model's blocks."""
     token = getattr(model, "cls_token", None) is not None or getattr(
