@@ -6,6 +6,7 @@ from these flags; they are never recovered by searching the finished text.
 
 import difflib
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -39,8 +40,8 @@ class Template(ChatFormat):
 
     Attributes:
         name: Name in YAML.
-        masking: "correct" trains on answers and their ends, "released" on what the released code
-            trains on, with its bugs, "all" on everything but visual tokens, as in pretraining.
+        masking: "correct" trains on answers and their ends, "released" on what the released models
+            were trained on, with its bugs, "all" on everything but visual tokens.
     """
 
     name: str
@@ -114,8 +115,14 @@ class Template(ChatFormat):
             else:
                 before, after = _fill(self.answer, tokenizer)
                 parts += [("answer", before + text + after), ("after", self.after)]
-        targets = self.released if self.masking == "released" else {"answer"}
-        return [Piece(text, part in targets) for part, text in parts]
+        if self.masking != "released":
+            return [Piece(text, part == "answer") for part, text in parts]
+        marks = "|".join(map(re.escape, self.released_marks)) or "(?!)"
+        return [
+            Piece(each, part in self.released or each in self.released_marks)
+            for part, text in parts
+            for each in re.split(f"({marks})", text)
+        ]
 
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> set[int]:
         """Return the tokens that end an answer."""
@@ -205,8 +212,8 @@ def get_template(name: str, masking: Masking = "correct") -> Template:
         name: plain, terse, v0, llava_v0, v1, llava_v1, llava_llama_2, mistral_instruct,
             chatml_direct, qwen_1_5, llava_llama_3, or tokenizer for the LM's own chat template.
         masking: "correct" trains on answers and their ends; "released" also on role names (v0), or
-            headers and markers (qwen_1_5, llava_llama_3), as the released code does; "all" on
-            everything.
+            the markers of all turns (qwen_1_5, llava_llama_3), as the released models were trained;
+            "all" on everything.
     """
     if name not in TEMPLATES:
         near = difflib.get_close_matches(name, TEMPLATES, n=3, cutoff=0.4)
@@ -220,7 +227,7 @@ def get_template(name: str, masking: Masking = "correct") -> Template:
 
 def place_image(
     turns: Sequence[Turn],
-    position: Literal["keep", "first", "first_or_last"],
+    position: Literal["keep", "first", "last", "first_or_last"],
     rng: random.Random | None = None,
 ) -> tuple[Turn, ...]:
     r"""Move the image of the first user turn, if it is the turn's only one.
@@ -228,11 +235,11 @@ def place_image(
     Args:
         turns: User and assistant in turn.
         position: "keep" leaves it; "first" writes "<image>\nQ", as `preprocess_multimodal` does;
-            "first_or_last" that or "Q\n<image>" at random (LLaVA paper, section 4).
+            "last" writes "Q\n<image>"; "first_or_last" either at random (LLaVA paper, section 4).
         rng: Decides for "first_or_last".
     """
-    if position not in ("keep", "first", "first_or_last"):
-        raise ValueError(f"no position {position!r}; choose keep, first or first_or_last")
+    if position not in ("keep", "first", "last", "first_or_last"):
+        raise ValueError(f"no position {position!r}; choose keep, first, last or first_or_last")
     first, *others = turns
     if position == "keep" or first.text.count(IMAGE_PLACEHOLDER) != 1:
         return tuple(turns)
@@ -240,8 +247,9 @@ def place_image(
     if position == "first_or_last":
         if rng is None:
             raise ValueError("first_or_last needs a random number generator")
-        if rng.random() < 0.5:
-            lines.reverse()
+        position = "last" if rng.random() < 0.5 else "first"
+    if position == "last":
+        lines.reverse()
     return (replace(first, text="\n".join(lines).strip()), *others)
 
 

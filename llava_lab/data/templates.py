@@ -1,7 +1,8 @@
 """2. Templates: the conversation formats of the LLaVA family, as data.
 
 Strings and rules as in `llava/conversation.py` and `llava/train/train.py` of haotian-liu/LLaVA
-c121f04 and LLaVA-VL/LLaVA-NeXT df17966.
+c121f04 and LLaVA-VL/LLaVA-NeXT df17966; what the released models were trained on, as in the code of
+their time: haotian-liu/LLaVA 8959d5c (v0) and LLaVA-VL/LLaVA-NeXT b46e496 (Qwen1.5, Llama-3).
 """
 
 from dataclasses import dataclass
@@ -31,8 +32,9 @@ class ChatFormat:
         special: Markers that must be single tokens of the tokenizer.
         reserved: Other markers, which are ordinary text to the tokenizer.
         stop_string: Text that ends an answer, if no single token does.
-        released: The parts that the released code trains on.
-        released_tokens: Tokens that the released code trains on anywhere.
+        released: The parts that the released models were trained on.
+        released_marks: Texts of the format that they were trained on as well, in every part.
+        released_tokens: Tokens that they were trained on as well, in every part.
     """
 
     system: str = ""
@@ -48,6 +50,7 @@ class ChatFormat:
     reserved: tuple[str, ...] = ()
     stop_string: str | None = None
     released: frozenset[TemplatePart] = frozenset({"answer"})
+    released_marks: tuple[str, ...] = ()
     released_tokens: tuple[str, ...] = ()
 
 
@@ -120,11 +123,11 @@ CHAT_FORMATS: dict[str, ChatFormat] = {
         answer="{text}<|im_end|>",
         after="\n",
         special=_CHATML,
-        released=frozenset({"header", "answer", "after"}),
-        released_tokens=("\n", *_CHATML),
+        released=frozenset({"answer", "after"}),
+        released_marks=("<|im_start|>", "<|im_end|>\n"),
     ),
-    # The released code also looks "\n\n" up to train on it everywhere, but the vocabulary spells
-    # that token "ĊĊ" and the look-up finds nothing.
+    # That code wrote the empty line behind a header as two tokens, as no prompt does; here it is
+    # the one that the vocabulary has.
     "llava_llama_3": ChatFormat(
         system=f"<|start_header_id|>system<|end_header_id|>\n\n{_VISUAL}<|eot_id|>",
         question="<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>",
@@ -132,7 +135,7 @@ CHAT_FORMATS: dict[str, ChatFormat] = {
         answer="{text}<|eot_id|>",
         strip=True,
         special=_LLAMA_3,
-        released=frozenset({"header", "answer"}),
-        released_tokens=_LLAMA_3,
+        released_marks=("<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>"),
+        released_tokens=("\n",),
     ),
 }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +16,13 @@ from llava_lab.core.atomic import plain_name
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.media.clip import image_digest
 from llava_lab.data.modules.encoded import Position
+from llava_lab.data.modules.stage import run_seed
 from llava_lab.data.questions import Question, read_questions
 from llava_lab.data.views.base import Views
 from llava_lab.evaluate.groups import QuestionGroup, blind_groups, by_images
 from llava_lab.evaluate.metrics.base import BenchmarkMetric
 from llava_lab.evaluate.prompts import Sizes, check_questions, question_loader, trees_of
+from llava_lab.model.generate import Sampling
 from llava_lab.model.llm import scale_positions
 
 
@@ -120,6 +123,8 @@ class BenchmarkDataModule(LightningDataModule):
         views: How an image becomes views, by default as in the stage that was trained last.
         image_position: Where the image goes in the question.
         max_new_tokens: Longest answer.
+        temperature: Answers are sampled at this temperature, each by the run's seed and its
+            question's id; 0 takes the likeliest token.
         images_per_batch: Images whose questions are answered at once.
         template: Chat template; null takes the LM's.
         num_workers: Processes that load images beside the main one.
@@ -135,6 +140,7 @@ class BenchmarkDataModule(LightningDataModule):
         views: Views,
         image_position: Position = "first",
         max_new_tokens: int = 128,
+        temperature: float = 0.0,
         images_per_batch: int = 1,
         template: str | None = None,
         num_workers: int = 0,
@@ -147,7 +153,9 @@ class BenchmarkDataModule(LightningDataModule):
         ]
         if len(set(names)) < len(names):
             raise ValueError(f"data.benchmarks: two benchmarks have one name among {names}")
-        self.benchmarks, self.views = benchmarks, views
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"data.temperature is {temperature}; it is 0 or more")
+        self.benchmarks, self.views, self.temperature = benchmarks, views, temperature
         self.image_position, self.max_new_tokens = image_position, max_new_tokens
         self.images_per_batch, self.template = images_per_batch, template
         self.num_workers, self.rope_factor = num_workers, rope_factor
@@ -207,6 +215,7 @@ class BenchmarkDataModule(LightningDataModule):
             max_new_tokens=self.max_new_tokens,
             images_per_batch=self.images_per_batch,
             num_workers=self.num_workers,
+            sampling=Sampling(self.temperature, run_seed()) if self.temperature else None,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
             sizes=self.sizes,

@@ -24,7 +24,7 @@ PUBLISHED_ROWS = {
     "LLaVA-Pretrain/blip_laion_cc_sbu_558k.json": 558_128,
     "llava_instruct_150k.json": 157_712,
     "llava_v1_5_mix665k.json": 665_298,
-    "LLaVA-NeXT-Data/llava_next_raw_format_processed.json": 779_289,
+    "llava_next_raw_format/llava_next_raw_format_processed.json": 738_590,
 }
 # Bytes a weight in mixed precision with AdamW: itself; its gradient and two moments if it trains.
 FROZEN_BYTES, TRAINED_BYTES = 4, 16

@@ -95,7 +95,7 @@ class World:
     def finish(self, folder: Path, files: dict[str, bytes]) -> None:
         """Write files by name, and the manifest of settings and of every file's digest."""
         for name, content in files.items():
-            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         every = sorted(path for path in folder.rglob("*") if path.is_file())
         made = shown(every, f"{self.root}: digests of files")

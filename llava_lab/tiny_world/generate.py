@@ -22,7 +22,7 @@ ALIGN_10 = "LLaVA-CC3M-Pretrain-595K/chat.json"
 ALIGN_15 = "LLaVA-Pretrain/blip_laion_cc_sbu_558k.json"
 INSTRUCT_10 = "llava_instruct_150k.json"
 INSTRUCT_15 = "llava_v1_5_mix665k.json"
-INSTRUCT_NEXT = "LLaVA-NeXT-Data/llava_next_raw_format_processed.json"
+INSTRUCT_NEXT = "LLaVA-NeXT-Data/llava_next_raw_format/llava_next_raw_format_processed.json"
 LISTS, FACTS = "lists.json", "facts.json"
 TEXT, PHRASES, QUESTIONS = "text.json", "phrases.jsonl", "questions.jsonl"
 # Share of the evaluation images with a question of each type; fewer have signs.
@@ -48,7 +48,7 @@ class TinyWorld(World):
             train an encoder on tiles.
     """
 
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     train_images: int = 5000
     eval_images: int = 300
     text_rows: int = 30000

@@ -151,23 +151,23 @@ RELEASED = {
     "v0": ["Human: ", "Assistant: A red car.###Human:", "Assistant: two###"],
     "qwen_1_5": [
         "<|im_start|>",
-        "\n",
         "<|im_end|>\n<|im_start|>",
-        "\n",
-        "\n",
-        "<|im_end|>\n<|im_start|>assistant\nA red car.<|im_end|>\n<|im_start|>",
-        "\n",
-        "<|im_end|>\n<|im_start|>assistant\ntwo<|im_end|>\n",
+        "<|im_end|>\n<|im_start|>",
+        "A red car.<|im_end|>\n<|im_start|>",
+        "<|im_end|>\n<|im_start|>",
+        "two<|im_end|>\n",
     ],
     "llava_llama_3": [
         "<|start_header_id|>",
-        "<|end_header_id|>",
+        "<|end_header_id|>\n\n",
         "<|eot_id|><|start_header_id|>",
-        "<|end_header_id|>",
-        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA red car.<|eot_id|>"
-        "<|start_header_id|>",
-        "<|end_header_id|>",
-        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\ntwo<|eot_id|>",
+        "<|end_header_id|>\n\n",
+        "\n",
+        "<|eot_id|><|start_header_id|>",
+        "<|end_header_id|>\n\nA red car.<|eot_id|><|start_header_id|>",
+        "<|end_header_id|>\n\n",
+        "<|eot_id|><|start_header_id|>",
+        "<|end_header_id|>\n\ntwo<|eot_id|>",
     ],
 }
 
@@ -303,39 +303,38 @@ def test_labels_of_chatml_direct_as_released(llama_tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("name", "opening", "role", "end", "everywhere"),
+    ("name", "system", "role", "end", "newlines"),
     [
         (
             "qwen_1_5",
-            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
-            "<|im_start|>{}\n",
+            "You are a helpful assistant.",
+            [("<|im_start|>", True), ("{}\n", False)],
             "<|im_end|>\n",
-            ["\n", "<|im_start|>", "<|im_end|>"],
+            False,
         ),
         (
             "llava_llama_3",
-            f"<|start_header_id|>system<|end_header_id|>\n\n{HELPFUL}<|eot_id|>",
-            "<|start_header_id|>{}<|end_header_id|>\n\n",
+            HELPFUL,
+            [("<|start_header_id|>", True), ("{}", False), ("<|end_header_id|>\n\n", True)],
             "<|eot_id|>",
-            ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+            True,
         ),
     ],
 )
-def test_labels_as_released_by_messages(name, opening, role, end, everywhere, byte_tokenizer):
-    always = {byte_tokenizer(mark).input_ids[0] for mark in everywhere}
+def test_labels_as_released_by_messages(name, system, role, end, newlines, byte_tokenizer):
+    """As `preprocess_qwen` and `preprocess_llama3` of LLaVA-VL/LLaVA-NeXT@b46e496 do."""
+    (newline,) = byte_tokenizer("\n").input_ids
     for turns, visual_tokens in conversations():
         images = iter(visual_tokens)
-        ids = byte_tokenizer(opening).input_ids
-        labels = [IGNORE] * len(ids)
-        for turn in turns:
+        ids, labels = [], []
+        for turn in [Turn("system", system), *turns]:
             counts = [next(images) for _ in range(turn.text.count("<image>"))]
-            message = role.format(turn.role) + turn.text + end
-            ids += released_ids(message, byte_tokenizer, counts)
-            new = ids[len(labels) :]
-            labels += new if turn.role == "assistant" else [IGNORE] * len(new)
-        labels = [
-            token if token in always else label for token, label in zip(ids, labels, strict=True)
-        ]
+            parts = [(part.format(turn.role), trained) for part, trained in role]
+            for part, trained in [*parts, (turn.text, turn.role == "assistant"), (end, True)]:
+                new = released_ids(part, byte_tokenizer, counts if part == turn.text else [])
+                also = newline if newlines and turn.role == "user" else None
+                ids += new
+                labels += [token if trained or token == also else IGNORE for token in new]
         encoded = get_template(name, "released").encode(turns, byte_tokenizer, visual_tokens, "row")
         assert encoded == Encoded(ids, labels)
 
@@ -626,5 +625,6 @@ def test_place_image():
     assert placed == again
     with pytest.raises(ValueError, match="random number generator"):
         place_image(middle, "first_or_last")
-    with pytest.raises(ValueError, match="no position 'last'"):
-        place_image(middle, "last")
+    assert place_image(talk("<image>\nQ", "A"), "last")[0].text == "Q\n<image>"
+    with pytest.raises(ValueError, match="no position 'middle'"):
+        place_image(middle, "middle")

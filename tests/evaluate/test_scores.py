@@ -24,7 +24,7 @@ from llava_lab.data.questions import Question, read_questions
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.video import Frames
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
-from llava_lab.evaluate.groups import blind_groups, by_images
+from llava_lab.evaluate.groups import blind_groups, by_images, placed
 from llava_lab.evaluate.loggers import log_picture
 from llava_lab.evaluate.metrics.question import ExactMatch, VQAAccuracy, YesNo
 from llava_lab.evaluate.scores import Scores
@@ -103,6 +103,7 @@ def run_test(
     model: Llava, benchmarks: list[Benchmark], folder: Path, verb: str = "test", **options: Any
 ) -> Scores:
     """Scores as `test` computes them, or none as in `predict`."""
+    temperature = options.pop("temperature", 0.0)
     scores = Scores(folder / "predictions")
     trainer = Trainer(
         accelerator="cpu",
@@ -114,7 +115,7 @@ def run_test(
         default_root_dir=str(folder),
         **options,
     )
-    data = BenchmarkDataModule(benchmarks, Pad(), max_new_tokens=4, images_per_batch=2)
+    data = BenchmarkDataModule(benchmarks, Pad(), "first", 4, temperature, 2)
     if verb == "test":
         trainer.test(model, datamodule=data, verbose=False)
     else:
@@ -146,6 +147,34 @@ def test_rows_with_one_id_have_an_answer_each_in_order(model: Llava, tmp_path: P
     assert [line["prediction"] for line in read_lines(tmp_path)] == alone
     right = sum(bool(text) for text in alone) / len(alone)
     assert scores.results["q"]["accuracy"].value == right
+
+
+def test_answers_are_sampled_at_a_temperature_by_seed_and_id(
+    model: Llava, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmarks = [benchmark(repeated(tmp_path))]
+
+    def said(seed: int, temperature: float) -> list[str]:
+        monkeypatch.setenv("PL_GLOBAL_SEED", str(seed))
+        run_test(model, benchmarks, tmp_path, temperature=temperature)
+        return [line["prediction"] for line in read_lines(tmp_path)]
+
+    sampled = said(0, 0.7)
+    assert said(0, 0.7) == sampled != said(1, 0.7)
+    assert said(0, 0.0) == said(1, 0.0) != sampled
+    for wrong in (-0.1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=rf"data\.temperature is {wrong}; it is 0 or more"):
+            run_test(model, benchmarks, tmp_path, temperature=wrong)
+
+
+def test_a_picture_may_stand_behind_its_question(tmp_path: Path) -> None:
+    question, *_ = read_questions(repeated(tmp_path), tmp_path / "images")
+    text = "Is there a ring?"
+    assert placed(question, "last").text == f"{text}\n<image>"
+    assert (
+        placed(question, "last", "Answer yes or no.").text == f"{text}\nAnswer yes or no.\n<image>"
+    )
+    assert [len(each.questions) for each in by_images([question] * 2, "last")] == [2]
 
 
 @pytest.fixture

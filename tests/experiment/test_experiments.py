@@ -164,7 +164,10 @@ def test_the_parts_of_the_tiny_scale_are_fitted(
 
 
 def test_the_versions_differ_only_in_what_the_papers_changed() -> None:
-    """LLaVA-1.5 changed resolution, connector, LM, data, views, prompts, batches and one rate."""
+    """LLaVA-1.5 changed resolution, connector, LM, data, views, prompts, batches and one rate.
+
+    Its DeepSpeed files clip no gradients, and its scripts ask with the picture first, greedily.
+    """
     paper = REPOSITORY / "configs" / "scale" / "paper.yaml"
     ours = [
         Experiment.read(REPOSITORY / "experiments" / f"{name}.yaml", paper).config
@@ -201,6 +204,10 @@ def test_the_versions_differ_only_in_what_the_papers_changed() -> None:
         data.format("instruct") + "group_by_modality",
         "data.views.class_path",
         "data.views.resize",
+        "data.image_position",
+        "data.max_new_tokens",
+        "data.temperature",
+        "trainer.gradient_clip_val",
     }
 
 

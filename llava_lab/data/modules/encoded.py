@@ -22,7 +22,7 @@ from llava_lab.data.tokens import Encoded
 from llava_lab.data.verified import verified
 from llava_lab.data.views.base import Views
 
-Position = Literal["keep", "first", "first_or_last"]
+Position = Literal["keep", "first", "last", "first_or_last"]
 
 
 class ViewLoader:

@@ -31,10 +31,11 @@ class ImageDataModule(StageDataModule):
         views: How an image becomes views.
         template: Chat template of this stage; null takes the LM's.
         max_length: Longest row in tokens, visual tokens included; null takes the LM's.
-        masking: `correct` supervises the assistant's words and their end; `released` does as the
-            released code of that template did; `all` supervises everything, as pretraining.
+        masking: `correct` supervises the assistant's words and their end; `released` is what the
+            released models of that template were trained on; `all` supervises everything, as
+            pretraining.
         image_position: Where the image stands in the first turn: where the file has it, first,
-            or first or last at random as in LLaVA's paper.
+            last, or first or last at random as in LLaVA's paper.
         hold_out: Share of the rows kept from training, by image, for the held-out loss.
         feature_store: Folder in which features of a frozen encoder are kept; null computes them
             anew for every batch.
