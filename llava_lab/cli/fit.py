@@ -31,6 +31,7 @@ QUIET = (
     ".*Total length of `list` across ranks",
     ".*Trying to infer the `batch_size`",
     ".*The number of training batches",
+    ".*The `srun` command is available",  # on a login node, or beside torchrun
 )
 
 

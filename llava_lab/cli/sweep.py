@@ -1,5 +1,6 @@
 """sweep: run what is missing of a sweep."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from llava_lab.cli.arguments import experiment_parser, split
 from llava_lab.cli.fit import quiet
 from llava_lab.cli.verb import add_flag, one_message, positive
 from llava_lab.core.messages import explained
+from llava_lab.core.shipped import here_or_shipped
 from llava_lab.experiment.sweep import Layers, Point, Sweep
 
 
@@ -22,7 +24,17 @@ def main(arguments: Sequence[str]) -> None:
         )
         parser.add_argument("sweep", type=Path, help="sweep file, such as sweeps/connector.yaml")
         parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
-        parser.add_argument("--jobs", type=positive, default=1, help="points at once")
+        parser.add_argument(
+            "--jobs",
+            type=positive,
+            help="points at once; by default one a GPU, or one where there are none",
+        )
+        parser.add_argument(
+            "--launcher",
+            default="local",
+            help="local, slurm, or a YAML file of sbatch's options such as "
+            "configs/launcher/slurm.yaml; --slurm.partition=gpu sets one of them",
+        )
         add_flag(
             parser,
             "--dry-run",
@@ -32,15 +44,45 @@ def main(arguments: Sequence[str]) -> None:
         parser.add_argument(
             "--format", choices=("text", "json"), default="text", help="of --dry-run's list"
         )
-        options, more = split(parser, arguments)
+        options, layers = split(parser, arguments)
+        more = [each for each in layers if not str(each).startswith("slurm.")]
+        given = [str(each).removeprefix("slurm.") for each in layers if each not in more]
         quiet()
-        from llava_lab.experiment.sweeping import run
-
         sweep = Sweep.read(options.sweep)
         if options.dry_run:
             dry_run(sweep, options.runs, more, options.format)
-        else:
+        elif options.launcher == "local":
+            if given:
+                raise ValueError(f"--slurm.{given[0]}: --launcher slurm is missing")
+            from llava_lab.experiment.sweeping import run
+
             run(sweep, options.runs, options.jobs, more)
+        else:
+            run_on_slurm(sweep, options, given, more)
+
+
+def run_on_slurm(
+    sweep: Sweep, options: argparse.Namespace, given: Sequence[str], more: Layers
+) -> None:
+    """Run what is missing as jobs of Slurm.
+
+    Args:
+        sweep: The sweep.
+        options: Options of the verb.
+        given: Options of sbatch, such as "partition=gpu".
+        more: Files and overrides for all points.
+
+    Raises:
+        ValueError: If the launcher is unknown, or its options are.
+    """
+    from llava_lab.experiment.slurm import SlurmSweep
+    from llava_lab.experiment.slurm_options import read_options
+
+    launcher = options.launcher
+    if launcher != "slurm" and Path(launcher).suffix != ".yaml":
+        raise ValueError(f"--launcher {launcher}: it is local, slurm, or a YAML file for Slurm")
+    file = launcher if launcher == "slurm" else str(here_or_shipped(Path(launcher)))
+    SlurmSweep(sweep, options.runs, read_options(file, given), options.jobs, more).run()
 
 
 def dry_run(sweep: Sweep, runs: Path, more: Layers, form: str) -> None:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-TAKEN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TAKEN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+WARNING = signal.SIGUSR1  # what a cluster sends some time before it ends a job by SIGTERM
+USUAL = {signal.SIGINT: signal.default_int_handler, WARNING: signal.SIG_IGN}  # of a forked child
 PEER = signal.SIGUSR2  # sent by an interrupted rank to the rank that started it
 AGAIN = 75  # exit status of an interrupted verb: the same command goes on
 PARENT = "LLAVA_LAB_PARENT"  # environment: "stdin" is a pipe that closes when the parent dies
@@ -93,10 +95,11 @@ def _started_by_rank() -> bool:
 
 @contextmanager
 def taken() -> Iterator[None]:
-    """Raise `Interrupted` at the first SIGINT, SIGTERM or SIGHUP inside of the block.
+    """Raise `Interrupted` at the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 inside of the block.
 
-    A second signal ends the process at once, also while it waits in native code. Where SIGHUP is
-    ignored at the start (nohup), it stays so. Forked child processes have the default handlers.
+    A second signal ends the process at once, also while it waits in native code; SIGUSR1 neither
+    is that one nor has one. Where SIGHUP is ignored at the start (nohup), it stays so. Forked child
+    processes have the default handlers, and ignore SIGUSR1, which clusters send to all processes.
     """
     if _active() or threading.current_thread() is not threading.main_thread():
         yield
@@ -141,10 +144,10 @@ def _watch(reader: int) -> None:
             continue
         now = time.monotonic()
         if not first:
-            first = now
             # If no Python code handles the signal, for example in a wait for a dead rank.
             _end_after(STUCK_SECONDS, unless=came)
-        elif now - first >= SECOND_SECONDS and number[0] != PEER:
+            first = 0.0 if number[0] == WARNING else now
+        elif now - first >= SECOND_SECONDS and number[0] not in (PEER, WARNING):
             os._exit(128 + number[0])
     os.close(reader)
 
@@ -173,9 +176,8 @@ def _forked() -> None:
         _state.owner = 0
         signal.set_wakeup_fd(-1)
         for number in (*TAKEN, PEER):
-            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             if signal.getsignal(number) is _take:
-                signal.signal(number, usual)
+                signal.signal(number, USUAL.get(number, signal.SIG_DFL))
 
 
 os.register_at_fork(after_in_child=_forked)

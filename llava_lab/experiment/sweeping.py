@@ -4,14 +4,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from llava_lab.core import signals
 from llava_lab.core.lock import Held, lock
 from llava_lab.core.records import write_record
 from llava_lab.experiment.experiment import Experiment
+from llava_lab.experiment.gpus import VISIBLE, Pool, visible
 from llava_lab.experiment.run import Preview
 from llava_lab.experiment.sweep import Layers, Point, Sweep, recorded_results
 
@@ -41,28 +44,59 @@ def _still(sweep: Sweep, runs: Path, point: Point, more: Layers) -> bool:
         return False
 
 
-def run(sweep: Sweep, runs: Path, jobs: int = 1, more: Layers = ()) -> None:
+def run(sweep: Sweep, runs: Path, jobs: int | None = None, more: Layers = ()) -> None:
     """Fit the points without results of theirs; a failed one does not stop the others.
 
-    Points that another sweep is at are left for the end, and waited for.
+    Points that another sweep is at are left for the end, and waited for. On a machine with GPUs
+    each has GPUs of its own.
+
+    Args:
+        sweep: The sweep.
+        runs: Folder of all runs.
+        jobs: Points at once; None for one a GPU, or one without GPUs.
+        more: Files and overrides for all points.
 
     Raises:
         ValueError: At the end, if points failed.
     """
     points, done = sweep.points(), finished(sweep, runs, more)
     missing = [point for point in points if str(point) not in done]
-    print(f"sweep {sweep.name}: {len(points)} points, {len(missing)} to run", flush=True)
+    pool = _pool(sweep, missing, jobs, more)
+    where = f", {pool.jobs} at once {pool}" if pool else ""
+    print(f"sweep {sweep.name}: {len(points)} points, {len(missing)} to run{where}", flush=True)
     failed, number, left = 0, len(done), []
     for wait in (False, True):
-        with _Fits(sweep, runs, jobs, more) as fits:
+        with _Fits(sweep, runs, pool.jobs if pool else jobs or 1, more, pool) as fits:
             for point, outcome in fits.each(left if wait else missing, wait):
                 if outcome is None:
                     left.append(point)
                     continue
                 number, failed = number + 1, failed + (not outcome[0])
                 print(f"[{number}/{len(points)}] {outcome[1]}", flush=True)
+    check_failed(failed, len(points))
+
+
+def check_failed(failed: int, points: int) -> None:
+    """Say at the end of a sweep how many points failed.
+
+    Raises:
+        ValueError: If any did.
+    """
     if failed:
-        raise ValueError(f"{failed} of {len(points)} points failed; repeat to try them again")
+        raise ValueError(f"{failed} of {points} points failed; repeat to try them again")
+
+
+def _pool(sweep: Sweep, points: Sequence[Point], jobs: int | None, more: Layers) -> Pool | None:
+    """The GPUs, where there are some and the points are fitted on them."""
+    if not points or not (names := visible()):
+        return None
+    pool = Pool(names, jobs or len(names))
+    return pool if pool.wanted(trainer_options(sweep.layers(points[0], more))) else None
+
+
+def trainer_options(layers: Layers) -> dict[str, Any]:
+    """Options of the trainer in files and overrides."""
+    return Experiment.read_layers(layers).config["trainer"]
 
 
 class _Fits:
@@ -72,11 +106,11 @@ class _Fits:
     signal, which it saves at, or because the sweep was killed.
     """
 
-    def __init__(self, sweep: Sweep, runs: Path, jobs: int, more: Layers):
-        self.sweep, self.runs, self.more = sweep, runs, more
+    def __init__(self, sweep: Sweep, runs: Path, jobs: int, more: Layers, gpus: Pool | None):
+        self.sweep, self.runs, self.more, self.gpus = sweep, runs, more, gpus
         self.pool = ThreadPoolExecutor(jobs)
         self.reader, self.writer = os.pipe()
-        self.began = time.time()
+        self.began, self.ended = time.time(), False
 
     def __enter__(self) -> "_Fits":
         return self
@@ -85,6 +119,7 @@ class _Fits:
         if kind is signals.Interrupted:
             print("interrupted; the points save where they are", flush=True)
             signals.defer()  # for as long as that takes
+        self.ended = True
         os.close(self.writer)
         self.pool.shutdown(cancel_futures=True)
         os.close(self.reader)
@@ -115,28 +150,72 @@ class _Fits:
             return None
 
     def _fit(self, record: Path, point: Point) -> tuple[bool, str]:
-        """Fit one point in a process of its own, and keep what came of it."""
-        began, log = time.monotonic(), record.with_suffix(".log")
+        """Fit one point, on GPUs of its own where there are some."""
         layers = self.sweep.layers(point, self.more)
-        command = fit_command(layers, self.runs)
-        with log.open("w", encoding="utf-8") as out:
-            code = subprocess.run(
-                command,
-                stdin=self.reader,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                check=False,
-                env={**os.environ, signals.PARENT: "stdin"},
-            ).returncode
-        known = {"labels": point.labels, "seed": point.seed, "command": command, "exit": code}
-        results = Experiment.read_layers(layers).run(self.runs).results_file if not code else None
-        if results and results.is_file():
-            write_record(record, {**known, "results": str(results)})
-            return True, f"{point}: {time.monotonic() - began:.0f} s, {results}"
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        errors = [line for line in lines if line.startswith("error:")] or lines[-1:]
-        write_record(record, {**known, "error": errors})
-        return False, f"{point}: failed with exit status {code}, see {log}: {' '.join(errors)}"
+        try:
+            count = self.gpus.wanted(trainer_options(layers)) if self.gpus else 0
+        except ValueError as error:
+            return False, f"{point}: {error}"
+        with self.gpus.taken(count) if self.gpus and count else nullcontext() as names:
+            if self.ended:  # while it waited for a GPU
+                return False, f"{point}: not begun"
+            environment = {**os.environ, signals.PARENT: "stdin"}
+            environment |= {VISIBLE: ",".join(names)} if names else {}
+            where = f" on GPU {environment[VISIBLE]}" if names else ""
+            print(f"{point}: begins{where}, log {record.with_suffix('.log')}", flush=True)
+
+            def start(command: list[str]) -> int:
+                with record.with_suffix(".log").open("w", encoding="utf-8") as out:
+                    return subprocess.run(
+                        command,
+                        stdin=self.reader,
+                        stdout=out,
+                        stderr=subprocess.STDOUT,
+                        check=False,
+                        env=environment,
+                    ).returncode
+
+            return fit_point(self.sweep, self.runs, point, self.more, start)
+
+
+def fit_point(
+    sweep: Sweep,
+    runs: Path,
+    point: Point,
+    more: Layers,
+    start: Callable[[list[str]], int],
+    **known: Any,
+) -> tuple[bool, str]:
+    """Fit one point in a process of its own, and record what came of it.
+
+    Args:
+        sweep: Its sweep.
+        runs: Folder of all runs.
+        point: The point.
+        more: Files and overrides for all points.
+        start: Runs a command with its output in the point's log; returns its exit status.
+        known: What else to record.
+
+    Returns:
+        Whether it has results, and a line about it.
+    """
+    began, record = time.monotonic(), sweep.record(runs, point, more)
+    layers, log = sweep.layers(point, more), record.with_suffix(".log")
+    command = fit_command(layers, runs)
+    code = start(command)
+    known |= {"labels": point.labels, "seed": point.seed, "command": command, "exit": code}
+    results = Experiment.read_layers(layers).run(runs).results_file if not code else None
+    if results and results.is_file():
+        write_record(record, {**known, "results": str(results)})
+        return True, f"{point}: {time.monotonic() - began:.0f} s, {results}"
+    write_record(record, {**known, "error": (errors := last_words(log))})
+    return False, f"{point}: failed with exit status {code}, see {log}: {' '.join(errors)}"
+
+
+def last_words(log: Path) -> list[str]:
+    """What the log of a failed fit says of why."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line for line in lines if line.startswith("error:")] or lines[-1:]
 
 
 def fit_command(layers: Layers, runs: Path) -> list[str]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def started(code: str) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_ends_a_verb_with_one_message(number: signal.Signals) -> None:
     code = "try: print('there', flush=True); time.sleep(60)\nfinally: print('put away')"
     process = started(code)
@@ -89,6 +90,26 @@ def test_work_that_saves_itself_is_waited_for_and_a_second_signal_ends_it_at_onc
     assert process.wait(timeout=20) == 128 + signal.SIGINT
 
 
+def test_what_saves_at_a_clusters_warning_is_not_ended_by_the_signals_behind_it() -> None:
+    process = started("""
+signals.defer()
+print('there', flush=True)
+while not signals.came(): time.sleep(0.01)
+print('saving', flush=True)
+time.sleep(2)
+print('saved', flush=True)
+signals.resume()
+""")
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout is not None and process.stdout.readline() == "saving\n"
+    time.sleep(0.6)  # longer than two signals may be apart to be one
+    process.send_signal(signal.SIGUSR1)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=20)
+    assert said == "saved\nllava_lab: interrupted; the same command goes on\n"
+    assert process.returncode == 75
+
+
 def test_a_later_verb_of_the_process_goes_on() -> None:
     code = f"""{HEAD}
 try:
@@ -118,6 +139,7 @@ time.sleep(1)  # longer than the grace that a signal to this process would give
 """)
     assert process.stdout is not None and process.stdout.readline() == "child\n"
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    os.kill(int(children), signal.SIGUSR1)  # a cluster warns all processes
     os.kill(int(children), signal.SIGTERM)
     said, _ = process.communicate(timeout=20)
     assert said == f"forked {-signal.SIGTERM} {int(children)}\n" and process.returncode == 0

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from PIL import Image
 from llava_lab.cli import fit as cli
 from llava_lab.cli import sweep as sweeps
 from llava_lab.cli.table import main as table_main
+from llava_lab.experiment import sweeping
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.experiment.sweeping import fit_command
 from llava_lab.report import table
@@ -293,6 +295,29 @@ def test_two_sweeps_at_once_fit_each_point_once(
     assert "by another sweep" in "".join(lines) and second.wait(timeout=60) == 0
     second.stdout.close()
     assert (tmp_path / "began").read_text().count("\n") == 2
+
+
+def test_points_at_once_have_gpus_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path = sweep_file(tmp_path, "{experiment: EXPERIMENT, seeds: [0, 1, 2], axes: {a: [1]}}")
+    code = "import os, time; time.sleep(0.5); print(os.environ['CUDA_VISIBLE_DEVICES']); exit(3)"
+    config = {"trainer": {"devices": "auto", "accelerator": "auto"}}
+    experiment = SimpleNamespace(read_layers=lambda layers: SimpleNamespace(config=config))
+    monkeypatch.setattr(sweeping, "visible", lambda: ["5", "GPU-7c"])
+    monkeypatch.setattr(sweeping, "Experiment", experiment)
+    monkeypatch.setattr(sweeping, "fit_command", lambda *_: [sys.executable, "-c", code])
+    with pytest.raises(SystemExit):
+        sweeps.main([str(path), f"--runs={tmp_path / 'runs'}"])
+    said = capsys.readouterr().out
+    assert "3 to run, 2 at once on GPUs 5,GPU-7c" in said
+    assert "begins on GPU 5, log" in said and "begins on GPU GPU-7c, log" in said
+    logs = [each.read_text().strip() for each in tmp_path.glob("runs/sweeps/some/*.log")]
+    assert len(logs) == 3 and set(logs) == {"5", "GPU-7c"}
+
+    monkeypatch.setitem(config["trainer"], "devices", 3)
+    with pytest.raises(SystemExit, match="devices is 3, and there are 2 GPUs"):
+        sweeps.main([str(path), f"--runs={tmp_path / 'runs'}"])
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"command": 3, "exit": 0}'])
