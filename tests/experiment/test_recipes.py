@@ -67,6 +67,7 @@ def stage_of(config: dict[str, Any], name: str) -> dict[str, Any]:
         "clip": trainer["gradient_clip_val"],
         "precision": trainer["precision"].removesuffix("-mixed"),
         "loss": {"kind": kind(stage["loss"]), **loss},
+        "normalization": stage["normalization"],
     }
 
 
