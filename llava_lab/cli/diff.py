@@ -10,7 +10,8 @@ from llava_lab.cli.fit import quiet
 from llava_lab.cli.verb import one_message
 from llava_lab.experiment.compose import differences, write_value
 from llava_lab.experiment.sweep import Sweep
-from llava_lab.report.grid import Figure, Grid, show
+from llava_lab.report.formats import FORMATS, show
+from llava_lab.report.grid import Figure, Grid
 
 if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
     from llava_lab.experiment.experiment import Experiment
@@ -35,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     what = "experiment file, run folder, or SWEEP.yaml:POINT such as 'sweeps/grid_size.yaml:2x2'"
     parser.add_argument("left", metavar="A", help=what)
     parser.add_argument("right", metavar="B", help="the same")
-    parser.add_argument("--format", choices=("rich", "md", "csv", "json"), default="rich")
+    parser.add_argument("--format", choices=FORMATS, default="rich")
     return parser
 
 

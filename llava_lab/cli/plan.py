@@ -8,6 +8,7 @@ from llava_lab.cli.arguments import experiment_parser, read_experiment, split
 from llava_lab.cli.fit import quiet
 from llava_lab.cli.verb import add_flag, one_message, positive
 from llava_lab.report.budget import SIZES, TEXT_TOKENS, UTILIZATION, Budget
+from llava_lab.report.formats import FORMATS, show
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -15,7 +16,6 @@ def main(arguments: Sequence[str]) -> None:
     with one_message():
         options, layers = split(_parser(), arguments)
         quiet()
-        from llava_lab.report.grid import show
         from llava_lab.report.plan import plan
 
         budget = Budget(
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         help="share of a device's peak that training reaches",
     )
     parser.add_argument("--devices", type=positive, default=8, help="devices that share the memory")
-    parser.add_argument("--format", choices=("rich", "md", "json"), default="rich")
+    parser.add_argument("--format", choices=FORMATS, default="rich")
     return parser
 
 

@@ -1,14 +1,18 @@
-"""`table`: runs or a sweep as tables, for people and for scripts."""
+"""`table`: runs, a sweep or a published table, for people and for scripts."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from llava_lab.cli.arguments import split
 from llava_lab.cli.verb import one_message, verb_parser
 from llava_lab.experiment.sweep import Layers, Sweep
-from llava_lab.report.grid import show
+from llava_lab.report.formats import FORMATS, show
+from llava_lab.report.paper_table import list_grid, paper_grids
+from llava_lab.report.placed import Group
 from llava_lab.report.plot import plot
+from llava_lab.report.published import published
+from llava_lab.report.runs import find, read
 from llava_lab.report.sweep import (
     difference_grids,
     finished_groups,
@@ -16,42 +20,84 @@ from llava_lab.report.sweep import (
     published_with,
     sweep_grids,
 )
-from llava_lab.report.table import PAPER, table
+from llava_lab.report.sweep import labelled as labelled_points
+from llava_lab.report.table import grouped, labelled, table
 
-FORMATS = ("rich", "md", "csv", "json")
+LIST = ""  # --paper without an id
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the verb; a mistake is one message and exit status 2."""
-    parser = verb_parser(
-        "table", "Print runs as tables: one by itself, several seeds as their mean, or a sweep."
-    )
-    what = "run folder, results.json, folder of runs, or one sweep file"
-    parser.add_argument("runs_or_sweep", metavar="RUN", nargs="+", type=Path, help=what)
-    formats = "json: an array of tables, with figures as numbers (scores as fractions)"
-    parser.add_argument("--format", choices=FORMATS, default="rich", help=formats)
-    parser.add_argument("--paper", type=Path, default=PAPER, help="folder of published numbers")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the sweep ran")
-    parser.add_argument(
-        "--against",
-        metavar="POINT",
-        help="also print differences of a sweep's points to this one: '1x1'",
-    )
-    parser.add_argument("--plot", type=Path, help="picture of the sweep to draw, .png or .pdf")
-    drawn = "scores to plot instead of the first benchmark's accuracies: presence/hallucination"
-    parser.add_argument("--scores", nargs="+", default=[], metavar="SCORE", help=drawn)
-    against = "score to plot against instead of visual tokens, such as dpo/kl of held-out rows"
-    parser.add_argument("--x", metavar="SCORE", help=against)
+    parser = _parser()
     with one_message():
         options, more = split(parser, arguments)
-        if options.runs_or_sweep[0].suffix == ".yaml":
-            sweep_table(options, more)
-            return
-        if more:
+        given = options.runs_or_sweep
+        swept = bool(given) and given[0].suffix == ".yaml"
+        if more and not swept:
             parser.error(f"unrecognized arguments: {' '.join(map(str, more))}")
-        if options.against or options.plot:
-            parser.error("--against and --plot are of a sweep: give its file")
-        table(options.runs_or_sweep, options.format, options.paper)
+        if options.paper == LIST and not given:
+            show([list_grid()], options.format)
+        elif options.paper is not None:
+            paper_table(options, more)
+        elif swept:
+            sweep_table(options, more)
+        elif not given:
+            parser.error("name runs, a sweep file, or a published table: --paper llava15/table2")
+        elif options.against or options.plot or options.scores:
+            parser.error("--against, --plot and --scores are of a sweep: give its file")
+        else:
+            table(given, options.format)
+
+
+def _parser() -> ArgumentParser:
+    parser = verb_parser(
+        "table",
+        "Print runs as tables: one by itself, several seeds as their mean, or a sweep; or a "
+        "published table, with runs in the rows that they are.",
+    )
+    what = "run folder, results.json, folder of runs, or one sweep file"
+    parser.add_argument("runs_or_sweep", metavar="RUN", nargs="*", type=Path, help=what)
+    formats = "csv and json have figures as numbers (scores as fractions)"
+    parser.add_argument("--format", choices=FORMATS, default="rich", help=formats)
+    paper = "published table to print, such as llava15/table2; without an ID list all"
+    parser.add_argument("--paper", nargs="?", const=LIST, metavar="ID", help=paper)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the sweep ran")
+    against = (
+        "also print differences of a sweep's points to this one: '1x1'; with --paper, of its rows "
+        "to this row, instead of to the row before"
+    )
+    parser.add_argument("--against", metavar="POINT", help=against)
+    parser.add_argument("--plot", type=Path, help="picture of the sweep to draw, .png or .pdf")
+    chosen = (
+        "scores to plot, or to print with --paper, instead of accuracies: presence/hallucination"
+    )
+    parser.add_argument("--scores", nargs="+", default=[], metavar="SCORE", help=chosen)
+    along = "score to plot against instead of visual tokens, such as dpo/kl of held-out rows"
+    parser.add_argument("--x", metavar="SCORE", help=along)
+    return parser
+
+
+def paper_table(options: Namespace, more: Layers) -> None:
+    """Print a published table, with runs or the points of a sweep in their rows.
+
+    Args:
+        options: Of the command line.
+        more: Files and overrides that the sweep was run with.
+    """
+    if options.paper == LIST:
+        raise ValueError("--paper: which table? `table --paper` lists them; name one behind it")
+    if options.plot:
+        raise ValueError("--plot is of a sweep, without --paper")
+    shown = published(options.paper)
+    groups = _groups(options, more)
+    show(paper_grids(shown, groups, options.scores, options.against), options.format)
+
+
+def _groups(options: Namespace, more: Layers) -> list[Group]:
+    given = options.runs_or_sweep
+    if given and given[0].suffix == ".yaml":
+        return labelled_points(finished_groups(Sweep.read(given[0]), options.runs, more))
+    return labelled(grouped([read(path) for path in find(given)])) if given else []
 
 
 def sweep_table(options: Namespace, more: Layers) -> None:
@@ -67,7 +113,7 @@ def sweep_table(options: Namespace, more: Layers) -> None:
     grids = [*sweep_grids(sweep, found), *held_out_grids(sweep, found)]
     if options.against is not None:
         grids += difference_grids(sweep, found, options.against)
-    grids += published_with(sweep, path, options.paper)
+    grids += published_with(sweep, path, found)
     show(grids, options.format)
     if options.plot:
         plot(sweep, found, options.plot, options.scores, options.x, options.against)

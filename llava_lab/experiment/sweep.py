@@ -63,14 +63,14 @@ class Sweep:
         files: The experiment and the overlays.
         axes: Name of each axis, its values' names, and the options that each sets.
         seeds: Seeds.
-        published: Tables of the papers about the same question: `experiment` and `title` each.
+        published: Published tables about the same question, by their ids: "llava15/table2".
     """
 
     name: str
     files: tuple[Path, ...]
     axes: dict[str, dict[str, dict[str, Any]]]
     seeds: tuple[int, ...]
-    published: tuple[dict[str, str], ...] = ()
+    published: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> "Sweep":
@@ -95,8 +95,10 @@ class Sweep:
             raise ValueError(f"{path}: axes is {axes!r:.200}, not names with values under each")
         axes = {axis: _values(path, axis, values) for axis, values in axes.items()}
         published = _listed(path, found, "published", [])
-        if not all(isinstance(t, dict) and t.keys() == {"experiment", "title"} for t in published):
-            raise ValueError(f"{path}: published is a list of {{experiment: ..., title: ...}}")
+        if odd := [name for name in published if not isinstance(name, str)]:
+            raise ValueError(
+                f"{path}: published: {odd[0]!r:.200} is no table's id; `table --paper` lists them"
+            )
         name = plain_name(str(found.get("sweep", path.stem)), f"{path}: sweep")
         return cls(name, tuple(files), axes, _seeds(path, found), tuple(published))
 

@@ -1,11 +1,8 @@
-"""12. Grid: named columns of figures -> terminal, Markdown, CSV, JSON."""
+"""12. Grid: named columns of figures, drawn in a terminal's width."""
 
-import csv
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from rich import box
 from rich.cells import cell_len
@@ -13,13 +10,11 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-Format = Literal["rich", "md", "csv", "json"]
 GAP = 2  # spaces between two columns on a terminal
 FRAMED = 100  # columns of a terminal that has room for frames
 CLOSE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 CLOSE |= {"padding": (0, GAP - 1, 0, 0)}
 WORDS = 24  # what is longer is a text, which may be broken into lines of as much
-PIPE_COLUMNS = 140  # a pipe or a file has no width of its own, and rich would take 80
 
 
 @dataclass(frozen=True)
@@ -72,6 +67,13 @@ class Grid:
         """The cells as they are shown."""
         return [[str(cell) for cell in row] for row in self.rows]
 
+    def left(self, column: int) -> bool:
+        """Whether a column is set left: names, and texts such as formulas in place of figures."""
+        cells = [row[column] for row in self.rows]
+        return column < self.names or any(
+            (isinstance(cell, str) and " " in cell) or cell_len(str(cell)) > WORDS for cell in cells
+        )
+
     @property
     def below(self) -> list[str]:
         """Legend and notes, a paragraph each."""
@@ -81,7 +83,8 @@ class Grid:
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
         yield Text(self.title, style="bold")
-        yield from _tables(self, options.max_width)
+        if self.rows:
+            yield from _tables(self, options.max_width)
         if self.below:
             yield Text("\n".join(self.below), style="dim")
         yield ""
@@ -133,12 +136,6 @@ def _width(grid: Grid, cells: list[list[str]], column: int, whole: bool = False)
     return max([*map(cell_len, heads), *widths])
 
 
-def _texts(grid: Grid, column: int) -> bool:
-    """Whether a column has texts, such as formulas, in place of figures."""
-    cells = [row[column] for row in grid.rows]
-    return any((isinstance(c, str) and " " in c) or cell_len(str(c)) > WORDS for c in cells)
-
-
 def _table(grid: Grid, cells: list[list[str]], columns: list[int], room: int) -> Table:
     """Draw some columns; spare room goes to those that would wrap."""
     widths = {column: _width(grid, cells, column) for column in columns}
@@ -154,7 +151,7 @@ def _table(grid: Grid, cells: list[list[str]], columns: list[int], room: int) ->
     for column in columns:
         table.add_column(
             Text(grid.headers[column]),
-            justify="left" if column < grid.names or _texts(grid, column) else "right",
+            justify="left" if grid.left(column) else "right",
             width=widths[column],
             overflow="fold",
         )
@@ -162,56 +159,3 @@ def _table(grid: Grid, cells: list[list[str]], columns: list[int], room: int) ->
         # As Text, since rich reads "[name]" in a plain string as a style.
         table.add_row(*(Text(line[column]) for column in columns))
     return table
-
-
-def show(grids: Sequence[Grid], format: Format) -> None:
-    """Print tables in a format; all but JSON show the cells as text."""
-    if format == "json":
-        print(to_json(grids))
-    elif format == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        for grid in grids:
-            writer.writerows([grid.headers, *grid.texts])
-    elif format == "md":
-        print("\n\n".join(to_markdown(grid) for grid in grids))
-    else:
-        console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
-        for grid in grids:
-            console.print(grid)
-
-
-def to_markdown(grid: Grid) -> str:
-    """Convert a grid to a GitHub table with its title above and its notes below."""
-    sides = ["---" if index < grid.names else "--:" for index in range(len(grid.headers))]
-    lines = [grid.headers, sides, *grid.texts]
-    body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    notes = ["", *(f"{note}  " for note in grid.below[:-1]), *grid.below[-1:]]
-    return "\n".join([f"### {grid.title}", "", *body, *(notes if grid.below else [])])
-
-
-def to_json(grids: Sequence[Grid]) -> str:
-    """Convert grids to a JSON array with one object for each.
-
-    A row is an object with the columns as keys; a figure is its value, as `Figure` has it.
-
-    Raises:
-        ValueError: If two columns of a grid have one name; names it.
-    """
-    return json.dumps(
-        [_object(grid) for grid in grids], indent=2, ensure_ascii=False, allow_nan=False
-    )
-
-
-def _object(grid: Grid) -> dict[str, Any]:
-    for head in grid.headers:
-        if grid.headers.count(head) > 1:
-            raise ValueError(
-                f"{grid.title}: two columns are called {head!r}, and a JSON row has each name "
-                "once; choose another --format"
-            )
-    values = [
-        [cell.value if isinstance(cell, Figure) else cell for cell in row] for row in grid.rows
-    ]
-    rows = [dict(zip(grid.headers, line, strict=True)) for line in values]
-    about = {**grid.about, "title": grid.title, "columns": grid.headers}
-    return {**about, "rows": rows, "notes": grid.notes}

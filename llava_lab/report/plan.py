@@ -17,6 +17,7 @@ from llava_lab.experiment.experiment import Experiment
 from llava_lab.model.llava import Llava
 from llava_lab.report.budget import Budget
 from llava_lab.report.grid import Grid, figure
+from llava_lab.report.paper_table import compute_grids
 from llava_lab.report.plan_costs import (
     activations,
     hours_rows,
@@ -24,7 +25,6 @@ from llava_lab.report.plan_costs import (
     reference_rows,
     stage_rows,
 )
-from llava_lab.report.table import PAPER, published_grids
 from llava_lab.train.parts import parts_of
 from llava_lab.train.stage import Stage
 
@@ -68,8 +68,7 @@ def plan(
     grids = [parts_grid(model, {name: stage.lr for name, stage in stages.items()})]
     grids += [stage_grid(model, stage, budget) for stage in stages.values()]
     benchmarks.check_views(model)
-    tables = published_grids(experiment.name, PAPER)
-    grids += [grid for grid in tables if grid.title.endswith(": training compute")]
+    grids += compute_grids(experiment.name)
     if trace is not None:
         grids.append(trace_grid(model, benchmarks.views, trace))
     if isinstance(benchmarks.views, Frames):

@@ -100,6 +100,18 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
+def values_of(run: RunResults) -> dict[tuple[str, str], Estimate]:
+    """Values of a run by benchmark and score."""
+    return {(row.benchmark, row.score): row.value for row in run_rows(run.results)}
+
+
+def mean_difference(pairs: Sequence[tuple[Estimate, Estimate]]) -> Estimate:
+    """Mean of the differences of pairs, one a seed; of one seed, an interval over questions."""
+    if len(pairs) > 1:
+        return over_seeds([ours.value - theirs.value for ours, theirs in pairs])
+    return difference(*pairs[0])
+
+
 def t95(degrees: int) -> float:
     """97.5% quantile of Student's t distribution."""
     return float(stdtrit(degrees, 0.975))
@@ -140,6 +152,15 @@ def interval_figure(estimate: Estimate | None) -> Figure:
 def half_figure(estimate: Estimate | None) -> Figure:
     """An estimate as a cell, with half of its interval."""
     return _figure(plus_minus(estimate), estimate)
+
+
+def signed_figure(more: Estimate | None) -> Figure:
+    """A difference in points as a cell, with a star if its interval excludes zero."""
+    if more is None:
+        return Figure(NONE, None)
+    star = "*" if more.low > 0 or more.high < 0 else ""
+    text = f"{100 * more.value:+.1f} ± {50 * (more.high - more.low):.1f}{star}"
+    return Figure(text, asdict(more), text.replace(" ", ""))
 
 
 def _figure(text: str, estimate: Estimate | None) -> Figure:

@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
 from llava_lab.core.records import read_record
+from llava_lab.core.yaml_file import parse_value
 
 NAME = "results.json"
 KEYS = ("experiment", "scale", "seed", "stages", "benchmarks", "cost")
@@ -37,19 +39,34 @@ class RunResults:
         That is the configuration beside the file, less the seed. Where the file stands alone,
         sizes and steps must do.
         """
-        config = self.path.with_name("config.yaml")
-        if config.is_file():
-            content = config.read_bytes()
-            if hashlib.sha256(content).hexdigest() != self.results.get("config_sha256"):
-                raise ValueError(
-                    f"{config}: damaged, not the configuration of the {NAME} beside it. `fit` the "
-                    "run again to rewrite it."
-                )
-            lines = content.decode().splitlines()
-            return [line for line in lines if not line.startswith("seed_everything:")]
+        if (text := self._config()) is not None:
+            return [line for line in text.splitlines() if not line.startswith("seed_everything:")]
         sizes = ("parameters", "trainable_parameters", "visual_tokens_mean")
         steps = [(stage["name"], stage.get("steps")) for stage in self.results["stages"]]
         return [*(self.results["cost"].get(key) for key in sizes), *steps]
+
+    @cached_property
+    def config(self) -> Mapping[str, Any] | None:
+        """The resolved configuration beside the file, or None where the file stands alone."""
+        text = self._config()
+        return None if text is None else parse_value(text)
+
+    def _config(self) -> str | None:
+        """The text of the configuration beside the file.
+
+        Raises:
+            ValueError: If it is not that of the results.
+        """
+        path = self.path.with_name("config.yaml")
+        if not path.is_file():
+            return None
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.results.get("config_sha256"):
+            raise ValueError(
+                f"{path}: damaged, not the configuration of the {NAME} beside it. `fit` the "
+                "run again to rewrite it."
+            )
+        return content.decode()
 
 
 def find(paths: Sequence[Path]) -> list[Path]:

@@ -1,24 +1,27 @@
 """12. Sweep: its finished points -> a row each, and what each has more than one of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from llava_lab.experiment.sweep import Layers, Sweep
 from llava_lab.report.grid import Figure, Grid
+from llava_lab.report.paper_table import Group, paper_grids
+from llava_lab.report.published import published
 from llava_lab.report.rows import (
     NONE,
     Estimate,
     ScoreRow,
-    difference,
     half_figure,
+    mean_difference,
     over_seeds,
     run_rows,
     seed_rows,
+    signed_figure,
+    values_of,
 )
 from llava_lab.report.runs import RunResults, read
-from llava_lab.report.table import published_grids
 
 UNKNOWN = Figure(NONE, None)
 PointRuns = tuple[dict[str, str], list[RunResults]]
@@ -124,22 +127,24 @@ def sweep_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
         yield replace(grid, notes=notes)
 
 
-def published_with(sweep: Sweep, path: Path, paper: Path) -> Iterator[Grid]:
-    """The published tables that a sweep file names.
+def published_with(sweep: Sweep, path: Path, found: list[PointRuns]) -> Iterator[Grid]:
+    """The published tables that a sweep file names, with its points in their rows.
 
     Raises:
         ValueError: If there is no such table; names those that there are.
     """
-    for each in sweep.published:
-        tables = published_grids(each["experiment"], paper)
-        chosen = [grid for grid in tables if grid.title.endswith(f": {each['title']}")]
-        if not chosen:
-            known = ", ".join(repr(grid.title.partition(": ")[2]) for grid in tables) or "none"
-            raise ValueError(
-                f"{path}: published: {paper} has no table {each['title']!r} of "
-                f"{each['experiment']}; it has {known}"
-            )
-        yield from chosen
+    groups = labelled(found)
+    for name in sweep.published:
+        try:
+            table = published(name)
+        except ValueError as error:
+            raise ValueError(f"{path}: published: {error}") from None
+        yield from paper_grids(table, groups)
+
+
+def labelled(found: list[PointRuns]) -> list[Group]:
+    """Finished combinations, each by the names of its values."""
+    return [(", ".join(labels.values()), runs) for labels, runs in found]
 
 
 def differences(
@@ -159,15 +164,15 @@ def differences(
         raise ValueError(
             f"--against: {base!r} is no finished point of {sweep.name}; it has {known}"
         )
-    first = {run.results["seed"]: _values(run) for run in named[base][1]}
+    first = {run.results["seed"]: values_of(run) for run in named[base][1]}
     every = []
     for name, (labels, runs) in named.items():
-        pairs = [(_values(run), first.get(run.results["seed"])) for run in runs]
+        pairs = [(values_of(run), first.get(run.results["seed"])) for run in runs]
         both = [(ours, theirs) for ours, theirs in pairs if theirs is not None]
         if name == base or not both:
             continue
         more = {
-            key: _more([(ours[key], theirs[key]) for ours, theirs in both])
+            key: mean_difference([(ours[key], theirs[key]) for ours, theirs in both])
             for key in both[0][0]
             if all(key in values for pair in both for values in pair)
         }
@@ -180,7 +185,7 @@ def difference_grids(sweep: Sweep, found: list[PointRuns], base: str) -> Iterato
     rows: dict[str, list[tuple[list[str | Figure], dict[str, Figure]]]] = {}
     for labels, seeds, more in differences(sweep, found, base):
         for benchmark in dict.fromkeys(benchmark for benchmark, _ in more):
-            cells = {score: _signed(e) for (of, score), e in more.items() if of == benchmark}
+            cells = {score: signed_figure(e) for (of, score), e in more.items() if of == benchmark}
             head = [*labels.values(), Figure(str(seeds), seeds)]
             rows.setdefault(benchmark, []).append((head, cells))
     legend = (
@@ -191,24 +196,6 @@ def difference_grids(sweep: Sweep, found: list[PointRuns], base: str) -> Iterato
         title = f"sweep {sweep.name}, {benchmark}: against {base}"
         about = {"table": "against", "sweep": sweep.name, "benchmark": benchmark, "against": base}
         yield _named(sweep, title, lines, legend, about)
-
-
-def _values(run: RunResults) -> dict[tuple[str, str], Estimate]:
-    return {(row.benchmark, row.score): row.value for row in run_rows(run.results)}
-
-
-def _more(pairs: Sequence[tuple[Estimate, Estimate]]) -> Estimate:
-    """Mean difference of (ours, theirs) pairs."""
-    if len(pairs) > 1:
-        return over_seeds([ours.value - theirs.value for ours, theirs in pairs])
-    return difference(*pairs[0])
-
-
-def _signed(more: Estimate) -> Figure:
-    """A difference in points, with a star if its interval excludes zero."""
-    star = "*" if more.low > 0 or more.high < 0 else ""
-    text = f"{100 * more.value:+.1f} ± {50 * (more.high - more.low):.1f}{star}"
-    return Figure(text, asdict(more), text.replace(" ", ""))
 
 
 def tokens(runs: list[RunResults], benchmark: str) -> float:

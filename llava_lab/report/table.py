@@ -1,4 +1,4 @@
-"""12. Table: runs -> tables of scores, stages and cost, and the published rows apart from them."""
+"""12. Table: runs -> tables of scores, stages and cost, and the published rows that they are."""
 
 import csv
 import sys
@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_lab.core.shipped import shipped
-from llava_lab.report.grid import Figure, Format, Grid, show
-from llava_lab.report.published import published
+from llava_lab.report.formats import Format, show
+from llava_lab.report.grid import Figure, Grid
+from llava_lab.report.paper_table import rows_grid, rows_of
+from llava_lab.report.placed import Group
 from llava_lab.report.rows import (
     NONE,
     Estimate,
@@ -30,23 +31,30 @@ COST = {
     "peak memory, bytes": "peak_memory_bytes",
 }
 HEADERS = ["benchmark", "score", "questions", "value", "blind", "margin"]
-PAPER = shipped("configs/paper")
 
 
-def table(runs: Sequence[Path], format: Format = "rich", paper: Path = PAPER) -> None:
+def table(runs: Sequence[Path], format: Format = "rich") -> None:
     """Print runs as tables: one run by itself, several seeds of one experiment as their mean.
 
     Args:
         runs: Run folders, results.json files, or folders with runs below them.
-        format: For the terminal, as Markdown, as comma-separated fractions, one line a score, or
-            as JSON (`to_json`).
-        paper: Folder with the published numbers, which are printed under their own heading.
+        format: As `show` takes it; as comma-separated values, a line a score: ours as fractions,
+            published ones as printed.
     """
     groups = grouped([read(path) for path in find(runs)])
     if format == "csv":
         write_csv(groups)
         return
-    show(list(all_grids(groups, paper)), format)
+    show(list(all_grids(groups)), format)
+
+
+def labelled(groups: Sequence[list[RunResults]]) -> list[Group]:
+    """Groups of runs, each by its experiment and scale, or its path where several have those."""
+    names = [_name(group[0]) for group in groups]
+    return [
+        (str(group[0].path.parent) if names.count(name) > 1 else _scaled(group[0].results), group)
+        for group, name in zip(groups, names, strict=True)
+    ]
 
 
 def results_tables(results: dict[str, Any]) -> list[Grid]:
@@ -79,8 +87,8 @@ def _name(run: RunResults) -> tuple[str, str]:
     return run.results["experiment"], run.results["scale"]
 
 
-def all_grids(groups: Sequence[Sequence[RunResults]], paper: Path) -> Iterator[Grid]:
-    """Tables of all groups, then the published tables of their experiments."""
+def all_grids(groups: Sequence[list[RunResults]]) -> Iterator[Grid]:
+    """Tables of all groups, then the published rows that they are."""
     names = [_name(group[0]) for group in groups]
     for group, name in zip(groups, names, strict=True):
         if len(group) > 1:
@@ -93,8 +101,7 @@ def all_grids(groups: Sequence[Sequence[RunResults]], paper: Path) -> Iterator[G
                 f"Not averaged with the other runs of {name[0]}: their recipe or seeds do not fit."
             )
         yield from (scores, stages_grid(results), cost_grid(results))
-    for experiment in dict.fromkeys(name for name, _ in names):
-        yield from published_grids(experiment, paper)
+    yield rows_grid(labelled(groups))
 
 
 def score_grid(results: dict[str, Any], path: Path | None = None) -> Grid:
@@ -208,54 +215,27 @@ def cost_grid(results: dict[str, Any]) -> Grid:
     return Grid("Cost", ["cost", "value"], rows, about=_about("cost", [results]))
 
 
-def published_grids(experiment: str, paper: Path) -> list[Grid]:
-    """Published tables of an experiment.
-
-    Models are columns; or rows, where there are more of them than of benchmarks.
-    """
-    tables: dict[str, list[dict[str, Any]]] = {}
-    for row in published(experiment, paper):
-        tables.setdefault(row["title"], []).append(row)
-    grids = []
-    for title, rows in tables.items():
-        benchmarks = list(dict.fromkeys(name for row in rows for name in row["values"]))
-        values = [[_published(row["values"].get(name)) for name in benchmarks] for row in rows]
-        models = [row["model"] for row in rows]
-        if len(models) > len(benchmarks):
-            headers, names = ["model", *benchmarks], models
-        else:
-            headers, names = ["benchmark", *models], benchmarks
-            values = [list(column) for column in zip(*values, strict=True)]
-        body = [[name, *line] for name, line in zip(names, values, strict=True)]
-        first = rows[0]
-        known = ", ".join(each for each in (first["source_kind"], first["provenance"]) if each)
-        source = f"Source: {first['source']} ({known.replace('_', ' ')})."
-        heading = f"{experiment}, published (paper scale): {title}"
-        about = {"table": "published", "experiment": experiment, "scale": "paper"}
-        about |= {key: first[key] for key in ("source", "source_kind")}
-        grids.append(Grid(heading, headers, body, notes=[source, *first["notes"]], about=about))
-    return grids
-
-
-def _published(number: float | None) -> Figure:
-    return Figure(NONE if number is None else str(number), number)
-
-
-def write_csv(groups: Sequence[Sequence[RunResults]]) -> None:
-    """Print all scores as comma-separated fractions; empty where not measured."""
+def write_csv(groups: Sequence[list[RunResults]]) -> None:
+    """Print all scores as comma-separated values, then published ones; empty where not known."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     ends = [
         f"{name}{end}" for name in ("value", "blind", "margin") for end in ("", "_low", "_high")
     ]
     head = ["experiment", "scale", "seeds", "benchmark", "score", "questions", "interval"]
-    writer.writerow([*head, *ends])
+    writer.writerow([*head, *ends, "unit", "table", "row"])
     for group in groups:
         first = group[0].results
         seeds = " ".join(str(run.results["seed"]) for run in group)
         over = "questions" if len(group) == 1 else "seeds"
         for row in run_rows(first) if len(group) == 1 else seed_rows(group):
             names = [first["experiment"], first["scale"], seeds, row.benchmark, row.score, row.n]
-            writer.writerow([*names, over, *numbers(row)])
+            writer.writerow([*names, over, *numbers(row), "fraction", "", ""])
+    empty = [""] * len(ends[1:])
+    for label, found, row in rows_of(labelled(groups)):
+        for column in found.columns:
+            if column.name in row.values:
+                known = [label, "published", "", column.name, "", "", "", row.values[column.name]]
+                writer.writerow([*known, *empty, column.unit, found.id, row.name])
 
 
 def numbers(row: ScoreRow) -> list[float | str]:

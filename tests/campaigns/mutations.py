@@ -168,7 +168,7 @@ def make_sweeps(folder: Path) -> list[Path]:
     (folder / "sweep.yaml").write_text(
         "sweep: connector\nexperiment: experiment.yaml\noverlays: []\nseeds: [0, 1]\naxes:\n"
         "  model.connector.depth: [1, 2]\n  rate:\n    half: {stages.a.rate: 25}\n    full: {}\n"
-        "published:\n  - {experiment: e, title: t}\n"
+        "published: [llava15/table2]\n"
     )
     return [folder / "sweep.yaml"]
 

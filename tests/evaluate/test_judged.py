@@ -367,7 +367,7 @@ def test_a_judged_benchmark_is_fitted_and_tested(
     cli.main(["test", *options])
     assert len(server.bodies) == asked
     assert json.loads(path.read_text())["benchmarks"] == first["benchmarks"]
-    grid = next(all_grids([[read(path)]], tmp_path))
+    grid = next(all_grids([[read(path)]]))
     assert any("judged: judged by judge-1 (asset:judge/video_qa" in n for n in grid.notes)
     server.say = lambda body: 403
     changed = options[-1].replace("judge-1", "judge-2")

@@ -120,8 +120,9 @@ def test_hours_are_their_formula_beside_the_published_ones(
         hours = flops * rows / (peak * 0.5) / 3600
         assert re.search(rf"\| {device}-hours +\| +{hours:,.1f} \|", align)
     assert "and 100 text tokens" in instruct and "| samples " in instruct and "665,298" in instruct
-    assert "llava15, published (paper scale): training compute" in instruct
-    assert re.search(r"\| instruct A100-hours \| +80 \| +160 \|", instruct)
+    assert "compute/stages: Device-hours of training" in instruct
+    assert re.search(r"LLaVA-1.5-13B, second stage, 665K .* 20 .* 160", instruct)
+    assert "LLaVA-NeXT" not in instruct.partition("compute/stages")[2].partition("Source:")[0]
 
     # Rows of a file that is here are counted; those of one that nobody knows are not made up.
     mine = tmp_path / "mine.jsonl"

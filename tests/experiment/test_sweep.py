@@ -21,7 +21,7 @@ from llava_lab.cli.table import main as table_main
 from llava_lab.experiment import sweeping
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.experiment.sweeping import fit_command
-from llava_lab.report import table
+from llava_lab.report.published import published
 
 EXPERIMENT = REPOSITORY / "experiments" / "llava15.yaml"
 SHIPPED = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
@@ -42,8 +42,7 @@ def test_shipped_sweeps_are_accepted_by_fit(path: Path, tmp_path: Path) -> None:
     for point in first:
         cli.main([*fit_command(sweep.layers(point), tmp_path)[3:], "--print_config"])
     for each in sweep.published:
-        titles = [grid.title for grid in table.published_grids(each["experiment"], table.PAPER)]
-        assert any(title.endswith(f": {each['title']}") for title in titles)
+        assert published(each).id == each
 
 
 def test_grids_in_use_are_not_those_of_training(
@@ -113,7 +112,7 @@ def test_a_scale_leaves_the_axes_alone(tmp_path: Path, capsys: pytest.CaptureFix
         ("a: [", "not YAML"),
         (
             "{experiment: EXPERIMENT, axes: {a: [1]}, published: [{title: x}]}",
-            "published is a list of {experiment: ..., title: ...}",
+            "published: {'title': 'x'} is no table's id; `table --paper` lists them",
         ),
     ],
 )
@@ -130,7 +129,7 @@ def test_a_sweep_runs_goes_on_and_is_shown(
         """
         experiment: EXPERIMENT
         seeds: [0]
-        published: [{experiment: llava15, title: model zoo}]
+        published: [llava15/model_zoo]
         axes:
           model.connector.depth: [1, 2, 0]
         """,
@@ -172,14 +171,17 @@ def test_a_sweep_runs_goes_on_and_is_shown(
     said = capsys.readouterr().out
     assert "| 1 | 1 | 36.0 |" in said and "| 2 | 1 | 36.0 |" in said
     assert "1 of 3 points have no results." in said
-    assert "llava15, published (paper scale): model zoo" in said and "78.5" in said
+    assert "llava15/model_zoo: Model zoo: full tuning and LoRA" in said and "| 78.5 |" in said
+    assert (
+        "1 is none of the rows. Nearest is LLaVA-1.5-7B: model.connector.depth is 1, not 2" in said
+    )
     with Image.open(plot) as image:
         assert image.size[0] > 600
     text = path.read_text()
-    path.write_text(text.replace("model zoo", "zoo"))
+    path.write_text(text.replace("model_zoo", "zoo"))
     with pytest.raises(SystemExit):
         table_main([str(path), f"--runs={runs}", *more])
-    assert "has no table 'zoo' of llava15; it has 'model zoo'" in capsys.readouterr().err
+    assert "no published table is called 'llava15/zoo'; near it are " in capsys.readouterr().err
     path.write_text(text)
     table_main([str(path), f"--runs={runs}", "--format=csv", *more])
     assert capsys.readouterr().out.startswith("model.connector.depth,seeds,")

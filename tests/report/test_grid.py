@@ -1,7 +1,6 @@
 """Grids: whole names at 80 columns, and numbers for scripts."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,11 @@ import pytest
 from rich.console import Console
 from test_table import results, score, write
 
-from llava_lab.cli.table import main
-from llava_lab.core.shipped import shipped
-from llava_lab.report.grid import Figure, Grid, show, to_json
+from llava_lab.report.grid import Figure, Grid
+from llava_lab.report.paper_table import paper_grids
+from llava_lab.report.published import every
 from llava_lab.report.runs import read
-from llava_lab.report.table import published_grids, results_tables, seeds_grid
+from llava_lab.report.table import results_tables, seeds_grid
 
 SCORES = (
     *("accuracy", "accuracy/color", "accuracy/color/large", "accuracy/reading/small"),
@@ -71,13 +70,15 @@ def test_seeds_are_whole_at_80_columns(tmp_path: Path) -> None:
     whole(seeds_grid(runs))
 
 
-@pytest.mark.parametrize("name", ["llava15", "llava_next_ablations", "llava_next_video"])
-def test_published_tables_lose_nothing_at_80_columns(name: str) -> None:
-    for grid in published_grids(name, shipped("configs/paper")):
-        lines = drawn(grid)
-        assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
-        for line in grid.texts:
-            assert any(shown.startswith(line[0]) for shown in lines), line
+@pytest.mark.parametrize("file", ["llava15", "llava_next_video", "vllm"])
+def test_published_tables_lose_nothing_at_80_columns(file: str) -> None:
+    for table in every():
+        if table.id.startswith(f"{file}/"):
+            (grid,) = paper_grids(table)
+            lines = drawn(grid)
+            assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+            for line in grid.texts:
+                assert any(shown.startswith(line[0][:40]) for shown in lines), line
 
 
 def test_columns_that_do_not_fit_go_below_with_the_names_again() -> None:
@@ -112,50 +113,3 @@ def test_texts_are_broken_between_words_and_begin_at_the_left() -> None:
     place = next(line.index("states") for line in lines if "states" in line)
     broken = [line[place:].rstrip() for line in lines if line.startswith(("GiB", " " * place))]
     assert len(broken) > 1 and " ".join(broken) == formula
-
-
-def test_json_has_numbers_where_a_table_has_text(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    main([str(write(tmp_path / "run", results())), "--format", "json"])
-    scores, stages, cost, *published = json.loads(capsys.readouterr().out)
-    about = {key: scores[key] for key in ("table", "experiment", "scale", "seeds", "interval")}
-    assert about == {
-        **{"table": "scores", "experiment": "llava15", "scale": "tiny"},
-        **{"seeds": [0], "interval": "questions"},
-    }
-    first = scores["rows"][0]
-    assert list(first) == scores["columns"]
-    assert (first["benchmark"], first["score"], first["questions"]) == ("scenes", "accuracy", 100)
-    assert first["value"] == {"value": 0.6, "low": 0.6 - 0.05, "high": 0.6 + 0.05}
-    assert scores["rows"][2]["blind"] is None
-    assert stages["rows"][0]["tokens"] == 1234567
-    assert stages["rows"][0]["loss, first → last"] == {"first": 4.5, "last": 1.25}
-    assert cost["rows"][-1] == {"cost": "peak memory, bytes", "value": None}
-    assert published[0]["table"] == "published" and published[0]["rows"][1]["LLaVA-1.5-7B"] == 62.0
-    assert published[0]["source"] and published[0]["scale"] == "paper"
-
-
-def test_json_of_seeds_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for seed, value in enumerate([0.5, 0.6, 0.7]):
-        write(tmp_path / "llava15" / f"{seed}", results(seed, value))
-    main([str(tmp_path / "llava15"), "--format", "json"])
-    scores = json.loads(capsys.readouterr().out)[0]
-    assert (scores["interval"], scores["seeds"]) == ("seeds", [0, 1, 2])
-    assert scores["rows"][0]["value"]["value"] == pytest.approx(0.6)
-
-
-def test_every_published_table_can_be_json() -> None:
-    folder = shipped("configs/paper")
-    for path in sorted(folder.glob("*.yaml")):
-        for table in json.loads(to_json(published_grids(path.stem, folder))):
-            figures = [value for row in table["rows"] for value in list(row.values())[1:]]
-            assert all(value is None or isinstance(value, int | float) for value in figures)
-
-
-def test_two_columns_of_one_name_are_refused_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    grid = Grid("Twice", ["seeds", "seeds"], [["0", Figure("3", 3)]])
-    show([grid], "csv")
-    assert capsys.readouterr().out == "seeds,seeds\n0,3\n"
-    with pytest.raises(ValueError, match="Twice: two columns are called 'seeds'"):
-        show([grid], "json")

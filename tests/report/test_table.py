@@ -14,9 +14,8 @@ from rich.console import Console
 
 from llava_lab.cli.table import main
 from llava_lab.experiment.sweep import Sweep
-from llava_lab.report.grid import Figure, Grid, to_markdown
+from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.plot import _apart, plot
-from llava_lab.report.published import published
 from llava_lab.report.rows import (
     Estimate,
     bracketed,
@@ -30,10 +29,8 @@ from llava_lab.report.rows import (
 from llava_lab.report.runs import find, read
 from llava_lab.report.sweep import difference_grids, held_out_grids, sweep_grids
 from llava_lab.report.table import (
-    PAPER,
     count,
     grouped,
-    published_grids,
     results_tables,
     table,
 )
@@ -77,13 +74,6 @@ def write(folder: Path, content: dict[str, Any], config: str = "") -> Path:
     path = folder / "results.json"
     path.write_text(json.dumps(content))
     return path
-
-
-@pytest.fixture
-def paper(tmp_path: Path) -> Path:
-    folder = tmp_path / "paper"
-    folder.mkdir()
-    return folder
 
 
 def test_rows_of_a_run() -> None:
@@ -179,19 +169,6 @@ def test_formats() -> None:
     assert [count(1234567), count(61.25), count(1.5e15)] == ["1,234,567", "61.2", "1.5e+15"]
 
 
-def test_grid_renderers() -> None:
-    grid = Grid("Title", ["name", "value"], [["a|b", "[red]1"]], "one", ["two"])
-    assert to_markdown(grid).splitlines() == [
-        *("### Title", "", "| name | value |", "| --- | --: |", "| a\\|b | [red]1 |"),
-        *("", "one  ", "two"),
-    ]
-    console = Console(width=60, file=io.StringIO(), record=True)
-    console.print(grid)
-    drawn = console.export_text()
-    assert "[red]1" in drawn
-    assert "Title" in drawn
-
-
 def test_narrow_terminals_break_headings_and_names_but_no_number() -> None:
     figure = Figure("60.0 [55.0, 65.0]", 0.6)
     rows = [["a long name of a benchmark", figure, "1234.5"]]
@@ -251,9 +228,9 @@ def test_only_seeds_of_one_recipe_are_grouped(tmp_path: Path) -> None:
     assert grouped([*alone, larger, small]) == [alone, [larger], [small]]
 
 
-def test_one_run_as_markdown(tmp_path: Path, paper: Path, capsys: Any) -> None:
+def test_one_run_as_markdown(tmp_path: Path, capsys: Any) -> None:
     path = write(tmp_path / "run", results())
-    table([path], "md", paper)
+    table([path], "md")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"### llava15, tiny scale, seed 0 ({path})"
     assert (
@@ -266,10 +243,10 @@ def test_one_run_as_markdown(tmp_path: Path, paper: Path, capsys: Any) -> None:
     assert any("95% intervals over questions" in line for line in lines)
 
 
-def test_seeds_as_markdown(tmp_path: Path, paper: Path, capsys: Any) -> None:
+def test_seeds_as_markdown(tmp_path: Path, capsys: Any) -> None:
     for seed, value in enumerate([0.5, 0.6, 0.7]):
         write(tmp_path / "llava15" / f"{seed}", results(seed, value))
-    table([tmp_path / "llava15"], "md", paper)
+    table([tmp_path / "llava15"], "md")
     out = capsys.readouterr().out
     assert "### llava15, tiny scale, 3 seeds (0, 1, 2)" in out
     assert "| scenes | accuracy | 100 | 60.0 ± 24.8 | 30.0 ± 0.0 | 30.0 ± 24.8 |" in out
@@ -277,10 +254,10 @@ def test_seeds_as_markdown(tmp_path: Path, paper: Path, capsys: Any) -> None:
     assert "Stages" not in out
 
 
-def test_runs_that_are_not_averaged_say_so(tmp_path: Path, paper: Path, capsys: Any) -> None:
+def test_runs_that_are_not_averaged_say_so(tmp_path: Path, capsys: Any) -> None:
     for name in "ab":
         write(tmp_path / "runs" / name, results(0))
-    table([tmp_path / "runs"], "md", paper)
+    table([tmp_path / "runs"], "md")
     out = capsys.readouterr().out
     assert out.count("Not averaged with the other runs of llava15") == 2
     assert "seeds (" not in out
@@ -303,7 +280,7 @@ def test_terminal(tmp_path: Path, capsys: Any) -> None:
     main([str(write(tmp_path / "run", results()))])
     out = capsys.readouterr().out
     assert "60.0 [55.0, 65.0]" in out
-    assert "llava15, published (paper scale)" in out
+    assert "no config.yaml beside its results, by which to find its rows" in out
     assert len(results_tables(results())) == 3
 
 
@@ -407,61 +384,6 @@ def test_mistakes_are_one_message(tmp_path: Path, capsys: Any) -> None:
         main([str(tmp_path / "nowhere")])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}")
-
-
-def test_published_numbers_stand_apart() -> None:
-    grids = published_grids("llava15", PAPER)
-    assert all(grid.title.startswith("llava15, published (paper scale)") for grid in grids)
-    assert grids[0].headers[:3] == ["benchmark", "LLaVA-1.5-7B", "LLaVA-1.5-13B"]
-    assert ["GQA", "62.0", "63.3", "63.0", "63.3"] in grids[0].texts
-    assert grids[0].notes[0].endswith("docs/MODEL_ZOO.md, section LLaVA-v1.5 (retrieved, primary).")
-    assert published_grids("unpublished", PAPER) == []
-
-
-def test_models_are_rows_where_they_are_many() -> None:
-    grids = {g.title.partition(": ")[2]: g for g in published_grids("llava_next_ablations", PAPER)}
-    few, many = grids["grids and most tokens in training"], grids["grids in training and in use"]
-    assert few.headers[1] == "2x2, (4+1) x 729" and few.texts[3][:2] == ["DocVQA", "58.8"]
-    assert many.headers[:5] == ["model", "inference hours", "AI2D", "ChartQA", "DocVQA"]
-    assert many.texts[0][::4][:2] == ["2x2, (4+1) x 729 -> 1x1, 729", "37.3"]
-
-
-def test_every_published_row_has_numbers_and_a_source() -> None:
-    for file in sorted(PAPER.glob("*.yaml")):
-        rows = published(file.stem, PAPER)
-        assert rows, file
-        for row in rows:
-            assert row["source"], file
-            assert row["values"], file
-            assert all(isinstance(value, int | float) for value in row["values"].values()), row
-
-
-def test_pope_mean_of_the_model_zoo_is_that_of_the_papers_three_kinds() -> None:
-    for model in ("LLaVA-1.5-7B", "LLaVA-1.5-13B"):
-        values: dict[str, float] = {}
-        for row in published("llava15", PAPER):
-            values |= row["values"] if row["model"] == model else {}
-        mean = sum(values[f"POPE {kind}"] for kind in ("random", "popular", "adversarial")) / 3
-        assert values["POPE"] == pytest.approx(mean, abs=0.06)
-
-
-def test_published_refuses_a_number_without_source(paper: Path) -> None:
-    file = paper / "x.yaml"
-    file.write_text("experiment: x\ntables:\n- title: T\n  source_kind: memory\n  rows: [{}]\n")
-    with pytest.raises(ValueError, match="table 'T' lacks source"):
-        published("x", paper)
-    file.write_text("experiment: x\ntables:\n- {title: T, source: s, source_kind: y, rows: [{}]}\n")
-    with pytest.raises(ValueError, match="source_kind 'y'; it is one of retrieved, memory"):
-        published("x", paper)
-    known = "title: T, source: s, source_kind: memory, rows: [{}]"
-    file.write_text(f"experiment: x\ntables:\n- {{{known}, notes: [{{a: b}}]}}\n")
-    with pytest.raises(ValueError, match="'T': notes are texts; quote one"):
-        published("x", paper)
-    file.write_text("rows: []\n")
-    with pytest.raises(ValueError, match="needs the keys experiment and tables"):
-        published("x", paper)
-    with pytest.raises(FileNotFoundError, match="published numbers"):
-        published("x", paper / "nowhere")
 
 
 def test_table_starts_without_torch() -> None:

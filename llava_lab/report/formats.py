@@ -1,0 +1,169 @@
+"""12. Formats: grids -> terminal, Markdown, LaTeX, CSV, HTML, JSON."""
+
+import csv
+import html
+import io
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from rich.console import Console
+
+from llava_lab.report.grid import Figure, Grid
+
+Format = Literal["rich", "md", "latex", "csv", "html", "json"]
+FORMATS: tuple[Format, ...] = ("rich", "md", "latex", "csv", "html", "json")
+PIPE_COLUMNS = 140  # a pipe or a file has no width of its own, and rich would take 80
+LATEX = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"±": r"$\pm$", "→": r"$\rightarrow$", "×": r"$\times$", "–": "--", "…": r"\ldots{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"},
+}
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2126; --faint: #5c6670; --line: #d4d9de; --back: #fff }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ec; --faint: #9aa4ae; --line: #3a4149; --back: #16191d }
+}
+body { color: var(--ink); background: var(--back); font: 15px/1.45 system-ui, sans-serif;
+  margin: 2rem auto; max-width: 75rem; padding: 0 1rem }
+section { margin-bottom: 3rem }
+h2 { font-size: 1.1rem; margin: 0 0 .6rem }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid }
+th, td { padding: .25rem .7rem; text-align: right; vertical-align: bottom }
+td { font-variant-numeric: tabular-nums; white-space: nowrap }
+.name { text-align: left; white-space: normal; min-width: 9rem }
+thead th { border-bottom: 1px solid; font-weight: 600 }
+tbody tr + tr td { border-top: 1px solid var(--line) }
+p { color: var(--faint); font-size: .87rem; margin: .35rem 0 0; max-width: 60rem }
+"""
+
+
+def show(grids: Sequence[Grid], format: Format) -> None:
+    """Print tables in a format, an empty line between two; CSV and JSON have figures as numbers."""
+    if format == "rich":
+        console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+        for grid in grids:
+            console.print(grid)
+        return
+    convert = {"md": to_markdown, "latex": to_latex, "csv": to_csv}
+    if format in convert:
+        print("\n\n".join(convert[format](grid) for grid in grids))
+    else:
+        print({"json": to_json, "html": to_html}[format](grids))
+
+
+def to_markdown(grid: Grid) -> str:
+    """Convert a grid to a GitHub table with its title above and its notes below."""
+    sides = ["---" if left else "--:" for left in _left(grid)]
+    lines = [grid.headers, sides, *grid.texts]
+    body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    notes = ["", *(f"{note}  " for note in grid.below[:-1]), *grid.below[-1:]]
+    return "\n".join([f"### {grid.title}", "", *body, *(notes if grid.below else [])])
+
+
+def to_latex(grid: Grid) -> str:
+    """Convert a grid to a LaTeX table with its notes below; the package booktabs is needed."""
+    sides = "".join("l" if left else "r" for left in _left(grid))
+    lines = [" & ".join(map(_latex, line)) + r" \\" for line in [grid.headers, *grid.texts]]
+    head, *body = lines
+    notes = [f"{_latex(note)}\\par" for note in grid.below]
+    below = [r"\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", *notes, r"\end{minipage}"]
+    return "\n".join(
+        [
+            *(r"\begin{table}", r"\centering", rf"\caption{{{_latex(grid.title)}}}"),
+            *(rf"\begin{{tabular}}{{{sides}}}", r"\toprule", head, r"\midrule", *body),
+            *(r"\bottomrule", r"\end{tabular}", *(below if notes else []), r"\end{table}"),
+        ]
+    )
+
+
+def to_csv(grid: Grid) -> str:
+    """Convert a grid to comma-separated values under one line of names; empty where unknown.
+
+    A figure is its value. One that has several is as many columns: a score under "accuracy",
+    "accuracy, low" and "accuracy, high".
+    """
+    cells = [[_value(cell) for cell in row] for row in grid.rows]
+    heads, lines = [], [[] for _ in cells]
+    for column, head in enumerate(grid.headers):
+        values = [row[column] for row in cells]
+        keys = dict.fromkeys(key for each in values if isinstance(each, Mapping) for key in each)
+        for key in keys or [None]:
+            heads.append(head if key in (None, "value") else f"{head}, {key}")
+            for line, value in zip(lines, values, strict=True):
+                line.append(value.get(key) if isinstance(value, Mapping) else value)
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\n").writerows([heads, *lines])
+    return written.getvalue().rstrip("\n")
+
+
+def to_html(grids: Sequence[Grid]) -> str:
+    """Convert grids to one HTML page that needs nothing from outside, light or dark."""
+    sections = "\n".join(map(_section, grids))
+    title = html.escape(grids[0].title if grids else "Tables")
+    head = f'<meta charset="utf-8"><title>{title}</title>'
+    view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>{head}{view}\n<style>{STYLE}</style></head>\n'
+        f"<body>\n{sections}\n</body>\n</html>"
+    )
+
+
+def _section(grid: Grid) -> str:
+    left = _left(grid)
+
+    def cells(line: Sequence[str], tag: str) -> str:
+        marks = [' class="name"' if each else "" for each in left]
+        pairs = zip(line, marks, strict=True)
+        return "".join(f"<{tag}{mark}>{html.escape(cell)}</{tag}>" for cell, mark in pairs)
+
+    body = "\n".join(f"<tr>{cells(line, 'td')}</tr>" for line in grid.texts)
+    table = (
+        f'<div class="wide"><table>\n<thead><tr>{cells(grid.headers, "th")}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table></div>"
+    )
+    notes = "\n".join(f"<p>{html.escape(note)}</p>" for note in grid.below)
+    return f"<section>\n<h2>{html.escape(grid.title)}</h2>\n{table}\n{notes}\n</section>"
+
+
+def to_json(grids: Sequence[Grid]) -> str:
+    """Convert grids to a JSON array with one object for each.
+
+    A row is an object with the columns as keys; a figure is its value, as `Figure` has it.
+
+    Raises:
+        ValueError: If two columns of a grid have one name; names it.
+    """
+    return json.dumps(
+        [_object(grid) for grid in grids], indent=2, ensure_ascii=False, allow_nan=False
+    )
+
+
+def _object(grid: Grid) -> dict[str, Any]:
+    for head in grid.headers:
+        if grid.headers.count(head) > 1:
+            raise ValueError(
+                f"{grid.title}: two columns are called {head!r}, and a JSON row has each name "
+                "once; choose another --format"
+            )
+    lines = [map(_value, row) for row in grid.rows]
+    rows = [dict(zip(grid.headers, line, strict=True)) for line in lines]
+    about = {**grid.about, "title": grid.title, "columns": grid.headers}
+    return {**about, "rows": rows, "notes": grid.notes}
+
+
+def _value(cell: str | Figure) -> Any:
+    return cell.value if isinstance(cell, Figure) else cell
+
+
+def _left(grid: Grid) -> list[bool]:
+    return [grid.left(column) for column in range(len(grid.headers))]
+
+
+def _latex(text: str) -> str:
+    """A text as LaTeX writes it."""
+    return re.sub(".", lambda char: LATEX.get(char[0], char[0]), text)
