@@ -142,6 +142,12 @@ class Llava(LightningModule):
             # Alike on all devices already; Lightning warns where it is not to gather, too.
             self.log(f"held_out_{name}", value, prog_bar=name == "loss", sync_dist=True)
 
+    def configure_model(self) -> None:
+        """Share the weights out over the devices, where the strategy does."""
+        shard = getattr(self.trainer.strategy, "shard", None)
+        if shard is not None:
+            shard(self)
+
     def configure_optimizers(self) -> Any:
         """The stage's optimizer and schedule."""
         assert self.optimizers_of_stage is not None, "a stage sets the optimizer"

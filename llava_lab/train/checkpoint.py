@@ -15,24 +15,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from llava_lab.core import signals
-from llava_lab.core.atomic import whole
 from llava_lab.core.progress import say
+from llava_lab.train.checkpoint_files import StageFiles, digest, remove
 from llava_lab.train.stage import Stage
 
 KEPT = 2  # the newest one, and one to go on from should that be damaged
-# Strategies under which every device has the whole optimizer state, in one form.
-WHOLE = {"SingleDeviceStrategy", "DDPStrategy"}
-
-
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes beside the file's place: Lightning's own writes to $TMPDIR, and copies from there."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint whole or not at all."""
-        with whole(Path(path)) as draft:
-            torch.save(checkpoint, draft)
+# Strategies whose checkpoints each other reads.
+ALIKE = {"SingleDeviceStrategy", "DDPStrategy", "Sharded"}
 
 
 class StageCheckpoint(Callback):
@@ -70,9 +59,9 @@ class StageCheckpoint(Callback):
         for file in files:
             if file not in own:
                 say(f"{file}: of other options or data, removed")
-                file.unlink(missing_ok=True)
+                remove(file)
         for file in own:
-            if _digest(file) == file.stem.split("-")[-1]:
+            if digest(file) == file.stem.split("-")[-1]:
                 return file
             if file != own[-1]:
                 say(f"{file}: damaged; going on from the one before it")
@@ -86,7 +75,7 @@ class StageCheckpoint(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write checkpoints beside their place."""
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+            trainer.strategy.checkpoint_io = StageFiles()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal waits for the end of a step."""
@@ -133,8 +122,9 @@ class StageCheckpoint(Callback):
         draft = self.folder / "draft.ckpt"
         trainer.save_checkpoint(draft)
         if trainer.is_global_zero:
-            name = f"step-{trainer.global_step:08d}-{self.tag}-{_digest(draft)}.ckpt"
-            draft.replace(self.folder / name)
+            name = f"step-{trainer.global_step:08d}-{self.tag}-{digest(draft)}.ckpt"
+            if not (self.folder / name).is_dir():  # a folder takes no other's place
+                draft.replace(self.folder / name)
             before = sorted(
                 file
                 for file in self.folder.glob("step-*.ckpt")
@@ -143,14 +133,14 @@ class StageCheckpoint(Callback):
             keep = {name, *(file.name for file in before[1 - KEPT :])}
             for file in self.folder.glob("step-*.ckpt"):
                 if file.name not in keep:
-                    file.unlink()
+                    remove(file)
         trainer.strategy.barrier()
         self.saved = time.monotonic()
 
     def clear(self) -> None:
         """Remove what a finished stage no longer needs."""
         for file in (*self.folder.glob("step-*.ckpt"), self.folder / "draft.ckpt"):
-            file.unlink(missing_ok=True)
+            remove(file)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -179,7 +169,7 @@ class StageCheckpoint(Callback):
         """
         was, world = checkpoint["split"], trainer.world_size
         micro, strategy = trainer.accumulate_grad_batches, type(trainer.strategy).__name__
-        if strategy != was["strategy"] and not {strategy, was["strategy"]} <= WHOLE:
+        if strategy != was["strategy"] and not {strategy, was["strategy"]} <= ALIKE:
             raise ValueError(
                 f"the checkpoint in {self.folder} was written under {was['strategy']}, whose "
                 f"optimizer state {strategy} cannot read; go on with the trainer.strategy and "
@@ -228,8 +218,3 @@ def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     if "cuda" in state and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

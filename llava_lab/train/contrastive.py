@@ -37,7 +37,7 @@ class SigmoidContrast(Loss):
         self.text_norm = nn.LayerNorm(width)
         self.norm = nn.LayerNorm(encoder_width)
         self.project = nn.Linear(encoder_width, width)
-        self.bias = nn.Parameter(torch.tensor(-4.0))
+        self.bias = nn.Parameter(torch.tensor([-4.0]))
 
     def counts(self, batch: PhraseBatch) -> dict[str, int]:
         """Pictures."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from llava_lab.data.loader import MicroBatch
 from llava_lab.data.packing import StageBatch, work
@@ -152,7 +153,8 @@ def nothing(weights: Iterable[nn.Parameter]) -> Tensor | float:
     connector and newline no gradient, on which plain `ddp` stops, and which an optimizer skips on
     one device but not on several.
     """
-    trained = [weight for weight in weights if weight.requires_grad]
+    # A device's share of a weight is of a layer, which every device has computed.
+    trained = [w for w in weights if w.requires_grad and not isinstance(w, DTensor)]
     return _Nothing.apply(*trained) if trained else 0.0
 
 

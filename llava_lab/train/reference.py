@@ -20,6 +20,7 @@ from llava_lab.data.modules.answers import (
 from llava_lab.data.sample import Sample
 from llava_lab.train.answers import answer_logps
 from llava_lab.train.loss import Loss
+from llava_lab.train.turns import ranks_apart
 
 CHUNK = 64  # prompts computed and stored together; the same rows give the same chunks, bit for bit
 MICRO = 8  # prompts computed at once
@@ -68,17 +69,19 @@ class ReferenceStore:
     def fill(self, trainer: Any) -> None:
         """Compute the chunks that are not there yet, each on one of the devices, and read all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.model.to(trainer.strategy.root_device)  # Lightning does so only after this
         starts = range(0, len(self.rows), CHUNK)
-        self._write_missing(starts[trainer.global_rank :: trainer.world_size])
+        with ranks_apart(trainer, self.model):
+            self._write_missing(starts[trainer.global_rank :: trainer.world_size])
         if trainer.world_size > 1:
             trainer.strategy.barrier()
-            self._write_missing(starts)  # none, unless machines have disks of their own
-        found = [self._chunk(start) for start in starts]
+        # Nothing is computed any more, unless machines have disks of their own.
+        with ranks_apart(trainer, self.model):
+            self._write_missing(starts)
+            found = [self._chunk(start) for start in starts]
+            if self.first_held < len(self.rows):
+                self.head = self._head()
         self.numbers = torch.cat([each["logps"] for each in found])
         self.hidden = {k: each[k] for each in found for k in each if k != "logps"}
-        if self.first_held < len(self.rows):
-            self.head = self._head()
 
     def _write_missing(self, starts: range) -> None:
         training = self.model.training
@@ -100,8 +103,10 @@ class ReferenceStore:
         return made_again(self.file(start), f"{self.key}/{start}", compute)
 
     def _head(self) -> dict[str, Tensor]:
-        head = self.model.llm.head()
-        return made_again(self.folder / HEAD, f"{self.key}/head", head.state_dict)
+        def copied() -> dict[str, Tensor]:
+            return {n: w.detach().clone() for n, w in self.model.llm.head().named_parameters()}
+
+        return made_again(self.folder / HEAD, f"{self.key}/head", copied)
 
     @torch.no_grad()
     def _compute(self, indices: range, bar: tqdm | None) -> dict[str, Tensor]:

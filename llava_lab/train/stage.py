@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from llava_lab.data.modules.stage import StageDataModule
+from llava_lab.train.checkpoint_files import name_states
 from llava_lab.train.feature_store import store_features
 from llava_lab.train.lora import Lora, heads, merge
 from llava_lab.train.loss import Loss
@@ -17,6 +18,7 @@ from llava_lab.train.muon import Muon
 from llava_lab.train.normalize import Normalization, StepLoss
 from llava_lab.train.parts import Selection, names_of, parts_of, train_only, weights_of
 from llava_lab.train.recompute import keep_products
+from llava_lab.train.sharded import Sharded
 
 
 class Stage(Callback):
@@ -116,6 +118,8 @@ class Stage(Callback):
             model: The model.
             trainer: Whose devices share a step.
         """
+        if isinstance(trainer.strategy, Sharded):
+            trainer.strategy.check(self.name, self.lora.quantize if self.lora else None)
         data, world = self.data, trainer.world_size
         micro = data.accumulate(world) * world
         if self.normalization == "micro_batch" and data.batch_size % micro:
@@ -172,8 +176,8 @@ class Stage(Callback):
             )
             model.llm.model.gradient_checkpointing_enable({"use_reentrant": False, **kept})
 
-    def _set_modes(self, model: nn.Module) -> None:
-        for part in (*parts_of(model).values(), self.loss):
+    def _set_modes(self, model: Any) -> None:
+        for part in (*parts_of(model).values(), model.loss):
             train_only(part, training=False)
 
     def check(self, model: Any) -> None:
@@ -229,7 +233,7 @@ class Stage(Callback):
 
     def groups(self) -> Iterator[dict[str, Any]]:
         """Parameter groups: each key's hidden, other decayed and undecayed weights at its rate."""
-        named = names_of(weights_of(self.model, self.loss))
+        named = names_of(weights_of(self.model, self.model.loss))
         keys = [(self.selection.key(*names), weight) for weight, names in named]
         hidden = _hidden(self.model) if self.optimizer == "muon" else set()
         for name, rate in self.lr.items():
@@ -251,6 +255,10 @@ class Stage(Callback):
             optimizer: torch.optim.Optimizer = Muon(groups, betas=self.betas)
         else:
             optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.betas)
+        weights = names_of(weights_of(self.model, self.model.loss))
+        names = {id(weight): names[0] for weight, names in weights}
+        for each in getattr(optimizer, "inner", [optimizer]):
+            name_states(each, names)
         # Not Lightning's own estimate: it sets the loader up too early, and a checkpoint's position
         # would never reach it.
         steps = self.trainer.datamodule.steps()

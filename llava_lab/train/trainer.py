@@ -1,5 +1,6 @@
 """Trainer: each of Lightning's options is honoured or refused, and decides a stage or does not."""
 
+import copy
 import difflib
 import importlib
 import inspect
@@ -21,6 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llava_lab.core import ranks
+from llava_lab.train import sharded  # noqa: F401  (its strategies are named in trainer.strategy)
 
 DEFAULTS = {
     name: option.default
@@ -124,7 +126,7 @@ def make_trainer(
         callbacks: What the lab adds to the user's own.
         bar: Progress bar to show unless the user has another one or none.
     """
-    given = {key: value for key, value in options.items() if value is not None}
+    given = _given(options)
     own = given.pop("callbacks", [])
     own = list(own) if isinstance(own, Sequence) else [own]
     shown = given.get("enable_progress_bar", True)
@@ -159,10 +161,18 @@ def probe(options: Mapping[str, Any]) -> Trainer:
         options: Options of Lightning's Trainer, checked; None takes the default.
     """
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    given = _given(options)
     given |= {**quiet, "callbacks": None, "enable_checkpointing": False}
     with named_refusal():
         return Trainer(**given)
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are set; each trainer has a strategy of its own, which knows its devices."""
+    given = {key: value for key, value in options.items() if value is not None}
+    if "strategy" in given:
+        given["strategy"] = copy.deepcopy(given["strategy"])
+    return given
 
 
 def _loggers(given: Any, folder: Path, name: str) -> Any:

@@ -10,7 +10,7 @@ import pytest
 CAMPAIGN = Path(__file__).with_name("ranks.py")
 
 
-def test_a_run_that_was_killed_on_two_processes_goes_on_on_one_to_the_same_numbers() -> None:
+def test_a_run_killed_under_fsdp2_goes_on_under_ddp_to_the_numbers_of_one_process() -> None:
     done = subprocess.run(
         [sys.executable, str(CAMPAIGN), "--short"], capture_output=True, text=True, timeout=280
     )
