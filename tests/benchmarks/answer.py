@@ -1,154 +1,205 @@
-"""Many questions about each picture: our engine against one `generate` a question, side by side.
+"""Many questions about each picture and video: our engine beside transformers' `generate`.
 
-    python tests/benchmarks/answer.py --llm FOLDER --encoder FILE.safetensors
+    python tests/benchmarks/answer.py                          two CPU cores, a few minutes
+    python tests/benchmarks/answer.py --size 1b --device cuda  one GPU, about two minutes
 
-The small scale's parts (DINOv2-S at 224 px, SmolLM2-135M-Instruct, a random MLP between them), 40
-pictures, 18 questions each. Ours is what `answer` and `caption` run: a picture and the prompt up to
-it are computed once, and the answers of a batch grow together. Beside it stands the plain loop,
-which reads and encodes the picture anew for every question and calls transformers' `generate` on
-the same weights. Both take turns, block by block, so that a machine that slows down slows both.
+18 questions about each picture, 5 about each video of 16 frames, whose features are pooled to a
+quarter; at most 16 tokens an answer. Weights, pixels and words are random, in published shapes:
+speed does not depend on them. Pixels are there already: reading files is `loader.py`'s.
+
+    ours                   all questions of all pictures in one batch, as `answer` and `caption` do
+    ours, one at a time    a batch for each picture
+    generate, one by one   transformers' `generate` on the same LM, for `--plain` of the questions
+    generate, at once      the same for all questions of a picture, padded at the left; as
+                           transformers' processors have it, each comes with the picture
+
+All sides take turns. First, each answer of `generate` is compared with ours. Where the first other
+token is, the one that we chose must be as good as the best, but for rounding, to a forward pass
+without cache or batch; anything else ends the run.
 """
 
 import argparse
 import random
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
-from transformers import AutoModelForCausalLM
+from common import SIZES, clock, make_model, medians, options, prepared, report, say
+from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
 
-from llava_lab.data.chat import get_template
 from llava_lab.data.packing import Batch, EncodedSample, Segment
-from llava_lab.data.questions import Question
-from llava_lab.data.sample import Turn
-from llava_lab.data.tokens import IGNORE
+from llava_lab.data.tokens import IGNORE, VISUAL
 from llava_lab.data.views.pad import Pad
-from llava_lab.evaluate.groups import by_images
-from llava_lab.evaluate.prompts import question_loader
-from llava_lab.model.connector.mlp import MLP
-from llava_lab.model.encoder.timm import TimmEncoder
-from llava_lab.model.generate import answer
+from llava_lab.data.views.video import Frames
+from llava_lab.model.attention.forest import ATTENTION
+from llava_lab.model.generate import QuestionBatch, answer
 from llava_lab.model.llava import Llava
-from llava_lab.model.llm import CausalLM
-from llava_lab.tiny_world.draw import render
-from llava_lab.tiny_world.scene import sample_scene
 
-COLORS = ("red", "green", "blue", "yellow", "purple", "white")
-ASKED = ("How many {} objects are there?", "What is next to the {} one?", "Is there a {} circle?")
-
+STOP, QUESTIONS = 2, {"pictures": 18, "videos": 5}
 Said = dict[str, list[int]]
 
 
-def ask(folder: Path, images: int) -> list[Question]:
-    """Pictures of the tiny world, and the same 18 questions about each."""
-    questions = []
-    for number in range(images):
-        path = folder / f"{number}.png"
-        render(sample_scene(random.Random(number))).save(path)
-        for index, text in enumerate(text.format(color) for text in ASKED for color in COLORS):
-            name = f"{number}/{index}"
-            questions.append(Question(name, (path,), f"<image>\n{text}", None, (), name))
-    return questions
+def make_rows(model: Llava, kind: str, number: int) -> list[EncodedSample]:
+    """Pictures or videos, each with its questions as the children of what they have in common."""
+    draw, spec = random.Random(0), model.encoder.view_spec
+    words = model.llm.model.config.vocab_size
+
+    def segment(length: int, visual: int = 0, parent: int | None = None) -> Segment:
+        ids = [draw.randrange(3, words) for _ in range(length)] + [VISUAL] * visual
+        return Segment(ids, [IGNORE] * len(ids), parent)
+
+    rows = []
+    for name in range(number):
+        layout = (
+            Pad().layout((640, 480), spec)
+            if kind == "pictures"
+            else Frames(16).layout((640, 480, 16), spec)
+        )
+        pixels = torch.randn(layout.views, 3, spec.image_size, spec.image_size)
+        asked = [segment(draw.randint(12, 40), parent=0) for _ in range(QUESTIONS[kind])]
+        root = segment(30, layout.tokens)
+        rows.append(EncodedSample([root, *asked], pixels, [layout], f"{kind} {name}"))
+    return rows
 
 
-def ours(model: Llava, questions: Sequence[Question], length: int, at_once: int) -> Said:
-    """Answers as the verbs compute them."""
-    loader = question_loader(
-        model, by_images(questions), Pad(), max_new_tokens=length, images_per_batch=at_once
-    )
-    found = [answer(model, batch) for batch in loader]
-    return {name: ids for each in found for name, ids in zip(each.ids, each.tokens, strict=True)}
+def names(row: EncodedSample) -> list[str]:
+    """Names of a row's questions."""
+    return [f"{row.source}/{leaf}" for leaf in range(1, len(row.segments))]
 
 
-@torch.no_grad()
-def plain(model: Llava, lm: torch.nn.Module, questions: Sequence[Question], length: int) -> Said:
-    """Answers one by one by transformers' `generate`."""
-    template, tokenizer = get_template(model.llm.template), model.llm.tokenizer
-    views, view_spec, said = Pad(), model.encoder.view_spec, {}
-    stops = sorted(template.stop_ids(tokenizer))
-    for question in questions:
-        image = views.load(question.images[0])
-        layout, pixels = views.layout(image.size, view_spec), views.pixels(image, view_spec)
-        turns = [Turn("user", question.text)]
-        ids = template.prompt(turns, tokenizer, [layout.tokens], question.source)
-        row = EncodedSample([Segment(ids, [IGNORE] * len(ids))], pixels, [layout], question.source)
-        embeddings = model.embed(Batch.pack([row]))[None]
-        said[question.id] = lm.generate(
-            inputs_embeds=embeddings,
-            attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),
-            max_new_tokens=length,
-            do_sample=False,
-            eos_token_id=stops,
-            pad_token_id=stops[0],
-        )[0].tolist()
+def ours(model: Llava, rows: list[EncodedSample], length: int, size: int) -> Said:
+    """Answers by our engine, so many pictures at once."""
+    model.llm.model.set_attn_implementation(ATTENTION)
+    said = {}
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        asked = [name for row in part for name in names(row)]
+        batch = QuestionBatch(Batch.pack(part), asked, length, frozenset({STOP}))
+        found = answer(model, batch.to(model.device))
+        said |= dict(zip(found.ids, found.tokens, strict=True))
     return said
 
 
-def timed(work: Callable[[], Said]) -> tuple[Said, float, float]:
-    """What it gives, its seconds, and the processor's, which other programs do not lengthen."""
-    began, spent = time.perf_counter(), time.process_time()
-    given = work()
-    return given, time.perf_counter() - began, time.process_time() - spent
+def plainly(row: EncodedSample, question: str) -> EncodedSample:
+    """One question with all that is before it, as a row of its own."""
+    root, leaf = row.segments[0], row.segments[int(question.rpartition("/")[2])]
+    ids = root.ids + leaf.ids
+    return EncodedSample([Segment(ids, [IGNORE] * len(ids))], row.views, row.layouts, row.source)
+
+
+@torch.no_grad()
+def theirs(model: Llava, groups: list[list[tuple[str, EncodedSample]]], length: int) -> Said:
+    """Answers by transformers' `generate`, one call for each group of questions."""
+    model.llm.model.set_attn_implementation("sdpa")
+    said = {}
+    for group in groups:
+        batch = Batch.pack([row for _, row in group]).to(model.device)
+        rows = model.embed(batch).split(list(batch.forest.lengths))
+        mask = [torch.ones(len(row), dtype=torch.long, device=model.device) for row in rows]
+        tokens = model.llm.model.generate(
+            inputs_embeds=pad_sequence(list(rows), batch_first=True, padding_side="left"),
+            attention_mask=pad_sequence(mask, batch_first=True, padding_side="left"),
+            max_new_tokens=length,
+            do_sample=False,
+            eos_token_id=STOP,
+            pad_token_id=0,
+        ).tolist()
+        for (name, _), ids in zip(group, tokens, strict=True):
+            said[name] = ids[: ids.index(STOP) + 1] if STOP in ids else ids
+    return said
+
+
+@torch.no_grad()
+def behind(model: Llava, row: EncodedSample, known: list[int], token: int) -> float:
+    """How far a token is behind the best after known ones, in deviations of the logits."""
+    model.llm.model.set_attn_implementation("sdpa")
+    embeddings = model.embed(Batch.pack([row]).to(model.device))
+    told = model.llm.embed(torch.tensor(known, dtype=torch.long, device=model.device))
+    path = torch.cat([embeddings, told])[None]
+    logits = model.llm.model(inputs_embeds=path, logits_to_keep=1).logits[0, -1].float()
+    return float((logits.max() - logits[token]) / logits.std())
+
+
+def compare(model: Llava, mine: Said, other: Said, rows: dict[str, EncodedSample]) -> str:
+    """How many answers are equal; refuses one that is not, and not for rounding."""
+    allowed = 0.25 if model.dtype == torch.bfloat16 else 0.01
+    unequal = [name for name, tokens in other.items() if mine[name] != tokens]
+    for name in unequal[:20]:
+        pairs = zip(mine[name], other[name], strict=False)
+        place = next(i for i, (one, two) in enumerate(pairs) if one != two)
+        short = behind(model, rows[name], mine[name][:place], mine[name][place])
+        if short > allowed:
+            raise SystemExit(f"{name}: token {place} is {short:.2f} deviations behind the best")
+    return f"{len(other) - len(unequal)} of {len(other)}"
+
+
+def sides(
+    model: Llava, rows: list[EncodedSample], settings: argparse.Namespace
+) -> dict[str, Callable[[], Said]]:
+    """What takes turns, by name."""
+    alone = {name: plainly(row, name) for row in rows for name in names(row)}
+    some = random.Random(1).sample(sorted(alone), min(settings.plain, len(alone)))
+    groups = [[(name, alone[name]) for name in names(row)] for row in rows[: settings.plain]]
+    length = settings.max_new_tokens
+    return {
+        "ours": partial(ours, model, rows, length, len(rows)),
+        "ours, one at a time": partial(ours, model, rows, length, 1),
+        "generate, at once": partial(theirs, model, groups, length),
+        "generate, one by one": partial(
+            theirs, model, [[(name, alone[name])] for name in some], length
+        ),
+    }
+
+
+def measured(
+    model: Llava, kind: str, number: int, settings: argparse.Namespace
+) -> Iterator[tuple[str, dict[str, float | str]]]:
+    """A row of the table for each side."""
+    rows = make_rows(model, kind, number)
+    alone = {name: plainly(row, name) for row in rows for name in names(row)}
+    ways = sides(model, rows, settings)
+    said = {name: way() for name, way in ways.items()}  # warm, too
+    equal = {name: compare(model, said["ours"], each, alone) for name, each in said.items()}
+    rounds = []
+    for turn in range(settings.rounds):
+        rates = {}
+        for name, way in ways.items():
+            began = clock(settings.device)
+            count = len(way())
+            rates[name] = count / (clock(settings.device) - began)
+        say(f"{kind}, round {turn}: " + ", ".join(f"{n} {r:.2f}/s" for n, r in rates.items()))
+        rounds.append(rates)
+    rate = medians(rounds)
+    ratio = medians([{name: each["ours"] / each[name] for name in each} for each in rounds])
+    for name in ways:
+        numbers = {"questions/s": rate[name], "ours is faster": ratio[name]}
+        yield f"{number} {kind}: {name}", {**numbers, "equal answers": equal[name]}
 
 
 def main() -> None:
-    """Blocks of pictures, both ways in turn; medians of seconds a question and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--llm", required=True, help="folder or hub id of SmolLM2-135M-Instruct")
-    parser.add_argument("--encoder", help=".safetensors of DINOv2-S; or else timm's from the hub")
-    parser.add_argument("--images", type=int, default=40)
-    parser.add_argument("--images-per-batch", type=int, default=8, help="and a block")
+    """Pictures, then videos; a table of both."""
+    parser = options(__doc__)
+    parser.add_argument("--pictures", type=int, help="16 on a GPU, 4 on a CPU")
+    parser.add_argument("--videos", type=int, help="8 on a GPU, 2 on a CPU")
     parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument(
-        "--plain", type=int, metavar="N", help="ask plainly only N questions a block, at random"
+        "--plain", type=int, metavar="N", default=6, help="ask `generate` only so much a round"
     )
-    options = parser.parse_args()
-    length, size = options.max_new_tokens, options.images_per_batch
+    settings = prepared(parser)
     logging.disable_progress_bar()
-    name = "vit_small_patch14_dinov2.lvd142m"
-    encoder = TimmEncoder(name, image_size=224, weights=options.encoder)
-    model = Llava(encoder, MLP, CausalLM(options.llm, "tokenizer")).eval()
-    lm = AutoModelForCausalLM.from_pretrained(options.llm, dtype=torch.float32).eval()
-    draw = random.Random(0)
-    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
-    processor: dict[str, list[float]] = {"ours": [], "plain": []}
-    asked = equal = 0
-    with tempfile.TemporaryDirectory() as folder:
-        questions = ask(Path(folder), options.images)
-        ours(model, questions[:18], 2, 1)  # warm
-        plain(model, lm, questions[:1], 2)
-        print(f"{'block':>5} {'questions':>9} {'ours, s':>8} {'plain, s':>17} {'ratio':>6}")
-        for number, start in enumerate(range(0, len(questions), 18 * size)):
-            block = questions[start : start + 18 * size]
-            taken = block if options.plain is None else draw.sample(block, options.plain)
-            mine, *ours_took = timed(lambda block=block: ours(model, block, length, size))
-            theirs, *plain_took = timed(lambda taken=taken: plain(model, lm, taken, length))
-            took = {"ours": (ours_took, block), "plain": (plain_took, taken)}
-            for way, (both, answered) in took.items():
-                seconds[way].append(both[0] / len(answered))
-                processor[way].append(both[1] / len(answered))
-            asked += len(taken)
-            equal += sum(mine[name] == ids for name, ids in theirs.items())
-            print(
-                f"{number:5} {len(block):9} {ours_took[0]:8.1f} {plain_took[0]:8.1f} of "
-                f"{len(taken):4} {seconds['plain'][-1] / seconds['ours'][-1]:7.2f}",
-                flush=True,
-            )
-    print(
-        f"{len(questions)} questions about {options.images} pictures, at most {length} tokens; "
-        f"{asked} of them asked plainly"
-    )
-    for kind, found in (("seconds", seconds), ("processor seconds", processor)):
-        mine, theirs = (statistics.median(found[way]) for way in ("ours", "plain"))
-        print(
-            f"median {kind} a question: ours {mine:.3f}, plain {theirs:.3f}, "
-            f"ratio {theirs / mine:.2f}"
-        )
-    print(f"equal token for token: {equal} of {asked}")
+    many = settings.device.type == "cuda"
+    model = make_model(SIZES[settings.size], settings.device, settings.dtype).eval()
+    numbers = {
+        "pictures": (16 if many else 4) if settings.pictures is None else settings.pictures,
+        "videos": (8 if many else 2) if settings.videos is None else settings.videos,
+    }
+    table = {}
+    for kind, number in numbers.items():
+        if number:
+            table |= dict(measured(model, kind, number, settings))
+    title = f"Questions, {settings.size}, at most {settings.max_new_tokens} tokens an answer"
+    report(title, table, settings.json, device=str(settings.device), size=settings.size)
 
 
 if __name__ == "__main__":

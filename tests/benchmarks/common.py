@@ -61,7 +61,7 @@ def tower(side: int, patch: int, width: int, inner: int, layers: int, heads: int
 VIT_S = tower(224, 14, 384, 1536, 12, 6)
 VIT_L = tower(336, 14, 1024, 4096, 24, 16)
 SIZES = {
-    "tiny": Size(llama(64, 160, 2, 4, 2, 512), tower(64, 16, 32, 64, 2, 4), 16),
+    "tiny": Size(llama(64, 160, 2, 4, 2, 1024), tower(64, 16, 32, 64, 2, 4), 16),
     "small": Size(llama(384, 1024, 6, 6, 2, 16384), VIT_S, 256),
     "135m": Size(llama(576, 1536, 30, 9, 3, 49152), VIT_S, 256),  # SmolLM2-135M
     "1b": Size(llama(2048, 5632, 22, 32, 4, 32000), VIT_L, 576),  # TinyLlama

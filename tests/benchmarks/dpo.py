@@ -1,29 +1,34 @@
-"""A step of preference tuning against TRL's DPOTrainer: pairs a second, memory, loss, gradients.
+"""A step of preference tuning beside a padded loop and TRL: pairs a second, memory, gradients.
 
-    python tests/benchmarks/dpo.py [--lm FOLDER] [--pairs 2] [--rounds 3] [--ways WAY ...]
+    python tests/benchmarks/dpo.py                          a CPU core, minutes; with TRL if there
+    python tests/benchmarks/dpo.py --size 1b --device cuda  one GPU, minutes
 
-Needs the extra `bench` (TRL). Same weights, same pairs, fp32, one thread of a CPU; a prompt is 10
-to 16 frames of 144 visual tokens, an answer 60 to 150 tokens, as in the published recipe. The
-encoder and the connector are frozen there, so that what is trained is the LM; TRL's trainer has no
-way for videos. So random ids stand for visual tokens on both sides, the very same ones.
+Same weights, same pairs; fp32 on a CPU, bf16 on a GPU. A prompt is 10 to 16 frames of 144 visual
+tokens, an answer 60 to 150 tokens, as in the published recipe. The encoder and the connector are
+frozen there, so that what is trained is the LM, and TRL's trainer has no way for videos. So random
+ids stand for visual tokens on all sides, the very same ones.
 
-TRL runs with its defaults, which recompute activations, but for: fp32 in place of bf16, no
-max_length (1,024 would cut every prompt), `--batch` pairs a step in place of 8 (the recipe has 1 a
-device), the order of the file, and no clipping, which the recipe has not.
+    ours                     keeps what matrix products and attention gave
+    ours, keeping            keeps everything for the backward pass
+    ours, recomputing        keeps each layer's input, as TRL does
+    padded                   transformers on two padded rows a pair, with logits of answers alone
+                             and a reference model in memory, which sees every batch
+    padded, known            the same, what the reference says being known, as to ours
+    TRL                      a reference model in memory, which sees every batch
+    TRL, precomputed         its `precompute_ref_log_probs`, done before the clock starts
+    TRL..., keeping          everything is kept for the backward pass
+    TRL..., answers          logits of answers alone. On a GPU it does so itself; where there is no
+                             Triton, such as here, it computes those of all tokens
 
-    TRL                 a reference model in memory, which sees every batch
-    ..., precomputed    its `precompute_ref_log_probs`, done before the clock starts, as is ours
-    ..., keeping        everything is kept for the backward pass
-    ..., answers        TRL with logits of answers alone. On a GPU it does so itself; where there
-                        is no Triton, such as here, it computes those of all tokens
-    ours                keeps what matrix products and attention gave
-    ours, recomputing   keeps each layer's input, as TRL does
+TRL (the extra `bench`) runs on CPUs here, with its defaults, which recompute activations, but for:
+fp32 in place of bf16, no max_length (1,024 would cut every prompt), `--batch` pairs a step in place
+of 8 (the recipe has 1 a device), the order of the file, and no clipping, which the recipe has not.
 
 Every (round, way) is a process of its own, in turn. Its first step, on a short pair at rate 0, is
-not counted. Seconds are those that the process had of a core, so that other work on the machine
-does not count. Memory is the peak of the process less what it had before the model was loaded;
-glibc is told to give freed blocks of a MiB back at once (`MALLOC`), for else the peak counts the
-holes of its heap, which depend on the order in which a step frees.
+not counted. On a CPU, seconds are those that the process had of a core, so that other work on the
+machine does not count, and memory is the peak of the process less what it had before the model was
+loaded; glibc is told to give freed blocks of a MiB back at once (`MALLOC`), for else the peak
+counts the holes of its heap, which depend on the order in which a step frees.
 """
 
 import argparse
@@ -37,82 +42,93 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-WAYS = ["ours", "ours, recomputing", "TRL", "TRL, precomputed"]
-MORE = [
-    *("ours, keeping", "TRL, keeping", "TRL, precomputed, keeping"),
+import torch
+from common import SIZES, clock, report, say
+from common import options as parser_of
+
+WAYS = ["ours", "ours, recomputing", "ours, keeping", "padded", "padded, known"]
+TRL = [
+    *("TRL", "TRL, precomputed", "TRL, keeping", "TRL, precomputed, keeping"),
     *("TRL, answers", "TRL, precomputed, answers"),
 ]
+ANSWERS = ("chosen_ids", "rejected_ids")
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
-RATE, BETA, VOCABULARY = 1e-5, 0.1, 49152
+RATE, BETA = 1e-5, 0.1
 
 
-def draw(steps: int, batch: int) -> list[dict[str, list[int]]]:
+def draw(options: argparse.Namespace) -> list[dict[str, list[int]]]:
     """Pairs of a prompt, a chosen and a rejected answer, as ids; those of the first step short."""
-    rng = random.Random(0)
+    rng, most = random.Random(0), words(options)
 
     def ids(length: int) -> list[int]:
-        return [rng.randrange(3, VOCABULARY) for _ in range(length)]
+        return [rng.randrange(3, most) for _ in range(length)]
 
     return [
         {
-            "prompt_ids": ids(64 if number < batch else 144 * rng.randint(10, 16)),
+            "prompt_ids": ids(64 if number < options.batch else 144 * rng.randint(10, 16)),
             "chosen_ids": ids(rng.randint(60, 150)),
             "rejected_ids": ids(rng.randint(60, 150)),
         }
-        for number in range(steps * batch)
+        for number in range(options.steps * options.batch)
     ]
 
 
-def make_lm(folder: Path, width: int, layers: int) -> None:
-    """A random LM in SmolLM2's proportions, where no folder with a real one is given."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def words(options: argparse.Namespace) -> int:
+    """Words of the LM."""
+    return json.loads((Path(options.lm) / "config.json").read_text())["vocab_size"]
+
+
+def make_lm(folder: Path, options: argparse.Namespace) -> None:
+    """A random LM, where no folder with a real one is given."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=width,
-        intermediate_size=8 * width // 3,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        num_key_value_heads=max(1, width // 192),
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    values = dict(SIZES[options.size].lm)
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    with torch.device(options.device):
+        model = AutoModelForCausalLM.from_config(config, dtype=kind(options))
+    model.save_pretrained(folder)
+
+
+def kind(options: argparse.Namespace) -> torch.dtype:
+    """The kind of number to compute in."""
+    return torch.bfloat16 if options.device == "cuda" else torch.float32
 
 
 class Watch:
     """What is measured of a run: seconds and loss of every step, gradients of the second."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
         self.ends: list[float] = []
         self.losses: list[float] = []
-        self.gradients: dict[str, Any] = {}
-        self.baseline = peak()
+        self.gradients: dict[str, torch.Tensor] = {}
+        self.baseline = peak(self.device)
 
     def keep(self, model: Any) -> None:
-        """Gradients of the first step that counts."""
+        """Gradients of the first step that counts, of large matrices their beginning."""
         if len(self.ends) == 1:
-            self.gradients = {n: weight.grad.clone() for n, weight in model.named_parameters()}
+            weights = model.named_parameters()
+            self.gradients = {n: w.grad.flatten()[:100_000].clone() for n, w in weights}
 
-    def end(self) -> None:
+    def end(self, loss: Any) -> None:
         """A step is over."""
-        self.ends.append(time.process_time())
+        self.losses.append(float(loss))
+        self.ends.append(clock(self.device))
 
     def summary(self, batch: int) -> dict[str, Any]:
         """Pairs a second, losses, memory."""
         rate = batch * (len(self.ends) - 1) / (self.ends[-1] - self.ends[0])
-        return {"rate": rate, "losses": self.losses[1:], "memory": peak() - self.baseline}
+        memory = peak(self.device) - self.baseline
+        return {"rate": rate, "losses": self.losses[1:], "memory": memory}
 
 
 def ours(options: argparse.Namespace) -> Watch:
     """The stage under Lightning's trainer, as `fit` runs it."""
-    import torch
     from lightning.pytorch import Callback, Trainer
 
     from llava_lab.data.modules.answers import AnswerRow
@@ -128,21 +144,22 @@ def ours(options: argparse.Namespace) -> Watch:
     from llava_lab.train.preference import DPO
     from llava_lab.train.stage import Stage
 
-    watch = Watch()
+    watch, place = Watch(options.device), torch.device(options.device)
     # Nothing is shown, so that the encoder and the connector are never computed.
     small = {"embed_dim": 24, "depth": 1, "num_heads": 2, "mlp_ratio": 2}
     encoder = TimmEncoder("xcit_nano_12_p16_224", -1, False, False, 64, None, small)
-    model = Llava(encoder, MLP, CausalLM(options.lm, "chatml"))
+    name = str(kind(options)).removeprefix("torch.")
+    model = Llava(encoder, MLP, CausalLM(options.lm, "chatml", dtype=name)).to(place)
     loss = DPO(BETA)
     loss.prepare = lambda *_: None  # the rows below have the reference's numbers
     rows = []
-    for pair in draw(options.steps, options.batch):
+    for pair in draw(options):
         prompt, *answers = pair.values()
         segments = [Segment(answer, answer, 0) for answer in answers]
         row = EncodedSample([Segment(prompt, [IGNORE] * len(prompt)), *segments], None, [], "pair")
         with torch.no_grad():
-            logps = answer_logps(model, Pairs.of([AnswerRow(row)]))[0][0]
-            rows.append(AnswerRow(row, None, logps))
+            logps = answer_logps(model, Pairs.of([AnswerRow(row)]).to(place))[0][0]
+            rows.append(AnswerRow(row, None, logps.cpu()))
 
     class Data(StageDataModule):
         def lengths(self) -> tuple[list[int], list[int]]:
@@ -176,15 +193,68 @@ def ours(options: argparse.Namespace) -> Watch:
             watch.keep(module.llm.model)
 
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
-            watch.losses.append(float(outputs["loss"]))
-            watch.end()
+            watch.end(outputs["loss"])
 
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     callbacks = [stage, Watcher()]
     trainer = Trainer(
-        max_epochs=1, accelerator="cpu", callbacks=callbacks, **dict.fromkeys(quiet, False)
+        max_epochs=1,
+        accelerator="cpu" if options.device == "cpu" else "gpu",
+        devices=1,
+        callbacks=callbacks,
+        **dict.fromkeys(quiet, False),
     )
     trainer.fit(model, datamodule=stage.data)
+    return watch
+
+
+def padded(options: argparse.Namespace) -> Watch:
+    """A plain loop: transformers on a padded row for each answer, with its prompt before it."""
+    from torch.nn.functional import cross_entropy, logsigmoid
+    from torch.nn.utils.rnn import pad_sequence
+    from transformers import AutoModelForCausalLM
+
+    watch, place = Watch(options.device), torch.device(options.device)
+    model = AutoModelForCausalLM.from_pretrained(
+        options.lm, dtype=kind(options), attn_implementation="sdpa"
+    )
+    model.to(place).train()
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0, fused=place.type == "cuda")
+
+    def logps(model: Any, pairs: list[dict[str, list[int]]]) -> torch.Tensor:
+        """Log-probabilities of chosen and rejected answers [n, 2]."""
+        answers = [(each["prompt_ids"], each[a]) for each in pairs for a in ANSWERS]
+        rows = [torch.tensor(prompt + answer) for prompt, answer in answers]
+        ids = pad_sequence(rows, batch_first=True).to(place)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(place)
+        hidden = model.model(ids, attention_mask=mask, use_cache=False).last_hidden_state
+        spans = [slice(len(prompt) - 1, len(prompt + answer) - 1) for prompt, answer in answers]
+        before = [each[span] for each, span in zip(hidden, spans, strict=True)]
+        logits = model.lm_head(torch.cat(before)).float()
+        targets = torch.tensor([token for _, answer in answers for token in answer], device=place)
+        losses = cross_entropy(logits, targets, reduction="none")
+        sums = [each.sum() for each in losses.split([len(answer) for _, answer in answers])]
+        return -torch.stack(sums).view(-1, 2)
+
+    def reference(model: Any, pairs: list[dict[str, list[int]]]) -> torch.Tensor:
+        with torch.no_grad():
+            return logps(model, pairs)
+
+    drawn = draw(options)
+    steps = [drawn[i : i + options.batch] for i in range(0, len(drawn), options.batch)]
+    known = [reference(model, pairs) for pairs in steps] if "known" in options.way else []
+    first = None if known else deepcopy(model).requires_grad_(False)
+    for number, pairs in enumerate(steps):
+        before = known[number] if first is None else reference(first, pairs)
+        ratios = logps(model, pairs) - before
+        loss = -logsigmoid(BETA * (ratios[:, 0] - ratios[:, 1])).mean()
+        loss.backward()
+        watch.keep(model)
+        for group in optimizer.param_groups:
+            group["lr"] = RATE if number else 0.0
+        optimizer.step()
+        optimizer.zero_grad()
+        watch.end(loss.detach())
     return watch
 
 
@@ -198,7 +268,7 @@ def theirs(options: argparse.Namespace) -> Watch:
 
     if options.way.endswith("answers"):
         utils._use_triton = lambda device: True  # asked there for this alone; the kernels ask again
-    watch = Watch()
+    watch, losses = Watch(options.device), []
 
     class OnIds(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
@@ -206,7 +276,7 @@ def theirs(options: argparse.Namespace) -> Watch:
 
         def compute_loss(self, *arguments: Any, **options: Any) -> Any:
             loss = super().compute_loss(*arguments, **options)
-            watch.losses.append(float(loss))
+            losses.append(loss.detach())
             return loss
 
     class Watcher(TrainerCallback):
@@ -214,11 +284,11 @@ def theirs(options: argparse.Namespace) -> Watch:
             watch.keep(others["model"])
 
         def on_step_end(self, *_: Any, **others: Any) -> None:
-            watch.end()
+            watch.end(losses[-1])
 
-    names = {"<pad>": 0, **{str(number): number for number in range(1, VOCABULARY)}}
-    words = Tokenizer(models.WordLevel(names, "<pad>"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="2")
+    names = {"<pad>": 0, **{str(number): number for number in range(1, words(options))}}
+    known = Tokenizer(models.WordLevel(names, "<pad>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=known, pad_token="<pad>", eos_token="2")
     with tempfile.TemporaryDirectory() as folder:
         config = DPOConfig(
             folder,
@@ -242,7 +312,7 @@ def theirs(options: argparse.Namespace) -> Watch:
         trainer = OnIds(
             options.lm,
             args=config,
-            train_dataset=datasets.Dataset.from_list(draw(options.steps, options.batch)),
+            train_dataset=datasets.Dataset.from_list(draw(options)),
             processing_class=tokenizer,
             callbacks=[Watcher()],
         )
@@ -250,21 +320,23 @@ def theirs(options: argparse.Namespace) -> Watch:
     return watch
 
 
-def peak() -> int:
-    """Peak memory of this process in bytes."""
+def peak(device: torch.device) -> int:
+    """Peak of memory in bytes: the device's, or this process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def child(options: argparse.Namespace) -> None:
     """One way, once; its numbers are the last line of its output."""
-    import torch
     from safetensors.torch import save_file
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     logging.disable(logging.WARNING)
-    watch = theirs(options) if options.way.startswith("TRL") else ours(options)
+    sides = {"ours": ours, "padded": padded, "TRL": theirs}
+    watch = sides[options.way.partition(",")[0]](options)
     found = watch.summary(options.batch)
-    save_file(watch.gradients, options.gradients)
+    save_file({name: each.cpu() for name, each in watch.gradients.items()}, options.gradients)
     print(json.dumps(found))
 
 
@@ -272,13 +344,14 @@ def measure(options: argparse.Namespace, way: str, gradients: Path) -> dict[str,
     """One way in a process of its own."""
     numbers = ("--batch", str(options.batch), "--steps", str(1 + options.pairs // options.batch))
     command = [sys.executable, __file__, "--way", way, "--lm", options.lm, *numbers]
-    command += ["--gradients", str(gradients)]
+    command += ["--gradients", str(gradients), "--device", options.device]
+    command += ["--threads", str(options.threads)]
     environment = {**MALLOC, **os.environ}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{way}: {done.stderr[-3000:]}")
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    print(f"  {way:26} {found['rate']:.4f} pairs/s {found['losses']}", file=sys.stderr, flush=True)
+    say(f"  {way:26} {found['rate']:.4f} pairs/s, losses {found['losses']}")
     return found
 
 
@@ -295,52 +368,53 @@ def main(options: argparse.Namespace, folder: Path) -> None:
     """All ways in turn, round after round; medians."""
     if options.lm is None:
         options.lm = str(folder / "lm")
-        make_lm(Path(options.lm), options.width, options.layers)
+        make_lm(Path(options.lm), options)
     files = {way: folder / f"{number}.safetensors" for number, way in enumerate(options.ways)}
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in options.ways}
     for _ in range(options.rounds):
         for way, file in files.items():
             found[way].append(measure(options, way, file))
     first = options.ways[0]
-    print(f"over {first}:")
-    heads = ("pairs/s", "ratio", "MiB", "ratio", "loss differs", "gradients differ")
-    print(f"{'way':26} " + " ".join(f"{head:>16}" for head in heads))
     numbers = {
         way: [statistics.median(each[key] for each in rounds) for key in ("rate", "memory")]
         for way, rounds in found.items()
     }
+    table, allowed = {}, 0.1 if options.device == "cuda" else 1e-3
     for way, (rate, memory) in numbers.items():
         losses = zip(found[way][0]["losses"], found[first][0]["losses"], strict=True)
-        values = [
-            f"{rate:.4f}",
-            f"{numbers[first][0] / rate:.2f}",
-            f"{memory / 2**20:,.0f}",
-            f"{numbers[first][1] / memory:.2f}",
-            f"{max(abs(a - b) / abs(b) for a, b in losses):.1e}",
-            f"{difference(files[first], files[way]):.1e}",
-        ]
-        print(f"{way:26} " + " ".join(f"{value:>16}" for value in values))
+        table[way] = {
+            "pairs/s": rate,
+            f"{first} is faster": numbers[first][0] / rate,
+            "MiB": memory / 2**20,
+            f"{first} takes": f"{numbers[first][1] / memory:.0%}",
+            "loss differs": max(abs(a - b) / abs(b) for a, b in losses),
+            "gradients differ": difference(files[first], files[way]),
+        }
+        if table[way]["gradients differ"] > allowed:
+            sys.exit(f"{way} computes something else: {table[way]}")
+    title = f"Preference tuning, {options.batch} pairs a step, {options.device}"
+    report(title, table, options.json, size=options.size)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--lm", help="folder of an LM; a random one without it")
-    parser.add_argument("--width", type=int, default=576, help="of the random LM")
-    parser.add_argument("--layers", type=int, default=10, help="of the random LM")
-    parser.add_argument("--batch", type=int, default=1, help="pairs a step")
-    parser.add_argument("--pairs", type=int, default=2, help="pairs that are timed in a round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ways", nargs="+", default=WAYS, choices=[*WAYS, *MORE], metavar="WAY")
+    parser.add_argument("--batch", type=int, help="pairs a step: 1 on a CPU, 2 on a GPU")
+    parser.add_argument("--pairs", type=int, help="timed in a round: 2 on a CPU, 32 on a GPU")
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS, *TRL], metavar="WAY")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--gradients", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if importlib.util.find_spec("trl") is None:
-        sys.exit("TRL is not installed: pip install -e '.[bench]'")
     if options.way:
         child(options)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            main(options, Path(folder))
+        sys.exit()
+    many = options.device == "cuda"
+    options.batch = options.batch or (2 if many else 1)
+    options.pairs = options.pairs or (32 if many else 2)
+    there = not many and importlib.util.find_spec("trl") is not None
+    options.ways = options.ways or [*WAYS, *(TRL[:2] if there else [])]
+    if set(TRL) & set(options.ways) and not there:
+        sys.exit("TRL runs on a CPU here, and is the extra bench: pip install -e '.[bench]'")
+    with tempfile.TemporaryDirectory() as folder:
+        main(options, Path(folder))
