@@ -1,7 +1,6 @@
 """9. Generate: batches of questions about images -> answers; a common prefix is computed once."""
 
 import random
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,12 +13,10 @@ from llava_lab.data.packing import Batch
 from llava_lab.model.attention.cache import KeyValueCache
 from llava_lab.model.attention.kernel import send
 from llava_lab.model.attention.plan import AttentionPlan
+from llava_lab.model.decode import decode, ended
 
 if TYPE_CHECKING:
     from llava_lab.model.llava import Llava
-
-# Tokens that are computed before the last one is read, by the kind of device.
-AHEAD = {"cuda": 1}
 
 
 @dataclass(frozen=True)
@@ -123,76 +120,9 @@ def answer(model: "Llava", questions: QuestionBatch) -> Answers:
         plan = AttentionPlan.whole(forest, batch.ids.device, cache)
         hidden = model.llm(model.embed(batch), forest, plan)
         last = send(torch.tensor([forest.end(leaf) - 1 for leaf in forest.leaves]), hidden.device)
-        generated = _decode(model, questions, cache, hidden[last])
+        generated = decode(model, questions, cache, hidden[last])
     texts = [_text(model, tokens, questions) for tokens in generated]
     return Answers(questions.ids, texts, generated)
-
-
-def _decode(
-    model: "Llava", questions: QuestionBatch, cache: KeyValueCache, hidden: Tensor
-) -> list[list[int]]:
-    """Decode token by token with the cache.
-
-    On a CPU an answer that has ended drops out at once. A GPU computes a token while the one before
-    is read, so that neither waits; an answer that has ended goes on, unread, until half of them
-    have ended, for their number decides the shapes of a step.
-    """
-    forest, device = questions.batch.forest, hidden.device
-    said, ahead = _Transcript(model, questions), AHEAD.get(device.type, 0)
-    rows, drawn = list(range(len(questions))), questions.draws(device)
-    unread: deque[tuple[list[int], _Reading]] = deque()
-    plan = cache.step(forest.leaves, 0, device)
-    for count in range(questions.max_new_tokens):
-        chosen = questions.choose(model.llm.head()(hidden), drawn[:, count])
-        unread.append((rows, _Reading(chosen)))
-        if len(unread) > ahead:
-            said.note(*unread.popleft())
-        kept = [i for i, row in enumerate(rows) if row not in said.ended]
-        if not kept or count + 1 == questions.max_new_tokens:
-            break
-        if len(kept) < len(rows) and len(kept) <= len(rows) // (1 + ahead):
-            index = send(torch.tensor(kept), device)
-            rows, chosen, drawn = [rows[i] for i in kept], chosen[index], drawn[index]
-            plan = cache.step([forest.leaves[row] for row in rows], count, device)
-        elif count > 0:
-            plan.advance()
-        hidden = model.llm(model.llm.embed(chosen), forest, plan)
-    for each in unread:
-        said.note(*each)
-    return said.tokens
-
-
-class _Reading:
-    """Tokens on their way from the device."""
-
-    def __init__(self, tokens: Tensor):
-        self.tokens = tokens.to("cpu", non_blocking=True)
-        self.copied = torch.cuda.Event() if tokens.is_cuda else None
-        if self.copied is not None:
-            self.copied.record()
-
-    def done(self) -> list[int]:
-        """The tokens, once they are there."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        return self.tokens.tolist()
-
-
-class _Transcript:
-    """The answers so far, and which of them have ended."""
-
-    def __init__(self, model: "Llava", questions: QuestionBatch):
-        self.model, self.questions = model, questions
-        self.tokens: list[list[int]] = [[] for _ in questions.ids]
-        self.ended: set[int] = set()
-
-    def note(self, rows: Sequence[int], reading: _Reading) -> None:
-        """Add a token to each of these answers that has not ended."""
-        for row, token in zip(rows, reading.done(), strict=True):
-            if row not in self.ended:
-                self.tokens[row].append(token)
-                if _ended(self.model, self.tokens[row], self.questions):
-                    self.ended.add(row)
 
 
 def _without_cache(model: "Llava", questions: QuestionBatch) -> list[list[int]]:
@@ -207,22 +137,13 @@ def _without_cache(model: "Llava", questions: QuestionBatch) -> list[list[int]]:
     for path, drawn in zip(paths, questions.draws(embeddings.device), strict=True):
         tokens: list[int] = []
         row = embeddings[path]
-        while len(tokens) < questions.max_new_tokens and not _ended(model, tokens, questions):
+        while len(tokens) < questions.max_new_tokens and not ended(model, tokens, questions):
             hidden = model.llm(row, Forest((len(row),), (None,)))
             new = questions.choose(model.llm.head()(hidden[-1:]), drawn[len(tokens)][None])
             tokens += new.tolist()
             row = torch.cat([row, model.llm.embed(new)])
         generated.append(tokens)
     return generated
-
-
-def _ended(model: "Llava", tokens: list[int], questions: QuestionBatch) -> bool:
-    if not tokens:
-        return False
-    if tokens[-1] in questions.stop_ids:
-        return True
-    text = questions.stop_string
-    return text is not None and text in model.llm.tokenizer.decode(tokens)
 
 
 def _text(model: "Llava", tokens: list[int], questions: QuestionBatch) -> str:

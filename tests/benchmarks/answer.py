@@ -9,6 +9,7 @@ speed does not depend on them. Pixels are there already: reading files is `loade
 
     ours                   all questions of all pictures in one batch, as `answer` and `caption` do
     ours, one at a time    a batch for each picture
+    ..., replayed          with `--replay`: a GPU launches every step after the first as one graph
     generate, one by one   transformers' `generate` on the same LM, for `--plain` of the questions
     generate, at once      the same for all questions of a picture, padded at the left; as
                            transformers' processors have it, each comes with the picture
@@ -32,6 +33,7 @@ from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.tokens import IGNORE, VISUAL
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.video import Frames
+from llava_lab.model import decode
 from llava_lab.model.attention.forest import ATTENTION
 from llava_lab.model.generate import QuestionBatch, answer
 from llava_lab.model.llava import Llava
@@ -79,6 +81,15 @@ def ours(model: Llava, rows: list[EncodedSample], length: int, size: int) -> Sai
         found = answer(model, batch.to(model.device))
         said |= dict(zip(found.ids, found.tokens, strict=True))
     return said
+
+
+def replayed(way: Callable[[], Said]) -> Said:
+    """What a side gives where a GPU replays its steps."""
+    decode.REPLAYED.add("cuda")
+    try:
+        return way()
+    finally:
+        decode.REPLAYED.discard("cuda")
 
 
 def plainly(row: EncodedSample, question: str) -> EncodedSample:
@@ -142,9 +153,14 @@ def sides(
     some = random.Random(1).sample(sorted(alone), min(settings.plain, len(alone)))
     groups = [[(name, alone[name]) for name in names(row)] for row in rows[: settings.plain]]
     length = settings.max_new_tokens
-    return {
+    engine = {
         "ours": partial(ours, model, rows, length, len(rows)),
         "ours, one at a time": partial(ours, model, rows, length, 1),
+    }
+    again = {f"{name}, replayed": partial(replayed, way) for name, way in engine.items()}
+    return {
+        **engine,
+        **(again if settings.replay else {}),
         "generate, at once": partial(theirs, model, groups, length),
         "generate, one by one": partial(
             theirs, model, [[(name, alone[name])] for name in some], length
@@ -186,6 +202,7 @@ def main() -> None:
     parser.add_argument(
         "--plain", type=int, metavar="N", default=6, help="ask `generate` only so much a round"
     )
+    parser.add_argument("--replay", action="store_true", help="of a GPU: launch steps as graphs")
     settings = prepared(parser)
     logging.disable_progress_bar()
     many = settings.device.type == "cuda"

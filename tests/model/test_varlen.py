@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llava_lab.data.forest import Forest
 from llava_lab.data.packing import Batch, EncodedSample, Segment
-from llava_lab.model import generate
+from llava_lab.model import decode
 from llava_lab.model.attention import forest as attention
 from llava_lab.model.attention import kernel
 from llava_lab.model.attention.cache import KeyValueCache
@@ -171,17 +171,34 @@ def questions(stops: set[int], sampling: Sampling | None = None) -> QuestionBatc
     return QuestionBatch(Batch.pack(rows), names, 9, frozenset(stops), sampling=sampling)
 
 
-@pytest.mark.parametrize("ahead", [0, 1])
+def recorded(work: Any) -> Any:
+    """What `capture` does, without a GPU: the steps' counter goes on, their tensors do not."""
+
+    def replay() -> None:
+        work.__self__.plan.count -= 1
+        work()
+
+    work.__self__.plan.count += 1
+    return replay
+
+
+@pytest.mark.parametrize(("ahead", "replayed"), [(0, False), (1, False), (1, True)])
 @pytest.mark.parametrize("sampling", [None, Sampling(1.5, seed=3)], ids=["greedy", "sampled"])
 def test_answers_by_levels_equal_those_without_a_cache(
-    ahead: int, sampling: Sampling | None, fused: list, monkeypatch: pytest.MonkeyPatch
+    ahead: int,
+    replayed: bool,
+    sampling: Sampling | None,
+    fused: list,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     llm: CausalLM = lm("llama").eval()
     for weight in llm.parameters():  # far from zero, so that the arg max is never a tie
         torch.nn.init.normal_(weight, std=0.3)
     llm.__dict__["_tokenizer"] = SimpleNamespace(decode=lambda ids, **_: " ".join(map(str, ids)))
     model: Any = SimpleNamespace(llm=llm, embed=lambda batch: llm.embed(batch.ids))
-    monkeypatch.setattr(generate, "AHEAD", {"cpu": ahead})
+    monkeypatch.setattr(decode, "AHEAD", {"cpu": ahead})
+    monkeypatch.setattr(decode, "REPLAYED", {"cpu"} if replayed else set())
+    monkeypatch.setattr(decode, "capture", recorded)
     llm.attention = "padded"
     llm.model.set_attn_implementation("sdpa")
     free = answer(model, questions(set(), sampling)).tokens
