@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from llava_lab.cli.arguments import experiment_parser, read_experiment, split
 from llava_lab.cli.fit import quiet
 from llava_lab.cli.verb import add_flag, one_message, positive
-from llava_lab.report.budget import SIZES, TEXT_TOKENS, UTILIZATION, Budget
+from llava_lab.report.budget import MEMORY, SIZES, TEXT_TOKENS, UTILIZATION, Budget
 from llava_lab.report.formats import FORMATS, show
 
 
@@ -23,6 +23,8 @@ def main(arguments: Sequence[str]) -> None:
             options.frames,
             dict(options.text_tokens),
             options.devices,
+            options.nodes,
+            options.memory,
             options.utilization,
         )
         trace = options.trace if options.trace is None else options.trace or SIZES
@@ -64,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         default=UTILIZATION,
         help="share of a device's peak that training reaches",
     )
-    parser.add_argument("--devices", type=positive, default=8, help="devices that share the memory")
+    parser.add_argument("--devices", type=positive, default=8, help="devices, on all nodes")
+    parser.add_argument("--nodes", type=positive, default=1, help="nodes that they stand in")
+    parser.add_argument("--memory", type=positive, default=MEMORY, help="GiB of a device")
     parser.add_argument("--format", choices=FORMATS, default="rich")
     return parser
 

@@ -11,6 +11,7 @@ SIZES = (
 TEXT_TOKENS = 256
 # Share of a device's peak that training reaches: that of LLaVA-1.5-7B's published first stage.
 UTILIZATION = 0.3
+MEMORY = 80  # GiB of an A100 or H100
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,9 @@ class Budget:
         image_size: Width and height of the picture, or of the video's frames, in pixels.
         frames: Frames of a video; None plans a picture.
         text_tokens: Text tokens of a row by stage; "" is for all others.
-        devices: Devices that share the memory.
+        devices: Devices that share the work, on all nodes.
+        nodes: Nodes that they stand in, as many in each.
+        memory: GiB of a device.
         utilization: Share of a device's peak that training reaches.
     """
 
@@ -29,7 +32,17 @@ class Budget:
     frames: int | None = None
     text_tokens: Mapping[str, int] = field(default_factory=dict)
     devices: int = 8
+    nodes: int = 1
+    memory: int = MEMORY
     utilization: float = UTILIZATION
+
+    def __post_init__(self) -> None:
+        """Refuse nodes that do not hold as many devices each."""
+        if self.devices % self.nodes:
+            raise ValueError(
+                f"--devices: {self.devices} devices do not stand in {self.nodes} nodes, as many in "
+                "each; give the devices of all nodes together"
+            )
 
     def text(self, stage: str) -> int:
         """Text tokens of a row of a stage."""

@@ -18,13 +18,8 @@ from llava_lab.model.llava import Llava
 from llava_lab.report.budget import Budget
 from llava_lab.report.grid import Grid, figure
 from llava_lab.report.paper_table import compute_grids
-from llava_lab.report.plan_costs import (
-    activations,
-    hours_rows,
-    memory_rows,
-    reference_rows,
-    stage_rows,
-)
+from llava_lab.report.plan_costs import hours_rows, stage_rows, tokens_seen
+from llava_lab.report.plan_memory import memory_rows, reference_rows
 from llava_lab.train.parts import parts_of
 from llava_lab.train.stage import Stage
 
@@ -66,7 +61,8 @@ def plan(
         known = ", ".join(stages)
         raise ValueError(f"--text-tokens: no stage {unknown[0]!r}; stages are {known}")
     grids = [parts_grid(model, {name: stage.lr for name, stage in stages.items()})]
-    grids += [stage_grid(model, stage, budget) for stage in stages.values()]
+    precision = experiment.config["trainer"].get("precision")
+    grids += [stage_grid(model, stage, budget, precision) for stage in stages.values()]
     benchmarks.check_views(model)
     grids += compute_grids(experiment.name)
     if trace is not None:
@@ -76,19 +72,18 @@ def plan(
     return grids
 
 
-def stage_grid(model: Llava, stage: Stage, budget: Budget) -> Grid:
+def stage_grid(model: Llava, stage: Stage, budget: Budget, precision: Any) -> Grid:
     """Tokens, FLOPs, hours and memory of a stage."""
     stage.check_keys(model)
     stage.data.check_views(model)
     size, text = budget.size(stage.data.views), budget.text(stage.name)
     layout = stage.data.views.layout(size, model.view_spec)
     check_length(model, stage, layout, text, budget)
-    kept = list(activations(model, layout, stage, text, budget.devices))
     rows = [
         *stage_rows(model, layout, stage, text),
         *hours_rows(model, layout, stage, text, budget.utilization),
-        *memory_rows(model, stage, kept, budget.devices),
-        *reference_rows(model, stage),
+        *memory_rows(model, stage, tokens_seen(model, layout, text), budget, precision),
+        *reference_rows(model, stage, precision),
     ]
     shown = "x".join(map(str, size[:2])) + " pixels"
     shown = f"{size[2]} frames of {shown}" if len(size) == 3 else shown

@@ -1,6 +1,6 @@
-"""Plan costs: tokens, FLOPs, hours and memory of a stage, each figure with its formula."""
+"""Plan costs: tokens, FLOPs and hours of a stage, each figure with its formula."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from llava_lab.data.geometry import Layout
@@ -9,13 +9,10 @@ from llava_lab.data.modules.stage import StageDataModule
 from llava_lab.data.rows import choose, read_rows
 from llava_lab.model.llava import Llava
 from llava_lab.report.grid import Figure, figure
-from llava_lab.train.parts import parts_of
-from llava_lab.train.preference import PreferenceLoss
+from llava_lab.report.plan_memory import Row
 from llava_lab.train.record import part_costs
 from llava_lab.train.stage import Stage
 
-GIBI = 2**30
-Row = list[str | Figure]  # what, value, formula
 # Peak of dense bf16 products in FLOP/s (NVIDIA's data sheets).
 PEAKS = {"A100": 312e12, "H100": 989e12}
 # Rows of the published files, where a file itself is not at hand.
@@ -26,15 +23,6 @@ PUBLISHED_ROWS = {
     "llava_v1_5_mix665k.json": 665_298,
     "llava_next_raw_format/llava_next_raw_format_processed.json": 738_590,
 }
-# Bytes a weight in mixed precision with AdamW: itself; its gradient and two moments if it trains.
-FROZEN_BYTES, TRAINED_BYTES = 4, 16
-# Bytes that a block computes for its backward pass, a token and unit of width, in 16-bit precision
-# and without attention scores (Korthikanti et al. 2022, arXiv:2205.05198, equation 2 less its last
-# term), and how many of them are kept by each way of `gradient_checkpointing`: all; its input and
-# what attention and its products gave, but the narrowing ones; its input. The rest is there one
-# block at a time.
-BLOCK_BYTES = 34
-KEPT_BYTES = {False: BLOCK_BYTES, "products": 20, True: 2}
 
 
 def stage_rows(model: Llava, layout: Layout, stage: Stage, text: int) -> Iterator[Row]:
@@ -103,52 +91,3 @@ def samples(data: StageDataModule) -> tuple[int | None, str]:
     if data.max_steps and data.max_steps * data.batch_size < rows * data.epochs:
         return data.max_steps * data.batch_size, f"{data.max_steps} steps x {data.batch_size}"
     return rows * data.epochs, formula
-
-
-def activations(
-    model: Llava, layout: Layout, stage: Stage, text: int, devices: int
-) -> Iterator[tuple[str, int, str]]:
-    """Parts, bytes that their blocks keep for the backward pass, formulas; of a micro-batch."""
-    rows = stage.data.micro_batch_size or max(1, stage.data.batch_size // devices)
-    tokens, config = tokens_seen(model, layout, text), model.llm.model.config
-    sizes = {"llm": (config.hidden_size, config.num_hidden_layers)}
-    if "encoder" in stage.selection.parts:
-        width = model.encoder.width
-        sizes["encoder"] = (width, round(model.size("encoder") / (12 * width**2)))
-    for part, (width, blocks) in sizes.items():
-        kept = KEPT_BYTES[stage.gradient_checkpointing if part == "llm" else False]
-        size = rows * tokens[part] * width * (kept * blocks + BLOCK_BYTES - kept)
-        bytes_ = f"({kept} x {blocks} blocks + {BLOCK_BYTES - kept})"
-        formula = f"{rows} rows at once x {tokens[part]:,} tokens x {width:,} x {bytes_}"
-        yield part, size, formula
-
-
-def memory_rows(
-    model: Llava,
-    stage: Stage,
-    kept: Sequence[tuple[str, int, str]],
-    devices: int,
-) -> Iterator[Row]:
-    """Weights, gradients, AdamW's moments and activations on each device."""
-    trained = stage.size(model)
-    adapters = stage.lora.size(model) if stage.lora else 0
-    frozen = sum(map(model.size, parts_of(model))) + adapters - trained
-    states = TRAINED_BYTES * trained + FROZEN_BYTES * frozen
-    active = sum(size for _, size, _ in kept)
-    formula = f"{TRAINED_BYTES} x {trained:,} trained + {FROZEN_BYTES} x {frozen:,} frozen bytes"
-    yield ["GiB of states", figure(states / GIBI, ",.1f"), formula]
-    for part, size, formula in kept:
-        yield [f"GiB of activations, {part}", figure(size / GIBI, ",.1f"), formula]
-    formula = "states + activations; attention scores and logits apart"
-    yield ["GiB a device, DDP", figure((states + active) / GIBI, ",.1f"), formula]
-    value, formula = states / devices + active, f"states over {devices} devices + activations"
-    yield [f"GiB a device, FSDP2 or ZeRO-3 on {devices}", figure(value / GIBI, ",.1f"), formula]
-
-
-def reference_rows(model: Llava, stage: Stage) -> Iterator[Row]:
-    """What a preference stage would take more with its reference in memory."""
-    if isinstance(stage.loss, PreferenceLoss):
-        whole = 0 if stage.lora else stage.size(model)
-        formula = f"{FROZEN_BYTES} x {whole:,} bytes that train; here its numbers are kept"
-        more = figure(FROZEN_BYTES * whole / GIBI, ",.1f")
-        yield ["GiB more with a reference in memory", more, formula]

@@ -1,0 +1,133 @@
+"""Bytes a device by strategy; docs/plan.md has what `plan` says.
+
+    python tests/report/test_plan_memory.py
+
+writes the table of docs/plan.md anew.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from llava_lab.cli import plan
+from llava_lab.report.budget import Budget
+from llava_lab.report.plan_memory import Part, bytes_of, strategies
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGE = REPOSITORY / "docs" / "plan.md"
+BEGIN, END = "<!-- strategies -->\n", "<!-- end of strategies -->\n"
+VICUNA_13B = "--model.llm=configs/lm/vicuna_13b_v15.yaml"
+SHOWN = [
+    ("LLaVA-1.5-13B", "llava15", (VICUNA_13B,), (8, 1), "bf16-mixed"),
+    ("LLaVA-NeXT-34B", "llava_next", ("-c", "configs/size/next_34b.yaml"), (16, 2), "bf16-mixed"),
+    ("LLaVA-NeXT-110B", "llava_next_qwen15_110b", (), (32, 4), "bf16-mixed"),
+    ("LLaVA-NeXT-110B", "llava_next_qwen15_110b", (), (32, 4), "bf16-true"),
+]
+LAYER = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096  # Vicuna-7B
+CONNECTOR, LLM, ENCODER = 20_979_712, 6_738_415_616, 290_909_184
+
+
+@cache
+def memory(name: str, *options: str) -> dict[str, dict]:
+    """Rows of each stage's plan at the paper scale, by what they are of."""
+    files = ("-c", f"{REPOSITORY}/experiments/{name}.yaml")
+    files += ("-c", f"{REPOSITORY}/configs/scale/paper.yaml")
+    given = [re.sub(r"(^|=)configs/", rf"\1{REPOSITORY}/configs/", each) for each in options]
+    with redirect_stdout(StringIO()) as said:
+        plan.main([*files, *given, "--format=json"])
+    grids = json.loads(said.getvalue())
+    plans = [grid for grid in grids if grid["table"] == "plan"]
+    return {grid["stage"]: {row["what"]: row for row in grid["rows"]} for grid in plans}
+
+
+def lines() -> Iterator[str]:
+    yield "| model | devices | precision | stage | ddp | hsdp | fsdp2 | fsdp2_large | best |"
+    yield "| --- | --- | --- | --- | --: | --: | --: | --: | --- |"
+    for model, name, options, (devices, nodes), precision in SHOWN:
+        where = (f"--devices={devices}", f"--nodes={nodes}", f"--trainer.precision={precision}")
+        for stage, rows in memory(name, *options, *where).items():
+            cells = []
+            for strategy in ("ddp", "hsdp", "fsdp2", "fsdp2_large"):
+                found = rows.get(f"GiB a device, {strategy}")
+                cells.append(f"{found['value']:,.0f}" if found else "")
+            best = (rows["fits 80 GiB"]["value"] or ["none"])[0]
+            at = f"{nodes} x {devices // nodes}"
+            yield "| " + " | ".join([model, at, precision, stage, *cells, best]) + " |"
+
+
+def test_the_page_has_what_plan_says() -> None:
+    said = PAGE.read_text().split(BEGIN)[1].split(END)[0]
+    assert said.splitlines() == list(lines()), f"run: python {__file__}"
+
+
+def test_bytes_a_device_are_their_formulas() -> None:
+    options = ("--devices=4", "--nodes=2", "--text-tokens=100")
+    rows = memory("llava15", *options)["instruct"]
+    trained, outside = CONNECTOR + LLM, CONNECTOR + 2 * 32000 * 4096 + 4096
+    active = rows["GiB of activations, llm"]["value"] * 2**30
+    gathered = 2 * (outside + outside + 2 * LAYER) + 6 * LAYER
+    expected = {
+        "ddp": (16 + 2 + 4) * trained + 4 * ENCODER,
+        "hsdp": 16 * trained / 2 + 4 * ENCODER + gathered + 4 * trained,
+        "fsdp2": 16 * trained / 4 + 4 * ENCODER + gathered + 4 * trained,
+        "fsdp2_large": 16 * trained / 4 + 4 * ENCODER + gathered,
+    }
+    for name, size in expected.items():
+        found = rows[f"GiB a device, {name}"]["value"]
+        assert found == pytest.approx((size + active) / 2**30, abs=0.05), name
+    assert rows["GiB a device, fsdp2_large, whole: []"]["value"] < found
+
+
+def test_where_devices_answer_with_the_whole_model_it_must_fit() -> None:
+    row = memory("llava15", VICUNA_13B, "--devices=32")["instruct"]["GiB a device, fsdp2"]
+    whole = 4 * (13_015_864_320 + 31_467_520 + ENCODER)
+    assert row["value"] == pytest.approx(whole / 2**30, abs=0.05)
+    assert row["formula"].startswith("4 x all weights while it answers")
+
+
+@pytest.mark.parametrize(("memory_of_one", "best"), [(500, "ddp"), (20, None)])
+def test_the_best_is_the_first_that_fits(memory_of_one: int, best: str | None) -> None:
+    options = (VICUNA_13B, f"--memory={memory_of_one}")
+    found = memory("llava15", *options)["instruct"][f"fits {memory_of_one} GiB"]["value"]
+    assert (found or [None])[0] == best
+
+
+def test_a_precision_says_its_bytes() -> None:
+    parts = {"llm": Part(10, 0, 4, 4, 3), "encoder": Part(0, 1, 0, 0, 0)}
+    sizes = {}
+    for precision in ("32-true", "bf16-mixed", "bf16-master", "bf16-true"):
+        kind = bytes_of(precision)
+        ((_, alone, *_),) = strategies(parts, kind, Budget(devices=1), False)
+        _, _, (_, shared, *_), _ = strategies(parts, kind, Budget(devices=2), False)
+        sizes[precision] = alone, shared
+    # What is gathered: 4 + 4 + 2 x 3, and gradients of 3 twice, at last as they are summed.
+    mixed = (18 * 10 + 4, 16 * 10 // 2 + 4 + 2 * 14 + (2 + 4) * 3)
+    assert sizes == {
+        "32-true": (16 * 10 + 4, 16 * 10 // 2 + 4 + 4 * 14 + (4 + 4) * 3),
+        "bf16-mixed": mixed,
+        "bf16-master": (16 * 10 + 2, mixed[1]),
+        "bf16-true": (8 * 10 + 2, 8 * 10 // 2 + 2 + 2 * 14 + (2 + 2) * 3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--nodes=3", "8 devices do not stand in 3 nodes"),
+        ("--trainer.precision=transformer-engine", "'transformer-engine' is not planned"),
+    ],
+)
+def test_what_is_not_planned_is_refused(option: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        memory("llava15", option)
+
+
+if __name__ == "__main__":
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(before + BEGIN + "\n".join(lines()) + "\n" + END + rest.split(END)[1])
