@@ -45,6 +45,7 @@ def main(arguments: Sequence[str]) -> None:
         if options.print_config:
             print(experiment.text(), end="")
             return
+        ranks.check_tasks(experiment.config["trainer"])
         fitting = experiment.fitting(options.runs, options.fresh, options.checkpoint_seconds)
         RUN[verb](fitting, options)
 

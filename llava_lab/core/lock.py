@@ -1,6 +1,7 @@
 """Locks between processes: who waits says for whom, and a process that dies lets go."""
 
 import datetime
+import errno
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from llava_lab.core.progress import say
 
 FIRST_SECONDS = 1.0
 AGAIN_SECONDS = 10.0
+LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class Held(ValueError):
@@ -34,6 +36,7 @@ def lock(path: Path, what: str, wait: bool = True) -> Iterator[None]:
 
     Raises:
         Held: If another process holds it and `wait` is false.
+        OSError: If the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = path.with_name(f"{path.name}.holder")
@@ -49,6 +52,13 @@ def lock(path: Path, what: str, wait: bool = True) -> Iterator[None]:
             waited = f" since {time.monotonic() - began:.0f} s"
             say(f"{what}: waiting{waited} for {_holder(holder)}")
             seconds = AGAIN_SECONDS
+        except (NotImplementedError, OSError) as error:
+            if getattr(error, "errno", errno.ENOSYS) not in LOCKLESS:
+                raise
+            raise OSError(
+                f"{path}: this file system has no locks (flock). Put --runs on one that has, or "
+                "ask for it to be mounted with them"
+            ) from error
     try:
         write(holder, json.dumps(_myself()) + "\n")
         yield

@@ -3,6 +3,8 @@
 import os
 import re
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 LOST = re.compile(
@@ -16,6 +18,28 @@ WHERE = ("accelerator", "strategy", "devices", "num_nodes")
 def first() -> bool:
     """Whether this process is the one that prints and writes: rank 0, or the only process."""
     return not any(int(os.environ.get(name) or 0) for name in NAMES)
+
+
+def check_tasks(trainer: Mapping[str, Any]) -> None:
+    """Refuse other devices than Slurm has started tasks for: some would idle, or all would wait.
+
+    Args:
+        trainer: Options of the trainer.
+
+    Raises:
+        ValueError: Names both numbers.
+    """
+    tasks, name = os.environ.get("SLURM_NTASKS"), os.environ.get("SLURM_JOB_NAME")
+    # As Lightning has it: in an interactive job, and under torchrun, Slurm's tasks do not count.
+    if tasks is None or name in ("bash", "interactive") or "TORCHELASTIC_RUN_ID" in os.environ:
+        return
+    devices, nodes = trainer["devices"], trainer["num_nodes"]
+    if str(devices).isdecimal() and int(devices) * nodes != int(tasks):
+        raise ValueError(
+            f"Slurm has {tasks} task(s) in this job, and trainer.devices={devices} on "
+            f"trainer.num_nodes={nodes} want one for each device: "
+            f"srun --nodes={nodes} --ntasks-per-node={devices} python -m llava_lab ..."
+        )
 
 
 def lost(error: BaseException) -> bool:

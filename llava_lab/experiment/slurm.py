@@ -178,7 +178,7 @@ class SlurmSweep:
         """The job of a shared stage, which may be there already, or have ended well."""
         job = _known(fit)["job"]
         if job not in queue:
-            if _outcome(fit, job).get("exit") == 0:
+            if _outcome(fit.record, job).get("exit") == 0:
                 return before
             (job,) = self._send([fit], need, before)
         return Before(job, str(fit.record))
@@ -233,7 +233,7 @@ class SlurmSweep:
                         states[job], seconds = now, FIRST_SECONDS
                     continue
                 since = gone.setdefault(fit, time.monotonic())
-                found = _outcome(fit, job)
+                found = _outcome(fit.record, job)
                 if not found and time.monotonic() - since < GONE_SECONDS:
                     continue
                 del left[fit]
@@ -251,8 +251,9 @@ class SlurmSweep:
         if found:
             said = " ".join(found.get("error", []))
             return f"failed with exit status {found['exit']}, see {fit.log}: {said}"
-        stage = Path(_known(fit)["stage"] or os.devnull)
-        if stage.is_file() and (said := read_object(stage, AGAIN).get("error")):
+        before = _known(fit)
+        stage = Path(before["stage"])
+        if before["stage"] and (said := _outcome(stage, before["behind"]).get("error")):
             return f"not begun, as its stage failed, see {stage.with_suffix('.log')}: {said[-1]}"
         asked = subprocess.run(
             ["scontrol", "show", "job", job], capture_output=True, text=True, check=False
@@ -271,10 +272,10 @@ def _known(fit: Fit) -> dict[str, Any]:
     return read_record(path, dict.fromkeys(("job", "behind", "stage"), str), way_out)
 
 
-def _outcome(fit: Fit, job: str) -> dict[str, Any]:
+def _outcome(record: Path, job: str) -> dict[str, Any]:
     """What a job has recorded, or nothing."""
-    os.listdir(fit.record.parent)  # asks a network file system anew
-    if not fit.record.is_file():
+    os.listdir(record.parent)  # asks a network file system anew
+    if not record.is_file():
         return {}
-    found = read_object(fit.record, AGAIN)
+    found = read_object(record, AGAIN)
     return found if found.get("job") == job else {}

@@ -159,7 +159,9 @@ class _Fits:
         with self.gpus.taken(count) if self.gpus and count else nullcontext() as names:
             if self.ended:  # while it waited for a GPU
                 return False, f"{point}: not begun"
-            environment = {**os.environ, signals.PARENT: "stdin"}
+            # Whatever Slurm has started this process as, the fit is no task of Slurm's.
+            kept = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+            environment = {**kept, signals.PARENT: "stdin"}
             environment |= {VISIBLE: ",".join(names)} if names else {}
             where = f" on GPU {environment[VISIBLE]}" if names else ""
             print(f"{point}: begins{where}, log {record.with_suffix('.log')}", flush=True)

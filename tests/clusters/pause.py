@@ -1,4 +1,4 @@
-"""A callback that stops a job of Slurm in the middle of a stage, until Slurm sends it a signal."""
+"""A callback that stops a fit in the middle of a stage, once, until a signal comes."""
 
 import os
 import time
@@ -9,30 +9,24 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from llava_lab.core import signals
 
+FOLDER = "LLAVA_LAB_PAUSE"  # environment: where a file says that rank 0 waits, and has waited
 STEP = 5
 SECONDS = 120.0
 
 
 class Pause(Callback):
-    """Waits for a signal at a step of the second stage, the first time that a job runs.
-
-    Args:
-        folder: Where a file of the job's name says that it waits.
-    """
-
-    idle = ("folder",)
-
-    def __init__(self, folder: str):
-        self.folder = Path(folder)
+    """Waits for a signal at the fifth step of the first stage that comes to it."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Wait, where this is a job that has not been requeued."""
-        job = os.environ.get("SLURM_ARRAY_TASK_ID")
-        if job is None or "SLURM_RESTART_COUNT" in os.environ or trainer.global_step != STEP:
+        """Wait, where the environment says so and nobody has waited yet."""
+        if FOLDER not in os.environ or trainer.global_rank or trainer.global_step != STEP:
             return
-        (self.folder / f"waits-{job}").touch()
+        waits = Path(os.environ[FOLDER]) / f"waits-{os.environ.get('SLURM_ARRAY_TASK_ID', 0)}"
+        if waits.exists():
+            return
+        waits.touch()
         limit = time.monotonic() + SECONDS
         while not signals.came() and time.monotonic() < limit:
             time.sleep(0.05)

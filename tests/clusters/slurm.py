@@ -16,13 +16,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo")
 DAEMONS = ("slurmd", "slurmctld", "munged")
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 600.0  # of tiny fits on a busy machine
 # A requeued job may begin once the old one's credentials have expired.
 CONFIGURATION = """
 ClusterName=lab
@@ -80,7 +80,7 @@ def start(folder: Path) -> Path:
     _run("munged", "--force", *(f"--{kind}={path}" for kind, path in files.items()))
     _run("slurmctld", "-f", str(configuration))
     _run("slurmd", "-f", str(configuration), "-N", host)
-    wait(lambda: "idle" in said(configuration, "sinfo", "-h", "-o", "%T"), "sinfo says idle")
+    wait(lambda: "idle" in said(configuration, "sinfo", "-h", "-o", "%T"), "sinfo says idle", 60.0)
     return configuration
 
 
@@ -111,7 +111,7 @@ def said(configuration: Path, *command: str) -> str:
     return done.stdout
 
 
-def wait(until, what: str, seconds: float = PATIENCE_SECONDS) -> None:
+def wait(until: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
     """Wait until something is so."""
     limit = time.monotonic() + seconds
     while not until():

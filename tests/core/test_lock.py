@@ -1,5 +1,6 @@
 """Locks: whoever waits says for whom."""
 
+import errno
 import subprocess
 import sys
 import threading
@@ -45,3 +46,16 @@ with lock(Path({str(path)!r}), "stage align"):
     process.wait()
     assert f"llava_lab: stage align: waiting since 0 s for process {process.pid} on" in heard[-1]
     assert [each.name for each in path.parent.iterdir()] == ["abc"]
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("flock"), OSError(errno.ENOLCK, "none")])
+def test_a_file_system_without_locks_is_named(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(lock.FileLock, "acquire", refuse)
+    said = f"{tmp_path / 'abc'}: this file system has no locks"
+    with pytest.raises(OSError, match=said), lock.lock(tmp_path / "abc", "stage align"):
+        raise AssertionError("not held")

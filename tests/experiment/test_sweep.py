@@ -304,6 +304,8 @@ def test_points_at_once_have_gpus_of_their_own(
 ) -> None:
     path = sweep_file(tmp_path, "{experiment: EXPERIMENT, seeds: [0, 1, 2], axes: {a: [1]}}")
     code = "import os, time; time.sleep(0.5); print(os.environ['CUDA_VISIBLE_DEVICES']); exit(3)"
+    code += " if 'SLURM_NTASKS' not in os.environ else print('a task of Slurm')"
+    monkeypatch.setenv("SLURM_NTASKS", "8")
     config = {"trainer": {"devices": "auto", "accelerator": "auto"}}
     experiment = SimpleNamespace(read_layers=lambda layers: SimpleNamespace(config=config))
     monkeypatch.setattr(sweeping, "visible", lambda: ["5", "GPU-7c"])
