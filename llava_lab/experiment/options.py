@@ -13,6 +13,7 @@ from llava_lab.experiment.parser import LabParser
 from llava_lab.model.llava import Llava
 from llava_lab.tiny_world.generate import TinyWorld
 from llava_lab.tiny_world.videos import TinyVideos
+from llava_lab.train.precision import CHOICES, Precisions
 from llava_lab.train.stage import Stage
 
 
@@ -81,7 +82,8 @@ def parser(stages: Iterable[str]) -> LabParser:
     made.add_argument(
         "--data", type=BenchmarkDataModule, required=True, help="What the model is asked."
     )
-    made.add_class_arguments(Trainer, "trainer", instantiate=False)
+    made.add_class_arguments(Trainer, "trainer", instantiate=False, skip={"precision"})
+    made.add_argument("--trainer.precision", type=Precisions | None, default=None, help=CHOICES)
     return made
 
 

@@ -112,6 +112,8 @@ class Llava(LightningModule):
             return embeddings
         if batch.views.ndim == 3:  # from a feature store
             features = batch.views.unflatten(1, self.encoder.view_spec.encoded)
+            kind = next((weight.dtype for weight in self.connector.parameters()), features.dtype)
+            features = features.to(kind)
         else:
             features = self.encode(batch.views)
         pieces = connect(features, batch.layouts, self.connector)

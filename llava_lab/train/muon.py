@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
+
+from llava_lab.train.precision import adamw
 
 
 class Muon(Optimizer):
@@ -35,7 +37,7 @@ class Muon(Optimizer):
                 torch.optim.Muon(hidden, lr=0.0, momentum=momentum, adjust_lr_fn=adjust)
             )
         if plain:
-            self.inner.append(AdamW(plain, lr=0.0, betas=betas))
+            self.inner.append(adamw(plain, betas))
         self._share_groups()
 
     def _share_groups(self) -> None:

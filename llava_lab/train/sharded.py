@@ -87,6 +87,11 @@ class Sharded(ModelParallelStrategy):
                 f"stages.{place}.lora.quantize: weights in {quantize} are not shared out; use "
                 "trainer.strategy=ddp, under which each device holds them whole"
             )
+        if self.precision_plugin.precision == "bf16-master":
+            raise ValueError(
+                "trainer.precision=bf16-master: a sharded strategy gathers weights in bfloat16 and "
+                "keeps their shares and states in float32 under bf16-mixed; set that"
+            )
         if getattr(self.precision_plugin, "scaler", None) is not None:
             raise ValueError(
                 "trainer.precision=16-mixed scales its loss, which a sharded strategy does not "

@@ -17,6 +17,7 @@ from llava_lab.train.loss import Loss
 from llava_lab.train.muon import Muon
 from llava_lab.train.normalize import Normalization, StepLoss
 from llava_lab.train.parts import Selection, names_of, parts_of, train_only, weights_of
+from llava_lab.train.precision import adamw, master_of
 from llava_lab.train.recompute import keep_products
 from llava_lab.train.sharded import Sharded
 
@@ -250,13 +251,14 @@ class Stage(Callback):
 
     def optimizers(self) -> dict[str, Any]:
         """The optimizer and the schedule, in the form that Lightning asks for."""
-        groups = list(self.groups())
+        master = master_of(self.trainer.precision_plugin)
+        groups = [{**g, "params": [master(each) for each in g["params"]]} for g in self.groups()]
         if self.optimizer == "muon":
             optimizer: torch.optim.Optimizer = Muon(groups, betas=self.betas)
         else:
-            optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.betas)
+            optimizer = adamw(groups, self.betas)
         weights = names_of(weights_of(self.model, self.model.loss))
-        names = {id(weight): names[0] for weight, names in weights}
+        names = {id(master(weight)): names[0] for weight, names in weights}
         for each in getattr(optimizer, "inner", [optimizer]):
             name_states(each, names)
         # Not Lightning's own estimate: it sets the loader up too early, and a checkpoint's position

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llava_lab.core import ranks
 from llava_lab.train import sharded  # noqa: F401  (its strategies are named in trainer.strategy)
+from llava_lab.train.precision import with_precision
 
 DEFAULTS = {
     name: option.default
@@ -139,7 +140,7 @@ def make_trainer(
     chosen: dict[str, Any] = {**defaults, **given}
     with named_refusal():
         trainer = Trainer(
-            **chosen,
+            **with_precision(chosen),
             callbacks=[*own, *callbacks],
             enable_checkpointing=any(isinstance(each, Checkpoint) for each in own),
             max_epochs=1,
@@ -164,7 +165,7 @@ def probe(options: Mapping[str, Any]) -> Trainer:
     given = _given(options)
     given |= {**quiet, "callbacks": None, "enable_checkpointing": False}
     with named_refusal():
-        return Trainer(**given)
+        return Trainer(**with_precision(given))
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
