@@ -71,7 +71,12 @@ def to_latex(grid: Grid) -> str:
     lines = [" & ".join(map(_latex, line)) + r" \\" for line in [grid.headers, *grid.texts]]
     head, *body = lines
     notes = [f"{_latex(note)}\\par" for note in grid.below]
-    below = [r"\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", *notes, r"\end{minipage}"]
+    below = [
+        r"\par\smallskip",
+        r"\begin{minipage}{\linewidth}\footnotesize",
+        *notes,
+        r"\end{minipage}",
+    ]
     return "\n".join(
         [
             *(r"\begin{table}", r"\centering", rf"\caption{{{_latex(grid.title)}}}"),

@@ -12,7 +12,7 @@ from llava_lab.report.placed import Group, Ours, Placed, place, score_keys
 from llava_lab.report.published import PAPER, Column, Published, Row, every
 from llava_lab.report.rows import NONE, Estimate, ScoreRow, half_figure, signed_figure
 
-COUNT = "count"  # a unit that needs no word
+NAMED = ("count", "thousands", "millions", "billions")  # units that a column's name says
 OURS = (
     "Ours in %, ± half of a 95% interval: over seeds where there are several, else over questions."
 )
@@ -70,7 +70,7 @@ def _grid(table: Published, placed: Placed, ours: dict[str, list[str]], notes: l
     below += [f"[{number}] {remark}" for number, remark in enumerate(remarks, 1)]
     if any(str(cell) == NONE for line in rows for cell in line):
         below.append(f"{NONE}: not in the source" + (", or no run of ours." if placed else "."))
-    legend = " ".join([units(table.columns), *([OURS] if placed else [])])
+    legend = " ".join(filter(None, [units(table.columns), OURS if placed else None]))
     about: dict[str, Any] = {"table": "published", "id": table.id, "scale": "paper"}
     about |= {key: getattr(table, key) for key in ("kind", "source", "source_kind", "provenance")}
     about["units"] = {each.name: each.unit for each in table.columns}
@@ -122,12 +122,12 @@ def units(columns: Sequence[Column]) -> str:
     kinds: dict[tuple[str, str | None], list[str]] = {}
     for column in columns:
         name = f'"{column.name}"' if "," in column.name else column.name
-        kinds.setdefault((column.unit, column.better), []).append(name)
-    kinds.pop((COUNT, None), None)
+        if column.unit not in NAMED:
+            kinds.setdefault((column.unit, column.better), []).append(name)
     words = {"higher": "; more is better", "lower": "; less is better", None: ""}
     said = []
     for (unit, better), names in kinds.items():
-        of = "" if len(kinds) == 1 else f"{', '.join(names)}: "
+        of = "" if len(names) == len(columns) else f"{', '.join(names)}: "
         said.append(f"{of}{unit}{words[better]}.")
     return " ".join(said)
 
@@ -164,30 +164,26 @@ def list_grid(folder: Path = PAPER) -> Grid:
     return Grid(f"{len(tables)} published tables", heads, rows, None, [note], about=about)
 
 
-def rows_of(groups: Sequence[Group]) -> Iterator[tuple[str, Published, Row]]:
-    """The rows of all published results that runs are, each with the group's label."""
-    for label, runs in groups:
-        config = runs[0].config
-        for table in every() if config else ():
-            if config and table.kind == "results" and (row := row_of(table, config)):
-                yield label, table, row
+def rows_of(group: Group) -> Iterator[tuple[Published, Row]]:
+    """The rows of all published results that runs of one configuration are."""
+    config = group[1][0].config
+    for table in every() if config else ():
+        if config and table.kind == "results" and (row := row_of(table, config)):
+            yield table, row
 
 
-def rows_grid(groups: Sequence[Group]) -> Grid:
-    """The rows of all published results that runs are, with their numbers."""
+def rows_grid(group: Group) -> Grid:
+    """The rows of all published results that runs of one configuration are, with their numbers."""
+    label, runs = group
     lines: list[list[str | Figure]] = []
-    for label, table, row in rows_of(groups):
+    for table, row in rows_of(group):
         numbers = ", ".join(f"{name} {value}" for name, value in row.values.items())
-        lines.append([label, table.id, row.name, Figure(numbers, dict(row.values))])
-    notes = [
-        f"{label}: no config.yaml beside its results, by which to find its rows."
-        for label, runs in groups
-        if runs[0].config is None
-    ]
-    if not lines and not notes:
-        notes.append("No row of a published table is this configuration.")
-    if lines:
-        notes.append("`table --paper ID RUN` prints a table with runs in their rows.")
-    heads = ["run", "table", "row", "published"]
-    about = {"table": "published rows", "scale": "paper"}
-    return Grid("Published rows of the same configuration", heads, lines, None, notes, 3, about)
+        lines.append([table.id, row.name, Figure(numbers, dict(row.values))])
+    note = "`table --paper ID RUN` prints a table with runs in their rows."
+    if not lines:
+        note = "No row of a published table is this configuration."
+    if runs[0].config is None:
+        note = "There is no config.yaml beside the results, by which to find rows."
+    about = {"table": "published rows", "scale": "paper", "run": label}
+    title = f"{label}: published rows of the same configuration"
+    return Grid(title, ["table", "row", "published"], lines, None, [note], 2, about)

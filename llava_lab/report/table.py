@@ -101,7 +101,7 @@ def all_grids(groups: Sequence[list[RunResults]]) -> Iterator[Grid]:
                 f"Not averaged with the other runs of {name[0]}: their recipe or seeds do not fit."
             )
         yield from (scores, stages_grid(results), cost_grid(results))
-    yield rows_grid(labelled(groups))
+    yield from map(rows_grid, labelled(groups))
 
 
 def score_grid(results: dict[str, Any], path: Path | None = None) -> Grid:
@@ -231,10 +231,10 @@ def write_csv(groups: Sequence[list[RunResults]]) -> None:
             names = [first["experiment"], first["scale"], seeds, row.benchmark, row.score, row.n]
             writer.writerow([*names, over, *numbers(row), "fraction", "", ""])
     empty = [""] * len(ends[1:])
-    for label, found, row in rows_of(labelled(groups)):
-        for column in found.columns:
-            if column.name in row.values:
-                known = [label, "published", "", column.name, "", "", "", row.values[column.name]]
+    for run in labelled(groups):
+        for found, row in rows_of(run):
+            for column in (each for each in found.columns if each.name in row.values):
+                known = [run[0], "published", "", column.name, "", "", "", row.values[column.name]]
                 writer.writerow([*known, *empty, column.unit, found.id, row.name])
 
 

@@ -35,7 +35,7 @@ def test_a_grid_in_every_format() -> None:
     assert to_latex(GRID).splitlines() == [
         *(r"\begin{table}", r"\centering", r"\caption{A \& B}", r"\begin{tabular}{lr}"),
         *(r"\toprule", r"name & score \\", r"\midrule", r"a\textbar{}b & 60.0 $\pm$ 5.0 \\"),
-        *(r"[red]\_x & -- \\", r"\bottomrule", r"\end{tabular}", r"\smallskip"),
+        *(r"[red]\_x & -- \\", r"\bottomrule", r"\end{tabular}", r"\par\smallskip"),
         r"\begin{minipage}{\linewidth}\footnotesize",
         *(r"50\% \textless{}more\textgreater{}\par", r"two\par", r"\end{minipage}", r"\end{table}"),
     ]

@@ -131,11 +131,12 @@ def test_runs_end_with_the_published_rows_that_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     group = group_of(tmp_path / "mine", golden("llava15.tiny"))
-    grid = rows_grid([group])
-    assert ["mine", "llava15/table2", "8 + ShareGPT"] in [line[:3] for line in grid.texts]
-    assert all(isinstance(line[3].value["GQA"], float) for line in grid.rows[:2])
+    grid = rows_grid(group)
+    assert grid.title == "mine: published rows of the same configuration"
+    assert ["llava15/table2", "8 + ShareGPT"] in [line[:2] for line in grid.texts]
+    assert all(isinstance(line[2].value["GQA"], float) for line in grid.rows[:2])
     strange = with_connector(golden("llava15.tiny"), "a.Strange")
-    nothing = rows_grid([group_of(tmp_path / "strange", strange)])
+    nothing = rows_grid(group_of(tmp_path / "strange", strange))
     assert nothing.rows == [] and nothing.notes == [
         "No row of a published table is this configuration."
     ]

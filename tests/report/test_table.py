@@ -280,7 +280,7 @@ def test_terminal(tmp_path: Path, capsys: Any) -> None:
     main([str(write(tmp_path / "run", results()))])
     out = capsys.readouterr().out
     assert "60.0 [55.0, 65.0]" in out
-    assert "no config.yaml beside its results, by which to find its rows" in out
+    assert "There is no config.yaml beside the results, by which to find rows." in out
     assert len(results_tables(results())) == 3
 
 
