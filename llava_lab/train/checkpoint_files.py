@@ -53,24 +53,32 @@ class StageFiles(TorchCheckpointIO):
 def name_states(optimizer: Optimizer, names: Mapping[int, str]) -> None:
     """Let an optimizer's state be that of weights by name, and not by their place in its groups.
 
+    Loading it raises a ValueError where the optimizer has other weights or groups.
+
     Args:
         optimizer: The optimizer.
         names: Name of each weight, by its `id`.
     """
 
-    def order() -> list[str]:
-        return [names[id(each)] for group in optimizer.param_groups for each in group["params"]]
+    def order() -> list[list[str]]:
+        return [[names[id(each)] for each in group["params"]] for group in optimizer.param_groups]
+
+    def flat() -> list[str]:
+        return [name for group in order() for name in group]
 
     def renamed(state: dict[str, Any], new: Mapping[Any, Any]) -> dict[str, Any]:
         groups = [{**g, "params": [new[old] for old in g["params"]]} for g in state["param_groups"]]
         return {"state": {new[k]: v for k, v in state["state"].items()}, "param_groups": groups}
 
+    def loaded(_: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        if [group["params"] for group in state["param_groups"]] != order():
+            raise ValueError("the checkpoint has the optimizer's states of other weights")
+        return renamed(state, {name: place for place, name in enumerate(flat())})
+
     optimizer.register_state_dict_post_hook(
-        lambda _, state: renamed(state, dict(enumerate(order())))
+        lambda _, state: renamed(state, dict(enumerate(flat())))
     )
-    optimizer.register_load_state_dict_pre_hook(
-        lambda _, state: renamed(state, {name: place for place, name in enumerate(order())})
-    )
+    optimizer.register_load_state_dict_pre_hook(loaded)
 
 
 def save_shards(checkpoint: dict[str, Any], folder: Path) -> None:
