@@ -65,7 +65,7 @@ def test_a_folder_is_read_as_a_file_is(tmp_path: Path) -> None:
 
 
 def test_an_optimizer_takes_the_states_of_its_own_weights_alone() -> None:
-    layer, first = trained()
+    _, first = trained()
     state = first.state_dict()
     assert state["state"].keys() == {"weight", "bias"}
     _, second = trained()

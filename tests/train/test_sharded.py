@@ -215,7 +215,7 @@ def test_two_devices_that_share_a_model_out_learn_what_one_learns(tmp_path: Path
     alone = load_file(tmp_path / "one" / "apart0.safetensors")
     assert torch.allclose(load_file(tmp_path / "shared/apart0.safetensors")["0.2"], alone["0.2"])
     # Any other strategy goes on from the shares.
-    (newest, before) = sorted((tmp_path / "shared").glob("step-*.ckpt"), reverse=True)
+    newest, before = sorted((tmp_path / "shared").glob("step-*.ckpt"), reverse=True)
     assert newest.is_dir() and (newest / "shares.json").is_file()
     shutil.rmtree(newest)
     (tmp_path / "on").mkdir()
