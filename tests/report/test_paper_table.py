@@ -10,8 +10,10 @@ from test_matching import golden
 from test_placed import gqa, group_of, with_connector
 
 from llava_lab.cli.table import main
+from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.paper_table import compute_grids, paper_grids, rows_grid
 from llava_lab.report.published import published
+from llava_lab.report.sweep import published_with
 
 
 def run(folder: Path, config: dict[str, Any], *accuracies: float) -> str:
@@ -106,6 +108,23 @@ def test_scores_that_are_asked_for_are_shown(
     with pytest.raises(SystemExit):
         main([mine, *options, "scenes/f1"])
     assert "'scenes/f1' is in none of the runs" in capsys.readouterr().err
+
+
+def test_a_sweep_shows_the_tables_that_it_names_with_its_points(tmp_path: Path) -> None:
+    axes = {"connector": {"mlp": {}, "linear": {}}}
+    config = golden("llava15.tiny")
+    found = [
+        ({"connector": "mlp"}, group_of(tmp_path / "a", config)[1]),
+        ({"connector": "linear"}, group_of(tmp_path / "b", with_connector(config, "a.Linear"))[1]),
+    ]
+    sweep = Sweep("s", (), axes, (0,), ("llava15/table2",))
+    (grid,) = published_with(sweep, Path("s.yaml"), found)
+    column = grid.headers.index("tiny: scenes/accuracy")
+    assert [line[0] for line in grid.texts if line[column] != "–"] == ["8 + ShareGPT"]
+    assert any(note.startswith("linear is none of the rows.") for note in grid.notes)
+    sweep = Sweep("s", (), axes, (0,), ("llava15/zoo",))
+    with pytest.raises(ValueError, match=r"^s\.yaml: published: no published table .*model_zoo"):
+        list(published_with(sweep, Path("s.yaml"), found))
 
 
 @pytest.mark.parametrize(
