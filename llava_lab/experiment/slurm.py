@@ -196,6 +196,8 @@ class SlurmSweep:
             given["dependency"] = f"afterok:{before.behind}"
             more["kill-on-invalid-dep"] = "yes"
         given["additional_parameters"] = {**self.options.get("additional_parameters", {}), **more}
+        if cpus := given.get("cpus_per_task"):  # which srun takes from sbatch in some versions only
+            given["srun_args"] = [*given.get("srun_args", []), f"--cpus-per-task={cpus}"]
         path = os.environ.get("PYTHONPATH", "")
         kept = ["SUBMITIT_PREEMPT_SIGNAL=USR1", *([f"PYTHONPATH={path}"] if path else [])]
         python = shlex.join(["env", *kept, sys.executable])

@@ -111,7 +111,7 @@ def minutes(text: Any) -> int:
         ValueError: If it is none.
     """
     found = TIME.fullmatch(str(text))
-    if found is None or (found["third"] and found["days"] is None and not found["second"]):
+    if found is None:
         raise ValueError(f"slurm.time is {text!r}; write minutes, 4:00:00 or 1-12:00:00")
     days, *rest = (int(part or 0) for part in found.groups())
     if found["days"] is not None or found["third"] is not None:
@@ -135,7 +135,10 @@ def resources(trainer: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
         ValueError: If both say how many GPUs there are, and differ.
     """
     devices, named = trainer["devices"], options.get("gpus_per_node")
-    gpus = None if named is None else int(str(named).rpartition(":")[2])
+    number = str(named).rpartition(":")[2]  # "a100:4"
+    if named is not None and not number.isdecimal():
+        raise ValueError(f"slurm.gpus_per_node is {named!r}, not a number such as 4 or a100:4")
+    gpus = None if named is None else int(number)
     if isinstance(devices, Sequence) and not isinstance(devices, str):
         devices = len(devices)
     if devices in ("auto", -1, "-1"):
@@ -146,9 +149,7 @@ def resources(trainer: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
             "for each device, so let them be the same"
         )
     found = {"nodes": int(trainer["num_nodes"]), "ntasks_per_node": int(devices)}
-    asked = (
-        "gpu" in f"{gpus and 'gpu'} {options.get('gres')} {options.get('additional_parameters')}"
-    )
-    if trainer["accelerator"] in ("gpu", "cuda") and not asked:
+    elsewhere = f"{options.get('gres')} {options.get('additional_parameters')}"
+    if trainer["accelerator"] in ("gpu", "cuda") and gpus is None and "gpu" not in elsewhere:
         found["gpus_per_node"] = int(devices)
     return found

@@ -107,14 +107,14 @@ def test_the_script_of_the_page_is_requeued_at_a_warning_and_goes_on(
         shlex.split(whole), cwd=REPOSITORY, env=environment(cluster), capture_output=True
     )
     assert done.returncode == 0, done.stdout
-    head, _, tail = pages.script().partition("srun ")
+    head, _, tail = pages.script().partition("\nsrun ")
     head = head.replace(
         "--nodes=2 --ntasks-per-node=8 --gpus-per-node=8 --cpus-per-task=8",
-        "--nodes=1 --ntasks-per-node=2",
+        "--nodes=1 --ntasks-per-node=2 --cpus-per-task=1",
     )
     assert "--ntasks-per-node=2" in head
     script, runs, log = tmp_path / "job.sh", tmp_path / "runs", tmp_path / "log.txt"
-    script.write_text(f"{head}srun {fit} --runs={runs}\n{tail.partition(chr(10))[2]}")
+    script.write_text(f"{head}\nsrun {fit} --runs={runs}\n{tail.partition(chr(10))[2]}")
     sent = subprocess.run(
         ["sbatch", f"--output={log}", str(script)],
         cwd=REPOSITORY,

@@ -69,6 +69,7 @@ def test_a_shared_stage_is_one_job_and_the_points_that_need_it_are_one_array_beh
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     command = [str(path), f"--runs={tmp_path / 'runs'}", "--launcher=slurm", "--jobs=1"]
     command += ["--slurm.time=4:00:00", "--slurm.partition=gpu", "--trainer.accelerator=gpu"]
+    command += ["--slurm.cpus-per-task=4"]
     with pytest.raises(SystemExit):
         sweeps.main(command)
     said = capsys.readouterr()
@@ -84,6 +85,8 @@ def test_a_shared_stage_is_one_job_and_the_points_that_need_it_are_one_array_beh
         )
         assert (each["nodes"], each["ntasks-per-node"], each["gpus-per-node"]) == ("1", "1", "1")
         assert each["signal"] == "USR1@90" and "PYTHONPATH=/some/code" in each["command"]
+        assert each["cpus-per-task"] == "4" and "srun" in each["command"]
+        assert "--cpus-per-task=4" in each["command"], "not every srun takes it from sbatch"
     assert "stage align of" in said.out and "job 70" in said.out
     assert "seed=0: job 71_1 behind job 70" in said.out
     assert "[2/2]" in said.out and "ended without results (OUT_OF_MEMORY)" in said.out
@@ -95,12 +98,12 @@ def test_a_shared_stage_is_one_job_and_the_points_that_need_it_are_one_array_beh
 def test_the_same_command_watches_the_jobs_that_there_are(
     cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    path = sweep_file(tmp_path, "{model.connector.depth: [1, 2, 3]}")
+    path = sweep_file(tmp_path, "{model.connector.depth: [1, 2]}")
     command = [str(path), f"--runs={tmp_path / 'runs'}", "--launcher=slurm"]
     with pytest.raises(SystemExit):
         sweeps.main(command)
-    names = "\n".join(f"70_{n}|llava_lab-some|RUNNING|node7|None" for n in (0, 1))
-    (cluster / "queue").write_text(f"{names}\n70_2|llava_lab-other|RUNNING|node8|None\n")
+    rows = ("70_0|llava_lab-some|RUNNING|node7|None", "70_1|llava_lab-other|RUNNING|node8|None")
+    (cluster / "queue").write_text("\n".join(rows))
 
     def interrupt(seconds: float) -> None:
         raise signals.interruption()
@@ -111,8 +114,8 @@ def test_the_same_command_watches_the_jobs_that_there_are(
         sweeps.main(command)
     said = capsys.readouterr()
     assert stop.value.code == 75 and "scancel 70 71" in said.out
-    assert said.out.count("job 70_") == 2 and "running on node7" in said.out
-    assert "depth=3 seed=0: job 71, log" in said.out, "70_2 is a job of somebody else's by now"
+    assert "depth=1 seed=0: job 70_0, running on node7, log" in said.out
+    assert "depth=2 seed=0: job 71, log" in said.out, "70_1 is a job of somebody else's by now"
     assert {file.name for file in cluster.glob("*.sent")} == {"70.sent", "71.sent"}
 
     (cluster / "bin" / "squeue").write_text("#!/bin/sh\necho no contact >&2; exit 1\n")
@@ -165,6 +168,7 @@ def test_a_time_limit_is_read_as_sbatch_reads_it(text: str, found: int | None) -
         (["--slurm.dependency=singleton"], "slurm.dependency is set by the sweep: points wait"),
         (["--slurm.nodes=2"], "slurm.nodes is set by the sweep: say trainer.num_nodes"),
         (["--slurm.gpus-per-node=4", "--trainer.devices=2"], "gpus_per_node is 4, and .* is 2"),
+        (["--slurm.gpus-per-node=all"], "gpus_per_node is 'all', not a number such as 4"),
         (["--slurm.signal_delay_s=soon"], "slurm.signal_delay_s is 'soon', not a whole number"),
         (["--slurm.additional_parameters=x"], "additional_parameters is 'x', not names with"),
         (["--launcher=pbs"], "--launcher pbs: it is local, slurm, or a YAML file"),
