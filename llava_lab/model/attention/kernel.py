@@ -13,8 +13,8 @@ from torch.nn.attention.varlen import AuxRequest, varlen_attn
 # training, `answer` and `caption`) has imported this module, so it is said once.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
-# Torch 2.11 has no such argument and takes grouped keys as they are. Later releases want it, and
-# with it `varlen_attn` never chooses cuDNN by itself.
+# Torch 2.11 has no such argument and takes grouped keys as they are; later releases want it. Torch
+# 2.14 chooses cuDNN in `varlen_attn` by shape, but not with it; 2.15 asks the switch above.
 GROUPED: dict[str, Any] = {"enable_gqa": True}
 if "enable_gqa" not in signature(varlen_attn).parameters:
     GROUPED = {}
@@ -139,10 +139,9 @@ def _attend_level(
 
 def _merge(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Attention over all keys from that over each part of them."""
-    (merged, sums), *others = parts
-    merged = merged.float() if others else merged
-    for attended, more in others:
-        merged = torch.lerp(merged, attended.float(), (more - sums).sigmoid())
+    merged, sums = parts[0]
+    for attended, more in parts[1:]:
+        merged = torch.lerp(merged.float(), attended.float(), (more - sums).sigmoid())
         sums = torch.logaddexp(sums, more)
     return merged
 
