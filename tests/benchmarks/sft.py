@@ -23,7 +23,7 @@ First, loss and gradients of a batch are compared. Then each way passes once ove
 round, in turn; a short pass of each comes before. Tokens are those of rows, padding does not count.
 MFU is 6 operations a token and weight of the LM, and 2 of the encoder, over the measured peak of
 matrix products; `useful` counts the output layer at tokens with a label alone, which is all that
-the loss needs. What is computed twice, and attention, count in neither.
+the loss needs. `padding` is in tokens of rows. What is computed twice, and attention, count in neither.
 """
 
 import argparse
@@ -192,7 +192,7 @@ class Bench:
         if not pixels:
             self.model.encoder = self.model.encoder.requires_grad_(False)
         self.folder = Path(tempfile.mkdtemp())
-        self.seconds, self.losses = 0.0, []
+        self.seconds, self.losses, self.computed = 0.0, [], 0
 
     def stage(self, rows: list[EncodedSample]) -> Stage:
         """The stage over rows."""
@@ -302,7 +302,13 @@ class Bench:
             disable_tqdm=True,
         )
         said = [as_theirs(row) for row in rows]
-        trainer = Trainer(self.theirs, arguments, padded, train_dataset=said, callbacks=[Watch()])
+
+        def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+            batch = padded(rows)
+            self.computed += batch["input_ids"].numel()
+            return batch
+
+        trainer = Trainer(self.theirs, arguments, collate, train_dataset=said, callbacks=[Watch()])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         self.theirs.zero_grad()
@@ -379,9 +385,11 @@ def main(given: argparse.Namespace) -> None:
     for number in range(given.rounds):
         for way, run in ways.items():
             freed(given.device)
+            bench.computed = 0
             run(bench.rows)
             numbers = {"tokens/s": tokens / bench.seconds, "MFU": whole / bench.seconds / top}
             numbers |= {"useful": useful / bench.seconds / top}
+            numbers |= {"padding": max(bench.computed, tokens) / tokens - 1}
             numbers |= {"GiB": most_memory(given.device) / 2**30}
             found[way].append(numbers)
             say(f"round {number + 1} {way:8} {numbers['tokens/s']:,.0f} tokens/s")

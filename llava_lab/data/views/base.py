@@ -1,6 +1,7 @@
 """3. Views: an image -> the pixels of its views [n, 3, s, s] and its Layout."""
 
 from abc import ABC, abstractmethod
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -90,7 +91,17 @@ def verify_media(path: Path, views: Views) -> tuple[int, ...]:
 
 def normalise(view: Image.Image, view_spec: ViewSpec) -> Tensor:
     """Pixels [1, 3, s, s] of a view: levels to [0, 1], less the mean, over the deviation."""
+    levels = np.asarray(view)
+    pixels = np.empty((1, 3, *levels.shape[:2]), np.float32)
+    for channel, values in enumerate(_pixels(tuple(view_spec.mean), tuple(view_spec.std))):
+        np.take(values, levels[:, :, channel], out=pixels[0, channel], mode="clip")
+    return torch.from_numpy(pixels)
+
+
+@cache
+def _pixels(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """The pixel of each level [3, 256], which is a fourth of the work of computing all pixels."""
     # The steps and precisions of transformers' processors: pixels are equal to the bit.
-    levels = (np.asarray(view, np.float64) * (1 / 255)).astype(np.float32)
-    mean, std = np.asarray(view_spec.mean, np.float32), np.asarray(view_spec.std, np.float32)
-    return torch.from_numpy(((levels - mean) / std).transpose(2, 0, 1)[None].copy())
+    levels = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
+    shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    return np.ascontiguousarray(((levels[:, None] - shift) / scale).T)
