@@ -59,7 +59,8 @@ class StepLoss:
         if micro.filler:
             loss = loss * 0.0
         self._add(terms, numbers, micro.filler)
-        found: dict[str, Any] = {"loss": loss + nothing(model.parameters())}
+        left = set(model.parameters()) - reached(loss)
+        found: dict[str, Any] = {"loss": loss + nothing(left)}
         if micro.last:
             found |= {"means": self.means(), "work": self.work}
         return found
@@ -146,12 +147,24 @@ def _processes(world: Any) -> Any:
     return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 
+def reached(loss: Tensor) -> set[Any]:
+    """The weights that a loss hangs on, which have a gradient of it."""
+    nodes, seen = [loss.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes += [each for each, _ in node.next_functions]
+    return {node.variable for node in seen if hasattr(node, "variable")}
+
+
 def nothing(weights: Iterable[nn.Parameter]) -> Tensor | float:
     """Zero, of which the gradient for every weight that trains is zero.
 
     Added to the loss, it lets every weight take part in every step: a batch of text alone gives
     connector and newline no gradient, on which plain `ddp` stops, and which an optimizer skips on
-    one device but not on several.
+    one device but not on several. To add it for weights that have a gradient would cost a pass over
+    both.
     """
     # A device's share of a weight is of a layer, which every device has computed.
     trained = [w for w in weights if w.requires_grad and not isinstance(w, DTensor)]

@@ -17,7 +17,7 @@ from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
 from llava_lab.train.contrastive import SigmoidContrast
 from llava_lab.train.loss import Loss, NextToken
-from llava_lab.train.normalize import StepLoss, nothing
+from llava_lab.train.normalize import StepLoss, nothing, reached
 from llava_lab.train.preference import DPO, KTOPair
 from llava_lab.train.stage import Stage
 
@@ -137,6 +137,13 @@ def test_every_weight_that_trains_has_a_gradient_of_a_batch_of_text(model: Llava
         assert bool(gradient.any()) != name.startswith(("connector.", "newline.")), name
     assert any(name.startswith("connector.") for name in gradients)
     assert "newline.weight" in gradients
+
+
+def test_weights_with_a_gradient_are_not_asked_to_take_part(model: Llava) -> None:
+    loss, _ = NextToken()(model, next(iter(micro_batches(1, 1))).batch)
+    trained = {weight for weight in model.parameters() if weight.requires_grad}
+    others = {*model.connector.parameters(), *model.newline.parameters()}
+    assert reached(loss) == trained - others
 
 
 def test_taking_part_lets_neither_nan_nor_infinity_through() -> None:
