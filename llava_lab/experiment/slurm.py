@@ -24,7 +24,7 @@ from llava_lab.experiment.shared import shared_stages
 from llava_lab.experiment.slurm_job import Fit
 from llava_lab.experiment.slurm_options import REQUEUES, resources
 from llava_lab.experiment.sweep import Layers, Sweep, recorded_results
-from llava_lab.experiment.sweeping import check_failed
+from llava_lab.experiment.sweeping import check_failed, ending
 
 FIRST_SECONDS, MOST_SECONDS = 1.0, 30.0  # between two looks at the jobs
 GONE_SECONDS = 15.0  # until what a job has written on another node is seen here
@@ -252,7 +252,7 @@ class SlurmSweep:
             return f"{found['results']}"
         if found:
             said = " ".join(found.get("error", []))
-            return f"failed with exit status {found['exit']}, see {fit.log}: {said}"
+            return f"{ending(found['exit'])}, see {fit.log}: {said}"
         before = _known(fit)
         stage = Path(before["stage"])
         if before["stage"] and (said := _outcome(stage, before["behind"]).get("error")):

@@ -1,6 +1,7 @@
 """Sweeping: the points of a sweep, each fitted by a process of its own, some at once."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -211,7 +212,15 @@ def fit_point(
         write_record(record, {**known, "results": str(results)})
         return True, f"{point}: {time.monotonic() - began:.0f} s, {results}"
     write_record(record, {**known, "error": (errors := last_words(log))})
-    return False, f"{point}: failed with exit status {code}, see {log}: {' '.join(errors)}"
+    return False, f"{point}: {ending(code)}, see {log}: {' '.join(errors)}"
+
+
+def ending(code: int) -> str:
+    """How a fit failed, of its exit status, in words."""
+    if code >= 0:
+        return f"failed with exit status {code}"
+    name = signal.Signals(-code).name
+    return f"was ended by {name}" + (", as where memory is short" if name == "SIGKILL" else "")
 
 
 def last_words(log: Path) -> list[str]:

@@ -319,6 +319,11 @@ def test_points_at_once_have_gpus_of_their_own(
     logs = [each.read_text().strip() for each in tmp_path.glob("runs/sweeps/some/*.log")]
     assert len(logs) == 3 and set(logs) == {"5", "GPU-7c"}
 
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(SystemExit):
+        sweeps.main([str(path), f"--runs={tmp_path / 'runs'}"])
+    assert "seed=0: was ended by SIGKILL, as where memory is short, see" in capsys.readouterr().out
+
     monkeypatch.setitem(config["trainer"], "devices", 3)
     with pytest.raises(SystemExit, match="devices is 3, and there are 2 GPUs"):
         sweeps.main([str(path), f"--runs={tmp_path / 'runs'}"])
