@@ -61,7 +61,7 @@ def takes(query: Tensor, value: Tensor, dropout: float) -> bool:
     return (
         query.is_cuda
         and torch.version.hip is None
-        and torch.cuda.get_device_capability(query.device)[0] >= 8
+        and torch.cuda.get_device_properties(query.device).major >= 8
         and query.dtype in (torch.bfloat16, torch.float16)
         and query.shape[-1] == value.shape[-1] <= 256
         and query.shape[-1] % 8 == 0
