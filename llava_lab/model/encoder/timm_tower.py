@@ -8,7 +8,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from llava_lab.model.encoder.tower import features_of, first_line, nearest, tensors_of, unreachable
 from llava_lab.model.weights import check_values, misfit, read_weights, refuse_quantized
@@ -58,7 +58,10 @@ def _check_name(name: str) -> None:
 def prune(model: Any, block: int) -> None:
     """Drop what the features of a block do not hang on."""
     model.prune_intermediate_layers([block], prune_norm=True, prune_head=True)
-    # The class token of XCiT and of CaiT enters after the blocks; timm drops it since 1.0.31.
+    # Before 1.0.31 timm leaves the norm of a head, and a class token that enters after the blocks
+    # (XCiT, CaiT).
+    if hasattr(model, "head"):
+        model.head = nn.Identity()
     if not getattr(model, "cls_attn_blocks", getattr(model, "blocks_token_only", True)):
         model.cls_token = None
 
