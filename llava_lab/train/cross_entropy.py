@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Targets x words: up to the first, logits are computed whole, and once; beyond, in such blocks.
-WHOLE, BLOCK = 2**27, 2**25
+# Targets x words of a block. Logits that make one are computed whole, and not again.
+BLOCK = 2**26
 
 
 def linear_cross_entropy(
@@ -22,7 +22,7 @@ def linear_cross_entropy(
     """Cross-entropy [m] of each target under softmax(hidden @ weight.T + bias).
 
     The softmax has 32 bits or more, whatever the logits have. What it takes beside its arguments
-    and their gradients is bounded by `WHOLE`, whatever the number of targets and of words.
+    and their gradients is bounded by `BLOCK`, whatever the number of targets and of words.
 
     Args:
         hidden: Hidden states [m, d].
@@ -36,7 +36,7 @@ def linear_cross_entropy(
         hidden, weight = hidden.to(low), weight.to(low)
         bias = None if bias is None else bias.to(low)
     with torch.autocast(kind, enabled=False):
-        if len(targets) * len(weight) > WHOLE:
+        if len(targets) * len(weight) > BLOCK:
             return _InBlocks.apply(hidden, weight, targets, bias)
         logits = functional.linear(hidden, weight, bias)
         return functional.cross_entropy(logits.to(_wide(logits)), targets, reduction="none")
@@ -60,6 +60,7 @@ class _InBlocks(torch.autograd.Function):
             sums = torch.sub(logits, top).exp_().sum(1)
             whole = torch.logaddexp(whole, sums.log_().add_(top[:, 0]))
             right = torch.where(here, logits.gather(1, place)[:, 0], right)
+            del logits  # before the next are made
         ctx.save_for_backward(hidden, weight, targets, bias, whole)
         return whole - right
 
@@ -83,6 +84,7 @@ class _InBlocks(torch.autograd.Function):
                 of_hidden += wrong @ weight[words]
             if of_weight is not None:
                 torch.mm(wrong.T, hidden, out=of_weight[words])
+            del logits, wrong
         of_hidden = None if of_hidden is None else of_hidden.to(hidden.dtype)
         return of_hidden, of_weight, None, of_bias
 

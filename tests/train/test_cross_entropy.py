@@ -36,7 +36,6 @@ def results(function, hidden, weight, targets, bias) -> list[Tensor]:
 
 @pytest.fixture(params=[TARGETS * 64, TARGETS * 320, 0], ids=["64", "320", "fewest"])
 def in_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_entropy, "WHOLE", 0)
     monkeypatch.setattr(cross_entropy, "BLOCK", request.param)
 
 
