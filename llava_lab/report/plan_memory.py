@@ -9,6 +9,7 @@ from llava_lab.model.llava import Llava
 from llava_lab.report.budget import Budget
 from llava_lab.report.grid import Figure, figure
 from llava_lab.train.parts import names_of, parts_of, weights_of
+from llava_lab.train.precision import BYTES
 from llava_lab.train.preference import PreferenceLoss
 from llava_lab.train.stage import Stage
 
@@ -26,13 +27,13 @@ SPARE = 0.1
 
 
 class Bytes(NamedTuple):
-    """Bytes a weight.
+    """`precision.WeightBytes` of a weight, and those of what is computed with.
 
     Attributes:
         held: The weight itself.
         gradient: Its gradient, if it trains.
         states: AdamW's states of it, if it trains.
-        used: The copy that is computed with, where it is another.
+        used: The weight as it is computed with, which may be a copy.
     """
 
     held: int
@@ -46,12 +47,6 @@ class Bytes(NamedTuple):
         return self.held + self.gradient + self.states
 
 
-BYTES = {
-    "32-true": Bytes(4, 4, 8, 4),
-    "bf16-mixed": Bytes(4, 4, 8, 2),
-    "bf16-master": Bytes(2, 2, 12, 2),
-    "bf16-true": Bytes(2, 2, 4, 2),
-}
 ALIASES = {None: "32-true", "32": "32-true", "bf16": "bf16-mixed"}
 ALIASES |= {"16": "bf16-mixed", "16-mixed": "bf16-mixed", "16-true": "bf16-true"}
 
@@ -183,7 +178,7 @@ def bytes_of(precision: Any) -> Bytes:
     name = ALIASES.get(None if precision is None else str(precision), str(precision))
     if name not in BYTES:
         raise ValueError(f"trainer.precision: {precision!r} is not planned; known: {[*BYTES]}")
-    return BYTES[name]
+    return Bytes(*BYTES[name], used=4 if name == "32-true" else 2)
 
 
 def strategies(
@@ -234,8 +229,8 @@ def _shared(
     What is outside layers is gathered for a whole step, with its gradients; of layers one is in
     use and the next on its way, and gradients of one are on their way.
     """
-    if kind == BYTES["bf16-master"]:  # sharding refuses it: bf16-mixed keeps the same there
-        kind = BYTES["bf16-mixed"]
+    if kind == bytes_of("bf16-master"):  # sharding refuses it: bf16-mixed keeps the same there
+        kind = bytes_of("bf16-mixed")
     shared = [part for name, part in parts.items() if name not in whole]
     trained, frozen, outside, learned = (sum(each[i] for each in shared) for i in range(4))
     layer = max(part.layer for part in shared)
