@@ -214,10 +214,10 @@ def main() -> None:
     """Pictures, then videos; a table of both."""
     parser = options(__doc__)
     parser.add_argument("--pictures", type=int, help="16 on a GPU, 4 on a CPU")
-    parser.add_argument("--videos", type=int, help="8 on a GPU, 2 on a CPU")
+    parser.add_argument("--videos", type=int, help="8 on a GPU, 1 on a CPU")
     parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument(
-        "--plain", type=int, metavar="N", default=6, help="ask `generate` only so much a round"
+        "--plain", type=int, metavar="N", default=4, help="ask `generate` only so much a round"
     )
     parser.add_argument("--replay", action="store_true", help="of a GPU: launch steps as graphs")
     settings = prepared(parser)
@@ -227,7 +227,7 @@ def main() -> None:
     enliven(model.llm.model)
     numbers = {
         "pictures": (16 if many else 4) if settings.pictures is None else settings.pictures,
-        "videos": (8 if many else 2) if settings.videos is None else settings.videos,
+        "videos": (8 if many else 1) if settings.videos is None else settings.videos,
     }
     table = {}
     for kind, number in numbers.items():
