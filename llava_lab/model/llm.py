@@ -12,6 +12,7 @@ from llava_lab.data.forest import Forest
 from llava_lab.model.attention.forest import ATTENTION
 from llava_lab.model.attention.plan import AttentionPlan
 from llava_lab.model.encoder.tower import first_line, refuse_depth
+from llava_lab.model.kernels import Kernels, refuse_cpu, use_kernels
 from llava_lab.model.weights import (
     check_values,
     load_part,
@@ -42,11 +43,13 @@ class CausalLM(nn.Module):
         dtype: Type of the weights. Mixed precision keeps float32 and casts in the trainer.
         rope_factor: Factor of linear RoPE scaling: the LM reads so many times its length;
             `max_length`, also that of stages, is multiplied by it.
+        kernels: How norms and MLPs are computed: `plain` by transformers, `compile` by
+            torch.compile, `liger` by liger-kernel, for GPUs. The last two are not measured yet.
     """
 
     # Weights, configuration and tokenizer are hashed by content; template and length belong to the
-    # stages that use them.
-    idle = ("name", "weights", "tokenizer", "tokenizer_source", "template", "max_length")
+    # stages that use them; kernels decide rounding alone.
+    idle = ("name", "weights", "tokenizer", "tokenizer_source", "template", "max_length", "kernels")
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class CausalLM(nn.Module):
         attention: Literal["forest", "padded"] = "forest",
         dtype: Literal["float32", "bfloat16"] = "float32",
         rope_factor: float = 1.0,
+        kernels: Kernels = "plain",
     ):
         super().__init__()
         self.name, self.template, self.rope_factor = name, template, rope_factor
@@ -83,6 +87,7 @@ class CausalLM(nn.Module):
                 load_part(self.model, weights, "llm.model.")
         self._check()
         self.model.set_attn_implementation(ATTENTION if attention == "forest" else "sdpa")
+        self.kernels = use_kernels(self.model, kernels)
 
     def _check(self) -> None:
         """Refuse an LM whose attention the packed forest cannot compute."""
@@ -165,6 +170,7 @@ class CausalLM(nn.Module):
             forest: Segments of the row.
             plan: How tokens attend if a cache is used; by default the whole forest at once.
         """
+        refuse_cpu(self.kernels, embeddings)
         if self.attention == "padded":
             return self._padded(embeddings, forest)
         plan = plan or AttentionPlan.whole(forest, embeddings.device)
