@@ -2,7 +2,7 @@
 
     python tests/benchmarks/sft.py [--size 135m] [--device cuda] [--rounds 3] [--json FILE]
     python tests/benchmarks/sft.py --overhead         what `fit` costs over a bare loop
-    python tests/benchmarks/sft.py --kernels liger    both sides with liger's kernels
+    python tests/benchmarks/sft.py --kernels liger    both sides with liger's norms and MLPs
 
 Needs accelerate (the extra `bench`). `small` takes minutes on two cores, `1b` two minutes on a GPU.
 
@@ -62,6 +62,7 @@ from llava_lab.data.modules.stage import StageDataModule
 from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.tokens import IGNORE, VISUAL
 from llava_lab.data.views.square import Square
+from llava_lab.model.kernels import use_kernels
 from llava_lab.train.loss import NextToken
 from llava_lab.train.normalize import StepLoss
 from llava_lab.train.record import Record
@@ -195,6 +196,7 @@ class Bench:
     def __init__(self, given: argparse.Namespace):
         self.device, self.batch, self.recompute = given.device, given.batch, given.recompute
         self.model = make_model(SIZES[given.size], given.device, given.dtype)
+        use_kernels(self.model.llm.model, given.kernels)  # of the modules that both sides share
         self.theirs = theirs_of(self.model)
         pixels = given.device.type == "cuda"
         words = self.model.llm.model.config.vocab_size
@@ -420,5 +422,6 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=8, help="rows a step")
     parser.add_argument("--steps", type=int, default=3, help="steps a round")
     parser.add_argument("--overhead", action="store_true", help="ours against a bare loop")
+    parser.add_argument("--kernels", default="plain", choices=["plain", "compile", "liger"])
     parser.add_argument("--recompute", action="store_true", help="gradient checkpointing")
     main(prepared(parser))
