@@ -258,7 +258,8 @@ class Bench:
         self.ours_again()
         stage = self.stage(rows)
         stage.prepare(self.model)
-        one = SimpleNamespace(accumulate_grad_batches=1, world_size=1, datamodule=stage.data)
+        one = SimpleNamespace(accumulate_grad_batches=1, world_size=1, precision_plugin=None)
+        one.datamodule = stage.data
         stage.trainer = one
         optimizer = stage.optimizers()["optimizer"]
         weights = [each for group in optimizer.param_groups for each in group["params"]]
