@@ -10,6 +10,7 @@ import pytest
 CAMPAIGN = Path(__file__).with_name("ranks.py")
 
 
+@pytest.mark.slow
 def test_a_run_killed_under_fsdp2_goes_on_under_ddp_to_the_numbers_of_one_process() -> None:
     done = subprocess.run(
         [sys.executable, str(CAMPAIGN), "--short"], capture_output=True, text=True, timeout=280

@@ -27,8 +27,10 @@ def test_two_versions_differ_in_what_the_paper_changed(capsys: pytest.CaptureFix
     paper = str(REPOSITORY / "configs" / "scale" / "paper.yaml")
     found = differing(capsys, left, right, "-c", paper)
     assert found["stages.instruct.data.max_length"] == (4096, 6144)
+    assert found["stages.instruct.data.masking"] == ("correct", "released")
     others = {key for key in found if not key.startswith("model.llm.")}
-    assert others == {"experiment", "stages.instruct.data.max_length"}
+    others -= {"stages.instruct.data.max_length", "stages.instruct.data.masking"}
+    assert others == {"experiment", "stages.align.trainer.gradient_clip_val"}
 
 
 def test_points_of_a_sweep_and_runs_are_compared(

@@ -197,7 +197,7 @@ REFUSED_TRAINER = {
     *("reload_dataloaders_every_n_epochs", "enable_checkpointing"),
 }
 IDLE_DATA = ["num_workers", "feature_store", "reference_store", "path", "images"]
-IDLE_PARTS = ["weights", "name", "tokenizer", "template", "max_length"]
+IDLE_PARTS = ["weights", "name", "tokenizer", "template", "max_length", "kernels"]
 
 
 def moved(path: tuple[Any, ...], own: dict[str, dict[str, Any]]) -> list[str]:
