@@ -3,8 +3,8 @@
     python tests/benchmarks/sft.py --json tests/benchmarks/measured/sft.json
     python tests/benchmarks/page.py                writes all tables of the page anew
 
-A table stands between `<!-- NAME -->` and `<!-- end of NAME -->`, and is `measured/NAME.json`; one named
-`NAME.KEY` is what stands there under another key than `rows`.
+A table stands between `<!-- NAME -->` and `<!-- end of NAME -->`, and is `measured/NAME.json`; one
+named `NAME.KEY` is what stands there under another key than `rows`.
 """
 
 import json
