@@ -100,6 +100,16 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
 
 
+# A small LM in Llama's shape, for tests that make one.
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 768,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

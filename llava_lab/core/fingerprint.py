@@ -170,13 +170,18 @@ class _Describer:
         return self.sources[module]
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def content_or_text(text: str) -> Any:
     """A text; or, where it names a file or a folder, what is inside, wherever it lies."""
     path = Path(text)
     try:
         if path.is_file():
-            with path.open("rb") as file:
-                return {"file": hashlib.file_digest(file, "sha256").hexdigest()}
+            return {"file": file_sha256(path)}
         if "/" in text and path.is_dir():
             inside = sorted(each for each in path.rglob("*") if each.is_file())
             names = [str(each.relative_to(path)) for each in inside]

@@ -3,8 +3,10 @@
 import os
 import re
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 LOST = re.compile(
@@ -18,6 +20,15 @@ WHERE = ("accelerator", "strategy", "devices", "num_nodes")
 def first() -> bool:
     """Whether this process is the one that prints and writes: rank 0, or the only process."""
     return not any(int(os.environ.get(name) or 0) for name in NAMES)
+
+
+def several() -> bool:
+    """Whether this process is one of a job of several that have found each other."""
+    if "torch" not in sys.modules:  # there is no job, and importing it would take seconds
+        return False
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
 
 
 def check_tasks(trainer: Mapping[str, Any]) -> None:
@@ -44,10 +55,26 @@ def check_tasks(trainer: Mapping[str, Any]) -> None:
 
 def lost(error: BaseException) -> bool:
     """Whether an error means that another process of the job has ended."""
-    if "torch" not in sys.modules:  # there is no job, and importing it would take seconds
+    if not (isinstance(error, RuntimeError) and several()):
         return False
     import torch.distributed as dist
 
-    if not (isinstance(error, RuntimeError) and dist.is_available() and dist.is_initialized()):
-        return False
     return isinstance(error, dist.DistError) or bool(LOST.search(str(error)))
+
+
+def on_one_rank(function: Callable[[], Result]) -> Result:
+    """Call a function on rank 0, and broadcast its result or exception."""
+    if not several():
+        return function()
+    import torch.distributed as dist
+
+    found: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            found = [function()]
+        except (OSError, ValueError) as error:
+            found = [error]
+    dist.broadcast_object_list(found, src=0)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]

@@ -9,6 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from llava_lab.core import ranks
 from llava_lab.core.atomic import write
 from llava_lab.data.questions import Question
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule, BenchmarkPass
@@ -192,7 +193,7 @@ class Scores(Callback):
 
 def _of_all_ranks(mine: Numbered) -> Numbered:
     """Merge the answers of all ranks; each question was answered on one of them."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not ranks.several():
         return mine
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, mine)

@@ -1,6 +1,5 @@
 """World: settings and a seed -> a folder of generated files, written atomically."""
 
-import hashlib
 import json
 import random
 from collections.abc import Iterable
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llava_lab.core.atomic import new_folder
+from llava_lab.core.fingerprint import file_sha256
 from llava_lab.core.progress import shown
 from llava_lab.core.records import read_object, read_record, write_record
 
@@ -105,10 +105,7 @@ class World:
 
 def _digest(path: Path) -> str | None:
     """SHA-256 of a file's bytes; None if there is none."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path) if path.is_file() else None
 
 
 def json_list(rows: Iterable[dict[str, Any]]) -> bytes:

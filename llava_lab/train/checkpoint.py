@@ -17,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from llava_lab.core import signals
 from llava_lab.core.progress import say
 from llava_lab.train.checkpoint_files import StageFiles, digest, remove
+from llava_lab.train.normalize import over_processes
 from llava_lab.train.stage import Stage
 
 KEPT = 2  # the newest one, and one to go on from should that be damaged
@@ -108,13 +109,14 @@ class StageCheckpoint(Callback):
         """Save between two optimizer steps, where it is time or a signal has come."""
         if "means" not in outputs:  # the step is not whole
             return
+        # Of all processes, between CPUs: no device has to finish anything for it.
         due = time.monotonic() - self.saved >= self.seconds
-        decide = trainer.strategy.reduce_boolean_decision
-        if decide(signals.came(), all=False):
+        came, due = over_processes([int(signals.came()), int(due)])
+        if came:
             self.save(trainer)
             say(f"interrupted and saved at step {trainer.global_step}; the same command goes on")
             raise signals.interruption("")
-        if decide(due, all=False):
+        if due:
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:

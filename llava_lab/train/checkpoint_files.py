@@ -4,7 +4,6 @@ Either is read under any strategy and on any number of devices. Of a folder, `sh
 checksum of every other file, so that its own checksum is that of the whole.
 """
 
-import hashlib
 import json
 import pickle
 import shutil
@@ -23,7 +22,9 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from llava_lab.core import ranks
 from llava_lab.core.atomic import whole, write
+from llava_lab.core.fingerprint import file_sha256
 
 SUMS, REST, INDEX = "shares.json", "rest.pt", ".metadata"
 TENSOR = "tensor:"  # begins the text that stands for a tensor of a folder
@@ -88,7 +89,7 @@ def save_shards(checkpoint: dict[str, Any], folder: Path) -> None:
         checkpoint: The checkpoint, as Lightning has made it.
         folder: Where to; what is there is removed.
     """
-    first = not _several() or dist.get_rank() == 0
+    first = not ranks.several() or dist.get_rank() == 0
     if first:
         remove(folder)
         folder.mkdir(parents=True)
@@ -101,7 +102,7 @@ def save_shards(checkpoint: dict[str, Any], folder: Path) -> None:
         return TENSOR + key
 
     rest = {k: _mapped(v, taken, (k,)) if k in SHARED else v for k, v in checkpoint.items()}
-    dcp.save(tensors, checkpoint_id=folder, no_dist=not _several())
+    dcp.save(tensors, checkpoint_id=folder, no_dist=not ranks.several())
     if first:
         torch.save(rest, folder / REST)
     _wait()
@@ -162,15 +163,15 @@ def digest(path: Path) -> str | None:
         path: A file or folder.
     """
     if path.is_file():
-        return _sum(path)[:DIGITS]
+        return file_sha256(path)[:DIGITS]
     if not (path / SUMS).is_file():
         return None
     try:
         sums = json.loads((path / SUMS).read_bytes())
-        good = all(_sum(path / name) == sum_ for name, sum_ in sums.items())
+        good = all(file_sha256(path / name) == sum_ for name, sum_ in sums.items())
     except (OSError, ValueError, AttributeError, TypeError):
         return None
-    return _sum(path / SUMS)[:DIGITS] if good else None
+    return file_sha256(path / SUMS)[:DIGITS] if good else None
 
 
 def remove(path: Path) -> None:
@@ -183,11 +184,11 @@ def remove(path: Path) -> None:
 
 def _sum_up(folder: Path) -> None:
     """Write the checksums of a folder's files, each computed by the device that wrote it."""
-    rank = dist.get_rank() if _several() else 0
+    rank = dist.get_rank() if ranks.several() else 0
     own = [INDEX, REST] if rank == 0 else []
     own += sorted(path.name for path in folder.glob(f"__{rank}_*"))
-    sums: list[Any] = [{name: _sum(folder / name) for name in own}]
-    if _several():
+    sums: list[Any] = [{name: file_sha256(folder / name) for name in own}]
+    if ranks.several():
         sums *= dist.get_world_size()
         dist.all_gather_object(sums, sums[0])
     if rank == 0:
@@ -241,15 +242,6 @@ _MADE = {("pathlib", "PosixPath"), ("pathlib._local", "PosixPath")}
 _MADE |= {("torch.serialization", "_get_layout")}
 
 
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
 def _wait() -> None:
-    if _several():
+    if ranks.several():
         dist.barrier()

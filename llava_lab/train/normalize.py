@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from llava_lab.core import ranks
 from llava_lab.data.loader import MicroBatch
 from llava_lab.data.packing import StageBatch, work
 from llava_lab.train.loss import Loss, Ratios, ratio, summed
@@ -118,14 +119,9 @@ def _on(device: torch.device, number: Tensor | float) -> Tensor:
     return torch.full((), number, dtype=torch.float32, device=device)
 
 
-def several_devices() -> bool:
-    """Whether this process is one of a job of several."""
-    return dist.is_available() and dist.is_initialized()
-
-
 def over_devices(values: Tensor) -> Tensor:
     """Sum of what all devices hold, in double precision; the values themselves where one runs."""
-    if not several_devices():
+    if not ranks.several():
         return values
     values = values.double()
     dist.all_reduce(values)
@@ -134,7 +130,7 @@ def over_devices(values: Tensor) -> Tensor:
 
 def over_processes(numbers: list[int]) -> list[int]:
     """Sums of what all processes hold, which no GPU has to finish anything for."""
-    if not several_devices():
+    if not ranks.several():
         return numbers
     values = torch.tensor(numbers)
     dist.all_reduce(values, group=_processes(dist.group.WORLD))

@@ -13,6 +13,7 @@ import yaml
 from conftest import REPOSITORY, stage_options
 
 from llava_lab.cli import fit as cli
+from llava_lab.core.ranks import on_one_rank
 from llava_lab.data.rows import BadRows
 from llava_lab.data.views.video import Frames
 from llava_lab.evaluate.judge import Judge, JudgePrompt
@@ -21,7 +22,6 @@ from llava_lab.evaluate.metrics.judged import (
     Consistency,
     Relative,
     RightAnswer,
-    on_one_rank,
 )
 from llava_lab.evaluate.metrics.open_ended import OpenEnded
 from llava_lab.evaluate.scores import Scores

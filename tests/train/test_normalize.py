@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import LLAMA
 from torch import nn
 
 from llava_lab.data.loader import MicroBatch, StageLoader, split_step
@@ -21,15 +22,7 @@ from llava_lab.train.normalize import StepLoss, nothing, reached
 from llava_lab.train.preference import DPO, KTOPair
 from llava_lab.train.stage import Stage
 
-CONFIG = {
-    "model_type": "llama",
-    "vocab_size": 768,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
+CONFIG = {**LLAMA, "num_hidden_layers": 1}
 LENGTHS = [9, 3, 14, 5, 21, 4, 7]  # tokens of rows that are put together in one step
 
 

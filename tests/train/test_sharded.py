@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from conftest import LLAMA
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -31,16 +32,7 @@ from llava_lab.train.sharded import Sharded
 from llava_lab.train.stage import Stage
 from llava_lab.train.turns import ranks_apart
 
-CONFIG = {
-    "model_type": "llama",
-    "vocab_size": 768,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
+CONFIG = {**LLAMA, "tie_word_embeddings": True}
 # Rows of a step, a letter each: a picture, or text. Of two devices one has text alone, at times.
 STEPS = ["pttt", "tttt", "tppt", "tt"]
 MICRO = 2

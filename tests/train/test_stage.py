@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import LLAMA, REPOSITORY
 from safetensors.torch import save_file
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
@@ -19,15 +19,7 @@ from llava_lab.train.loss import NextToken
 from llava_lab.train.muon import Muon
 from llava_lab.train.stage import Stage
 
-CONFIG = {
-    "model_type": "llama",
-    "vocab_size": 768,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
+CONFIG = {**LLAMA, "num_hidden_layers": 1}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import LLAMA
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -39,15 +40,6 @@ from llava_lab.train.stage import Stage
 from llava_lab.train.trainer import make_trainer
 
 aten = torch.ops.aten
-CONFIG = {
-    "model_type": "llama",
-    "vocab_size": 768,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
 READS = {"item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__", "__index__"}
 COUNTS = (
     aten.nonzero.default,
@@ -154,7 +146,7 @@ def model_and_rows() -> tuple[Llava, list[EncodedSample]]:
     torch.manual_seed(0)
     options = {"embed_dim": 32, "depth": 1, "num_heads": 4, "mlp_ratio": 2}
     encoder = TimmEncoder("vit_tiny_patch16_224", -1, False, False, 64, None, options)
-    llm = CausalLM(None, "v1", pretrained=False, config=CONFIG, tokenizer="asset:tokenizer")
+    llm = CausalLM(None, "v1", pretrained=False, config=LLAMA, tokenizer="asset:tokenizer")
     model = Llava(encoder, MLP, llm, newline=True)
     views, rows = AnyRes("2x2, 1x2"), []
     for size in ((90, 60), None, (50, 120), (64, 64)):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from llava_lab.core.fingerprint import file_sha256
 from llava_lab.data.image_folder import frame_files
 from llava_lab.data.media.decode import check_pixels, read_frames
 from llava_lab.data.media.picture import load_image
@@ -122,5 +123,4 @@ def image_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, or of the bytes of all frames of a folder."""
     if path.is_dir():
         return hashlib.sha256("".join(map(image_digest, frame_files(path))).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)

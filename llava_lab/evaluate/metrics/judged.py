@@ -6,20 +6,19 @@ scores with them are not those of the published prompts, which can be given as f
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 from torch import Tensor
 
+from llava_lab.core import ranks
 from llava_lab.data.questions import Question
 from llava_lab.evaluate.interval import Array, bootstrap
 from llava_lab.evaluate.judge import Judge, JudgePrompt, Messages, read_object, read_score
 from llava_lab.evaluate.metrics.base import BenchmarkMetric
 from llava_lab.evaluate.metrics.score import Score, as_array, mean_score, named
 
-Result = TypeVar("Result")
 Verdict = tuple[float, ...]
 
 
@@ -105,7 +104,7 @@ class Judged(BenchmarkMetric):
                     done[name] = known
                 else:
                     requests[name] = prompt.messages(values)
-        done |= on_one_rank(lambda: self.judge.judge(requests, self.read))
+        done |= ranks.on_one_rank(lambda: self.judge.judge(requests, self.read))
         return {at: sum((done[name] for name in names[at]), ()) for at in cases}
 
     def update(self, verdicts: Sequence[Verdict], categories: Sequence[str]) -> None:
@@ -282,19 +281,3 @@ class Relative(Judged):
         reference, answer = verdict
         share = min(1.0, answer / reference)
         return {"correct": share, "score": answer, "reference_score": reference}
-
-
-def on_one_rank(function: Callable[[], Result]) -> Result:
-    """Call a function on rank 0, and broadcast its result or exception."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return function()
-    found: list[Any] = [None]
-    if dist.get_rank() == 0:
-        try:
-            found = [function()]
-        except (OSError, ValueError) as error:
-            found = [error]
-    dist.broadcast_object_list(found, src=0)
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
