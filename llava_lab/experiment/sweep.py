@@ -43,6 +43,11 @@ class Point:
     options: dict[str, Any]
     seed: int
 
+    @property
+    def name(self) -> str:
+        """Names of its values: what it is called whatever its seed."""
+        return ", ".join(self.labels.values())
+
     def __str__(self) -> str:
         values = " ".join(f"{axis}={label}" for axis, label in self.labels.items())
         return f"{values} seed={self.seed}".strip()
@@ -93,7 +98,7 @@ class Sweep:
         axes = found["axes"]
         if not isinstance(axes, dict) or not all(isinstance(axis, str) for axis in axes):
             raise ValueError(f"{path}: axes is {axes!r:.200}, not names with values under each")
-        axes = {axis: _values(path, axis, values) for axis, values in axes.items()}
+        axes = {axis: axis_values(path, axis, values) for axis, values in axes.items()}
         published = _listed(path, found, "published", [])
         if odd := [name for name in published if not isinstance(name, str)]:
             raise ValueError(
@@ -165,8 +170,17 @@ def _seeds(path: Path, found: dict[str, Any]) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _values(path: Path, axis: str, values: Any) -> dict[str, dict[str, Any]]:
-    """Names of an axis's values, and the options that each sets."""
+def axis_values(path: Path, axis: str, values: Any) -> dict[str, dict[str, Any]]:
+    """Names of an axis's values, and the options that each sets.
+
+    Args:
+        path: The file that they stand in.
+        axis: The axis's name.
+        values: A list of values, or names with options under each.
+
+    Raises:
+        ValueError: If they are neither; names the axis.
+    """
     found: dict[str, Any] = {}
     if isinstance(values, list):
         found = {_written(value): {axis: value} for value in values}
