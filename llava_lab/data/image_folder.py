@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from llava_lab.core import verdict_worlds
 from llava_lab.data.rows import Refused, nearest
 
 FRAME_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -69,6 +70,7 @@ class ImageFolder:
     def __init__(self, root: Path):
         if not root.is_dir():
             raise FileNotFoundError(f"{root}: no such folder of images{nearest(root)}")
+        verdict_worlds.check_file(root)
         self.root = root.absolute()
         self._real = os.path.realpath(root)
         self._listed: dict[str, dict[str, bool]] = {}

@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llava_lab.core import verdict_worlds
 from llava_lab.core.strict_json import parse, parse_list
 
 _SHOWN = 10
@@ -110,6 +111,7 @@ def read_rows(path: Path) -> list[FileRow]:
         raise IsADirectoryError(f"{path}: a folder, not a file of rows")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file{nearest(path)}")
+    verdict_worlds.check_file(path)
     try:
         rows = _read_list(path) if path.suffix == ".json" else _read_lines(path)
     except UnicodeDecodeError as problem:

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from llava_lab.core import verdict_worlds
 from llava_lab.core.atomic import new_folder
 from llava_lab.core.fingerprint import file_sha256
 from llava_lab.core.progress import shown
 from llava_lab.core.records import read_object, read_record, write_record
 
-MANIFEST = "manifest.json"
+MANIFEST = verdict_worlds.MANIFEST
 
 
 @dataclass
@@ -31,6 +32,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.root = Path(self.root)
+        verdict_worlds.check_seed(self.seed, type(self).__name__)
         for field in fields(self):
             value, least = getattr(self, field.name), 0 if field.default == 0 else 1
             if field.name not in ("root", "seed") and value < least:
