@@ -12,9 +12,9 @@ CHECKSUM = "sha256"
 NUMBER = (int, float)
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record with a checksum of its content."""
-    write(path, json.dumps({**record, CHECKSUM: _checksum(record)}, indent=2) + "\n")
+def write_record(path: Path, record: Mapping[str, Any], indent: int | None = 2) -> None:
+    """Write a record with a checksum of its content; in one line where `indent` is None."""
+    write(path, json.dumps({**record, CHECKSUM: _checksum(record)}, indent=indent) + "\n")
 
 
 def read_record(

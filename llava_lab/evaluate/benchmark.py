@@ -25,6 +25,8 @@ from llava_lab.evaluate.prompts import Sizes, check_questions, question_loader, 
 from llava_lab.model.generate import Sampling
 from llava_lab.model.llm import scale_positions
 
+BLIND = "blind_"
+
 
 class Benchmark:
     """A question file with its images and its metric.
@@ -74,14 +76,22 @@ class Benchmark:
         images = None if self.images is None else Path(self.images)
         return read_questions(Path(self.path), images, self.held_out)
 
-    def content(self) -> str:
-        """Hash of questions, bytes of their images and videos, and settings of the judge."""
+    @cached_property
+    def _rows(self) -> list[Any]:
+        """What questions ask, with hashes of the bytes of their images and videos."""
         digests = {path: image_digest(path) for q in self.questions for path in q.images}
-        rows: list[Any] = [
+        return [
             [q.id, q.text, q.category, q.answers, q.caption, [digests[i] for i in q.images]]
             for q in self.questions
         ]
-        rows.append(self.metric.settings())
+
+    def asked(self) -> str:
+        """Hash of questions and of the bytes of their images and videos."""
+        return hashlib.sha256(json.dumps(self._rows).encode()).hexdigest()
+
+    def content(self) -> str:
+        """Hash of questions, bytes of their images and videos, and settings of the judge."""
+        rows = [*self._rows, self.metric.settings()]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def check(self, views: Views) -> None:
@@ -106,12 +116,13 @@ class BenchmarkPass:
 
     Attributes:
         benchmark: The benchmark.
-        blind: Whether each question is given images of other questions.
+        prefix: What its scores' names begin with: nothing, or "blind_" where each question is
+            given images of other questions.
         groups: The questions with their images.
     """
 
     benchmark: Benchmark
-    blind: bool
+    prefix: str
     groups: list[QuestionGroup]
 
 
@@ -198,9 +209,9 @@ class BenchmarkDataModule(LightningDataModule):
         found = []
         for benchmark in self.benchmarks:
             groups = by_images(benchmark.questions, self.image_position)
-            found.append(BenchmarkPass(benchmark, False, groups))
+            found.append(BenchmarkPass(benchmark, "", groups))
             if benchmark.blind and (others := blind_groups(groups)) is not None:
-                found.append(BenchmarkPass(benchmark, True, others))
+                found.append(BenchmarkPass(benchmark, BLIND, others))
         return found
 
     def _loader(self, one_pass: BenchmarkPass) -> DataLoader:
@@ -226,5 +237,5 @@ class BenchmarkDataModule(LightningDataModule):
         return [self._loader(each) for each in self.passes]
 
     def predict_dataloader(self) -> list[DataLoader]:
-        """All passes that are not blind."""
-        return [self._loader(each) for each in self.passes if not each.blind]
+        """All passes with the questions' own images."""
+        return [self._loader(each) for each in self.passes if not each.prefix]

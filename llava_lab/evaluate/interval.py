@@ -1,53 +1,151 @@
-"""11. Interval: scores of one run's questions -> a 95% interval.
+"""11. Interval: what questions gave a score -> an estimate with its standard error and interval.
 
-Both kinds describe the choice of questions, not of seeds; `report` computes the latter.
+The one implementation of intervals: of results.json here, of several runs in `report.estimate`.
 """
 
-from collections.abc import Callable
-from math import sqrt
-from typing import Any
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtr, stdtrit
 
-Z95 = float(ndtri(0.975))  # 97.5% quantile of the standard normal distribution
-RESAMPLES = 2000
+from llava_lab.evaluate.ratio import Array, Ratio
 
-Array = NDArray[Any]
+Side = Literal["above", "below", "two"]
 
 
-def wilson(successes: float, n: int) -> list[float]:
-    """Bound a proportion by Wilson's score interval; [0, 1] where nothing was counted.
+@dataclass(frozen=True)
+class Estimate:
+    """A number that was measured, and how well it is known.
 
-    Unlike the normal approximation it stays within [0, 1] and has a width at 0% and 100%.
+    Attributes:
+        value: The number.
+        se: Its standard error; infinity where it is not known.
+        df: Degrees of freedom of the standard error.
+        runs: Runs (seeds) that it is from.
+        questions: Questions of each run that count in it.
+        clusters: Pictures or videos that these are about, those of all runs that differ.
+        bounds: Lowest and highest value that it can have.
+        ends: Ends of the 95% interval as a file states them, where that is all that is known.
     """
+
+    value: float
+    se: float
+    df: float
+    runs: int
+    questions: int
+    clusters: int = 0
+    bounds: tuple[float, float] = (-inf, inf)
+    ends: tuple[float, float] | None = None
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Ends of the confidence interval.
+
+        Of a number with bounds it is Wilson's score interval with Student's t, for as many
+        independent questions as have this standard error (Franco et al., J. Surv. Stat. Methodol.
+        7:334, 2019). It stays inside the bounds, and has a width where all questions agree: there,
+        every picture counts as one question. Of any other number it is value ± t * se.
+        """
+        if self.ends is not None and level == 0.95:
+            return self.ends
+        low, high = self.bounds
+        if self.se == inf:
+            return low, high
+        t = quantile(self.df, (1 + level) / 2)
+        if low == -inf or high == inf:
+            return self.value - t * self.se, self.value + t * self.se
+        share, error = (self.value - low) / (high - low), self.se / (high - low)
+        if error:
+            ends = wilson(share, share * (1 - share) / error**2, t)
+        else:
+            ends = wilson(share, max(1, self.clusters), float(ndtri((1 + level) / 2)))
+        # Rounding may put an end a hair beyond the value.
+        first, last = (low + (high - low) * end for end in ends)
+        return min(first, self.value), max(last, self.value)
+
+    @property
+    def low(self) -> float:
+        """Low end of the 95% interval."""
+        return self.interval()[0]
+
+    @property
+    def high(self) -> float:
+        """High end of the 95% interval."""
+        return self.interval()[1]
+
+    def p(self, null: float = 0.0, side: Side = "two") -> float:
+        """Probability of a value as far from `null`, were `null` true (t-test).
+
+        Args:
+            null: Value to compare with.
+            side: "above" tests whether the number is above `null`, "below" whether it is below,
+                "two" whether it differs.
+        """
+        if not self.se:
+            distance = 0.0 if self.value == null else inf * (1 if self.value > null else -1)
+        else:
+            distance = (self.value - null) / self.se
+        above = t_below(self.df, -distance)
+        return {"above": above, "below": 1 - above, "two": 2 * min(above, 1 - above)}[side]
+
+
+def quantile(df: float, probability: float) -> float:
+    """Quantile of Student's t distribution."""
+    return float(stdtrit(df, probability))
+
+
+def t_below(df: float, value: float) -> float:
+    """Probability that Student's t is below a value."""
+    return float(stdtr(df, value))
+
+
+def wilson(share: float, n: float, z: float = float(ndtri(0.975))) -> tuple[float, float]:
+    """Wilson's score interval of a share of n, inside [0, 1]; by default of 95%."""
     if n == 0:
-        return [0.0, 1.0]
-    share = successes / n
-    centre = share + Z95**2 / (2 * n)
-    half = Z95 * sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-    scale = 1 + Z95**2 / n
-    # Rounding may leave a hair outside of [0, 1], or off the share at 0% and 100%.
-    return [max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)]
+        return 0.0, 1.0
+    centre = share + z**2 / (2 * n)
+    half = z * sqrt(max(0.0, share * (1 - share)) / n + z**2 / (4 * n**2))
+    scale = 1 + z**2 / n
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def bootstrap(strata: list[Array], statistic: Callable[[list[Array]], Array]) -> list[float]:
-    """Bound a statistic by the percentile bootstrap over questions, with a fixed seed.
+def cluster_places(clusters: Sequence[Hashable] | Array) -> Array:
+    """Number of each question's cluster [q]."""
+    return np.unique(np.asarray(clusters), return_inverse=True)[1]
 
-    Drawing questions with replacement and counting their outcomes is a multinomial draw over the
-    distinct outcomes, so a resample costs a handful of numbers however many questions there are.
+
+def pulls(ratio: Ratio, places: Array) -> Array:
+    """How much each cluster adds to the error of a score [c]; together nothing.
+
+    Linearisation (delta method): what it gave beyond value * of, by the sum of `of`. To a ratio
+    these are what (x - mean) / n are to a mean (Cochran, Sampling Techniques, 6.3).
 
     Args:
-        strata: One array [k] for each group that is resampled by itself: how many of its
-            questions had each of k outcomes.
-        statistic: Takes resampled counts, an array [resamples, k] for each group, and returns
-            the statistic of each resample [resamples].
+        ratio: The score.
+        places: Number of each question's cluster [q].
     """
-    generator = np.random.default_rng(0)
-    draws = [
-        generator.multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
-        for counts in strata
-    ]
-    low, high = np.percentile(statistic(draws), [2.5, 97.5])
-    return [float(low), float(high)]
+    number, whole = int(places.max(initial=-1)) + 1, ratio.of.sum()
+    residuals = ratio.got - ratio.value * ratio.of
+    return np.bincount(places, residuals, number) / (whole if whole else 1.0)
+
+
+def counting(ratio: Ratio, places: Array) -> Array:
+    """Which clusters have a question that counts in a score [c]."""
+    number = int(places.max(initial=-1)) + 1
+    return np.bincount(places, ratio.of != 0, number) > 0
+
+
+def estimate(ratio: Ratio, clusters: Sequence[Hashable] | Array) -> Estimate:
+    """A score of one run, with the standard error over clusters of its questions.
+
+    Args:
+        ratio: The score.
+        clusters: Cluster of each question [q]: the picture that it is about.
+    """
+    places = cluster_places(clusters)
+    count = int(counting(ratio, places).sum())
+    spread = float((pulls(ratio, places) ** 2).sum())
+    se = sqrt(spread * count / (count - 1)) if count > 1 else inf
+    return Estimate(ratio.value, se, max(1, count - 1), 1, ratio.n, count, (0.0, ratio.top))

@@ -1,4 +1,4 @@
-"""11. Scores: the callback that keeps answers, scores them and shows a sheet of samples."""
+"""11. Scores: the callback that keeps answers and points, scores them and shows samples."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -12,9 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from llava_lab.core import ranks
 from llava_lab.core.atomic import write
 from llava_lab.data.questions import Question
-from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule, BenchmarkPass
+from llava_lab.evaluate.benchmark import BLIND, Benchmark, BenchmarkDataModule, BenchmarkPass
 from llava_lab.evaluate.loggers import log_picture, log_scores
 from llava_lab.evaluate.metrics.score import Score
+from llava_lab.evaluate.points import NAME, PointsFile
 from llava_lab.evaluate.sheet import SheetItem, sheet
 from llava_lab.model.generate import Answers, QuestionBatch
 
@@ -44,10 +45,13 @@ class Answered:
 
 
 class Scores(Callback):
-    """Scores `test`, writes one prediction file a benchmark, logs scores and a sheet of samples.
+    """Scores `test`, writes predictions and points, logs scores and a sheet of samples.
+
+    A line of a prediction file has a question, the answer to it, and whether that is correct; and
+    of the blind pass the same in fields that begin with `blind_`.
 
     Args:
-        folder: Where the prediction files go.
+        folder: Where the prediction files go, one a benchmark; points.json goes beside it.
     """
 
     def __init__(self, folder: Path):
@@ -57,6 +61,8 @@ class Scores(Callback):
         self.results: dict[str, dict[str, Score]] = {}
         self.visual_tokens: dict[str, float] = {}
         self.answered: dict[str, Answered] = {}
+        self.points = PointsFile()
+        self.lines: dict[int, dict[str, Any]] = {}
 
     def on_test_batch_end(
         self,
@@ -86,12 +92,12 @@ class Scores(Callback):
         if stage not in ("test", "predict"):
             return
         data: BenchmarkDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        passes = [each for each in data.passes if stage == "test" or not each.blind]
-        blind = {each.benchmark.name for each in passes if each.blind}
+        passes = [each for each in data.passes if stage == "test" or not each.prefix]
+        blind = {each.benchmark.name for each in passes if each.prefix == BLIND}
         texts, shown = _of_all_ranks(self.texts), _of_all_ranks(self.shown)
         for loader, each in enumerate(passes):
             predictions = dict(sorted(texts.get(loader, {}).items()))
-            if not each.blind:
+            if not each.prefix:
                 tokens = [count for count in shown.get(loader, {}).values() if count]
                 self.visual_tokens[each.benchmark.name] = mean(tokens) if tokens else 0.0
                 self._begin(trainer, each.benchmark, predictions)
@@ -100,15 +106,18 @@ class Scores(Callback):
                 no_blind = each.benchmark.blind and each.benchmark.name not in blind
                 self.answered[each.benchmark.name].no_blind = no_blind
         if stage == "test" and trainer.is_global_zero:
+            self.points.write(self.folder.parent / NAME)
             self._log(trainer)
 
     def _begin(self, trainer: Trainer, benchmark: Benchmark, predictions: dict[int, str]) -> None:
         """Count and write the answers, so that they are kept if scoring fails."""
-        self.results[benchmark.name] = {}
+        name, questions = benchmark.name, benchmark.questions
+        self.results[name] = {}
         empty = sum(not text.strip() for text in predictions.values())
-        self.answered[benchmark.name] = Answered(len(benchmark.questions), len(predictions), empty)
-        if trainer.is_global_zero:
-            self._write(benchmark, predictions, [{}] * len(predictions))
+        self.answered[name] = Answered(len(questions), len(predictions), empty)
+        self.points.begin(name, questions, benchmark.asked())
+        self.lines = {place: _line(questions[place]) for place in predictions}
+        self._keep(trainer, benchmark, "", predictions, [{}] * len(predictions))
 
     def _score(
         self, trainer: Trainer, one_pass: BenchmarkPass, predictions: dict[int, str]
@@ -116,20 +125,27 @@ class Scores(Callback):
         """Score one pass over a benchmark; a pass without answers has no scores."""
         if not predictions:
             return
-        benchmark, name = one_pass.benchmark, one_pass.benchmark.name
+        benchmark, prefix = one_pass.benchmark, one_pass.prefix
+        name, metric = benchmark.name, benchmark.metric
         questions = [benchmark.questions[place] for place in predictions]
-        lines = benchmark.metric.grade(questions, list(predictions.values()))
-        scores = benchmark.metric.compute_here()
-        if one_pass.blind:
-            self.results[name] |= {f"blind_{key}": score for key, score in scores.items()}
-            return
-        self.results[name] |= scores
-        pairs = zip(predictions.values(), lines, strict=True)
-        accepted = [line.get("correct", 0) > 0 for text, line in pairs if not text.strip()]
-        self.answered[name].empty_correct = sum(accepted)
-        if trainer.is_global_zero:
-            self._write(benchmark, predictions, lines)
-            self._show(trainer, benchmark.name, questions, list(predictions.values()), lines)
+        graded = metric.grade(questions, list(predictions.values()))
+        # An answer that is scored together with another has no line.
+        places = [place for place, line in zip(predictions, graded, strict=True) if line]
+        clusters = self.points.clusters(name, places)
+        self.results[name] |= {
+            f"{prefix}{key}": Score.of(ratio, clusters)
+            for key, ratio in metric.all_ratios().items()
+        }
+        self.points.add(
+            name, prefix, places, metric.ratios(), split=metric.split, means=metric.means
+        )
+        self._keep(trainer, benchmark, prefix, predictions, graded)
+        if not prefix:
+            pairs = zip(predictions.values(), graded, strict=True)
+            accepted = [line.get("correct", 0) > 0 for text, line in pairs if not text.strip()]
+            self.answered[name].empty_correct = sum(accepted)
+            if trainer.is_global_zero:
+                self._show(trainer, name, questions, list(predictions.values()), graded)
 
     def _log(self, trainer: Trainer) -> None:
         """Log the scores of all benchmarks."""
@@ -145,22 +161,22 @@ class Scores(Callback):
         """Number of questions and answers of each benchmark, for results.json."""
         return {name: asdict(counts) for name, counts in self.answered.items()}
 
-    def _write(
-        self, benchmark: Benchmark, predictions: dict[int, str], graded: list[dict[str, Any]]
+    def _keep(
+        self,
+        trainer: Trainer,
+        benchmark: Benchmark,
+        prefix: str,
+        predictions: dict[int, str],
+        graded: list[dict[str, Any]],
     ) -> None:
-        """Write one JSON line for each answered question, in the order of the file."""
-        lines = []
+        """Add a pass to the lines, and write those: one a question, in the order of the file."""
         for (place, text), more in zip(predictions.items(), graded, strict=True):
-            question = benchmark.questions[place]
-            line: dict[str, Any] = {
-                "id": question.id,
-                "question": question.prompt,
-                "category": question.category,
-                "answer": question.answers[0] if question.answers else None,
-                "prediction": text,
-            }
-            lines.append(json.dumps(line | more, ensure_ascii=False) + "\n")
-        write(self.folder / f"{benchmark.name}.jsonl", "".join(lines))
+            fields = {"prediction": text, **more}
+            line = self.lines.setdefault(place, _line(benchmark.questions[place]))
+            line |= {f"{prefix}{key}": value for key, value in fields.items()}
+        if trainer.is_global_zero:
+            lines = [json.dumps(each, ensure_ascii=False) for _, each in sorted(self.lines.items())]
+            write(self.folder / f"{benchmark.name}.jsonl", "".join(f"{line}\n" for line in lines))
 
     @staticmethod
     def _show(
@@ -189,6 +205,16 @@ class Scores(Callback):
         ]
         if items and trainer.loggers:
             log_picture(trainer.loggers, f"samples/{name}", sheet(items))
+
+
+def _line(question: Question) -> dict[str, Any]:
+    """What the line of a question begins with in a prediction file."""
+    return {
+        "id": question.id,
+        "question": question.prompt,
+        "category": question.category,
+        "answer": question.answers[0] if question.answers else None,
+    }
 
 
 def _of_all_ranks(mine: Numbered) -> Numbered:

@@ -16,10 +16,12 @@ import torch
 
 from llava_lab.core import ranks
 from llava_lab.core.atomic import plain_name, write
+from llava_lab.core.fingerprint import file_sha256
 from llava_lab.core.lock import lock
 from llava_lab.core.progress import say
 from llava_lab.core.records import NUMBER, read_record, write_record
 from llava_lab.core.version import __version__
+from llava_lab.evaluate.points import NAME as POINTS
 from llava_lab.train.stage_weights import stage_file
 
 PACKAGES = ("lightning", "pillow", "timm", "tokenizers", "torch", "torchmetrics", "transformers")
@@ -156,7 +158,10 @@ class Run:
             except (ValueError, FileNotFoundError) as error:
                 self._warn(f"{error}")
                 return None
-        if same and (changed := self._changed_predictions(found["predictions_sha256"])):
+        changed = same and self._changed_predictions(found["predictions_sha256"])
+        if same and not changed and found.get("points_sha256") != self._points():
+            changed = self.folder / POINTS
+        if changed:
             self._warn(
                 f"{changed}: missing or not what was scored. The benchmarks are asked again."
             )
@@ -179,6 +184,11 @@ class Run:
         """SHA-256 of each file of predictions."""
         files = sorted((self.folder / "predictions").glob("*.jsonl"))
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    def _points(self) -> str | None:
+        """SHA-256 of the file of points, if there is one."""
+        path = self.folder / POINTS
+        return file_sha256(path) if path.is_file() else None
 
     def _changed_predictions(self, wanted: dict[str, str]) -> Path | None:
         """Find the first file of predictions that has changed since it was scored."""
@@ -204,8 +214,8 @@ class Run:
             "versions": versions(),
             "config_sha256": self.config_sha256,
         }
-        predictions = {"predictions_sha256": self._predictions()}
-        write_record(self.results_file, {**head, **results, **predictions})
+        files = {"predictions_sha256": self._predictions(), "points_sha256": self._points()}
+        write_record(self.results_file, {**head, **results, **files})
         return self.results_file
 
 

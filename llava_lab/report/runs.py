@@ -23,10 +23,17 @@ SCORE = ("value", "ci95", "n")
 
 @dataclass(frozen=True)
 class RunResults:
-    """A finished run: its results.json and the content."""
+    """A finished run: its results.json and the content.
+
+    Attributes:
+        path: The file.
+        results: Its content.
+        points: Content of points.json, where it does not stand beside the file.
+    """
 
     path: Path
     results: dict[str, Any]
+    points: Mapping[str, Any] | None = None
 
     def visual_tokens(self, benchmark: str) -> float:
         """Mean visual tokens of a benchmark's questions, or of training where unknown."""

@@ -352,7 +352,7 @@ def test_a_judged_benchmark_is_fitted_and_tested(
     first = json.loads(path.read_text())
     assert first["benchmarks"]["judged"]["accuracy"] == {
         "value": 1.0,
-        "ci95": [pytest.approx(0.5655, abs=1e-3), 1.0],
+        "ci95": [pytest.approx(0.3424, abs=1e-3), 1.0],  # as of two videos
         "n": 5,
     }
     assert first["benchmarks"]["judged"]["score"]["value"] == pytest.approx(0.6)

@@ -8,10 +8,11 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from llava_lab.evaluate.interval import bootstrap, wilson
+from llava_lab.evaluate.interval import estimate, wilson
 from llava_lab.evaluate.metrics.normalize import exact_answer, says_yes, vqa_answer
 from llava_lab.evaluate.metrics.question import ExactMatch, VQAAccuracy, YesNo
 from llava_lab.evaluate.metrics.score import Score
+from llava_lab.evaluate.ratio import Ratio, mean, mean_of_ratios
 
 
 @pytest.mark.parametrize(
@@ -86,9 +87,9 @@ def test_exact_match_per_category() -> None:
     metric.update(["2", "3"], [["2"], ["4"]], ["count", ""])
     found = metric.compute()
     assert set(found) == {"accuracy", "accuracy/color", "accuracy/count"}
-    assert found["accuracy"] == Score(0.75, wilson(3, 4), 4)
-    assert found["accuracy/color"] == Score(1.0, wilson(2, 2), 2)
-    assert found["accuracy/count"].n == 1
+    assert (found["accuracy"].value, found["accuracy"].n) == (0.75, 4)
+    assert found["accuracy/color"] == Score(1.0, list(wilson(1, 2)), 2)
+    assert found["accuracy/count"] == Score(1.0, [0.0, 1.0], 1)  # one question shows no spread
 
 
 @pytest.mark.parametrize(
@@ -115,24 +116,15 @@ def test_vqa_with_other_numbers_of_answers(answers: list[str], expected: float) 
     assert VQAAccuracy().score("the cat", answers) == pytest.approx(expected)
 
 
-def test_vqa_interval_is_a_bootstrap_unless_all_scores_are_0_or_1() -> None:
-    soft, hard = VQAAccuracy(), VQAAccuracy()
-    hard.update(["a b", "b"], [["b"] * 10, ["c"] * 10], ["", ""])
-    assert hard.compute() == {"accuracy": Score(0.5, wilson(1, 2), 2)}
-    people = [["b"] * k + ["c"] * (10 - k) for k in (0, 1, 2, 3, 4) * 8]
-    soft.update(["b"] * 40, people, [""] * 40)
-    score = soft.compute()["accuracy"]
-    assert score.value == pytest.approx(0.56)
-    # The standard error of the mean, by hand: sqrt(0.1304 / 40) = 0.0571.
-    assert score.ci95 == pytest.approx([0.56 - 1.96 * 0.0571, 0.56 + 1.96 * 0.0571], abs=0.012)
-    assert soft.compute() == score_again(people)
-
-
-def score_again(people: list[list[str]]) -> dict[str, Score]:
+def test_interval_of_partial_scores_is_of_their_spread() -> None:
     metric = VQAAccuracy()
-    for answers in people:
-        metric.update(["b"], [answers], [""])
-    return metric.compute()
+    people = [["b"] * k + ["c"] * (10 - k) for k in (0, 1, 2, 3, 4) * 8]
+    metric.update(["b"] * 40, people, [""] * 40)
+    score = metric.compute()["accuracy"]
+    assert score.value == pytest.approx(0.56)
+    # The standard error of the mean, by hand: sqrt(0.1384 / 39) = 0.0596; t(39) = 2.0227. Wilson's
+    # form for 0.56 * 0.44 / 0.0596^2 = 69.4 questions pulls its middle toward a half by 0.0033.
+    assert score.ci95 == pytest.approx([0.5567 - 0.1171, 0.5567 + 0.1171], abs=2e-4)
 
 
 def test_pope_scores() -> None:
@@ -144,18 +136,17 @@ def test_pope_scores() -> None:
     metric.update(["yes", "yes"], [["yes"], ["yes"]], ["popular"] * 2)
     found = metric.compute()
     assert found["accuracy/random"].value == pytest.approx(5 / 8)
-    assert found["precision/random"] == Score(0.75, wilson(3, 4), 4)
-    assert found["recall/random"] == Score(0.6, wilson(3, 5), 5)
+    assert (found["precision/random"].value, found["precision/random"].n) == (0.75, 4)
+    assert (found["recall/random"].value, found["recall/random"].n) == (0.6, 5)
     assert found["f1/random"].value == pytest.approx(2 * 0.75 * 0.6 / 1.35)
     assert found["yes_ratio/random"].value == pytest.approx(0.5)
     assert found["f1/popular"].value == 1
     assert found["mean_f1"].value == pytest.approx((1 + 2 / 3) / 2)
     assert found["accuracy"].value == pytest.approx(0.7)
     assert found["f1"].value == pytest.approx(10 / 13)
+    assert found["f1/random"].n == 6  # all but the right noes
     low, high = found["f1/random"].ci95
     assert 0.1 < low < 2 / 3 < high <= 1
-    # Popular is all true positives, so only random moves the mean when questions are redrawn.
-    assert found["mean_f1"].ci95 == pytest.approx([(1 + low) / 2, (1 + high) / 2], abs=0.05)
     json.dumps({name: asdict(score) for name, score in found.items()})
 
 
@@ -164,30 +155,67 @@ def test_pope_when_nothing_is_answered_with_yes() -> None:
     metric.update(["no", "no"], [["yes"], ["no"]], ["random", "random"])
     found = metric.compute()
     assert found["precision"] == Score(0.0, [0.0, 1.0], 0)
-    assert found["recall"] == Score(0.0, wilson(0, 1), 1)
+    assert found["recall"] == Score(0.0, [0.0, 1.0], 1)
     assert found["f1"].value == 0
     assert found["accuracy"].value == 0.5
 
 
 @pytest.mark.parametrize(
-    ("successes", "n", "expected"),
+    ("share", "n", "expected"),
     [
-        (8, 10, [0.4902, 0.9433]),
-        (0, 10, [0.0, 0.2775]),
-        (10, 10, [0.7225, 1.0]),
-        (50, 100, [0.4038, 0.5962]),
-        (0, 0, [0.0, 1.0]),
+        (0.8, 10, (0.4902, 0.9433)),
+        (0, 10, (0.0, 0.2775)),
+        (1, 10, (0.7225, 1.0)),
+        (0.5, 100, (0.4038, 0.5962)),
+        (0, 0, (0.0, 1.0)),
     ],
 )
-def test_wilson(successes: int, n: int, expected: list[float]) -> None:
-    assert wilson(successes, n) == pytest.approx(expected, abs=5e-5)
+def test_wilson(share: float, n: int, expected: tuple[float, float]) -> None:
+    assert wilson(share, n) == pytest.approx(expected, abs=5e-5)
 
 
-def test_bootstrap_agrees_with_theory_and_repeats() -> None:
-    counts = np.array([300, 700])
-    found = bootstrap([counts], lambda draws: draws[0][:, 1] / 1000)
-    assert found == pytest.approx([0.6716, 0.7284], abs=0.004)
-    assert found == bootstrap([counts], lambda draws: draws[0][:, 1] / 1000)
+def test_of_many_questions_with_pictures_of_their_own_the_interval_is_wilsons() -> None:
+    for right in (3, 300, 997):
+        scores = np.arange(1000) < right
+        found = estimate(mean(1.0 * scores), range(1000))
+        assert found.interval() == pytest.approx(wilson(right / 1000, 1000), abs=3e-4)
+    for share in (0.0, 1.0):
+        found = estimate(mean(np.full(50, share)), range(50))
+        assert found.interval() == pytest.approx(wilson(share, 50))
+
+
+def test_questions_of_one_picture_count_as_one_where_they_agree() -> None:
+    pictures = np.arange(100) < 60
+    once = estimate(mean(1.0 * pictures), range(100))
+    thrice = estimate(mean(1.0 * np.repeat(pictures, 3)), np.repeat(np.arange(100), 3))
+    assert (thrice.value, thrice.se, thrice.df) == (once.value, pytest.approx(once.se), once.df)
+    assert (thrice.questions, thrice.clusters) == (300, 100)
+    alone = estimate(mean(1.0 * np.repeat(pictures, 3)), range(300))
+    assert alone.se == pytest.approx(thrice.se / 3**0.5, rel=0.01)
+
+
+def test_standard_error_of_a_ratio_of_clusters_is_the_worked_one() -> None:
+    # Cochran 6.3, by hand: got 1, 3, 2 of 2, 4, 2 gives 6/8; got - 0.75 of = -0.5, 0, 0.5, whose
+    # squares sum to 0.5; times 3/2, and the root by 8.
+    ratio = Ratio(np.array([1.0, 1, 2, 2]), np.array([2.0, 2, 2, 2]))
+    found = estimate(ratio, ["a", "b", "b", "c"])
+    assert found.value == 0.75 and found.se == pytest.approx(0.75**0.5 / 8)
+    assert (found.df, found.clusters) == (2, 3)
+
+
+def test_the_mean_of_ratios_errs_as_its_parts_do() -> None:
+    generator = np.random.default_rng(0)
+    kind = np.repeat([0, 1], [80, 40])
+    right = generator.random(120) < np.where(kind == 0, 0.9, 0.4)
+    parts = [Ratio(1.0 * (right & (kind == k)), 1.0 * (kind == k)) for k in (0, 1)]
+    joined = mean_of_ratios(parts)
+    shares = [right[kind == k].mean() for k in (0, 1)]
+    assert joined.value == pytest.approx(np.mean(shares))
+    # Independent parts: variances add, by four for the half that each counts.
+    wanted = sum(p * (1 - p) / n for p, n in zip(shares, (80, 40), strict=True)) / 4
+    assert estimate(joined, range(120)).se == pytest.approx(wanted**0.5, rel=0.01)
+    empty = mean_of_ratios([parts[0], Ratio(np.zeros(120), np.zeros(120))])
+    assert empty.value == pytest.approx(shares[0] / 2)
 
 
 def test_states_survive_reset() -> None:
@@ -196,8 +224,8 @@ def test_states_survive_reset() -> None:
     metric.reset()
     metric.update(["a"], [["a"]], ["y"])
     assert metric.compute() == {
-        "accuracy": Score(1.0, wilson(1, 1), 1),
-        "accuracy/y": Score(1.0, wilson(1, 1), 1),
+        "accuracy": Score(1.0, [0.0, 1.0], 1),
+        "accuracy/y": Score(1.0, [0.0, 1.0], 1),
     }
 
 

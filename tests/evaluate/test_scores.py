@@ -25,6 +25,7 @@ from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.video import Frames
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
 from llava_lab.evaluate.groups import blind_groups, by_images, placed
+from llava_lab.evaluate.interval import estimate
 from llava_lab.evaluate.loggers import log_picture
 from llava_lab.evaluate.metrics.question import ExactMatch, VQAAccuracy, YesNo
 from llava_lab.evaluate.scores import Scores
@@ -32,6 +33,7 @@ from llava_lab.model.connector.linear import Linear
 from llava_lab.model.encoder.timm import TimmEncoder
 from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
+from llava_lab.report.points import parse_points
 from llava_lab.report.runs import read
 from llava_lab.report.table import answer_notes
 from llava_lab.serve import models
@@ -364,8 +366,49 @@ def test_two_ranks_give_what_one_gives_and_count_no_question_twice(tmp_path: Pat
         for file in files:
             other = tmp_path / "2" / part / "predictions" / file.name
             assert file.read_bytes() == other.read_bytes()
+    points, other = (json.loads((tmp_path / n / "points.json").read_text()) for n in "12")
+    assert points["benchmarks"] == other["benchmarks"] and set(other["benchmarks"]) == {
+        "one",
+        "all",
+    }
     lines = [json.loads(line) for line in (tmp_path / "2/said/predictions/all.jsonl").open()]
     assert len(lines) == 14 and not any("correct" in line for line in lines)
+
+
+def test_a_line_of_predictions_has_both_passes(model: Llava, tmp_path: Path) -> None:
+    path = repeated(tmp_path)
+    scores = run_test(model, [benchmark(path, YesNo())], tmp_path)
+    lines = read_lines(tmp_path)
+    assert list(lines[0]) == [
+        *("id", "question", "category", "answer", "prediction", "correct"),
+        *("blind_prediction", "blind_correct"),
+    ]
+    for prefix in ("", "blind_"):
+        right = sum(line[f"{prefix}correct"] for line in lines) / 14
+        assert scores.results["q"][f"{prefix}accuracy"].value == right
+
+
+def test_points_are_what_the_scores_are_made_of(model: Llava, tmp_path: Path) -> None:
+    path = repeated(tmp_path)
+    asked = benchmark(path, YesNo())
+    scores = run_test(model, [asked], tmp_path).results["q"]
+    content = json.loads((tmp_path / "points.json").read_text())
+    stated = {name: asdict(score) for name, score in scores.items()}
+    found = parse_points(content, "here", {"q": stated})
+    assert {score for _, score in found} == set(scores)
+    lines = read_lines(tmp_path)
+    for prefix in ("", "blind_"):
+        points = found["q", f"{prefix}accuracy"]
+        assert points.got.tolist() == [line[f"{prefix}correct"] for line in lines]
+        assert points.of.tolist() == [1] * 14 and points.content == asked.asked()
+        assert points.ids[:2].tolist() == ["0:existence/0.png", "1:existence/0.png"]
+        # Two questions a picture, whatever picture the blind pass showed.
+        assert points.clusters.tolist() == [f"images/{n // 2}.png" for n in range(14)]
+        for name in (f"{prefix}f1", f"{prefix}mean_f1", f"{prefix}recall/first"):
+            of_points = estimate(found["q", name].ratio, points.clusters)
+            assert list(of_points.interval()) == scores[name].ci95
+    first = found["q", "accuracy/first"]
+    assert first.of.tolist() == [1, 0] * 7 and first.ratio.n == scores["accuracy/first"].n
 
 
 @pytest.mark.parametrize("options", [{"limit_test_batches": 1}, {"fast_dev_run": True}])

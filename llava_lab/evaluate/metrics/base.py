@@ -10,22 +10,19 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from llava_lab.data.questions import Question
-from llava_lab.evaluate.interval import Array
-from llava_lab.evaluate.metrics.score import (
-    Score,
-    as_array,
-    mean_score,
-    named,
-    with_parents,
-    within,
-)
+from llava_lab.evaluate.metrics.score import Score, as_array
+from llava_lab.evaluate.ratio import Array, Ratio, by_category, mean
 
 
 class BenchmarkMetric(Metric):
     """Base of all metrics: predictions for a benchmark's questions -> scores by name.
 
-    Questions of the category "" count in the overall scores only.
+    Every score is a ratio of sums over questions. Questions of the category "" count in the
+    overall scores only.
     """
+
+    means: tuple[str, ...] = ()  # scores whose mean over categories is a score, too
+    split = True  # whether categories have scores of their own
 
     full_state_update = False
     higher_is_better = True
@@ -52,14 +49,22 @@ class BenchmarkMetric(Metric):
             for an answer that is scored together with another.
         """
 
-    def compute_here(self) -> dict[str, Score]:
-        """Compute scores of this process alone, when every rank has graded all answers."""
-        # The instance's own `compute` is torchmetrics', which gathers what other ranks saw.
-        return type(self).compute(self)
-
     @abstractmethod
+    def ratios(self) -> dict[str, Ratio]:
+        """What each question gave each score over all questions, in the order of `update`.
+
+        Of the questions of this process, unless called by `compute`.
+        """
+
+    def all_ratios(self) -> dict[str, Ratio]:
+        """What each question gave each score, those of categories included."""
+        categories = self._categories()
+        found = self.ratios()
+        return by_category(found, categories, self.means) if self.split else found
+
     def compute(self) -> dict[str, Score]:
-        """Score all questions of all ranks."""
+        """Score all questions of all ranks, each as if about a picture of its own."""
+        return {name: Score.of(ratio) for name, ratio in self.all_ratios().items()}
 
     def check(self, questions: Sequence[Question]) -> None:
         """Refuse questions that cannot be scored, before anything is computed."""
@@ -95,7 +100,6 @@ class QuestionMetric(BenchmarkMetric):
     """Mean score of questions: `accuracy`, and `accuracy/<category>` for each category.
 
     A category may have parts: questions of "reading/small" count in `accuracy/reading`, too.
-    The interval is Wilson's where every question scored 0 or 1, else a bootstrap over questions.
     """
 
     scores: list[Tensor] | Tensor
@@ -159,15 +163,6 @@ class QuestionMetric(BenchmarkMetric):
         self._append_names(categories)
         self._append("scores", scores)
 
-    def compute(self) -> dict[str, Score]:
-        """Score all questions of all ranks."""
-        scores, categories = self._gathered()
-        found = {"accuracy": mean_score(scores)}
-        for name in with_parents(named(categories)):
-            found[f"accuracy/{name}"] = mean_score(scores[within(categories, name)])
-        return found
-
-    def _gathered(self) -> tuple[Array, Array]:
-        """Scores [q] and category names [q] of all questions."""
-        categories = self._categories()
-        return as_array(self.scores), categories
+    def ratios(self) -> dict[str, Ratio]:
+        """What each question gave each score over all questions."""
+        return {"accuracy": mean(as_array(self.scores))}

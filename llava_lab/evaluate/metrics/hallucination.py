@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from llava_lab.evaluate.interval import Array, bootstrap
 from llava_lab.evaluate.metrics.base import QuestionMetric
 from llava_lab.evaluate.metrics.normalize import vqa_answer
-from llava_lab.evaluate.metrics.score import Score, as_array, share
+from llava_lab.evaluate.metrics.score import as_array
+from llava_lab.evaluate.ratio import Ratio, mean
 
 
 def statements(text: str) -> list[str]:
@@ -43,8 +43,7 @@ class Chair(QuestionMetric):
 
     Lower is better, except for `recall`. An empty description has the best of the others, and a
     recall of 0.
-    The interval of `chair_s` is Wilson's, the others are a bootstrap over descriptions; n is the
-    denominator.
+    n is the descriptions that count: those with a mention for `chair_i`.
 
     Args:
         objects: Names of objects, with their synonyms.
@@ -52,6 +51,7 @@ class Chair(QuestionMetric):
         statements: Whether the answers list all true sentences, so that any other is `untrue`.
     """
 
+    split = False
     counts: list[Tensor] | Tensor
 
     def __init__(
@@ -110,26 +110,12 @@ class Chair(QuestionMetric):
             counts += [len(there & set(mentioned)), len(there), untrue, true + untrue]
             self._append("counts", counts)
 
-    def compute(self) -> dict[str, Score]:
-        """Score all descriptions of all ranks."""
-        self._categories()  # refuses if there are no questions
+    def ratios(self) -> dict[str, Ratio]:
+        """What each description gave each score."""
         invented, mentioned, found, there, untrue, stated = as_array(self.counts).reshape(-1, 6).T
         scores = {
-            "chair_i": ratio(invented, mentioned),
-            "chair_s": share((invented > 0).sum(), len(invented)),
-            "recall": ratio(found, there),
+            "chair_i": Ratio(invented, mentioned),
+            "chair_s": mean(np.where(invented > 0, 1.0, 0.0)),
+            "recall": Ratio(found, there),
         }
-        return scores | {"untrue": ratio(untrue, stated)} if self.statements else scores
-
-
-def ratio(parts: Array, wholes: Array) -> Score:
-    """Sum of parts [q] by sum of wholes [q], with a bootstrap over questions."""
-    whole = int(wholes.sum())
-    if not whole:
-        return Score(0.0, [0.0, 1.0], 0)
-    kinds, counts = np.unique(np.stack([parts, wholes]), axis=1, return_counts=True)
-
-    def of(draws: list[Array]) -> Array:
-        return (draws[0] @ kinds[0]) / np.maximum(draws[0] @ kinds[1], 1)
-
-    return Score(float(parts.sum() / whole), bootstrap([counts], of), whole)
+        return scores | {"untrue": Ratio(untrue, stated)} if self.statements else scores

@@ -9,15 +9,14 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from llava_lab.core import ranks
 from llava_lab.data.questions import Question
-from llava_lab.evaluate.interval import Array, bootstrap
 from llava_lab.evaluate.judge import Judge, JudgePrompt, Messages, read_object, read_score
 from llava_lab.evaluate.metrics.base import BenchmarkMetric
-from llava_lab.evaluate.metrics.score import Score, as_array, mean_score, named
+from llava_lab.evaluate.metrics.score import as_array
+from llava_lab.evaluate.ratio import Array, Ratio, mean
 
 Verdict = tuple[float, ...]
 
@@ -47,8 +46,8 @@ class Judged(BenchmarkMetric):
         """Parse a reply to numbers; a ValueError if it cannot be parsed."""
 
     @abstractmethod
-    def scores(self, verdicts: Array) -> dict[str, Score]:
-        """Compute scores by name from verdicts [q, k], those of all prompts concatenated."""
+    def shares(self, verdicts: Array) -> dict[str, Ratio]:
+        """What each case gave each score, from verdicts [q, k], of all prompts concatenated."""
 
     @abstractmethod
     def tell(self, verdict: Verdict) -> dict[str, Any]:
@@ -112,15 +111,9 @@ class Judged(BenchmarkMetric):
         self._append_names(categories)
         self._append("verdicts", verdicts)
 
-    def compute(self) -> dict[str, Score]:
-        """Score all cases of all ranks, overall and by category."""
-        categories = self._categories()
-        verdicts = as_array(self.verdicts).reshape(len(categories), -1)
-        found = self.scores(verdicts)
-        for name in named(categories):
-            of_name = self.scores(verdicts[categories == name])
-            found |= {f"{key}/{name}": score for key, score in of_name.items()}
-        return found
+    def ratios(self) -> dict[str, Ratio]:
+        """What each case gave each score over all cases."""
+        return self.shares(as_array(self.verdicts).reshape(len(self._categories()), -1))
 
 
 class RightAnswer(Judged):
@@ -144,10 +137,10 @@ class RightAnswer(Judged):
             raise ValueError(f"neither yes nor no: {right!r}")
         return float(right == "yes"), read_score(found, 0, 5) / 5
 
-    def scores(self, verdicts: Array) -> dict[str, Score]:
-        """Compute both means."""
+    def shares(self, verdicts: Array) -> dict[str, Ratio]:
+        """Both means."""
         right, score = verdicts.round(6).T
-        return {"accuracy": mean_score(right), "score": mean_score(score)}
+        return {"accuracy": mean(right), "score": mean(score)}
 
     def tell(self, verdict: Verdict) -> dict[str, Any]:
         """Whether the answer is correct, and its score of 0 to 5."""
@@ -174,10 +167,10 @@ class Aspects(Judged):
         """Verdict of 0 for an answer that is too short."""
         return (0.0,) if len(case["prediction"]) < 2 else None
 
-    def scores(self, verdicts: Array) -> dict[str, Score]:
-        """Compute the mean of each aspect."""
+    def shares(self, verdicts: Array) -> dict[str, Ratio]:
+        """The mean of each aspect."""
         columns = zip(self.prompts, verdicts.round(6).T, strict=True)
-        return {name: mean_score(column) for name, column in columns}
+        return {name: mean(column) for name, column in columns}
 
     def tell(self, verdict: Verdict) -> dict[str, Any]:
         """Scores of 0 to 5; `correct` is their mean divided by 5."""
@@ -265,16 +258,10 @@ class Relative(Judged):
             raise ValueError(f"not from 1 to 10: {numbers}")
         return reference, answer
 
-    def scores(self, verdicts: Array) -> dict[str, Score]:
-        """Compute the ratio of the means, with a bootstrap over questions."""
-        kinds, counts = np.unique(verdicts, axis=0, return_counts=True)
-        references, answers = kinds.T
-
-        def of(draws: list[Array]) -> Array:
-            return (draws[0] @ answers) / (draws[0] @ references)
-
-        value = float(of([counts[None]])[0])
-        return {"relative": Score(value, bootstrap([counts], of), len(verdicts))}
+    def shares(self, verdicts: Array) -> dict[str, Ratio]:
+        """The ratio of the means."""
+        references, answers = verdicts.T
+        return {"relative": Ratio(answers, references, top=10.0)}
 
     def tell(self, verdict: Verdict) -> dict[str, Any]:
         """Both scores; `correct` is the answer's divided by the reference's, at most 1."""

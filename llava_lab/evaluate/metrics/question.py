@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from torch import Tensor
 
-from llava_lab.evaluate.interval import Array, bootstrap
 from llava_lab.evaluate.metrics.base import QuestionMetric
 from llava_lab.evaluate.metrics.normalize import exact_answer, says_yes, vqa_answer
-from llava_lab.evaluate.metrics.score import Score, as_array, named, share
+from llava_lab.evaluate.metrics.score import as_array
+from llava_lab.evaluate.ratio import Array, Ratio, mean
 
 
 class ExactMatch(QuestionMetric):
@@ -54,10 +53,12 @@ class YesNo(QuestionMetric):
     Gives `accuracy`, `precision`, `recall`, `f1`, `yes_ratio` and `hallucination`, the share of
     noes that are answered with yes, overall and for each category (`f1/random`), and `mean_f1`, the
     mean over categories that the papers' tables print.
-    Intervals are Wilson's, with n the questions in the denominator; those of F1 are a bootstrap
-    over questions, within categories for the mean. Where a denominator is 0 (nothing was answered
-    with yes) the value is 0 and n is 0; the official script stops with a division by zero.
+    n is the questions in the denominator: of F1, all but the right noes. Where there are none
+    (nothing was answered with yes) the value is 0; the official script stops with a division by
+    zero.
     """
+
+    means = ("f1",)
 
     said_yes: list[Tensor] | Tensor
 
@@ -86,49 +87,25 @@ class YesNo(QuestionMetric):
         if predictions:
             self._append("said_yes", [float(says_yes(prediction)) for prediction in predictions])
 
-    def compute(self) -> dict[str, Score]:
-        """Score all questions of all ranks."""
-        scores, categories = self._gathered()
-        right, yes = scores == 1, as_array(self.said_yes) == 1
-        found = yes_no_scores(outcomes(right, yes), "")
-        names = named(categories)
-        groups = [outcomes(right[categories == name], yes[categories == name]) for name in names]
-        for name, counts in zip(names, groups, strict=True):
-            found |= yes_no_scores(counts, f"/{name}")
-        if groups:
-            values = [float(f1(counts)) for counts in groups]
-            interval = bootstrap(
-                groups, lambda draws: np.mean([f1(draw) for draw in draws], axis=0)
-            )
-            count = sum(int(counts.sum()) for counts in groups)
-            found["mean_f1"] = Score(float(np.mean(values)), interval, count)
-        return found
+    def ratios(self) -> dict[str, Ratio]:
+        """What each question gave each score over all questions."""
+        return yes_no_ratios(as_array(self.scores) == 1, as_array(self.said_yes) == 1)
 
 
-def outcomes(right: Array, yes: Array) -> Array:
-    """Numbers of true positives, false positives, true negatives and false negatives [4]."""
-    cells = [right & yes, ~right & yes, right & ~yes, ~right & ~yes]
-    return np.array([cell.sum() for cell in cells])
+def yes_no_ratios(right: Array, yes: Array) -> dict[str, Ratio]:
+    """POPE's five scores, and how often an absent object is answered with yes.
 
-
-def f1(counts: Array) -> Array:
-    """F1 of outcomes [..., 4]; 0 where nothing is or was called positive."""
-    true_positive, false_positive, _, false_negative = np.moveaxis(counts, -1, 0)
-    whole = 2 * true_positive + false_positive + false_negative
-    return 2 * true_positive / np.maximum(whole, 1)
-
-
-def yes_no_scores(counts: Array, suffix: str) -> dict[str, Score]:
-    """POPE's five scores of outcomes [4], and how often an absent object is answered with yes."""
-    true_positive, false_positive, true_negative, false_negative = counts
-    n = int(counts.sum())
-    said_yes = true_positive + false_positive
-    interval = bootstrap([counts], lambda draws: f1(draws[0]))
+    Args:
+        right: Whether each question was answered right [q].
+        yes: Whether it was answered with yes [q].
+    """
+    true_positive, false_positive = 1.0 * (right & yes), 1.0 * (~right & yes)
+    present, absent = 1.0 * (right == yes), 1.0 * (right != yes)
     return {
-        f"accuracy{suffix}": share(true_positive + true_negative, n),
-        f"precision{suffix}": share(true_positive, said_yes),
-        f"recall{suffix}": share(true_positive, true_positive + false_negative),
-        f"f1{suffix}": Score(float(f1(counts)), interval, n),
-        f"yes_ratio{suffix}": share(said_yes, n),
-        f"hallucination{suffix}": share(false_positive, false_positive + true_negative),
+        "accuracy": mean(1.0 * right),
+        "precision": Ratio(true_positive, 1.0 * yes),
+        "recall": Ratio(true_positive, present),
+        "f1": Ratio(2 * true_positive, 1.0 * yes + present),
+        "yes_ratio": mean(1.0 * yes),
+        "hallucination": Ratio(false_positive, absent),
     }

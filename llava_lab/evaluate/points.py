@@ -1,0 +1,90 @@
+"""11. Points: what each question gave each score in each pass -> points.json beside the results."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_lab.core.records import write_record
+from llava_lab.data.questions import Question
+from llava_lab.evaluate.ratio import Array, Ratio
+
+NAME = "points.json"
+
+
+class PointsFile:
+    """Collects what questions gave, benchmark by benchmark and pass by pass.
+
+    A file holds, of each benchmark, `questions` (hash of the questions and of their pictures'
+    bytes), `ids`, `clusters` and `categories` of all of its questions; and of each pass, by the
+    prefix of its scores ("" or "blind_"), `places` of the questions that were scored, and of each
+    score over all questions what these gave (`got`) and could give (`of`), a number where that is
+    equal for all. Scores of categories and their means (`split`, `means`) follow from those.
+    """
+
+    def __init__(self) -> None:
+        self.benchmarks: dict[str, dict[str, Any]] = {}
+
+    def begin(self, name: str, questions: Sequence[Question], content: str) -> None:
+        """Add a benchmark: its questions, and the hash of what they ask."""
+        self.benchmarks[name] = {
+            "questions": content,
+            "ids": [question.id for question in questions],
+            "clusters": [cluster(question, place) for place, question in enumerate(questions)],
+            "categories": [question.category or "" for question in questions],
+            "passes": {},
+        }
+
+    def add(
+        self,
+        name: str,
+        prefix: str,
+        places: Sequence[int],
+        ratios: Mapping[str, Ratio],
+        *,
+        split: bool,
+        means: Sequence[str],
+    ) -> None:
+        """Add a pass over a benchmark.
+
+        Args:
+            name: The benchmark.
+            prefix: Prefix of the pass's scores.
+            places: Places in the file of the questions that were scored.
+            ratios: What these gave each score over all questions.
+            split: Whether categories have scores of their own.
+            means: Scores whose mean over categories is a score, too.
+        """
+        scores = {
+            key: {"got": packed(ratio.got), "of": packed(ratio.of), "top": ratio.top}
+            for key, ratio in ratios.items()
+        }
+        known = {"places": list(places), "split": split, "means": list(means), "scores": scores}
+        self.benchmarks[name]["passes"][prefix] = known
+
+    def clusters(self, name: str, places: Sequence[int]) -> list[str]:
+        """Cluster of each of some questions of a benchmark."""
+        every = self.benchmarks[name]["clusters"]
+        return [every[place] for place in places]
+
+    def write(self, path: Path) -> None:
+        """Write the file, with a checksum."""
+        write_record(path, {"benchmarks": self.benchmarks}, indent=None)
+
+
+def cluster(question: Question, place: int) -> str:
+    """What questions that are not independent share: the first picture or video, by its name.
+
+    Args:
+        question: The question.
+        place: Its place in its file; a question without a picture is a cluster of its own.
+    """
+    if not question.images:
+        return f"question {place}"
+    # Names of two folders may be equal.
+    return "/".join(question.images[0].parts[-2:])
+
+
+def packed(values: Array) -> int | float | list[int | float]:
+    """Numbers as JSON: whole ones as such, and one number where all are equal."""
+    numbers = [int(each) if float(each).is_integer() else float(each) for each in values]
+    return numbers[0] if numbers and len(set(numbers)) == 1 else numbers

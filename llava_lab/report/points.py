@@ -1,0 +1,141 @@
+"""12. Points: the points.json of a run -> what each question gave each score, checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llava_lab.core.fingerprint import file_sha256
+from llava_lab.core.records import read_record
+from llava_lab.evaluate.points import NAME
+from llava_lab.evaluate.ratio import Array, Ratio, by_category
+from llava_lab.report.runs import RunResults
+
+Key = tuple[str, str]  # benchmark and score, as in results.json: ("questions", "blind_accuracy")
+TOLERANCE = 1e-6  # by which a score of results.json may differ from that of its points
+WAY_OUT = "`fit` the run again: it asks the benchmarks anew."
+
+
+@dataclass(frozen=True)
+class Points:
+    """What each question gave one score of one run.
+
+    The score is sum(got) / sum(of). All scores of a benchmark's pass have the same questions.
+
+    Attributes:
+        benchmark: Name of the benchmark.
+        score: Name of the score, as in results.json: "accuracy/count", "blind_accuracy/count".
+        ids: Each question's place in its file and id [q]; ids alone may repeat.
+        clusters: What questions that are not independent share [q]: the name of their picture.
+        got: What each question gave [q].
+        of: What it could give [q]; 0 for one that does not count in this score.
+        content: Hash of what was asked, pictures' bytes included. Two runs asked the same
+            questions if it is equal: worlds of two seeds have equal ids and names.
+        top: Highest value that the score can have.
+    """
+
+    benchmark: str
+    score: str
+    ids: Array
+    clusters: Array
+    got: Array
+    of: Array
+    content: str = ""
+    top: float = 1.0
+
+    @property
+    def ratio(self) -> Ratio:
+        """The score as a ratio of sums."""
+        return Ratio(self.got, self.of, self.top)
+
+    def same_questions(self, other: "Points") -> bool:
+        """Whether the other run was scored on the same questions."""
+        return self.content == other.content and np.array_equal(self.ids, other.ids)
+
+
+def read_points(run: RunResults) -> dict[Key, Points]:
+    """Read what each question gave each score of a run, by benchmark and score.
+
+    Nothing where the run has no points: older runs and other tools' results have scores alone.
+
+    Raises:
+        ValueError: If the file is damaged, or is not that of the results beside it.
+    """
+    if run.points is not None:
+        return parse_points(run.points, f"{run.path}", run.results["benchmarks"])
+    path = run.path.with_name(NAME)
+    if not path.is_file():
+        return {}
+    if file_sha256(path) != run.results.get("points_sha256"):
+        raise ValueError(
+            f"{path}: damaged, or not the points of the {run.path.name} beside it. {WAY_OUT}"
+        )
+    record = read_record(path, {"benchmarks": dict}, WAY_OUT)
+    return parse_points(record, f"{path}", run.results["benchmarks"])
+
+
+def parse_points(
+    content: Mapping[str, Any], where: str, scores: Mapping[str, Any] | None = None
+) -> dict[Key, Points]:
+    """Points of the content of a points.json, checked.
+
+    Args:
+        content: The content.
+        where: What to call it in messages.
+        scores: `benchmarks` of the results.json that it belongs to, whose values must be these.
+
+    Raises:
+        ValueError: If something is missing or does not fit; names it.
+    """
+    found: dict[Key, Points] = {}
+    for name, kept in content["benchmarks"].items():
+        try:
+            found |= {(name, each.score): each for each in _of_benchmark(name, kept)}
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            message = f"{where}: benchmark {name} is damaged ({error!r}). {WAY_OUT}"
+            raise ValueError(message) from error
+    for (name, score), points in found.items() if scores is not None else ():
+        said = (scores or {}).get(name, {}).get(score, {}).get("value")
+        if said is None or abs(said - points.ratio.value) > TOLERANCE:
+            raise ValueError(
+                f"{where}: benchmark {name} has {score} {points.ratio.value:.6g}, where its "
+                f"results say {said}. {WAY_OUT}"
+            )
+    return found
+
+
+def _of_benchmark(name: str, kept: Mapping[str, Any]) -> list[Points]:
+    """Points of all passes over a benchmark."""
+    ids = [f"{place}:{each}" for place, each in enumerate(kept["ids"])]
+    if not len(ids) == len(kept["clusters"]) == len(kept["categories"]):
+        raise ValueError("ids, clusters and categories are not as many")
+    found = []
+    for prefix, one_pass in kept["passes"].items():
+        places = np.array(one_pass["places"], dtype=int)
+        if len(places) and not 0 <= places.min() <= places.max() < len(ids):
+            raise ValueError(f"a place beyond its {len(ids)} questions")
+        overall = {
+            score: Ratio(
+                _numbers(each["got"], len(places)), _numbers(each["of"], len(places)), each["top"]
+            )
+            for score, each in one_pass["scores"].items()
+        }
+        chosen = [np.array(kept[key])[places] for key in ("clusters", "categories")]
+        clusters, categories = (each.astype(str) for each in chosen)
+        ratios = overall
+        if one_pass["split"]:
+            ratios = by_category(overall, categories, one_pass["means"])
+        here = np.array(ids)[places]
+        for score, ratio in ratios.items():
+            known = (here, clusters, ratio.got, ratio.of, kept["questions"], ratio.top)
+            found.append(Points(name, f"{prefix}{score}", *known))
+    return found
+
+
+def _numbers(kept: float | Sequence[float], count: int) -> Array:
+    """Numbers of questions [q]; one number stands for all."""
+    numbers = np.full(count, kept, dtype=float) if np.isscalar(kept) else np.array(kept, float)
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        raise ValueError(f"{numbers.shape} numbers of {count} questions, or no numbers")
+    return numbers

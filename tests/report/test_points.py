@@ -1,0 +1,118 @@
+"""Points: what each question gave, read again; what is damaged or of another run is refused."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_table import results, write
+
+from llava_lab.core.fingerprint import file_sha256
+from llava_lab.data.questions import Question
+from llava_lab.evaluate.metrics.hallucination import Chair
+from llava_lab.evaluate.metrics.question import ExactMatch, YesNo
+from llava_lab.evaluate.points import PointsFile, cluster
+from llava_lab.report.points import read_points
+from llava_lab.report.runs import RunResults, read
+
+
+def questions(count: int, world: str = "w") -> list[Question]:
+    """Two questions a picture, of two kinds."""
+    return [
+        Question(
+            f"{n}", (Path(f"/{world}/eval/{n // 2}.png"),), "?", f"kind/{n % 2}", ("yes",), "q"
+        )
+        for n in range(count)
+    ]
+
+
+def keep(folder: Path, said: Sequence[str], metric: Any = None, seed: int = 0) -> RunResults:
+    """A run that said so, with its points."""
+    asked, kept = questions(len(said)), PointsFile()
+    rule = metric or ExactMatch()
+    kept.begin("scenes", asked, "hash")
+    rule.grade(asked, said)
+    places = list(range(len(said)))
+    kept.add("scenes", "", places, rule.ratios(), split=rule.split, means=rule.means)
+    scores = {
+        name: {"value": ratio.value, "ci95": [0.0, 1.0], "n": ratio.n}
+        for name, ratio in rule.all_ratios().items()
+    }
+    content = results(seed, benchmarks={"scenes": scores})
+    folder.mkdir(parents=True)
+    kept.write(folder / "points.json")
+    content["points_sha256"] = file_sha256(folder / "points.json")
+    return read(write(folder / "run", content).rename(folder / "results.json"))
+
+
+def test_points_are_read_as_they_were_scored(tmp_path: Path) -> None:
+    found = read_points(keep(tmp_path / "a", ["yes", "no", "yes", "yes"]))
+    assert [score for _, score in found] == [
+        *("accuracy", "accuracy/kind", "accuracy/kind/0", "accuracy/kind/1")
+    ]
+    points = found["scenes", "accuracy/kind/1"]
+    assert points.got.tolist() == [0, 0, 0, 1] and points.of.tolist() == [0, 1, 0, 1]
+    assert points.clusters.tolist() == ["eval/0.png", "eval/0.png", "eval/1.png", "eval/1.png"]
+    assert points.ids.tolist() == ["0:0", "1:1", "2:2", "3:3"]
+
+
+def test_means_over_categories_are_read_again(tmp_path: Path) -> None:
+    metric = YesNo()
+    found = read_points(keep(tmp_path / "a", ["yes", "no", "yes", "yes", "no", "yes"], metric))
+    assert found["scenes", "mean_f1"].ratio.value == metric.compute()["mean_f1"].value
+    parts = [found["scenes", f"f1/kind/{n}"].ratio.value for n in (0, 1)]
+    assert found["scenes", "mean_f1"].ratio.value == pytest.approx(sum(parts) / 2)
+
+
+def test_descriptions_have_no_categories(tmp_path: Path) -> None:
+    said = ["yes a dog", "a cat", "a dog"]
+    metric = Chair({"dog": [], "cat": []}, [], statements=False)
+    found = read_points(keep(tmp_path / "a", said, metric))
+    assert [score for _, score in found] == ["chair_i", "chair_s", "recall"]
+
+
+def test_runs_without_points_have_none(tmp_path: Path) -> None:
+    assert read_points(read(write(tmp_path / "old", results()))) == {}
+
+
+def test_points_may_be_kept_elsewhere(tmp_path: Path) -> None:
+    run = keep(tmp_path / "a", ["yes", "no"])
+    content = json.loads((tmp_path / "a" / "points.json").read_text())
+    moved = RunResults(tmp_path / "b" / "one.json", run.results, content)
+    assert read_points(moved).keys() == read_points(run).keys()
+
+
+def test_points_of_another_run_are_refused(tmp_path: Path) -> None:
+    run = keep(tmp_path / "a", ["yes", "no"])
+    keep(tmp_path / "b", ["no", "no"])
+    (tmp_path / "b" / "points.json").rename(tmp_path / "a" / "points.json")
+    with pytest.raises(ValueError, match=r"points\.json: damaged, or not the points of"):
+        read_points(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda kept: kept["ids"].pop(), "are not as many"),
+        (lambda kept: kept["passes"][""]["places"].append(9), "a place beyond its 2 questions"),
+        (lambda kept: kept["passes"][""]["scores"]["accuracy"].update(got=[1]), "1.* numbers of 2"),
+        (lambda kept: kept["passes"][""]["scores"]["accuracy"].pop("of"), "'of'"),
+        (
+            lambda kept: kept["passes"][""]["scores"]["accuracy"].update(got=1),
+            "has accuracy 1, .*0.5",
+        ),
+        (lambda kept: kept.pop("questions"), "'questions'"),
+    ],
+)
+def test_what_is_damaged_is_named(change: Any, message: str, tmp_path: Path) -> None:
+    run = keep(tmp_path / "a", ["yes", "no"])
+    content = json.loads((tmp_path / "a" / "points.json").read_text())
+    change(content["benchmarks"]["scenes"])
+    with pytest.raises(ValueError, match=f"one.json: benchmark scenes .*{message}.*`fit` the run"):
+        read_points(RunResults(tmp_path / "one.json", run.results, content))
+
+
+def test_a_question_without_a_picture_is_a_cluster_of_its_own() -> None:
+    bare = Question("same", (), "?", None, ("x",), "q")
+    assert [cluster(bare, place) for place in (0, 1)] == ["question 0", "question 1"]
