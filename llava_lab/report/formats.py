@@ -37,7 +37,8 @@ th, td { padding: .25rem .7rem; text-align: right; vertical-align: bottom }
 td { font-variant-numeric: tabular-nums; white-space: nowrap }
 .name { text-align: left; white-space: normal; min-width: 9rem }
 thead th { border-bottom: 1px solid; font-weight: 600 }
-tbody tr + tr td { border-top: 1px solid var(--line) }
+tbody th { font-weight: 400 }
+tbody tr + tr > * { border-top: 1px solid var(--line) }
 p { color: var(--faint); font-size: .87rem; margin: .35rem 0 0; max-width: 60rem }
 """
 
@@ -108,31 +109,43 @@ def to_csv(grid: Grid) -> str:
 
 def to_html(grids: Sequence[Grid]) -> str:
     """Convert grids to one HTML page that needs nothing from outside, light or dark."""
-    sections = "\n".join(map(_section, grids))
+    sections = "\n".join(map(section, grids))
     title = html.escape(grids[0].title if grids else "Tables")
     head = f'<meta charset="utf-8"><title>{title}</title>'
     view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
     return (
         f'<!doctype html>\n<html lang="en">\n<head>{head}{view}\n<style>{STYLE}</style></head>\n'
-        f"<body>\n{sections}\n</body>\n</html>"
+        f"<body>\n<main>\n{sections}\n</main>\n</body>\n</html>"
     )
 
 
-def _section(grid: Grid) -> str:
-    left = _left(grid)
+def section(grid: Grid, level: int = 2) -> str:
+    """A grid as a section of an HTML page.
 
-    def cells(line: Sequence[str], tag: str) -> str:
+    Args:
+        grid: The grid.
+        level: Level of its heading.
+    """
+    left, title = _left(grid), html.escape(grid.title)
+
+    def cells(line: Sequence[str], tags: Sequence[str]) -> str:
         marks = [' class="name"' if each else "" for each in left]
-        pairs = zip(line, marks, strict=True)
-        return "".join(f"<{tag}{mark}>{html.escape(cell)}</{tag}>" for cell, mark in pairs)
+        return "".join(
+            f"<{tag}{mark}>{html.escape(cell)}</{tag.split()[0]}>"
+            for cell, tag, mark in zip(line, tags, marks, strict=True)
+        )
 
-    body = "\n".join(f"<tr>{cells(line, 'td')}</tr>" for line in grid.texts)
+    heads = ['th scope="col"'] * len(left)
+    names = ['th scope="row"'] + ["td"] * (len(left) - 1)
+    body = "\n".join(f"<tr>{cells(line, names)}</tr>" for line in grid.texts)
     table = (
-        f'<div class="wide"><table>\n<thead><tr>{cells(grid.headers, "th")}</tr></thead>\n'
+        f'<div class="wide" role="region" aria-label="{title}" tabindex="0"><table>\n'
+        f"<thead><tr>{cells(grid.headers, heads)}</tr></thead>\n"
         f"<tbody>\n{body}\n</tbody>\n</table></div>"
     )
     notes = "\n".join(f"<p>{html.escape(note)}</p>" for note in grid.below)
-    return f"<section>\n<h2>{html.escape(grid.title)}</h2>\n{table}\n{notes}\n</section>"
+    shown = f"{table}\n" if grid.rows else ""
+    return f"<section>\n<h{level}>{title}</h{level}>\n{shown}{notes}\n</section>"
 
 
 def to_json(grids: Sequence[Grid]) -> str:

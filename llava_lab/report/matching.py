@@ -21,7 +21,7 @@ def row_of(table: Published, config: Config) -> Row | None:
     Raises:
         ValueError: If it is two rows, which is a mistake in the table's file.
     """
-    found = [row for row in _open(table, config) if not lacking(row, config)]
+    found = [row for row in _open(table, config) if next(_lacking(row, config), None) is None]
     if len(found) > 1:
         names = " and ".join(repr(row.name) for row in found)
         raise ValueError(
@@ -41,9 +41,15 @@ def nearest(table: Published, config: Config) -> tuple[Row, list[str]] | None:
 
 def lacking(row: Row, config: Config) -> list[str]:
     """What keeps a configuration from being a row that can be reproduced: nothing, if it is."""
+    return list(_lacking(row, config))
+
+
+def _lacking(row: Row, config: Config) -> Iterator[str]:
     if config.get("scale") in STAND_INS:
-        return list(_unmet(row.everywhere or {}, config))
-    return [*_unmet(row.paper or {}, config), *_shortened(config)]
+        yield from _unmet(row.everywhere or {}, config)
+    else:
+        yield from _unmet(row.paper or {}, config)
+        yield from _shortened(config)
 
 
 def _open(table: Published, config: Config) -> list[Row]:

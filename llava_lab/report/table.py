@@ -68,16 +68,11 @@ def grouped(runs: Sequence[RunResults]) -> list[list[RunResults]]:
     Points of a sweep share experiment and scale, but are not seeds of one thing: the recipe must
     agree as well, and no seed may occur twice.
     """
-    alike: list[list[RunResults]] = []
+    alike: dict[str, list[RunResults]] = {}
     for run in runs:
-        for group in alike:
-            if _name(run) == _name(group[0]) and run.recipe() == group[0].recipe():
-                group.append(run)
-                break
-        else:
-            alike.append([run])
+        alike.setdefault(repr((_name(run), run.recipe())), []).append(run)
     groups: list[list[RunResults]] = []
-    for group in alike:
+    for group in alike.values():
         seeds = {run.results["seed"] for run in group}
         groups += [group] if len(seeds) == len(group) else [[run] for run in group]
     return groups

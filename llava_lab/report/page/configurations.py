@@ -1,0 +1,128 @@
+"""12. Configurations: runs -> those that differ in their seed alone, by what sets them apart."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from llava_lab.experiment.compose import flat, write_value
+from llava_lab.report.placed import Group
+from llava_lab.report.rows import ScoreRow, run_rows, seed_rows
+from llava_lab.report.runs import RunResults
+from llava_lab.report.table import grouped
+
+LONG = 70  # letters of a label that fit a plot
+SEED = "seed_everything"
+CLASS = ".class_path"
+ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs of one configuration that differ in their seeds.
+
+    Attributes:
+        label: What sets it apart from the others of the page.
+        family: Its experiment and scale.
+        runs: The runs.
+        options: Its options by dotted name; empty where there is no config.yaml.
+    """
+
+    label: str
+    family: str
+    runs: list[RunResults]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def scores(self) -> dict[str, ScoreRow]:
+        """Scores by "benchmark/score": means over seeds where there are several."""
+        rows = seed_rows(self.runs) if len(self.runs) > 1 else run_rows(self.runs[0].results)
+        return {f"{row.benchmark}/{row.score}": row for row in rows}
+
+    @property
+    def group(self) -> Group:
+        """The label with the runs, as tables take them."""
+        return self.label, self.runs
+
+    def cost(self, key: str) -> float | None:
+        """Mean of one entry of `cost` over runs; None where one lacks it."""
+        values = [run.results["cost"].get(key) for run in self.runs]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
+
+    @property
+    def seconds(self) -> float:
+        """Mean training time of all stages, those reused from other runs included."""
+        stages = [stage.get("seconds") or 0.0 for r in self.runs for stage in r.results["stages"]]
+        return sum(stages) / len(self.runs)
+
+
+def configurations(runs: Sequence[RunResults]) -> list[Configuration]:
+    """Group runs that differ in their seeds alone, and call each by what differs."""
+    groups = grouped(runs)
+    options = [dict(flat(dict(group[0].config or {}))) for group in groups]
+    for each in options:
+        each.pop(SEED, None)
+    families: dict[str, list[int]] = {}
+    for number, group in enumerate(groups):
+        families.setdefault(_family(group[0].results), []).append(number)
+    labels = [""] * len(groups)
+    for family, members in families.items():
+        shown = differing([options[number] for number in members])
+        for number in members:
+            own = options[number]
+            parts = [f"{name} {_short(own[key])}" for key, name in shown.items() if key in own]
+            head = [family] if len(families) > 1 or not parts else []
+            labels[number] = _cut(", ".join([*head, *parts]))
+    places = [f" ({group[0].path.parent.name})" for group in groups]
+    return [  # runs without config.yaml may have one label
+        Configuration(
+            label + (place if labels.count(label) > 1 else ""),
+            _family(group[0].results),
+            group,
+            own,
+        )
+        for label, place, group, own in zip(labels, places, groups, options, strict=True)
+    ]
+
+
+def differing(options: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Keys in which options differ, each with a short name for it.
+
+    Of keys that always change together, such as the views of several stages, one stands for all:
+    that of a class, or else the shortest.
+    """
+    columns: dict[str, list[str]] = {}
+    for key in dict.fromkeys(key for each in options for key in each):
+        values = [repr(each.get(key, ABSENT)) for each in options]
+        if len(set(values)) > 1:
+            columns[key] = values
+    kept: dict[str, str] = {}
+    for key, values in columns.items():
+        alike = repr([values.index(value) for value in values])
+        kept[alike] = min(kept.get(alike, key), key, key=_rank)
+    lasts = [_last(key) for key in kept.values()]
+    return {key: _last(key) if lasts.count(_last(key)) == 1 else key for key in kept.values()}
+
+
+def _rank(key: str) -> tuple[bool, int]:
+    return not key.endswith(CLASS), len(key)
+
+
+def _last(key: str) -> str:
+    """The end of a dotted key; of a class, what the class is of."""
+    return key.removesuffix(CLASS).split(".")[-1]
+
+
+def _short(value: Any) -> str:
+    """A value in a label; of a class, its name."""
+    text = write_value(value)
+    return text.rpartition(".")[2] if text.startswith("llava_lab.") else text
+
+
+def _family(results: Mapping[str, Any]) -> str:
+    return f"{results['experiment']}, {results['scale'] or 'own'}"
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= LONG else f"{label[: LONG - 1]}…"

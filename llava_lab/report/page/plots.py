@@ -1,0 +1,178 @@
+"""12. Plots: configurations and curves -> what plotly draws, as plain data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+from llava_lab.report.page.configurations import Configuration
+from llava_lab.report.page.curves import Curve
+from llava_lab.report.rows import Estimate
+
+NAMED = 14  # points that still have room for their names
+# Paul Tol's bright colors, which the color-blind tell apart, on light and on dark.
+COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#999999")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
+Trace = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot, of which the reader chooses one of several views.
+
+    Attributes:
+        name: Its name in the page.
+        title: What stands above it.
+        views: Traces by the view's name.
+        layout: Plotly's layout; colors and fonts are the page's.
+        note: How to read it.
+        choice: What the reader chooses.
+        height: In pixels.
+    """
+
+    name: str
+    title: str
+    views: Mapping[str, list[Trace]]
+    layout: Mapping[str, Any]
+    note: str = ""
+    choice: str = "score"
+    height: int = 420
+
+
+def tradeoffs(found: Sequence[Configuration]) -> list[Plot]:
+    """Scores against visual tokens, training FLOPs and seconds."""
+    sides = {
+        "visual tokens of a question, mean": lambda each, score: _tokens(each, score),
+        "training FLOPs": lambda each, _: each.cost("train_flops"),
+        "seconds of training": lambda each, _: each.seconds,
+    }
+    scores = list(dict.fromkeys(score for each in found for score in each.scores))
+    scores.sort(key=lambda score: "/" in score.partition("/")[2])  # whole benchmarks first
+    plots = []
+    for number, (name, value) in enumerate(sides.items()):
+        views = {score: _points(found, score, value) for score in scores}
+        views = {score: traces for score, traces in views.items() if traces}
+        places = {x for traces in views.values() for trace in traces for x in trace["x"]}
+        if len(places) < 2:  # such as connectors that all give as many tokens
+            continue
+        names = {trace["name"] for traces in views.values() for trace in traces}
+        wide = bool(places) and min(places) > 0 and max(places) > 8 * min(places)
+        axis = {"title": {"text": name}, "type": "log" if wide else "linear"}
+        layout = {"xaxis": axis, "yaxis": {"title": {"text": "%"}}, "showlegend": len(names) > 1}
+        note = "Whiskers: 95% intervals. Hover or tap a point for its name."
+        plots.append(Plot(f"against{number}", f"Score against {name}", views, layout, note))
+    return plots
+
+
+def _tokens(configuration: Configuration, score: str) -> float:
+    benchmark = score.partition("/")[0]
+    return sum(r.visual_tokens(benchmark) for r in configuration.runs) / len(configuration.runs)
+
+
+def _points(found: Sequence[Configuration], score: str, value: Any) -> list[Trace]:
+    """A trace for each configuration or, where those are many, for each experiment and scale."""
+    few = len(found) <= NAMED
+    traces: dict[str, list[tuple[float, Estimate, str]]] = {}
+    for each in found:
+        x = value(each, score)
+        if score in each.scores and x is not None:
+            name = each.label if few else each.family
+            traces.setdefault(name, []).append((x, each.scores[score].value, each.label))
+    return [
+        {
+            **{"type": "scatter", "mode": "markers", "name": name},
+            "x": [_rounded(x) for x, _, _ in points],
+            "y": [_percent(e.value) for _, e, _ in points],
+            "text": [label for _, _, label in points],
+            "hovertemplate": "%{text}<br>%{y:.1f} at %{x:.4s}<extra></extra>",
+            "error_y": _whiskers([e for _, e, _ in points]),
+            "marker": {"size": 9, "color": color, "symbol": symbol},
+        }
+        for (name, points), color, symbol in zip(
+            traces.items(), cycle(COLORS), cycle(SYMBOLS), strict=False
+        )
+    ]
+
+
+def losses(found: Sequence[Curve]) -> Plot | None:
+    """Losses by step, a view for each stage."""
+    views: dict[str, list[Trace]] = {}
+    colors: dict[str, str] = {}
+    spare = cycle(COLORS)
+    for curve in found:
+        configuration = curve.label.rpartition(", seed ")[0]
+        if configuration not in colors:
+            colors[configuration] = next(spare)
+        there = views.setdefault(curve.stage, [])
+        shown = all(trace["legendgroup"] != configuration for trace in there)
+        there.append(
+            {
+                **{"type": "scatter", "mode": "lines", "name": configuration},
+                **{"x": curve.steps, "y": curve.losses, "text": curve.label},
+                **{"legendgroup": configuration, "showlegend": shown},
+                "hovertemplate": "%{text}<br>step %{x}: %{y:.3f}<extra></extra>",
+                "line": {"width": 1.3, "color": colors[configuration]},
+            }
+        )
+    if not views:
+        return None
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": "step"}},
+        "yaxis": {"title": {"text": "loss"}},
+    }
+    layout |= {"showlegend": len(colors) <= NAMED}
+    note = "A line a run that trained the stage; runs that share a stage share its line."
+    return Plot("losses", "Loss by step", views, layout, note, choice="stage")
+
+
+def forest(
+    name: str, title: str, rows: Sequence[tuple[str, Estimate]], least: float | None, note: str
+) -> Plot:
+    """Effects with their intervals, one below another, and the smallest that counts.
+
+    Args:
+        name: Name of the plot.
+        title: What stands above it.
+        rows: What each effect is of, and the effect as a fraction.
+        least: Smallest effect that counts, as a fraction; None where there is none.
+        note: What stands below it.
+    """
+    places = list(range(len(rows), 0, -1))
+    effects = [effect for _, effect in rows]
+    trace: Trace = {
+        **{"type": "scatter", "mode": "markers", "y": places},
+        "x": [_percent(effect.value) for effect in effects],
+        "error_x": _whiskers(effects),
+        "text": [label for label, _ in rows],
+        "hovertemplate": "%{text}<br>%{x:+.1f} points<extra></extra>",
+        "marker": {"size": 9, "symbol": "square", "color": COLORS[0]},
+    }
+    line: Trace = {"type": "line", "yref": "paper", "y0": 0, "y1": 1}
+    shapes = [{**line, "x0": 0, "x1": 0, "line": {"width": 1.5}}]
+    for end in (-least, least) if least else ():
+        at = _percent(end)
+        shapes.append({**line, "x0": at, "x1": at, "line": {"width": 1, "dash": "dot"}})
+    labels = {"tickvals": places, "ticktext": [label for label, _ in rows]}
+    layout = {
+        "xaxis": {"title": {"text": "difference in points"}, "zeroline": False},
+        "yaxis": {**labels, "automargin": True, "range": [0.4, len(rows) + 0.6]},
+        **{"shapes": shapes, "showlegend": False},
+    }
+    height = 110 + 34 * len(rows)
+    return Plot(name, title, {"": [trace]}, layout, note, height=height)
+
+
+def _whiskers(estimates: Sequence[Estimate]) -> dict[str, Any]:
+    return {
+        **{"type": "data", "symmetric": False, "thickness": 1.2, "width": 4},
+        "array": [_percent(max(0.0, e.high - e.value)) for e in estimates],
+        "arrayminus": [_percent(max(0.0, e.value - e.low)) for e in estimates],
+    }
+
+
+def _percent(fraction: float) -> float:
+    return round(100 * fraction, 3)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")

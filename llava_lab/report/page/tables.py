@@ -1,0 +1,116 @@
+"""12. Tables: configurations -> tables of their scores and costs, and the published ones."""
+
+from collections.abc import Iterator, Sequence
+
+from llava_lab.report.grid import Figure, Grid, figure
+from llava_lab.report.page.configurations import Configuration
+from llava_lab.report.paper_table import paper_grids, rows_of
+from llava_lab.report.rows import NONE, ScoreRow, half_figure
+from llava_lab.report.table import COST, answer_notes, counted, judge_notes
+
+INTERVAL = (
+    "In %, ± half of a 95% interval: over seeds where there are several, else over questions."
+)
+MEMORY = "peak_memory_bytes"
+PUBLISHED = 6  # published tables that a page repeats in full
+
+
+def overview(found: Sequence[Configuration]) -> Grid:
+    """Every configuration with the score of each benchmark that tables show, and what it took."""
+    chosen = list(dict.fromkeys(score for each in found for score in _usual(each)))
+    heads = ["configuration", "seeds", *chosen, "visual tokens", "training FLOPs", "seconds"]
+    rows = []
+    for each in found:
+        tokens, flops = each.cost("visual_tokens_mean"), each.cost("train_flops")
+        rows.append(
+            [
+                *(each.label, figure(len(each.runs))),
+                *(_score(each.scores.get(score)) for score in chosen),
+                Figure(NONE if tokens is None else f"{tokens:.1f}", tokens),
+                Figure(NONE if flops is None else f"{flops:.3g}", flops),
+                Figure(f"{each.seconds:,.0f}", each.seconds),
+            ]
+        )
+    notes = [
+        f"{each.label}: {note}"
+        for each in found
+        for run in each.runs
+        for note in answer_notes(run.results)
+    ]
+    notes += [note for each in found for note in judge_notes(each.runs[0].results)]
+    return Grid("Overview", heads, rows, INTERVAL, list(dict.fromkeys(notes)))
+
+
+def all_scores(found: Sequence[Configuration]) -> Iterator[Grid]:
+    """A table for each benchmark: every score of every configuration, and the margins."""
+    for benchmark in dict.fromkeys(row.benchmark for each in found for row in each.scores.values()):
+        rows = {
+            each.label: {r.score: r for r in each.scores.values() if r.benchmark == benchmark}
+            for each in found
+        }
+        names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
+        lines = [
+            [label, *(_score(scores.get(name)) for name in names), _margin(scores)]
+            for label, scores in rows.items()
+            if scores
+        ]
+        legend = f"{INTERVAL} Margin: the first score less the same with other questions' pictures."
+        heads = [name.removeprefix("accuracy/") for name in names]
+        yield Grid(benchmark, ["configuration", *heads, "margin"], lines, legend)
+
+
+def costs(found: Sequence[Configuration]) -> Grid:
+    """What each configuration took."""
+    names = {name: key for name, key in COST.items() if key != MEMORY}
+    rows = [
+        [
+            each.label,
+            *(counted(each.cost(key)) for key in names.values()),
+            _gibibytes(each.cost(MEMORY)),
+            _reused(each),
+        ]
+        for each in found
+    ]
+    notes = ["Stages that other runs had trained are reused, and their seconds are not spent here."]
+    heads = ["configuration", *names, "peak memory, GiB", "stages reused"]
+    return Grid("Means over seeds", heads, rows, None, notes)
+
+
+def published_rows(found: Sequence[Configuration]) -> list[Grid]:
+    """The published tables in which configurations have a row, those of most rows first."""
+    tables = {}
+    for each in found:
+        for table, _ in rows_of(each.group):
+            tables.setdefault(table.id, (table, []))[1].append(each.group)
+    ranked = sorted(tables.values(), key=lambda pair: -len(pair[1]))
+    grids = [grid for table, groups in ranked[:PUBLISHED] for grid in paper_grids(table, groups)]
+    if left := [table.id for table, _ in ranked[PUBLISHED:]]:
+        grids[-1].notes.append(f"Also in: {', '.join(left)} (`table --paper ID RUN`).")
+    return grids
+
+
+def _usual(configuration: Configuration) -> Iterator[str]:
+    """The score of each benchmark that tables show: its accuracy, or else its first one."""
+    found: dict[str, str] = {}
+    for key, row in configuration.scores.items():
+        if row.score == "accuracy" or row.benchmark not in found:
+            found[row.benchmark] = key
+    yield from found.values()
+
+
+def _score(row: ScoreRow | None) -> Figure:
+    return half_figure(row.value if row else None)
+
+
+def _margin(scores: dict[str, ScoreRow]) -> Figure:
+    return half_figure(next((row.margin for row in scores.values()), None))
+
+
+def _reused(configuration: Configuration) -> Figure:
+    stages = [stage for run in configuration.runs for stage in run.results["stages"]]
+    reused = sum(bool(stage.get("reused")) for stage in stages)
+    return Figure(f"{reused} of {len(stages)}", reused)
+
+
+def _gibibytes(size: float | None) -> Figure:
+    return Figure(NONE if size is None else f"{size / 2**30:.2f}", size)

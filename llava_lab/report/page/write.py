@@ -1,0 +1,124 @@
+"""12. Write: runs, committed results and findings -> the sections of one page."""
+
+import gzip
+import json
+from base64 import b64encode
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from llava_lab.core.atomic import write
+from llava_lab.experiment.compose import write_value
+from llava_lab.report.formats import STYLE, section
+from llava_lab.report.grid import Grid
+from llava_lab.report.page.configurations import Configuration, configurations
+from llava_lab.report.page.curves import curves
+from llava_lab.report.page.plots import Plot, losses, tradeoffs
+from llava_lab.report.page.samples import samples
+from llava_lab.report.page.tables import all_scores, costs, overview, published_rows
+from llava_lab.report.runs import RunResults
+
+HERE = files("llava_lab.report.page")
+
+
+def write_page(
+    runs: Sequence[RunResults], results: Sequence[Any], findings: Sequence[Any], path: Path
+) -> None:
+    """Write one HTML page about runs, which needs nothing from outside.
+
+    Args:
+        runs: Runs, each in its folder.
+        results: Committed results.
+        findings: Findings with their verdicts.
+        path: The page.
+
+    Raises:
+        ValueError: If there is nothing to show, or a file beside a run is damaged.
+    """
+    if not runs and not results and not findings:
+        raise ValueError("there is nothing to report: no runs, no results and no findings")
+    write(path, page(runs, results, findings))
+
+
+def page(runs: Sequence[RunResults], results: Sequence[Any], findings: Sequence[Any]) -> str:
+    """The page's text."""
+    found = configurations(runs)
+    drawn = [*tradeoffs(found), *filter(None, [losses(curves(found))])]
+    asked, notes = samples(found)
+    published = published_rows(found)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"grid": _grid, "data": _json}
+    return environment.from_string(_text("page.html")).render(
+        title=_title(found),
+        sections=_sections(found, drawn, published, asked or notes),
+        style=Markup(STYLE + _text("page.css")),
+        script=Markup(_text("page.js")),
+        plotly=Markup(_plotly() if drawn else ""),
+        tables=[overview(found), *all_scores(found)] if found else [],
+        published=published,
+        costs=[costs(found)] if found else [],
+        plots=drawn,
+        samples=asked,
+        notes=notes,
+        differences=_differences(found),
+    )
+
+
+def _title(found: Sequence[Configuration]) -> str:
+    names = dict.fromkeys(each.runs[0].results["experiment"] for each in found)
+    return ", ".join(names) or "Findings"
+
+
+def _sections(
+    found: Sequence[Configuration],
+    drawn: Sequence[Plot],
+    published: Sequence[Grid],
+    asked: Sequence[Any],
+) -> list[str]:
+    """Headings of the page's sections."""
+    there = {"Scores": found, "Plots": drawn, "Samples": asked, "Differences": found[1:]}
+    there |= {"Costs": found, "Published": published}
+    return [name for name, content in there.items() if content]
+
+
+def _differences(found: Sequence[Configuration]) -> dict[str, Any]:
+    """Options in which configurations differ, and the values of each."""
+    known = [each for each in found if each.options]
+    keys = {
+        key: [_value(each, key) for each in known]
+        for key in dict.fromkeys(key for each in known for key in each.options)
+    }
+    rows = {key: values for key, values in keys.items() if len(set(values)) > 1}
+    return {"labels": [each.label for each in known], "rows": rows}
+
+
+def _value(configuration: Configuration, key: str) -> str:
+    return write_value(configuration.options[key]) if key in configuration.options else "–"
+
+
+def _text(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _grid(grid: Grid) -> Markup:
+    return Markup(section(grid, 3))
+
+
+def _json(value: Any) -> Markup:
+    """Data for a script element, which only `</` could end."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _plotly() -> str:
+    """Plotly's script, a third as long as it comes; browsers unpack it when a plot is seen."""
+    # Here, since plotly takes half a second, and a page without plots needs none of it.
+    from plotly.offline import get_plotlyjs
+
+    return b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
