@@ -14,7 +14,10 @@ from typing import Any
 from llava_lab.core import ranks, signals
 from llava_lab.core.messages import explained
 
-MODEL_HELP = "run folder, imported folder, checkpoint folder or hub id"
+MODEL_HELP = (
+    "run folder, weights that it kept (stages/NAME/kept/step-*.safetensors), imported folder, "
+    "checkpoint folder or hub id"
+)
 TEMPLATE_HELP = (
     "chat template: v1, mistral_instruct, qwen_1_5, ...; by default the model's own, or the one "
     "that writes exactly what a checkpoint's own does"

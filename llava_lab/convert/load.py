@@ -21,24 +21,25 @@ from llava_lab.experiment.options import class_of
 from llava_lab.experiment.parser import LabParser
 from llava_lab.experiment.run import finished_stages
 from llava_lab.model.llava import Llava
+from llava_lab.train.kept import stage_of
 from llava_lab.train.stage_weights import load_trained
 
 MODEL = "model.yaml"
 CONFIG = "config.yaml"
 
 
-def is_ours(folder: Path) -> bool:
-    """Whether a folder holds a run or an imported model."""
-    return any((folder / name).is_file() for name in (CONFIG, MODEL))
+def is_ours(source: Path) -> bool:
+    """Whether this is a run, an imported model, or weights that a run has kept of a stage."""
+    return stage_of(source) is not None or any((source / n).is_file() for n in (CONFIG, MODEL))
 
 
 def load_model(
-    folder: Path, template: str | None = None, trusted: Sequence[str] = ()
+    source: Path, template: str | None = None, trusted: Sequence[str] = ()
 ) -> tuple[Llava, Views]:
     """Load the model of a finished run or an imported folder, and its views.
 
     Args:
-        folder: Folder of a run, or an imported one.
+        source: Folder of a run, or an imported one; or a file of weights that a run has kept.
         template: Chat template in place of the model's own.
         trusted: Modules beside this package whose classes the folder may name.
 
@@ -47,6 +48,8 @@ def load_model(
         ValueError: If the folder names code that is not trusted, a stage of the run is not
             finished, or weights do not fit.
     """
+    stage = stage_of(source)
+    folder = source if stage is None else stage.parents[1]
     path = next((folder / name for name in (CONFIG, MODEL) if (folder / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{folder}: neither a run ({CONFIG}) nor imported ({MODEL})")
@@ -57,8 +60,14 @@ def load_model(
             _section(config, path, "model", "llm")["template"] = template
         built = _build(config, path)
     model: Llava = built.model
-    for weights, fingerprint in finished_stages(folder, _stages(config, path)):
-        load_trained(model, weights, fingerprint)
+    names = _stages(config, path)
+    if stage is not None:
+        if stage.name not in names:
+            raise ValueError(f"{source}: {path} has no stage {stage.name!r}")
+        names = names[: names.index(stage.name) + 1]
+    for weights, fingerprint in finished_stages(folder, names):
+        kept = stage is not None and weights.parent.name == stage.name
+        load_trained(model, source if kept else weights, fingerprint)
     model.llm.scale(config["data"].get("rope_factor", 1.0))
     if model.llm.template == "tokenizer":
         check_cost(model.llm.tokenizer, str(folder))

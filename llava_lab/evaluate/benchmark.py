@@ -214,7 +214,8 @@ class BenchmarkDataModule(LightningDataModule):
                 found.append(BenchmarkPass(benchmark, BLIND, others))
         return found
 
-    def _loader(self, one_pass: BenchmarkPass) -> DataLoader:
+    def loader(self, one_pass: BenchmarkPass) -> DataLoader:
+        """Its questions in batches, of which this device has its share."""
         assert self.trainer is not None
         return question_loader(
             self.trainer.lightning_module,
@@ -234,8 +235,8 @@ class BenchmarkDataModule(LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader]:
         """All passes."""
-        return [self._loader(each) for each in self.passes]
+        return [self.loader(each) for each in self.passes]
 
     def predict_dataloader(self) -> list[DataLoader]:
         """All passes with the questions' own images."""
-        return [self._loader(each) for each in self.passes if not each.prefix]
+        return [self.loader(each) for each in self.passes if not each.prefix]

@@ -94,7 +94,7 @@ class Scores(Callback):
         data: BenchmarkDataModule = trainer.datamodule  # type: ignore[attr-defined]
         passes = [each for each in data.passes if stage == "test" or not each.prefix]
         blind = {each.benchmark.name for each in passes if each.prefix == BLIND}
-        texts, shown = _of_all_ranks(self.texts), _of_all_ranks(self.shown)
+        texts, shown = of_all_ranks(self.texts), of_all_ranks(self.shown)
         for loader, each in enumerate(passes):
             predictions = dict(sorted(texts.get(loader, {}).items()))
             if not each.prefix:
@@ -217,7 +217,7 @@ def _line(question: Question) -> dict[str, Any]:
     }
 
 
-def _of_all_ranks(mine: Numbered) -> Numbered:
+def of_all_ranks(mine: Numbered) -> Numbered:
     """Merge the answers of all ranks; each question was answered on one of them."""
     if not ranks.several():
         return mine

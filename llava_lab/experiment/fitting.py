@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from llava_lab.core.atomic import link
 from llava_lab.core.progress import say
 from llava_lab.core.records import write_record
 from llava_lab.evaluate.scores import Scores
+from llava_lab.experiment import watch
 from llava_lab.experiment.build import Parts, build, make_worlds
 from llava_lab.experiment.fingerprints import benchmark_fingerprints, stage_fingerprints
 from llava_lab.experiment.run import (
@@ -27,8 +28,7 @@ from llava_lab.experiment.run import (
     read_stage,
 )
 from llava_lab.train.checkpoint import StageCheckpoint
-from llava_lab.train.parts import parts_of
-from llava_lab.train.record import Bar, Record
+from llava_lab.train.record import Bar, Record, run_cost
 from llava_lab.train.stage import Stage
 from llava_lab.train.stage_weights import load_trained, save_trained, stage_file
 from llava_lab.train.trainer import make_trainer, probe
@@ -121,6 +121,7 @@ class Fitting:
         stages = self.stages(last)
         for stage in stages.values():
             stage.check_keys(self.parts.model)
+            watch.check(stage, self.parts.benchmarks)
         self.parts.benchmarks.check(self.parts.model)
         return self.fingerprints(stages)
 
@@ -128,11 +129,14 @@ class Fitting:
         finished = None
         if not (self.fresh or last):
             finished = self.run.finished(fingerprints, self.benchmark_fingerprints)
-        return Preview({name: self._find(each) for name, each in fingerprints.items()}, finished)
+        found = {n: self._find(self.parts.stages[n], each) for n, each in fingerprints.items()}
+        return Preview(found, finished)
 
-    def _find(self, fingerprint: str) -> Path | None:
+    def _find(self, stage: Stage, fingerprint: str) -> Path | None:
         """Folder of a finished stage that may be reused."""
-        return None if self.fresh else self.run.find(fingerprint)
+        asked = {} if stage.evaluate_every is None else self.benchmark_fingerprints
+        suits = partial(watch.suits, stage, asked)
+        return None if self.fresh else self.run.find(fingerprint, suits)
 
     def fit(self, last: str | None = None) -> Run:
         """Train the stages that are not finished yet, evaluate, and write the results.
@@ -166,45 +170,42 @@ class Fitting:
             say(f"stopped after stage {last}: {run.folder}")
             return run
         evaluated = self._evaluate()
-        trained = stages[records[-1]["name"]].size(model) if records else 0
-        cost = {
-            "parameters": sum(map(model.size, parts_of(model))),
-            "trainable_parameters": trained,
-            "visual_tokens_mean": records[-1]["visual_tokens_mean"] if records else 0,
-            "train_flops": sum(record["flops"] for record in records),
-            "seconds": round(time.monotonic() - began, 2),
-            "seconds_trained_here": sum(r["seconds"] for r in records if not r["reused"]),
-            "peak_memory_bytes": peak_memory(),
-        }
-        summaries = [{key: record[key] for key in STAGE_KEYS} for record in records]
+        seconds = round(time.monotonic() - began, 2)
+        cost = {**run_cost(model, stages, records, seconds), "peak_memory_bytes": peak_memory()}
+        summaries = [{k: record[k] for k in STAGE_KEYS if k in record} for record in records]
         run.finish({"stages": summaries, **evaluated, "cost": cost})
         return run
 
     def _stage(self, stage: Stage, fingerprint: str, before: str | None) -> dict[str, Any]:
         """Find one stage finished, or train it to its end; its weights are in the model after."""
-        found = self._find(fingerprint)
-        if found is not None:
+        if (found := self._find(stage, fingerprint)) is not None:
             return self._reuse(stage, fingerprint, found)
         folder, model = self.run.stage(stage.name), self.parts.model
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = StageCheckpoint(folder, fingerprint, stage, self.checkpoint_seconds)
         recorder = Record(stage)
+        watching = watch.Watch(stage, folder, fingerprint, recorder)
+        watching.ask(self.parts.benchmarks, self.benchmark_fingerprints)
         if self.fresh:
             checkpoint.clear()
-        trainer = self._stage_trainer(stage, [stage, recorder, checkpoint])
+        trainer = self._stage_trainer(stage, [recorder, *watching.callbacks, checkpoint])
         # Before the data is set up, which asks whether the encoder is frozen.
         stage.begin(model)
         newest = checkpoint.newest()
+        if newest is None:
+            watching.kept.clear()
         say(f"stage {stage.name}: " + (f"going on from {newest.name}" if newest else "training"))
         model.strict_loading = False
         trainer.fit(model, datamodule=stage.data, ckpt_path=newest, weights_only=True)
         # Not validated at the last step, or killed between that and this.
         if recorder.validated != trainer.global_step and (held := stage.data.val_dataloader()):
             trainer.validate(model, held, verbose=False)
+        if stage.name != list(self.parts.stages)[-1]:  # at whose end all benchmarks are asked
+            watching.end(trainer, model)
         stage.finish(model)
         record = {"name": stage.name, "fingerprint": fingerprint, "parent": before, "reused": False}
-        record["git"] = git_commit()
-        record |= recorder.summary(trainer) | {"rows_skipped": stage.data.skipped}
+        record |= {"git": git_commit(), "rows_skipped": stage.data.skipped}
+        record |= recorder.summary(trainer) | watching.summary(model)
         if trainer.is_global_zero:
             save_trained(stage.trained(model), stage_file(folder), fingerprint)
             write_record(folder / "stage.json", record)
@@ -219,21 +220,22 @@ class Fitting:
         say(f"stage {stage.name}: finished in {found}, reused{by}")
         if found != folder:
             link(stage_file(found), stage_file(folder))
+            watch.link_kept(stage, record, found, folder)
             link(found / "stage.json", folder / "stage.json")
         load_trained(self.parts.model, stage_file(folder), fingerprint)
         StageCheckpoint(folder, fingerprint, stage, 0.0).clear()  # killed before it was
         return {**record, "reused": found != folder or record.get("reused", False)}
 
-    def _stage_trainer(self, stage: Stage, callbacks: Sequence[Callback]) -> Trainer:
-        options = {**self.parts.trainer, **stage.trainer_options}
-        trainer = make_trainer(options, self.run.folder, stage.name, callbacks, Bar(stage.name))
+    def _stage_trainer(self, stage: Stage, others: Sequence[Callback] = ()) -> Trainer:
+        options, own = {**self.parts.trainer, **stage.trainer_options}, [stage, *others]
+        trainer = make_trainer(options, self.run.folder, stage.name, own, Bar(stage.name))
         trainer.accumulate_grad_batches = stage.data.accumulate(trainer.world_size)
         stage.data.take_limits(trainer)
         return trainer
 
     def _evaluation_trainer(self, scores: Scores) -> Trainer:
-        options = self.parts.trainer
-        return make_trainer(options, self.run.folder, "evaluation", [scores], Bar("questions"))
+        folder, bar = self.run.folder, Bar("questions")
+        return make_trainer(self.parts.trainer, folder, "evaluation", [scores], bar)
 
     def _evaluate(self) -> dict[str, Any]:
         """Ask all benchmarks; writes predictions."""
@@ -290,7 +292,7 @@ class Fitting:
         """
         self._load()
         name, stage = list(self.parts.stages.items())[-1]
-        trainer = self._stage_trainer(stage, [stage])
+        trainer = self._stage_trainer(stage)
         stage.prepare(self.parts.model)
         found = trainer.validate(self.parts.model, datamodule=stage.data, verbose=False)
         if not found:

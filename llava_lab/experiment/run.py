@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ RESULTS: dict[str, type | tuple[type, ...]] = {
 # What results.json keeps of a stage's record.
 STAGE_KEYS = (
     *("name", "fingerprint", "reused", "steps", "samples", "tokens", "seconds"),
-    *("loss_first", "loss_last", "held_out", "rows_skipped"),
+    *("flops", "loss_first", "loss_last", "held_out", "rows_skipped", "trajectory"),
 )
 
 
@@ -92,10 +92,16 @@ class Run:
         if not path.is_file() or path.read_bytes() != self.config.encode():
             write(path, self.config)
 
-    def find(self, fingerprint: str) -> Path | None:
+    def find(
+        self, fingerprint: str, suits: Callable[[dict[str, Any], Path], bool] | None = None
+    ) -> Path | None:
         """Find the folder of a finished stage by its fingerprint, in this run or any other.
 
         A damaged record is named in a warning and skipped: its stage is trained again.
+
+        Args:
+            fingerprint: The stage's.
+            suits: Whether one has all that is asked for, by its record and folder; None takes any.
         """
         for path in sorted(self.root.glob("*/*/stages/*/stage.json")):
             try:
@@ -103,8 +109,14 @@ class Run:
             except ValueError as error:
                 self._warn(f"{error}")
                 continue
-            if record["fingerprint"] == fingerprint:
+            if record["fingerprint"] != fingerprint:
+                continue
+            if suits is None or suits(record, path.parent):
                 return path.parent
+            self._warn(
+                f"{path.parent}: finished without the scores or weights that evaluate_every or "
+                "keep_every asks for; such a stage is trained again"
+            )
         return None
 
     def _warn(self, message: str) -> None:

@@ -18,6 +18,7 @@ KINDS = {
     **{"benchmarks": (dict,), "cost": (dict,)},
 }
 COUNTS = ("steps", "samples", "tokens", "seconds", "loss_first", "loss_last", "flops")
+SPENT = ("step", "samples", "tokens", "flops")  # until a point of a trajectory
 SCORE = ("value", "ci95", "n")
 
 
@@ -113,17 +114,39 @@ def read(path: Path) -> RunResults:
         where = f"{path}: stage {stage['name']}"
         _numbers({key: stage[key] for key in COUNTS if key in stage}, where)
         _numbers(stage.get("held_out", {}), f"{where}: held_out")
+        _check_trajectory(stage.get("trajectory", {"asked": {}, "points": []}), where)
     _numbers(results["cost"], f"{path}: cost")
     _numbers(results.get("visual_tokens", {}), f"{path}: visual_tokens")
-    for benchmark, scores in results["benchmarks"].items():
-        _need(scores, (), f"{path}: benchmarks, {benchmark}")
+    _check_benchmarks(results["benchmarks"], f"{path}")
+    return RunResults(path, results)
+
+
+def _check_benchmarks(benchmarks: Any, where: str) -> None:
+    """Refuse a benchmark's scores without a value, or blind ones alone."""
+    _need(benchmarks, (), f"{where}: benchmarks")
+    for benchmark, scores in benchmarks.items():
+        _need(scores, (), f"{where}: benchmarks, {benchmark}")
         for metric, score in scores.items():
             seen = metric.removeprefix("blind_")
             if seen not in scores:
-                where = f"{path}: benchmarks, {benchmark}"
-                raise ValueError(f"{where}: {metric}, but no {seen} beside it")
-            _check_score(score, f"{path}: benchmarks, {benchmark}, {metric}")
-    return RunResults(path, results)
+                place = f"{where}: benchmarks, {benchmark}"
+                raise ValueError(f"{place}: {metric}, but no {seen} beside it")
+            _check_score(score, f"{where}: benchmarks, {benchmark}, {metric}")
+
+
+def _check_trajectory(trajectory: Any, where: str) -> None:
+    """Refuse points of a trajectory that lack something or are not in their order."""
+    _need(trajectory, ("asked", "points"), f"{where}: trajectory")
+    if not isinstance(trajectory["points"], list):
+        raise ValueError(f"{where}: trajectory, points is no list")
+    before = 0
+    for point in trajectory["points"]:
+        _need(point, (*SPENT, "benchmarks"), f"{where}: a point of its trajectory")
+        _numbers({key: point[key] for key in SPENT}, f"{where}: a point of its trajectory")
+        if None in (point[key] for key in SPENT) or point["step"] <= before:
+            raise ValueError(f"{where}: the points of its trajectory are not in their order")
+        before = point["step"]
+        _check_benchmarks(point["benchmarks"], f"{where}, step {before}")
 
 
 def _check_score(score: Any, where: str) -> None:

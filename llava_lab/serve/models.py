@@ -21,7 +21,8 @@ def open_model(
     """Load a model onto the GPU if there is one, with the views of its images.
 
     Args:
-        source: Run folder, imported folder, checkpoint folder or hub id.
+        source: Run folder, weights that it kept of a stage, imported folder, checkpoint folder or
+            hub id.
         template: Chat template in place of the model's own.
         trusted: Modules beside this package whose classes a run or imported folder may name.
     """

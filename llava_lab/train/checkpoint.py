@@ -1,14 +1,11 @@
 """Checkpoints of a running stage: whole or not at all, checked when read, saved on Ctrl-C."""
 
 import hashlib
-import random
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import torch.distributed as dist
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from llava_lab.core import signals
 from llava_lab.core.progress import say
+from llava_lab.core.random_state import random_state, set_random_state
 from llava_lab.train.checkpoint_files import StageFiles, digest, remove
 from llava_lab.train.normalize import over_processes
 from llava_lab.train.stage import Stage
@@ -150,7 +148,7 @@ class StageCheckpoint(Callback):
         """Leave out frozen parts; add the devices, and the random state of each."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if self.stage.keeps(k)}
-        states: list[Any] = [_random_state(pl_module.device)]
+        states: list[Any] = [random_state(pl_module.device)]
         if trainer.world_size > 1:
             states *= trainer.world_size
             dist.all_gather_object(states, states[0])
@@ -199,24 +197,5 @@ class StageCheckpoint(Callback):
     ) -> None:
         """Put the random state back: now, as loaders draw from it when they begin."""
         if self.random_state is not None:
-            _set_random_state(self.random_state, pl_module.device)
+            set_random_state(self.random_state, pl_module.device)
             self.random_state = None
-
-
-def _random_state(device: torch.device) -> dict[str, Any]:
-    """The state of whatever a part may draw from, in types that are read back without pickle."""
-    name, keys, *rest = np.random.get_state()
-    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
-    state["numpy"] = [name, np.asarray(keys).tolist(), *rest]
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(state["torch"])
-    random.setstate(state["python"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-    if "cuda" in state and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,14 +1,15 @@
 """10. LoRA: small adapters train beside linear layers, and are merged when the stage ends."""
 
 import importlib.util
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from llava_lab.model.llm import CausalLM
 from llava_lab.model.weights import seeded
-from llava_lab.train.parts import PartKeys, Selection, parts_of
+from llava_lab.train.parts import ADAPTER, PartKeys, Selection, parts_of
 
 # Weights that share a scale. Where they reach over rows, bitsandbytes 0.50 reads them wrongly on
 # CPUs: it comes out up to a third of the largest weight away.
@@ -176,3 +177,25 @@ def merge(model: nn.Module) -> None:
         layer.base_layer = in_full(layer.get_base_layer())
         layer.merge()
         model.set_submodule(name, layer.get_base_layer())
+
+
+def as_merged(
+    model: nn.Module, weights: Mapping[str, Tensor], exact: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Weights by name as `merge` would leave them, of a model that keeps its adapters.
+
+    Args:
+        model: The model, with adapters.
+        weights: Some of its tensors, by their names in it.
+        exact: What a weight will be when training ends.
+    """
+    own = (ADAPTER, ".base_layer.")
+    found = {n: exact(each) for n, each in weights.items() if not any(part in n for part in own)}
+    for name, layer in adapters(model).items():
+        base = in_full(layer.get_base_layer())
+        for (adapter, up), down in zip(layer.lora_B.items(), layer.lora_A.values(), strict=True):
+            change = exact(up.weight) @ exact(down.weight) * layer.scaling[adapter]
+            found[f"{name}.weight"] = exact(base.weight) + change.to(base.weight.device)
+        if base.bias is not None:
+            found[f"{name}.bias"] = exact(base.bias)
+    return found

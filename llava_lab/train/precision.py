@@ -152,6 +152,19 @@ def master_of(plugin: Any) -> Callable[[nn.Parameter], nn.Parameter]:
     return plugin.master if isinstance(plugin, Bfloat16) else lambda weight: weight
 
 
+def as_after(plugin: Any) -> Callable[[Tensor], Tensor]:
+    """What a weight or a buffer will be when a trainer of this precision ends, while it runs."""
+    if not isinstance(plugin, Bfloat16):
+        return lambda tensor: tensor
+    held: dict[int, Tensor] = {}
+    for each in plugin.names:
+        held[each.data_ptr()] = plugin.masters.get(each, plugin.before.get(each, each)).detach()
+    for part, name, _ in plugin.buffers:
+        held[getattr(part, name).data_ptr()] = getattr(part, name)
+    rounded = held.keys()
+    return lambda tensor: held[p].float() if (p := tensor.data_ptr()) in rounded else tensor
+
+
 def adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> AdamW:
     """AdamW at the rates of its groups; on a GPU the kernel that reads every number once."""
     fused = all(weight.is_cuda for group in groups for weight in group["params"])

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,10 @@ class Record(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
+        self.start()
+
+    def start(self) -> None:
+        """Count time from here on; what was computed since the last step was no training."""
         self.clock = time.monotonic()
         self.bar = (self.clock, self.counts["tokens"])
 
@@ -139,6 +143,28 @@ def part_costs(model: Any, selection: Selection, seen: Mapping[str, int]) -> dic
             weights += weight.numel() * (1 + before + selection.trains(*names))
         costs[part] = 2.0 * weights * tokens
     return costs
+
+
+def run_cost(
+    model: Any, stages: Mapping[str, Stage], records: Sequence[Mapping[str, Any]], seconds: float
+) -> dict[str, Any]:
+    """What a run cost, for results.json.
+
+    Args:
+        model: The model, whole.
+        stages: Its stages by name.
+        records: What each of them did.
+        seconds: Since the run began.
+    """
+    last = records[-1] if records else None
+    return {
+        "parameters": sum(map(model.size, parts_of(model))),
+        "trainable_parameters": stages[last["name"]].size(model) if last else 0,
+        "visual_tokens_mean": last["visual_tokens_mean"] if last else 0,
+        "train_flops": sum(record["flops"] for record in records),
+        "seconds": seconds,
+        "seconds_trained_here": sum(r["seconds"] for r in records if not r["reused"]),
+    }
 
 
 class Bar(TQDMProgressBar):

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from llava_lab.data.modules.stage import StageDataModule
 from llava_lab.train.checkpoint_files import name_states
 from llava_lab.train.feature_store import store_features
+from llava_lab.train.kept import check_every
 from llava_lab.train.lora import Lora, heads, merge
 from llava_lab.train.loss import Loss
 from llava_lab.train.muon import Muon
@@ -19,7 +20,7 @@ from llava_lab.train.normalize import Normalization, StepLoss
 from llava_lab.train.parts import Selection, names_of, parts_of, train_only, weights_of
 from llava_lab.train.precision import adamw, master_of
 from llava_lab.train.recompute import keep_products
-from llava_lab.train.sharded import Sharded
+from llava_lab.train.split import check_split
 
 
 class Stage(Callback):
@@ -58,8 +59,15 @@ class Stage(Callback):
             over micro-batches of each one's own mean, as in the released LLaVA trainers, where a
             row counts for more beside short ones (haotian-liu/LLaVA#1407,
             hiyouga/LLaMA-Factory#7443); the outcome then depends on the number of devices.
+        evaluate_every: Ask the run's benchmarks every so many optimizer steps, or after each such
+            share of the stage (0.25: four times), and at its end. Scores stand in results.json
+            beside what was spent until then; training is the same without, bit for bit.
+        keep_every: Keep the weights every so many steps, or after each such share of the stage:
+            files in `stages/NAME/kept`, each a MODEL for `answer`, `look`, `export` and `chat`.
         trainer: Options of Lightning's Trainer that differ in this stage.
     """
+
+    idle = ("evaluate_every", "keep_every")  # they watch
 
     def __init__(
         self,
@@ -76,6 +84,8 @@ class Stage(Callback):
         gradient_checkpointing: bool | Literal["products"] = False,
         lora: Lora | None = None,
         normalization: Normalization = "step",
+        evaluate_every: int | float | None = None,
+        keep_every: int | float | None = None,
         trainer: dict[str, Any] | None = None,
     ):
         adapted = () if lora is None else lora.parts
@@ -86,6 +96,8 @@ class Stage(Callback):
         self.optimizer, self.betas = optimizer, betas
         self.gradient_checkpointing = gradient_checkpointing
         self.lora, self.normalization = lora, normalization
+        self.evaluate_every = check_every("evaluate_every", evaluate_every)
+        self.keep_every = check_every("keep_every", keep_every)
         self.trainer_options = dict(trainer or {})
         self.model: Any = None
         self.trainer: Any = None
@@ -119,44 +131,7 @@ class Stage(Callback):
             model: The model.
             trainer: Whose devices share a step.
         """
-        if isinstance(trainer.strategy, Sharded):
-            trainer.strategy.check(self.name, self.lora.quantize if self.lora else None)
-        data, world = self.data, trainer.world_size
-        micro = data.accumulate(world) * world
-        if self.normalization == "micro_batch" and data.batch_size % micro:
-            raise ValueError(
-                f"stages.{data.name}: batch_size {data.batch_size} is not a multiple of the "
-                f"{micro} micro-batches of a step, so that rows would not count alike under "
-                "normalization=micro_batch; change batch_size or micro_batch_size, or set "
-                "normalization to step"
-            )
-        if self.normalization != "step" or micro == 1:
-            return
-        if not self.loss.rows_apart:
-            raise ValueError(
-                f"stages.{data.name}: {type(self.loss).__name__} compares the rows of a step with "
-                f"one another, and this step is split into {micro} micro-batches ({world} "
-                "devices); train on one device with micro_batch_size=null, or set "
-                "normalization=micro_batch, where each is compared within itself"
-            )
-        # Devices may share the statistics of batch norm (`sync_batchnorm`), micro-batches not.
-        synced = getattr(trainer.strategy, "_layer_sync", None) is not None and micro == world
-        if not synced and (name := self._batch_norm(model)) is not None:
-            raise ValueError(
-                f"stages.{data.name}: the {name} has batch norm, whose statistics are those of "
-                f"a micro-batch, and this step is split into {micro} ({world} devices); train "
-                "on one device with micro_batch_size=null, or on GPUs with it and "
-                "trainer.sync_batchnorm=true, or set normalization=micro_batch"
-            )
-
-    def _batch_norm(self, model: nn.Module) -> str | None:
-        """The part with a batch norm that would train, if there is one."""
-        for part, module in parts_of(model).items():
-            for name, layer in module.named_modules(prefix=part):
-                kind = isinstance(layer, nn.modules.batchnorm._BatchNorm)
-                if kind and self.selection.trains(f"{name}.weight"):
-                    return part
-        return None
+        check_split(self, model, trainer)
 
     def prepare(self, model: Any) -> None:
         """What `setup` does without a trainer.

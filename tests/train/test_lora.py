@@ -13,7 +13,7 @@ from test_resume import command, outcome
 from llava_lab.cli.fit import main
 from llava_lab.convert.load import load_model
 from llava_lab.train.answers import answer_logps
-from llava_lab.train.lora import Lora, adapters
+from llava_lab.train.lora import Lora, adapters, as_merged
 from llava_lab.train.loss import NextToken
 from llava_lab.train.preference import DPO
 from llava_lab.train.stage import Stage
@@ -59,6 +59,7 @@ def test_merged_weights_answer_as_the_adapters_did(folder: Path) -> None:  # noq
     model.eval()
     with torch.no_grad():
         before = model(pairs)
+        kept = as_merged(model, stage.trained(model), lambda weight: weight)
         stage.finish(model)
         after = model(pairs)
         changed = model.state_dict()
@@ -69,6 +70,9 @@ def test_merged_weights_answer_as_the_adapters_did(folder: Path) -> None:  # noq
     scale = before.abs().max()
     assert (before - after).abs().max() <= 1e-5 * scale < (before - untouched).abs().max()
     assert changed.keys() == names and loaded.equal(after)
+    trained = stage.trained(model)
+    assert kept.keys() == trained.keys()
+    assert all(kept[name].equal(weight) for name, weight in trained.items())
 
 
 @needs_peft

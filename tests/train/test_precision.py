@@ -12,7 +12,7 @@ from test_waiting import STEPS, stage_of, trainer_of
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.model.llava import Llava
 from llava_lab.train.checkpoint import StageCheckpoint
-from llava_lab.train.precision import BYTES, CHOICES, Bfloat16
+from llava_lab.train.precision import BYTES, CHOICES, Bfloat16, as_after
 from llava_lab.train.sharded import Sharded
 
 ALL = list(BYTES)
@@ -23,10 +23,13 @@ class Seen(Callback):
 
     def __init__(self, checkpoint: StageCheckpoint | None = None):
         self.checkpoint, self.kinds = checkpoint, set()
+        self.last: dict[str, torch.Tensor] = {}
         self.found: tuple[int, int, int] | None = None
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         self.kinds |= {weight.dtype for weight in module.parameters()}
+        exact = as_after(trainer.precision_plugin)
+        self.last = {name: exact(each).clone() for name, each in module.state_dict().items()}
         if self.checkpoint is not None and trainer.global_step == 2:
             self.checkpoint.save(trainer)
             self.checkpoint = None
@@ -75,6 +78,12 @@ def test_a_trained_weight_takes_the_bytes_that_are_said(results: Any, precision:
     assert seen.found == BYTES[precision]
     assert seen.kinds == {torch.bfloat16 if BYTES[precision].held == 2 else torch.float32}
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ALL)
+def test_what_a_weight_will_be_is_known_while_it_trains(results: Any, precision: str) -> None:
+    model, seen, _ = results[precision]
+    assert all(seen.last[name].equal(tensor) for name, tensor in model.state_dict().items())
 
 
 def test_steps_in_float32_are_nearer_to_float32_than_bfloat16_throughout(results: Any) -> None:
