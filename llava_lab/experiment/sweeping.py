@@ -16,6 +16,7 @@ from llava_lab.core.lock import Held, lock
 from llava_lab.core.records import write_record
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.experiment.gpus import VISIBLE, Pool, visible
+from llava_lab.experiment.hparams import hparams_folder, write_hparams
 from llava_lab.experiment.run import Preview
 from llava_lab.experiment.sweep import Layers, Point, Sweep, recorded_results
 
@@ -32,10 +33,14 @@ def preview(sweep: Sweep, runs: Path, point: Point, more: Layers = ()) -> Previe
 
 def finished(sweep: Sweep, runs: Path, more: Layers = ()) -> set[str]:
     """Points whose results are still theirs: a record does not tell whether data has changed."""
-    recorded = [point for point, _ in sweep.recorded(runs, more)]
+    recorded = list(sweep.recorded(runs, more))
+    for point, results in recorded:
+        record = sweep.record(runs, point, more)
+        if not hparams_folder(record).is_dir():
+            write_hparams(sweep, point, record, results)
     if recorded:
         print(f"sweep {sweep.name}: {len(recorded)} points have results; checking them", flush=True)
-    return {str(point) for point in recorded if _still(sweep, runs, point, more)}
+    return {str(point) for point, _ in recorded if _still(sweep, runs, point, more)}
 
 
 def _still(sweep: Sweep, runs: Path, point: Point, more: Layers) -> bool:
@@ -210,6 +215,7 @@ def fit_point(
     results = Experiment.read_layers(layers).run(runs).results_file if not code else None
     if results and results.is_file():
         write_record(record, {**known, "results": str(results)})
+        write_hparams(sweep, point, record, results)
         return True, f"{point}: {time.monotonic() - began:.0f} s, {results}"
     write_record(record, {**known, "error": (errors := last_words(log))})
     return False, f"{point}: {ending(code)}, see {log}: {' '.join(errors)}"
