@@ -16,6 +16,7 @@ from llava_lab.report.grid import Figure, Grid
 Format = Literal["rich", "md", "latex", "csv", "html", "json"]
 FORMATS: tuple[Format, ...] = ("rich", "md", "latex", "csv", "html", "json")
 PIPE_COLUMNS = 140  # a pipe or a file has no width of its own, and rich would take 80
+LATEX_WORDS = 40  # letters of the longest text that stands in one line
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -67,8 +68,16 @@ def to_markdown(grid: Grid) -> str:
 
 
 def to_latex(grid: Grid) -> str:
-    """Convert a grid to a LaTeX table with its notes below; the package booktabs is needed."""
-    sides = "".join("l" if left else "r" for left in _left(grid))
+    """Convert a grid to a LaTeX table with its notes below; it needs booktabs and graphicx.
+
+    Long texts are broken, and a table that is wider than a line is made smaller.
+    """
+    columns = list(zip(*grid.texts, strict=True)) or [()] * len(grid.headers)
+    wide = [max(map(len, column), default=0) > LATEX_WORDS for column in columns]
+    sides = "".join(
+        f"p{{{LATEX_WORDS // 2}em}}" if broken else "l" if left else "r"
+        for left, broken in zip(_left(grid), wide, strict=True)
+    )
     lines = [" & ".join(map(_latex, line)) + r" \\" for line in [grid.headers, *grid.texts]]
     head, *body = lines
     notes = [f"{_latex(note)}\\par" for note in grid.below]
@@ -81,8 +90,9 @@ def to_latex(grid: Grid) -> str:
     return "\n".join(
         [
             *(r"\begin{table}", r"\centering", rf"\caption{{{_latex(grid.title)}}}"),
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             *(rf"\begin{{tabular}}{{{sides}}}", r"\toprule", head, r"\midrule", *body),
-            *(r"\bottomrule", r"\end{tabular}", *(below if notes else []), r"\end{table}"),
+            *(r"\bottomrule", r"\end{tabular}}", *(below if notes else []), r"\end{table}"),
         ]
     )
 
