@@ -34,13 +34,14 @@ def preview(sweep: Sweep, runs: Path, point: Point, more: Layers = ()) -> Previe
 def finished(sweep: Sweep, runs: Path, more: Layers = ()) -> set[str]:
     """Points whose results are still theirs: a record does not tell whether data has changed."""
     recorded = list(sweep.recorded(runs, more))
-    for point, results in recorded:
+    if recorded:
+        print(f"sweep {sweep.name}: {len(recorded)} points have results; checking them", flush=True)
+    found = [(point, results) for point, results in recorded if _still(sweep, runs, point, more)]
+    for point, results in found:
         record = sweep.record(runs, point, more)
         if not hparams_folder(record).is_dir():
             write_hparams(sweep, point, record, results)
-    if recorded:
-        print(f"sweep {sweep.name}: {len(recorded)} points have results; checking them", flush=True)
-    return {str(point) for point, _ in recorded if _still(sweep, runs, point, more)}
+    return {str(point) for point, _ in found}
 
 
 def _still(sweep: Sweep, runs: Path, point: Point, more: Layers) -> bool:
