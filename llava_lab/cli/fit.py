@@ -128,10 +128,11 @@ def show(run: "Run") -> None:
         return
     from rich.console import Console
 
+    from llava_lab.report.runs import read
     from llava_lab.report.table import results_tables
 
     console = Console()
-    for table in results_tables(run.results):
+    for table in results_tables(read(run.results_file)):
         console.print(table)
     say(f"results: {run.results_file}")
     say(f"curves and samples: tensorboard --logdir {run.folder / 'stages'}")

@@ -21,11 +21,10 @@ from llava_lab.data.questions import Question, read_questions
 from llava_lab.data.views.base import Views
 from llava_lab.evaluate.groups import QuestionGroup, blind_groups, by_images
 from llava_lab.evaluate.metrics.base import BenchmarkMetric
+from llava_lab.evaluate.points import BLIND
 from llava_lab.evaluate.prompts import Sizes, check_questions, question_loader, trees_of
 from llava_lab.model.generate import Sampling
 from llava_lab.model.llm import scale_positions
-
-BLIND = "blind_"
 
 
 class Benchmark:

@@ -55,7 +55,7 @@ class Estimate:
             return low, high
         t = quantile(self.df, (1 + level) / 2)
         if low == -inf or high == inf:
-            return self.value - t * self.se, self.value + t * self.se
+            return max(low, self.value - t * self.se), min(high, self.value + t * self.se)
         share, error = (self.value - low) / (high - low), self.se / (high - low)
         if error:
             ends = wilson(share, share * (1 - share) / error**2, t)

@@ -9,6 +9,9 @@ from llava_lab.data.questions import Question
 from llava_lab.evaluate.ratio import Array, Ratio
 
 NAME = "points.json"
+# What names of scores begin with, beside a wrong picture, without any, and of the answer that is
+# most frequent in the file.
+BLIND, TEXT_ONLY, MOST_FREQUENT = PASSES = ("blind_", "text_only_", "most_frequent_")
 
 
 class PointsFile:

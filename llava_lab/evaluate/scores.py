@@ -12,10 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from llava_lab.core import ranks
 from llava_lab.core.atomic import write
 from llava_lab.data.questions import Question
-from llava_lab.evaluate.benchmark import BLIND, Benchmark, BenchmarkDataModule, BenchmarkPass
+from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule, BenchmarkPass
 from llava_lab.evaluate.loggers import log_picture, log_scores
 from llava_lab.evaluate.metrics.score import Score
-from llava_lab.evaluate.points import NAME, PointsFile
+from llava_lab.evaluate.points import BLIND, NAME, PointsFile
 from llava_lab.evaluate.sheet import SheetItem, sheet
 from llava_lab.model.generate import Answers, QuestionBatch
 

@@ -39,6 +39,8 @@ class Difference(Estimate):
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Ends of the confidence interval: value ± t * se, inside the bounds."""
+        if self.ends is not None and level == 0.95:
+            return self.ends
         if self.se == inf:
             return self.bounds
         half = quantile(self.df, (1 + level) / 2) * self.se
@@ -212,8 +214,9 @@ def difference_of(pairs: Sequence[tuple[Points, Points]]) -> Difference:
     found = _spread(values, _moved(pairs, worlds), worlds)
     top = max(each.top for each in (*firsts, *seconds))
     known = all(each.ratio.n for each in (*firsts, *seconds))
-    # Where nothing flipped: as if one picture's question had.
-    se = (found.se or top / found.clusters) if known else inf
+    se, df = (found.se, found.df) if known else (inf, 1.0)
+    if not se:  # nothing flipped: as if one picture's questions had
+        se, df = top / found.clusters, found.clusters - 1
     flips = [np.sum((a.got != b.got) | (a.of != b.of)) for a, b in pairs]
     n = round(np.mean([first.ratio.n for first in firsts]))
     several = known and len(pairs) > 1 and found.worlds
@@ -221,7 +224,7 @@ def difference_of(pairs: Sequence[tuple[Points, Points]]) -> Difference:
         "flipped": float(np.mean(flips)),
         "seeds_to_settle": _seeds_to_settle(found, se, len(pairs)) if several else None,
     }
-    return Difference(found.value, se, found.df, len(pairs), n, found.clusters, (-top, top), **more)
+    return Difference(found.value, se, df, len(pairs), n, found.clusters, (-top, top), **more)
 
 
 def _seeds_to_settle(found: _Spread, se: float, seeds: int) -> float:
@@ -245,19 +248,24 @@ def apart(first: Estimate, second: Estimate) -> Difference:
     variance = sum(part for part, _ in parts)
     spread = sum(part**2 / df for part, df in parts)
     df = variance**2 / spread if 0 < variance < inf and spread else min(first.df, second.df)
-    top = first.bounds[1] - first.bounds[0]
     n, clusters = min(first.questions, second.questions), min(first.clusters, second.clusters)
     runs, se = min(first.runs, second.runs), sqrt(variance) or 1 / max(1, clusters)
-    return Difference(first.value - second.value, se, df, runs, n, clusters, (-top, top))
+    return Difference(first.value - second.value, se, df, runs, n, clusters, around(first))
 
 
-def over_runs(
-    values: Sequence[float], questions: int = 0, bounds: tuple[float, float] = (-inf, inf)
-) -> Estimate:
-    """Mean of one number a run, with the spread between runs as all that is known."""
-    error = float(np.std(values, ddof=1)) / sqrt(len(values)) if len(values) > 1 else inf
-    df = max(1, len(values) - 1)
-    return Estimate(float(np.mean(values)), error, df, len(values), questions, questions, bounds)
+def less_known(ours: Estimate, known: float) -> Difference:
+    """A score less a number without an error, such as a published one."""
+    low, high = ours.interval()
+    ends = (low - known, high - known)
+    se = ours.se or (high - low) / (2 * quantile(inf, 0.975))
+    counts = (ours.runs, ours.questions, ours.clusters)
+    return Difference(ours.value - known, se, ours.df, *counts, around(ours), ends)
+
+
+def around(estimate: Estimate) -> tuple[float, float]:
+    """Bounds of a difference between two numbers with the bounds of this one."""
+    width = estimate.bounds[1] - estimate.bounds[0]
+    return -width, width
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -2,20 +2,27 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from llava_lab.report.directions import directions_grid
+from llava_lab.report.estimate import Difference, less_known
 from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.matching import row_of
 from llava_lab.report.placed import Group, Ours, Placed, place, score_keys
 from llava_lab.report.published import PAPER, Column, Published, Row, every
-from llava_lab.report.rows import NONE, Estimate, ScoreRow, half_figure, signed_figure
-
-NAMED = ("count", "thousands", "millions", "billions")  # units that a column's name says
-OURS = (
-    "Ours in %, ± half of a 95% interval: over seeds where there are several, else over questions."
+from llava_lab.report.rows import (
+    NONE,
+    ScoreRow,
+    half_figure,
+    legend,
+    signed_figures,
+    stars,
 )
+
+Less = tuple[str, str, str, str]  # scale, score of ours, column and row
+NAMED = ("count", "thousands", "millions", "billions")  # units that a column's name says
 
 
 def paper_grids(
@@ -61,8 +68,10 @@ def _grid(table: Published, placed: Placed, ours: dict[str, list[str]], notes: l
         line = [_text(row.settings.get(key)) for key in settings]
         line += [printed(row.values.get(column.name)) for column in table.columns]
         rows.append([Figure(row.name + mark, row.name), *line])
+    less = {key: each for key, each in _less(table, placed, ours)}
+    figures = signed_figures(less)
     for scale, of in placed.items():
-        for name, cells in _columns(table, scale, of, ours[scale]):
+        for name, cells in _columns(table, scale, of, ours[scale], figures):
             headers.append(name)
             for line, row in zip(rows, table.rows, strict=True):
                 line.append(cells.get(row.name, Figure(NONE, None)))
@@ -70,32 +79,30 @@ def _grid(table: Published, placed: Placed, ours: dict[str, list[str]], notes: l
     below += [f"[{number}] {remark}" for number, remark in enumerate(remarks, 1)]
     if any(str(cell) == NONE for line in rows for cell in line):
         below.append(f"{NONE}: not in the source" + (", or no run of ours." if placed else "."))
-    legend = " ".join(filter(None, [units(table.columns), OURS if placed else None]))
+    said = [units(table.columns)]
+    if placed:
+        runs = [each.runs for of in placed.values() for each in of.values()]
+        said.append(f"Ours in %, ± half of an interval; {legend(runs)}")
+    said += [stars(less)] if less else []
     about: dict[str, Any] = {"table": "published", "id": table.id, "scale": "paper"}
     about |= {key: getattr(table, key) for key in ("kind", "source", "source_kind", "provenance")}
     about["units"] = {each.name: each.unit for each in table.columns}
     about["better"] = {each.name: each.better for each in table.columns}
     title = f"{table.id}: {table.title}"
-    return Grid(title, headers, rows, legend, [*below, *notes], about=about)
+    said = list(filter(None, said))
+    return Grid(title, headers, rows, " ".join(said) or None, [*below, *notes], about=about)
 
 
 def _columns(
-    table: Published, scale: str, of: dict[str, Ours], keys: list[str]
+    table: Published, scale: str, of: dict[str, Ours], keys: list[str], less: dict[Less, Figure]
 ) -> Iterator[tuple[str, dict[str, Figure]]]:
     """Our columns of a scale: scores, differences to published ones where they are the same."""
-    printed_values = {row.name: row.values for row in table.rows}
     for key in keys:
         yield f"{scale}: {key}", {n: _score(each.scores.get(key)) for n, each in of.items()}
         for column in table.columns:
-            less = {
-                name: _less(each.scores[key].value, printed_values[name][column.name])
-                for name, each in of.items()
-                if column.name in printed_values[name]
-                and key in each.scores
-                and each.measures(column, key)
-            }
-            if less:
-                yield f"{scale}: {key} less {column.name}", less
+            here = {n: less[place] for n in of if (place := (scale, key, column.name, n)) in less}
+            if here:
+                yield f"{scale}: {key} less {column.name}", here
     yield f"{scale}: seeds", {n: Figure(str(len(o.runs)), len(o.runs)) for n, o in of.items()}
 
 
@@ -103,11 +110,17 @@ def _score(row: ScoreRow | None) -> Figure:
     return half_figure(row.value if row else None)
 
 
-def _less(ours: Estimate, published: float) -> Figure:
-    """Our score less a published one, which is in %."""
-    return signed_figure(
-        Estimate(*(each - published / 100 for each in (ours.value, ours.low, ours.high)))
-    )
+def _less(
+    table: Published, placed: Placed, ours: dict[str, list[str]]
+) -> Iterator[tuple[Less, Difference]]:
+    """Our scores less the published ones, which are in %, where they are the same."""
+    of_row = {row.name: row.values for row in table.rows}
+    for scale, of in placed.items():
+        for key, column, (name, each) in product(ours[scale], table.columns, of.items()):
+            there = column.name in of_row[name] and key in each.scores
+            if there and each.measures(column, key):
+                published = of_row[name][column.name] / 100
+                yield (scale, key, column.name, name), less_known(each.scores[key].value, published)
 
 
 def source(table: Published) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llava_lab.report.matching import nearest, row_of
 from llava_lab.report.published import Column, Published
-from llava_lab.report.rows import ScoreRow, run_rows, seed_rows
+from llava_lab.report.rows import ScoreRow, score_rows
 from llava_lab.report.runs import RunResults
 
 Group = tuple[str, list[RunResults]]  # a label, and runs that differ in their seeds alone
@@ -35,8 +35,7 @@ class Ours:
     def of(cls, group: Group) -> "Ours":
         """Read the scores of a group: its label and its runs."""
         label, runs = group
-        rows = seed_rows(runs) if len(runs) > 1 else run_rows(runs[0].results)
-        scores = {f"{row.benchmark}/{row.score}": row for row in rows}
+        scores = {f"{row.benchmark}/{row.score}": row for row in score_rows(runs)}
         return cls(label, runs[0].results["scale"] or "own", runs, scores)
 
     @property

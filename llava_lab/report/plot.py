@@ -1,12 +1,12 @@
 """12. Plot: a sweep's finished points -> a picture of scores against tokens or other scores."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_lab.experiment.sweep import Sweep
-from llava_lab.report.rows import Estimate
+from llava_lab.report.estimate import Estimate
 from llava_lab.report.sweep import PointRuns, differences, held_out, scores, tokens
 
 
@@ -44,7 +44,9 @@ def plot(
         numbers[x].value if x else tokens(runs, benchmark)
         for (_, runs), numbers in zip(found, values, strict=True)
     ]
-    rows = [("%" if drawn else "accuracy, %", values)]
+    rows: list[tuple[str, Sequence[Mapping[str, Estimate]]]] = [
+        ("%" if drawn else "accuracy, %", values)
+    ]
     if against is not None:
         rows.append((f"points more than {against}", _more_than(sweep, found, against)))
     panels = _panels(sweep, found)
@@ -64,7 +66,7 @@ def plot(
         axes.set_ylabel(label)
     for axes in every[1:].flat:
         axes.axhline(0, color="black", linewidth=0.8)
-    every[0][0].set_ylim(-3, 103)  # intervals of few seeds may end where no share can be
+    every[0][0].set_ylim(-3, 103)
     every[0][-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     what = "" if drawn else f": {benchmark}"
     figure.suptitle(f"sweep {sweep.name}{what}, {scale} scale")
@@ -99,7 +101,9 @@ def _lines(
     return {name: name for name in drawn} or short
 
 
-def _more_than(sweep: Sweep, found: list[PointRuns], against: str) -> list[dict[str, Estimate]]:
+def _more_than(
+    sweep: Sweep, found: list[PointRuns], against: str
+) -> Sequence[Mapping[str, Estimate]]:
     """Scores of each combination less those of `against`; empty for `against` itself."""
     more = {
         str(labels): {f"{benchmark}/{score}": each for (benchmark, score), each in values.items()}
@@ -127,7 +131,7 @@ def _apart(points: Sequence[tuple[float, dict[str, Estimate]]]) -> bool:
 
 def _draw(
     axes: Any,
-    points: list[tuple[float, str, dict[str, Estimate]]],
+    points: list[tuple[float, str, Mapping[str, Estimate]]],
     lines: dict[str, str],
     spread: bool,
 ) -> None:

@@ -1,27 +1,38 @@
-"""12. Rows: results of one run, or of several seeds -> scores with intervals."""
+"""12. Rows: results of one run, or of several seeds -> scores with intervals, and their cells."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from math import sqrt
-from statistics import fmean, stdev
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite
+from typing import Any, TypeVar
 
-from scipy.special import stdtrit
-
+from llava_lab.evaluate.points import BLIND, PASSES
+from llava_lab.report.estimate import (
+    Difference,
+    Estimate,
+    apart,
+    difference_of,
+    holm,
+    mean_of,
+)
 from llava_lab.report.grid import Figure
+from llava_lab.report.points import Key, Points, read_points
 from llava_lab.report.runs import RunResults
+from llava_lab.report.stated import differing, over_runs, stated
 
-BLIND = "blind_"
 NONE = "–"  # what was not measured
+LEVEL = 0.05  # of all stars of a table together
+T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and the ends of its 95% interval."""
-
-    value: float
-    low: float
-    high: float
+# What the intervals of runs are over, and how a legend says it.
+OVER = {
+    "questions": "over questions, those about one picture counted together",
+    "seeds and questions": "over seeds and questions, those about one picture counted together",
+    "worlds": "over seeds, each of which answered questions of its own",
+    "seeds": "over seeds alone where a run has no points.json, so that the choice of questions is "
+    "left out",
+    "results": "over questions as the results state them where a run has no points.json",
+}
 
 
 @dataclass(frozen=True)
@@ -34,8 +45,10 @@ class ScoreRow:
         n: Questions of each run.
         seeds: Runs.
         value: The score.
-        blind: The score with images shuffled between questions, where it was measured.
-        margin: The score less the blind score.
+        blind: The score beside a wrong picture, where it was measured.
+        margin: The score less the blind score, question by question.
+        text_only: The score without any picture, where it was measured.
+        most_frequent: The score of the most frequent answer of each type, where it is known.
     """
 
     benchmark: str
@@ -43,91 +56,116 @@ class ScoreRow:
     n: int
     seeds: int
     value: Estimate
-    blind: Estimate | None
-    margin: Estimate | None
+    blind: Estimate | None = None
+    margin: Difference | None = None
+    text_only: Estimate | None = None
+    most_frequent: Estimate | None = None
 
 
-def run_rows(results: dict[str, Any]) -> list[ScoreRow]:
-    """Scores of one run; the intervals are over questions.
+@dataclass(frozen=True)
+class Measured:
+    """A run with what its questions gave."""
 
-    The margin's interval joins the two scores' own (Newcombe's square-and-add) as if the two
-    were independent. Both answer the same questions, so it errs to the wide side.
+    run: RunResults
+
+    @cached_property
+    def points(self) -> dict[Key, Points]:
+        """What each question gave each score; nothing where that was not kept."""
+        return read_points(self.run)
+
+    @cached_property
+    def scores(self) -> dict[Key, dict[str, Any]]:
+        """Scores as the results state them."""
+        benchmarks = self.run.results["benchmarks"]
+        return {(name, key): score for name, of in benchmarks.items() for key, score in of.items()}
+
+    @property
+    def sighted(self) -> list[Key]:
+        """The scores that were measured with the right images."""
+        return [key for key in self.scores if not key[1].startswith(PASSES)]
+
+
+def measured(runs: Iterable[RunResults]) -> list[Measured]:
+    """Runs with what their questions gave."""
+    return [Measured(run) for run in runs]
+
+
+def value(runs: Sequence[Measured], key: Key) -> Estimate:
+    """A score of one run, or its mean over several seeds."""
+    if all(key in run.points for run in runs):
+        return mean_of([run.points[key] for run in runs])
+    found = [stated(run.scores[key]) for run in runs]
+    return found[0] if len(found) == 1 else over_runs(found)
+
+
+def compare(
+    pairs: Sequence[tuple[Measured, Measured]], key: Key, other: Key | None = None
+) -> Difference:
+    """Mean difference of a score between the two runs of each pair, first less second.
+
+    Args:
+        pairs: Two runs of each seed.
+        key: Score of the first.
+        other: Score of the second; None for the same.
     """
-    rows = []
-    for benchmark, scores in results["benchmarks"].items():
-        for name in _sighted(benchmark, scores):
-            value = _estimate(scores[name])
-            blind = _estimate(scores[BLIND + name]) if BLIND + name in scores else None
-            margin = difference(value, blind) if blind else None
-            rows.append(ScoreRow(benchmark, name, scores[name]["n"], 1, value, blind, margin))
-    return rows
+    other = other or key
+    if all(key in first.points and other in second.points for first, second in pairs):
+        return difference_of([(a.points[key], b.points[other]) for a, b in pairs])
+    known = [(stated(a.scores[key]), stated(b.scores[other])) for a, b in pairs]
+    return apart(*known[0]) if len(known) == 1 else differing(known)
 
 
-def seed_rows(runs: Sequence[RunResults]) -> list[ScoreRow]:
-    """Mean scores of runs that differ in their seed; the intervals are t-intervals over runs.
+def score_rows(runs: Sequence[RunResults]) -> list[ScoreRow]:
+    """Scores of one run, or mean scores of runs that differ in their seed.
 
     All runs must have answered the same benchmarks.
     """
-    if len(runs) < 2:
-        raise ValueError(f"an interval over seeds needs at least 2 runs, got {len(runs)}")
-    by_run = [{(row.benchmark, row.score): row for row in run_rows(run.results)} for run in runs]
-    for run, rows in zip(runs[1:], by_run[1:], strict=True):
-        _same_questions(runs[0], by_run[0], run, rows)
-    found = []
-    for key, first in by_run[0].items():
-        rows = [rows[key] for rows in by_run]
-        value = over_seeds([row.value.value for row in rows])
-        blinds = [row.blind.value for row in rows if row.blind]
-        margins = [row.margin.value for row in rows if row.margin]
-        blind = over_seeds(blinds) if blinds else None
-        margin = over_seeds(margins) if margins else None
-        found.append(ScoreRow(*key, first.n, len(rows), value, blind, margin))
-    return found
+    every = measured(runs)
+    for each in every[1:]:
+        _same_scores(every[0], each)
+    return [_row(every, key) for key in every[0].sighted]
 
 
-def difference(first: Estimate, second: Estimate) -> Estimate:
-    """First less second, with Newcombe's interval for independent estimates."""
-    value = first.value - second.value
-    below = sqrt((first.value - first.low) ** 2 + (second.high - second.value) ** 2)
-    above = sqrt((first.high - first.value) ** 2 + (second.value - second.low) ** 2)
-    return Estimate(value, value - below, value + above)
+def _row(runs: Sequence[Measured], key: Key) -> ScoreRow:
+    def of(prefix: str) -> Key | None:
+        other = (key[0], f"{prefix}{key[1]}")
+        return other if other in runs[0].scores else None
+
+    found, blind = value(runs, key), of(BLIND)
+    others = {name: of(name) for name in PASSES}
+    return ScoreRow(
+        *key,
+        runs[0].scores[key]["n"],
+        len(runs),
+        found,
+        **{
+            name.removesuffix("_"): value(runs, other) if other else None
+            for name, other in others.items()
+        },
+        margin=compare([(run, run) for run in runs], key, blind) if blind else None,
+    )
 
 
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean of one number a seed, with a 95% t-interval."""
-    mean = fmean(values)
-    half = t95(len(values) - 1) * stdev(values) / sqrt(len(values))
-    return Estimate(mean, mean - half, mean + half)
+def over(runs: Sequence[Measured]) -> str:
+    """What the intervals of runs that differ in their seed are over, a key of OVER."""
+    if not all(run.points for run in runs):
+        return "results" if len(runs) == 1 else "seeds"
+    if len(runs) == 1:
+        return "questions"
+    first = {key[0]: each for key, each in runs[0].points.items()}
+    same = all(
+        first[name].content == each.content
+        for run in runs[1:]
+        for (name, _), each in run.points.items()
+        if name in first
+    )
+    return "seeds and questions" if same else "worlds"
 
 
-def values_of(run: RunResults) -> dict[tuple[str, str], Estimate]:
-    """Values of a run by benchmark and score."""
-    return {(row.benchmark, row.score): row.value for row in run_rows(run.results)}
-
-
-def mean_difference(pairs: Sequence[tuple[Estimate, Estimate]]) -> Estimate:
-    """Mean of the differences of pairs, one a seed; of one seed, an interval over questions."""
-    if len(pairs) > 1:
-        return over_seeds([ours.value - theirs.value for ours, theirs in pairs])
-    return difference(*pairs[0])
-
-
-def t95(degrees: int) -> float:
-    """97.5% quantile of Student's t distribution."""
-    return float(stdtrit(degrees, 0.975))
-
-
-def _sighted(benchmark: str, scores: dict[str, Any]) -> list[str]:
-    """Names of the scores that were measured with the right images."""
-    names = [name for name in scores if not name.startswith(BLIND)]
-    alone = [name for name in scores if name.startswith(BLIND) and name[len(BLIND) :] not in names]
-    if alone:
-        raise ValueError(f"{benchmark} has {alone[0]}, but no {alone[0][len(BLIND) :]} beside it")
-    return names
-
-
-def _estimate(score: dict[str, Any]) -> Estimate:
-    return Estimate(score["value"], *score["ci95"])
+def legend(groups: Iterable[Sequence[RunResults]]) -> str:
+    """What the intervals of groups of runs are, as a sentence."""
+    kinds = dict.fromkeys(over(measured(group)) for group in groups)
+    return f"95% intervals: {'; '.join(OVER[kind] for kind in kinds)}."
 
 
 def bracketed(estimate: Estimate | None) -> str:
@@ -138,10 +176,22 @@ def bracketed(estimate: Estimate | None) -> str:
 
 
 def plus_minus(estimate: Estimate | None) -> str:
-    """An estimate with half of its symmetric interval, in per cent: 62.0 ± 1.3."""
+    """An estimate with half of its interval, in per cent: 62.0 ± 1.3."""
     if estimate is None:
         return NONE
-    return f"{100 * estimate.value:.1f} ± {50 * (estimate.high - estimate.low):.1f}"
+    return f"{100 * estimate.value:.1f} ± {half(estimate)}"
+
+
+def half(estimate: Estimate) -> str:
+    """Half of an interval in per cent, with as many digits as it takes not to be zero."""
+    width = 50 * (estimate.high - estimate.low)
+    return f"{width:.1f}" if width >= 0.05 or not width else f"{width:.1g}"
+
+
+def ends(estimate: Estimate) -> dict[str, float | None]:
+    """A number and the ends of its 95% interval, for scripts; null where there is none."""
+    numbers = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return {name: number if isfinite(number) else None for name, number in numbers.items()}
 
 
 def interval_figure(estimate: Estimate | None) -> Figure:
@@ -154,38 +204,78 @@ def half_figure(estimate: Estimate | None) -> Figure:
     return _figure(plus_minus(estimate), estimate)
 
 
-def signed_figure(more: Estimate | None) -> Figure:
-    """A difference in points as a cell, with a star if its interval excludes zero."""
-    if more is None:
-        return Figure(NONE, None)
-    star = "*" if more.low > 0 or more.high < 0 else ""
-    text = f"{100 * more.value:+.1f} ± {50 * (more.high - more.low):.1f}{star}"
-    return Figure(text, asdict(more), text.replace(" ", ""))
+def plain_figure(estimate: Estimate | None) -> Figure:
+    """An estimate as a cell, without its interval."""
+    text = NONE if estimate is None else f"{100 * estimate.value:.1f}"
+    return Figure(text, ends(estimate) if estimate else None)
+
+
+def signed_figures(differences: Mapping[T, Difference | None]) -> dict[T, Figure]:
+    """Differences in points as cells: +1.2 ± 0.9*, 37 questions flipped.
+
+    A star says that a difference is not zero, by Holm's correction for all of the table: the
+    chance of any false star in it is 5%. A value that is shown as zero has none.
+
+    Args:
+        differences: All differences of one table.
+    """
+    known = {key: more for key, more in differences.items() if more is not None}
+    ps = dict(zip(known, holm([more.p() for more in known.values()]), strict=True))
+    return {
+        key: Figure(NONE, None) if more is None else _signed(more, ps[key])
+        for key, more in differences.items()
+    }
+
+
+def starred(figure: Figure) -> bool:
+    """Whether a difference has a star."""
+    return "*" in figure.text.partition(",")[0]
+
+
+def stars(differences: Mapping[Any, Difference | None]) -> str:
+    """What a star means in a table of these differences, as a sentence."""
+    number = sum(more is not None for more in differences.values())
+    return f"*: not zero, at 5% for all {number} comparisons of this table together (Holm)."
+
+
+def _signed(more: Difference, p: float) -> Figure:
+    shown = round(100 * more.value, 1)
+    star = "*" if p < LEVEL and shown else ""
+    head = f"{shown or 0.0:+.1f} ± {half(more)}{star}"
+    said = [head]
+    if more.flipped is not None:
+        said.append(f"{more.flipped:.0f} question{'s' * (round(more.flipped) != 1)} flipped")
+    if more.seeds_to_settle is not None and more.seeds_to_settle > more.runs:
+        number = f"{more.seeds_to_settle:.0f}" if isfinite(more.seeds_to_settle) else "no number of"
+        said.append(f"{number} seeds would settle it")
+    needed = more.seeds_to_settle
+    values = {
+        **ends(more),
+        "p": p,
+        "flipped": more.flipped,
+        "seeds_to_settle": needed if needed is None or isfinite(needed) else None,
+    }
+    return Figure(", ".join(said), values, head.replace(" ", ""))
 
 
 def _figure(text: str, estimate: Estimate | None) -> Figure:
     short = plus_minus(estimate).replace(" ", "")
-    return Figure(text, asdict(estimate) if estimate else None, short)
+    return Figure(text, ends(estimate) if estimate else None, short)
 
 
-Key = tuple[str, str]
-
-
-def _same_questions(
-    one: RunResults, rows: dict[Key, ScoreRow], other: RunResults, others: dict[Key, ScoreRow]
-) -> None:
-    for key in {**rows, **others}:
-        row, beside = rows.get(key), others.get(key)
-        counts = [each.n if each else 0 for each in (row, beside)]
-        blinds = [bool(each and each.blind) for each in (row, beside)]
-        # Precision's n is the number of answers with yes, so only accuracies can be compared.
-        comparable = key[1].split("/")[0] == "accuracy"
-        if not row or not beside or (comparable and counts[0] != counts[1]):
+def _same_scores(one: Measured, other: Measured) -> None:
+    """Refuse seeds that did not measure the same, as far as that can be told."""
+    both = f"{one.run.path} and {other.run.path}"
+    for key in {**one.scores, **other.scores}:
+        name = " ".join(key)
+        if not (key in one.scores and key in other.scores):
+            raise ValueError(f"{name} was measured in only one of {both}")
+        counts = [run.scores[key]["n"] for run in (one, other)]
+        # Precision's n is the number of answers with yes, so only accuracies can be compared; and
+        # where there are points, it is known which questions were answered.
+        accuracy = key[1].split("/")[0] == "accuracy"
+        if accuracy and counts[0] != counts[1] and not (one.points and other.points):
             raise ValueError(
-                f"{' '.join(key)} was measured on {counts[0]} questions in {one.path} and on"
-                f" {counts[1]} in {other.path}; runs of one experiment answer the same questions"
-            )
-        if blinds[0] != blinds[1]:
-            raise ValueError(
-                f"{' '.join(key)} was measured blind in only one of {one.path} and {other.path}"
+                f"{name} was measured on {counts[0]} and on {counts[1]} questions in {both}; runs "
+                "of one experiment answer the same ones"
             )

@@ -1,29 +1,36 @@
 """12. Sweep: its finished points -> a row each, and what each has more than one of them."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from llava_lab.experiment.sweep import Layers, Sweep
+from llava_lab.report.estimate import Difference, Estimate
 from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.paper_table import Group, paper_grids
 from llava_lab.report.published import published
 from llava_lab.report.rows import (
     NONE,
-    Estimate,
     ScoreRow,
+    compare,
+    ends,
     half_figure,
-    mean_difference,
-    over_seeds,
-    run_rows,
-    seed_rows,
-    signed_figure,
-    values_of,
+    legend,
+    measured,
+    score_rows,
+    signed_figures,
+    stars,
 )
 from llava_lab.report.runs import RunResults, read
+from llava_lab.report.stated import over_runs
 
 UNKNOWN = Figure(NONE, None)
+FLIPPED = (
+    "Flipped: questions whose outcome differs, mean of a seed. Seeds that would settle it: as many "
+    "leave zero out of the interval, if value and variances are as they seem."
+)
 PointRuns = tuple[dict[str, str], list[RunResults]]
 
 
@@ -47,8 +54,7 @@ def finished_groups(sweep: Sweep, runs: Path, more: Layers = ()) -> list[PointRu
 
 def scores(group: PointRuns) -> list[ScoreRow]:
     """Scores of one combination: means over its seeds, or those of its only run."""
-    runs = group[1]
-    return seed_rows(runs) if len(runs) > 1 else run_rows(runs[0].results)
+    return score_rows(group[1])
 
 
 def held_out(runs: list[RunResults]) -> dict[str, Estimate]:
@@ -56,8 +62,9 @@ def held_out(runs: list[RunResults]) -> dict[str, Estimate]:
     stages = [run.results["stages"][-1] for run in runs if run.results["stages"]]
     found = {}
     for name, value in stages[0].get("held_out", {}).items() if stages else ():
-        values = [stage["held_out"][name] for stage in stages]
-        mean = over_seeds(values) if len(values) > 1 else Estimate(value, value, value)
+        values = [Estimate(stage["held_out"][name], inf, 1, 1, 0) for stage in stages]
+        alone = replace(values[0], ends=(value, value))  # one run has no interval
+        mean = over_runs(values) if len(values) > 1 else alone
         found[f"{stages[0]['name']}/{name}"] = mean
     return found
 
@@ -70,7 +77,7 @@ def held_out_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
         for name, each in held_out(runs).items():
             stage, _, number = name.partition("/")
             half = f" ± {(each.high - each.low) / 2:.3f}" if len(runs) > 1 else ""
-            rows.setdefault(stage, {})[number] = Figure(f"{each.value:.3f}{half}", asdict(each))
+            rows.setdefault(stage, {})[number] = Figure(f"{each.value:.3f}{half}", ends(each))
         for stage, cells in rows.items():
             stages.setdefault(stage, []).append(([*labels.values(), _count(runs)], cells))
     for stage, lines in stages.items():
@@ -102,9 +109,9 @@ def sweep_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
     """Tables of scores, one for each benchmark, with one row for each combination."""
     rows = [scores(group) for group in found]
     missing = len(sweep.points()) - sum(len(group[1]) for group in found)
-    legend = (
-        "Accuracies in %, mean ± half of a 95% interval: over seeds where there are several, else "
-        "over questions. Margin: overall, less the same with images shuffled, in points."
+    said = (
+        f"In %, mean ± half of an interval; {legend(runs for _, runs in found)} Margin: overall, "
+        "less the same beside a wrong picture, question by question, in points."
     )
     notes = [f"{missing} of {len(sweep.points())} points have no results."] if missing else []
     scale = found[0][1][0].results["scale"]
@@ -123,7 +130,7 @@ def sweep_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
             lines.append(([*labels.values(), _count(done)], cells))
         title = f"sweep {sweep.name}, {benchmark}, {scale} scale"
         about = {"table": "sweep", "sweep": sweep.name, "benchmark": benchmark, "scale": scale}
-        grid = _named(sweep, title, lines, legend, about)
+        grid = _named(sweep, title, lines, said, about)
         yield replace(grid, notes=notes)
 
 
@@ -149,11 +156,11 @@ def labelled(found: list[PointRuns]) -> list[Group]:
 
 def differences(
     sweep: Sweep, found: list[PointRuns], base: str
-) -> list[tuple[dict[str, str], int, dict[tuple[str, str], Estimate]]]:
+) -> list[tuple[dict[str, str], int, dict[tuple[str, str], Difference]]]:
     """Labels, number of seeds and scores less those of `base`, for every other combination.
 
     Seeds are paired: both points of a pair began with the same seed and share the stages before
-    the one that differs. Of one seed, the interval is over questions.
+    the one that differs. So are the questions that they answered.
 
     Raises:
         ValueError: If no finished combination has that name.
@@ -164,17 +171,17 @@ def differences(
         raise ValueError(
             f"--against: {base!r} is no finished point of {sweep.name}; it has {known}"
         )
-    first = {run.results["seed"]: values_of(run) for run in named[base][1]}
+    first = {each.run.results["seed"]: each for each in measured(named[base][1])}
     every = []
     for name, (labels, runs) in named.items():
-        pairs = [(values_of(run), first.get(run.results["seed"])) for run in runs]
+        pairs = [(each, first.get(each.run.results["seed"])) for each in measured(runs)]
         both = [(ours, theirs) for ours, theirs in pairs if theirs is not None]
         if name == base or not both:
             continue
         more = {
-            key: mean_difference([(ours[key], theirs[key]) for ours, theirs in both])
-            for key in both[0][0]
-            if all(key in values for pair in both for values in pair)
+            key: compare(both, key)
+            for key in both[0][0].sighted
+            if all(key in each.scores for pair in both for each in pair)
         }
         every.append((labels, len(both), more))
     return every
@@ -182,20 +189,28 @@ def differences(
 
 def difference_grids(sweep: Sweep, found: list[PointRuns], base: str) -> Iterator[Grid]:
     """Tables of differences to `base`, one for each benchmark."""
-    rows: dict[str, list[tuple[list[str | Figure], dict[str, Figure]]]] = {}
-    for labels, seeds, more in differences(sweep, found, base):
-        for benchmark in dict.fromkeys(benchmark for benchmark, _ in more):
-            cells = {score: signed_figure(e) for (of, score), e in more.items() if of == benchmark}
-            head = [*labels.values(), Figure(str(seeds), seeds)]
-            rows.setdefault(benchmark, []).append((head, cells))
-    legend = (
-        f"Points more than {base}: mean of each seed's difference ± half of a 95% t-interval; of "
-        "one seed, an interval over questions (Newcombe). *: there is no zero in the interval."
-    )
-    for benchmark, lines in rows.items():
+    every = differences(sweep, found, base)
+    kinds = legend(runs for _, runs in found)
+    for benchmark in dict.fromkeys(of for _, _, more in every for of, _ in more):
+        here = {
+            (number, score): each
+            for number, (_, _, more) in enumerate(every)
+            for (of, score), each in more.items()
+            if of == benchmark
+        }
+        figures = signed_figures(here)
+        lines = []
+        for number, (labels, seeds, _) in enumerate(every):
+            cells = {score: figure for (n, score), figure in figures.items() if n == number}
+            if cells:
+                lines.append(([*labels.values(), Figure(str(seeds), seeds)], cells))
+        said = (
+            f"Points more than {base}, paired by seed and question, ± half of an interval; {kinds} "
+            f"{stars(here)} {FLIPPED}"
+        )
         title = f"sweep {sweep.name}, {benchmark}: against {base}"
         about = {"table": "against", "sweep": sweep.name, "benchmark": benchmark, "against": base}
-        yield _named(sweep, title, lines, legend, about)
+        yield _named(sweep, title, lines, said, about)
 
 
 def tokens(runs: list[RunResults], benchmark: str) -> float:

@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from llava_lab.report.rows import (
     ScoreRow,
     half_figure,
     interval_figure,
-    run_rows,
-    seed_rows,
+    legend,
+    measured,
+    over,
+    plain_figure,
+    score_rows,
 )
 from llava_lab.report.runs import RunResults, find, read
 
@@ -30,7 +33,13 @@ COST = {
     "seconds of stages trained here": "seconds_trained_here",
     "peak memory, bytes": "peak_memory_bytes",
 }
-HEADERS = ["benchmark", "score", "questions", "value", "blind", "margin"]
+NUMBERS = ("value", "blind", "margin", "text_only", "most_frequent")  # columns of CSV
+LEGENDS = {
+    "blind": "Blind: the answer beside a wrong picture, that of another question.",
+    "margin": "Margin: value less blind, question by question, in points.",
+    "text only": "Text only: without any picture.",
+    "most frequent": "Most frequent: that answer of a type's questions, whatever is asked.",
+}
 
 
 def table(runs: Sequence[Path], format: Format = "rich") -> None:
@@ -57,9 +66,9 @@ def labelled(groups: Sequence[list[RunResults]]) -> list[Group]:
     ]
 
 
-def results_tables(results: dict[str, Any]) -> list[Grid]:
+def results_tables(run: RunResults) -> list[Grid]:
     """Tables of one run: scores, stages, cost."""
-    return [score_grid(results), stages_grid(results), cost_grid(results)]
+    return [score_grid([run]), stages_grid(run.results), cost_grid(run.results)]
 
 
 def grouped(runs: Sequence[RunResults]) -> list[list[RunResults]]:
@@ -86,11 +95,11 @@ def all_grids(groups: Sequence[list[RunResults]]) -> Iterator[Grid]:
     """Tables of all groups, then the published rows that they are."""
     names = [_name(group[0]) for group in groups]
     for group, name in zip(groups, names, strict=True):
+        scores = score_grid(group, group[0].path if len(group) == 1 else None)
         if len(group) > 1:
-            yield seeds_grid(group)
+            yield scores
             continue
         results = group[0].results
-        scores = score_grid(results, group[0].path)
         if names.count(name) > 1:
             scores.notes.append(
                 f"Not averaged with the other runs of {name[0]}: their recipe or seeds do not fit."
@@ -99,50 +108,45 @@ def all_grids(groups: Sequence[list[RunResults]]) -> Iterator[Grid]:
     yield from map(rows_grid, labelled(groups))
 
 
-def score_grid(results: dict[str, Any], path: Path | None = None) -> Grid:
-    """Scores of one run, with intervals over questions."""
-    legend = (
-        "In %, with 95% intervals over questions (Wilson, or a bootstrap where scores are partial),"
-        " or ± half of one. Blind: images shuffled between questions. Margin: value less blind, in"
-        " points."
-    )
-    title = f"{_scaled(results)}, seed {results['seed']}" + (f" ({path})" if path else "")
-    notes = answer_notes(results) + judge_notes(results)
-    about = _about("scores", [results], interval="questions")
-    rows = _score_rows(run_rows(results), interval_figure)
-    return Grid(title, HEADERS, rows, legend, notes, names=2, about=about)
+def score_grid(runs: Sequence[RunResults], path: Path | None = None) -> Grid:
+    """Scores of one run, or mean scores of several seeds.
 
-
-def seeds_grid(runs: Sequence[RunResults]) -> Grid:
-    """Mean scores of several seeds, with intervals over seeds."""
-    every = [run.results for run in runs]
+    Args:
+        runs: Runs that differ in their seed.
+        path: The run, where the title is to name it.
+    """
+    every, rows = [run.results for run in runs], score_rows(runs)
     seeds = ", ".join(str(results["seed"]) for results in every)
-    title = f"{_scaled(every[0])}, {len(runs)} seeds ({seeds})"
-    legend = (
-        f"In %, mean ± half of a 95% t-interval over {len(runs)} seeds. Blind: images shuffled"
-        " between questions. Margin: value less blind of each seed, in points."
-    )
-    notes = [
-        f"Seed {results['seed']}: {note}" for results in every for note in answer_notes(results)
-    ]
-    notes += judge_notes(every[0])
-    about = _about("scores", every, interval="seeds")
-    rows = _score_rows(seed_rows(runs), half_figure)
-    return Grid(title, HEADERS, rows, legend, notes, names=2, about=about)
-
-
-def _score_rows(
-    rows: Sequence[ScoreRow], cell: Callable[[Estimate | None], Figure]
-) -> list[list[str | Figure]]:
-    return [
-        [
-            row.benchmark,
-            row.score,
-            Figure(str(row.n), row.n),
-            *map(cell, (row.value, row.blind, row.margin)),
-        ]
+    several = f"{len(runs)} seeds ({seeds})" if len(runs) > 1 else f"seed {seeds}"
+    title = f"{_scaled(every[0])}, {several}" + (f" ({path})" if path else "")
+    # Baselines that cost a pass, or that not every metric has, stand where they were measured.
+    shown = ["value", "blind", "margin"]
+    shown += [name for name in LEGENDS if name not in shown and any(_of(r, name) for r in rows)]
+    lines = [
+        [row.benchmark, row.score, Figure(str(row.n), row.n), *_cells(row, shown, len(runs))]
         for row in rows
     ]
+    middle = "" if len(runs) == 1 else "mean "
+    said = [f"In %, {middle}with {legend([runs])}", *(LEGENDS[name] for name in shown[1:])]
+    notes = [
+        f"Seed {results['seed']}: {note}" if len(runs) > 1 else note
+        for results in every
+        for note in answer_notes(results)
+    ]
+    about = _about("scores", every, interval=over(measured(runs)))
+    headers = ["benchmark", "score", "questions", *shown]
+    return Grid(title, headers, lines, " ".join(said), [*notes, *judge_notes(every[0])], 2, about)
+
+
+def _of(row: ScoreRow, name: str) -> Estimate | None:
+    """A column of a row of scores."""
+    return getattr(row, name.replace(" ", "_"))
+
+
+def _cells(row: ScoreRow, names: Sequence[str], runs: int) -> list[str | Figure]:
+    """Columns of a row of scores as cells; an answer that no run gave has no interval."""
+    cell = interval_figure if runs == 1 else half_figure
+    return [(plain_figure if name == "most frequent" else cell)(_of(row, name)) for name in names]
 
 
 def _about(kind: str, runs: Sequence[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -213,18 +217,16 @@ def cost_grid(results: dict[str, Any]) -> Grid:
 def write_csv(groups: Sequence[list[RunResults]]) -> None:
     """Print all scores as comma-separated values, then published ones; empty where not known."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    ends = [
-        f"{name}{end}" for name in ("value", "blind", "margin") for end in ("", "_low", "_high")
-    ]
+    ends = [f"{name}{end}" for name in NUMBERS for end in ("", "_low", "_high")]
     head = ["experiment", "scale", "seeds", "benchmark", "score", "questions", "interval"]
     writer.writerow([*head, *ends, "unit", "table", "row"])
     for group in groups:
         first = group[0].results
         seeds = " ".join(str(run.results["seed"]) for run in group)
-        over = "questions" if len(group) == 1 else "seeds"
-        for row in run_rows(first) if len(group) == 1 else seed_rows(group):
+        kind = over(measured(group))
+        for row in score_rows(group):
             names = [first["experiment"], first["scale"], seeds, row.benchmark, row.score, row.n]
-            writer.writerow([*names, over, *numbers(row), "fraction", "", ""])
+            writer.writerow([*names, kind, *numbers(row), "fraction", "", ""])
     empty = [""] * len(ends[1:])
     for run in labelled(groups):
         for found, row in rows_of(run):
@@ -234,9 +236,9 @@ def write_csv(groups: Sequence[list[RunResults]]) -> None:
 
 
 def numbers(row: ScoreRow) -> list[float | str]:
-    """Value, low and high of value, blind and margin."""
+    """Value, low and high of each of NUMBERS."""
     found: list[float | str] = []
-    for estimate in (row.value, row.blind, row.margin):
+    for estimate in (_of(row, name) for name in NUMBERS):
         found += [estimate.value, estimate.low, estimate.high] if estimate else ["", "", ""]
     return found
 

@@ -137,7 +137,7 @@ def test_runs_in_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     about = {key: scores[key] for key in ("table", "experiment", "scale", "seeds", "interval")}
     assert about == {
         **{"table": "scores", "experiment": "llava15", "scale": "tiny"},
-        **{"seeds": [0], "interval": "questions"},
+        **{"seeds": [0], "interval": "results"},
     }
     first = scores["rows"][0]
     assert list(first) == scores["columns"]

@@ -12,7 +12,7 @@ from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.paper_table import paper_grids
 from llava_lab.report.published import every
 from llava_lab.report.runs import read
-from llava_lab.report.table import results_tables, seeds_grid
+from llava_lab.report.table import results_tables, score_grid
 
 SCORES = (
     *("accuracy", "accuracy/color", "accuracy/color/large", "accuracy/reading/small"),
@@ -49,25 +49,26 @@ def whole(grid: Grid) -> None:
 
 
 @pytest.mark.parametrize("place", range(3), ids=["scores", "stages", "cost"])
-def test_tables_of_a_run_are_whole_at_80_columns(place: int) -> None:
-    grid = results_tables(like_a_fit())[place]
+def test_tables_of_a_run_are_whole_at_80_columns(place: int, tmp_path: Path) -> None:
+    grid = results_tables(read(write(tmp_path / "run", like_a_fit())))[place]
     if grid.title == "Cost":  # names of several words
         assert any("peak memory, bytes" in line for line in drawn(grid))
         return
     whole(grid)
 
 
-def test_a_runs_scores_are_one_table_at_80_columns() -> None:
-    lines = drawn(results_tables(like_a_fit())[0])
+def test_a_runs_scores_are_one_table_at_80_columns(tmp_path: Path) -> None:
+    run = read(write(tmp_path / "run", like_a_fit()))
+    lines = drawn(results_tables(run)[0])
     assert sum(line.startswith("benchmark") for line in lines) == 1
     assert any("accuracy/reading/small" in line and "82.9±5.0" in line for line in lines)
-    wide = drawn(results_tables(like_a_fit())[0], 140)
+    wide = drawn(results_tables(run)[0], 140)
     assert any("82.9 [77.9, 87.9]" in line for line in wide)
 
 
 def test_seeds_are_whole_at_80_columns(tmp_path: Path) -> None:
     runs = [read(write(tmp_path / f"{i}", like_a_fit(i, 0.8 + i / 20))) for i in range(3)]
-    whole(seeds_grid(runs))
+    whole(score_grid(runs))
 
 
 @pytest.mark.parametrize("file", ["llava15", "llava_next_video", "vllm"])

@@ -27,18 +27,26 @@ def questions(count: int, world: str = "w") -> list[Question]:
     ]
 
 
-def keep(folder: Path, said: Sequence[str], metric: Any = None, seed: int = 0) -> RunResults:
-    """A run that said so, with its points."""
-    asked, kept = questions(len(said)), PointsFile()
+def keep(
+    folder: Path,
+    said: Sequence[str],
+    metric: Any = None,
+    seed: int = 0,
+    world: str = "w",
+    **passes: Sequence[str],
+) -> RunResults:
+    """A run that said so, and so in its other passes, with its points."""
+    asked, kept = questions(len(said), world), PointsFile()
     rule = metric or ExactMatch()
-    kept.begin("scenes", asked, "hash")
-    rule.grade(asked, said)
-    places = list(range(len(said)))
-    kept.add("scenes", "", places, rule.ratios(), split=rule.split, means=rule.means)
-    scores = {
-        name: {"value": ratio.value, "ci95": [0.0, 1.0], "n": ratio.n}
-        for name, ratio in rule.all_ratios().items()
-    }
+    kept.begin("scenes", asked, world)
+    scores = {}
+    for prefix, texts in {"": said, **passes}.items():
+        rule.grade(asked, texts)
+        places = list(range(len(texts)))
+        kept.add("scenes", prefix, places, rule.ratios(), split=rule.split, means=rule.means)
+        for name, ratio in rule.all_ratios().items():
+            known = {"value": ratio.value, "ci95": [0.0, 1.0], "n": ratio.n}
+            scores[f"{prefix}{name}"] = known
     content = results(seed, benchmarks={"scenes": scores})
     folder.mkdir(parents=True)
     kept.write(folder / "points.json")

@@ -13,19 +13,12 @@ from PIL import Image
 from rich.console import Console
 
 from llava_lab.cli.table import main
+from llava_lab.evaluate.interval import Estimate, quantile
 from llava_lab.experiment.sweep import Sweep
+from llava_lab.report.estimate import Difference
 from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.plot import _apart, plot
-from llava_lab.report.rows import (
-    Estimate,
-    bracketed,
-    difference,
-    over_seeds,
-    plus_minus,
-    run_rows,
-    seed_rows,
-    t95,
-)
+from llava_lab.report.rows import bracketed, half, plus_minus, score_rows, signed_figures
 from llava_lab.report.runs import find, read
 from llava_lab.report.sweep import difference_grids, held_out_grids, sweep_grids
 from llava_lab.report.table import (
@@ -76,15 +69,19 @@ def write(folder: Path, content: dict[str, Any], config: str = "") -> Path:
     return path
 
 
-def test_rows_of_a_run() -> None:
-    rows = run_rows(results())
+def alone(folder: Path, content: dict[str, Any] | None = None) -> Any:
+    return read(write(folder, results() if content is None else content))
+
+
+def test_rows_of_a_run(tmp_path: Path) -> None:
+    rows = score_rows([alone(tmp_path / "a")])
     assert [(row.benchmark, row.score, row.n) for row in rows] == [
         ("scenes", "accuracy", 100),
         ("scenes", "accuracy/count", 40),
         ("pope", "f1", 100),
     ]
-    assert rows[0].value == Estimate(0.6, 0.6 - 0.05, 0.6 + 0.05)
-    assert rows[0].blind == Estimate(0.3, 0.3 - 0.05, 0.3 + 0.05)
+    assert (rows[0].value.value, *rows[0].value.interval()) == (0.6, 0.6 - 0.05, 0.6 + 0.05)
+    assert rows[0].blind is not None and rows[0].blind.interval() == (0.3 - 0.05, 0.3 + 0.05)
     assert rows[0].margin is not None
     assert rows[0].margin.value == pytest.approx(0.3)
     assert rows[0].margin.low == pytest.approx(0.3 - 0.05 * 2**0.5)
@@ -92,79 +89,110 @@ def test_rows_of_a_run() -> None:
     assert rows[2].margin is None
 
 
-def test_difference_is_newcombes() -> None:
-    # Newcombe 1998 (Statistics in Medicine 17:873), table II, contrast (a), method 10:
-    # 56/70 - 48/80 = 0.2, interval 0.0524 to 0.3339, from the Wilson intervals of the two.
-    first = Estimate(0.8, 0.6918, 0.8769)
-    second = Estimate(0.6, 0.4904, 0.7004)
-    found = difference(first, second)
-    assert found.value == pytest.approx(0.2)
-    assert (found.low, found.high) == pytest.approx((0.0524, 0.3339), abs=2e-4)
-
-
 @pytest.mark.parametrize(
     ("degrees", "expected"), [(1, 12.7062), (4, 2.7764), (9, 2.2622), (10, 2.2281), (30, 2.0423)]
 )
 def test_t_quantiles(degrees: int, expected: float) -> None:
-    assert t95(degrees) == pytest.approx(expected, abs=1e-4)
+    assert quantile(degrees, 0.975) == pytest.approx(expected, abs=1e-4)
 
 
 def test_t_quantiles_of_one_and_two_degrees_are_those_of_their_closed_forms() -> None:
-    assert t95(1) == pytest.approx(math.tan(0.475 * math.pi), rel=1e-12)
-    assert t95(2) == pytest.approx(0.95 / math.sqrt(2 * 0.975 * 0.025), rel=1e-12)
+    assert quantile(1, 0.975) == pytest.approx(math.tan(0.475 * math.pi), rel=1e-12)
+    assert quantile(2, 0.975) == pytest.approx(0.95 / math.sqrt(2 * 0.975 * 0.025), rel=1e-12)
 
 
-def test_over_seeds() -> None:
-    # Mean 0.6, standard deviation 0.1, standard error 0.1 / sqrt(3), t = 4.3027.
-    found = over_seeds([0.5, 0.6, 0.7])
-    assert found.value == pytest.approx(0.6)
-    assert found.high - found.value == pytest.approx(0.24841, abs=1e-5)
-    assert found.value - found.low == pytest.approx(0.24841, abs=1e-5)
-
-
-def test_rows_of_seeds(tmp_path: Path) -> None:
+def test_rows_of_seeds_without_points(tmp_path: Path) -> None:
     runs = [
-        read(write(tmp_path / f"{seed}", results(seed, value)))
+        alone(tmp_path / f"{seed}", results(seed, value))
         for seed, value in enumerate([0.5, 0.6, 0.7])
     ]
-    rows = seed_rows(runs)
-    assert rows[0].seeds == 3
-    assert rows[0].n == 100
-    assert rows[0].value == over_seeds([0.5, 0.6, 0.7])
+    rows = score_rows(runs)
+    assert (rows[0].seeds, rows[0].n) == (3, 100)
+    # Mean 0.6, standard error 0.1 / sqrt(3), t = 4.3027; less than that, since no share is above 1.
+    assert rows[0].value.value == pytest.approx(0.6)
+    assert 0.6 - 0.24841 < rows[0].value.low < 0.4 and 0.7 < rows[0].value.high < 0.6 + 0.24841
     assert rows[0].margin is not None
     assert rows[0].margin.value == pytest.approx(0.3)
-    assert rows[0].blind == Estimate(0.3, 0.3, 0.3)
+    assert rows[0].margin.high == pytest.approx(0.3 + 0.24841, abs=1e-5)
+    # All seeds have it alike; 30 of 100 questions are not known any better for it.
+    assert rows[0].blind is not None
+    assert rows[0].blind.interval() == pytest.approx((0.219, 0.396), abs=1e-3)
     assert rows[2].margin is None
-    with pytest.raises(ValueError, match="at least 2 runs, got 1"):
-        seed_rows(runs[:1])
 
 
 def test_seeds_must_have_answered_the_same_questions(tmp_path: Path) -> None:
-    first = read(write(tmp_path / "a", results(0)))
+    first = alone(tmp_path / "a", results(0))
     fewer = results(1)
     fewer["benchmarks"]["scenes"]["accuracy"]["n"] = 50
     without = results(2)
     del without["benchmarks"]["pope"]
     seeing = results(3)
     del seeing["benchmarks"]["scenes"]["blind_accuracy"]
-    with pytest.raises(ValueError, match=r"scenes accuracy was measured on 100 questions .* 50"):
-        seed_rows([first, read(write(tmp_path / "b", fewer))])
-    with pytest.raises(ValueError, match=r"pope f1 was measured on 100 questions .* on 0"):
-        seed_rows([first, read(write(tmp_path / "c", without))])
-    with pytest.raises(ValueError, match="measured blind in only one"):
-        seed_rows([first, read(write(tmp_path / "d", seeing))])
+    with pytest.raises(ValueError, match="scenes accuracy was measured on 100 and on 50 questions"):
+        score_rows([first, alone(tmp_path / "b", fewer)])
+    with pytest.raises(ValueError, match="pope f1 was measured in only one of"):
+        score_rows([first, alone(tmp_path / "c", without)])
+    with pytest.raises(ValueError, match="scenes blind_accuracy was measured in only one of"):
+        score_rows([first, alone(tmp_path / "d", seeing)])
 
 
-def test_a_blind_score_alone_is_refused() -> None:
+def test_a_blind_score_alone_is_refused(tmp_path: Path) -> None:
     broken = results()
     del broken["benchmarks"]["scenes"]["accuracy"]
-    with pytest.raises(ValueError, match="scenes has blind_accuracy, but no accuracy"):
-        run_rows(broken)
+    with pytest.raises(ValueError, match="blind_accuracy, but no accuracy beside it"):
+        alone(tmp_path / "a", broken)
+
+
+def known(low: float, high: float) -> Estimate:
+    """A number with the ends of its interval, halfway between."""
+    return Estimate((low + high) / 2, 0.01, 9, 1, 100, ends=(low, high))
+
+
+def more(value: float, se: float, **known: Any) -> Difference:
+    return Difference(value, se, 1e6, 3, 100, 100, (-1.0, 1.0), **known)
+
+
+def test_a_difference_says_how_many_flipped_and_what_would_settle_it() -> None:
+    found = signed_figures(
+        {
+            "settled": more(0.1, 0.01, flipped=37.4, seeds_to_settle=3),
+            "open": more(0.012, 0.01, flipped=1, seeds_to_settle=5),
+            "few questions": more(0.012, 0.01, flipped=20, seeds_to_settle=math.inf),
+            "apart": more(-0.1, 0.01),
+            "none": None,
+        }
+    )
+    assert {name: figure.text for name, figure in found.items()} == {
+        "settled": "+10.0 ± 2.0*, 37 questions flipped",
+        "open": "+1.2 ± 2.0, 1 question flipped, 5 seeds would settle it",
+        "few questions": "+1.2 ± 2.0, 20 questions flipped, no number of seeds would settle it",
+        "apart": "-10.0 ± 2.0*",
+        "none": "–",
+    }
+    assert found["settled"].short == "+10.0±2.0*"
+    values = found["few questions"].value
+    assert values["flipped"] == 20 and values["seeds_to_settle"] is None
+    json.dumps([figure.value for figure in found.values()], allow_nan=False)
+
+
+def test_a_star_knows_how_many_comparisons_a_table_makes() -> None:
+    one = {0: more(0.025, 0.01)}  # p = 0.012
+    assert signed_figures(one)[0].text == "+2.5 ± 2.0*"
+    many = one | {n: more(0.001 * n, 0.01) for n in range(1, 5)}
+    assert (
+        signed_figures(many)[0].text == "+2.5 ± 2.0" and signed_figures(many)[0].value["p"] > 0.05
+    )
+
+
+def test_nothing_that_is_shown_as_zero_has_a_star_and_no_interval_is_shown_as_none() -> None:
+    found = signed_figures({0: more(0.0003, 0.0001), 1: more(-0.0003, 0.0001)})
+    assert [each.text for each in found.values()] == ["+0.0 ± 0.02"] * 2
+    assert half(known(0.4999, 0.5001)) == "0.01" and half(known(0.4, 0.5)) == "5.0"
 
 
 def test_formats() -> None:
-    assert bracketed(Estimate(0.62, 0.581, 0.657)) == "62.0 [58.1, 65.7]"
-    assert plus_minus(Estimate(0.62, 0.6, 0.64)) == "62.0 ± 2.0"
+    assert bracketed(known(0.583, 0.657)) == "62.0 [58.3, 65.7]"
+    assert plus_minus(known(0.6, 0.64)) == "62.0 ± 2.0"
     assert bracketed(None) == plus_minus(None) == count(None) == "–"
     assert [count(1234567), count(61.25), count(1.5e15)] == ["1,234,567", "61.2", "1.5e+15"]
 
@@ -240,7 +268,7 @@ def test_one_run_as_markdown(tmp_path: Path, capsys: Any) -> None:
     assert "| pope | f1 | 100 | 80.0 [75.0, 85.0] | – | – |" in lines
     assert "| align | yes | 250 | 4,000 | 1,234,567 | 61.2 | 4.500 → 1.250 |" in lines
     assert "| peak memory, bytes | – |" in lines
-    assert any("95% intervals over questions" in line for line in lines)
+    assert any("over questions as the results state them" in line for line in lines)
 
 
 def test_seeds_as_markdown(tmp_path: Path, capsys: Any) -> None:
@@ -249,8 +277,8 @@ def test_seeds_as_markdown(tmp_path: Path, capsys: Any) -> None:
     table([tmp_path / "llava15"], "md")
     out = capsys.readouterr().out
     assert "### llava15, tiny scale, 3 seeds (0, 1, 2)" in out
-    assert "| scenes | accuracy | 100 | 60.0 ± 24.8 | 30.0 ± 0.0 | 30.0 ± 24.8 |" in out
-    assert "t-interval over 3 seeds" in out
+    assert "| scenes | accuracy | 100 | 60.0 ± 22.2 | 30.0 ± 8.8 | 30.0 ± 24.8 |" in out
+    assert "over seeds alone where a run has no points.json" in out
     assert "Stages" not in out
 
 
@@ -273,7 +301,7 @@ def test_csv(tmp_path: Path, capsys: Any) -> None:
     assert (lines[0]["seeds"], lines[0]["interval"], lines[0]["scale"]) == ("0 1", "seeds", "tiny")
     assert float(lines[0]["value"]) == pytest.approx(0.6)
     assert float(lines[0]["margin"]) == pytest.approx(0.3)
-    assert (lines[5]["interval"], lines[5]["score"], lines[5]["blind"]) == ("questions", "f1", "")
+    assert (lines[5]["interval"], lines[5]["score"], lines[5]["blind"]) == ("results", "f1", "")
 
 
 def test_terminal(tmp_path: Path, capsys: Any) -> None:
@@ -281,7 +309,7 @@ def test_terminal(tmp_path: Path, capsys: Any) -> None:
     out = capsys.readouterr().out
     assert "60.0 [55.0, 65.0]" in out
     assert "There is no config.yaml beside the results, by which to find rows." in out
-    assert len(results_tables(results())) == 3
+    assert len(results_tables(alone(tmp_path / "other"))) == 3
 
 
 def test_points_against_one_are_paired_by_seed(tmp_path: Path) -> None:
@@ -299,8 +327,10 @@ def test_points_against_one_are_paired_by_seed(tmp_path: Path) -> None:
     scenes, pope = difference_grids(sweep, found, "a")
     assert scenes.headers == ["grid", "seeds", "accuracy", "accuracy/count"]
     # 11, 9 and 10 points: t(2) = 4.3027 times a deviation of 1 over the root of 3.
-    assert scenes.texts[0] == ["b", "3", "+10.0 ± 2.5*", "+0.0 ± 0.0"]
+    # Without points, where nothing differs it is as if one of 100 or of 40 questions did.
+    assert scenes.texts[0] == ["b", "3", "+10.0 ± 2.5*", "+0.0 ± 5.1"]
     assert scenes.texts[1] == ["c", "1", "+40.0 ± 7.1*", "+0.0 ± 7.1"]
+    assert "for all 4 comparisons of this table together (Holm)" in str(scenes.legend)
     assert pope.headers == ["grid", "seeds", "f1"] and "against a" in pope.title
     with pytest.raises(ValueError, match="'d' is no finished point of s; it has 'a', 'b', 'c'"):
         list(difference_grids(sweep, found, "d"))
@@ -376,7 +406,7 @@ def test_numbers_of_held_out_rows_are_a_table_and_can_be_drawn(tmp_path: Path) -
 def test_an_axis_shows_places_that_can_be_told_apart(
     places: list[tuple[float, float]], apart: bool
 ) -> None:
-    assert _apart([(x, {"scenes/f1": Estimate(y, y, y)}) for x, y in places]) is apart
+    assert _apart([(x, {"scenes/f1": known(y, y)}) for x, y in places]) is apart
 
 
 def test_mistakes_are_one_message(tmp_path: Path, capsys: Any) -> None:
