@@ -9,6 +9,8 @@ from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.estimate import Estimate
 from llava_lab.report.sweep import PointRuns, differences, held_out, scores, tokens
 
+Panels = tuple[str, Sequence[Mapping[str, Estimate]]]  # a label, and numbers of each combination
+
 
 def plot(
     sweep: Sweep,
@@ -44,9 +46,7 @@ def plot(
         numbers[x].value if x else tokens(runs, benchmark)
         for (_, runs), numbers in zip(found, values, strict=True)
     ]
-    rows: list[tuple[str, Sequence[Mapping[str, Estimate]]]] = [
-        ("%" if drawn else "accuracy, %", values)
-    ]
+    rows: list[Panels] = [("%" if drawn else "accuracy, %", values)]
     if against is not None:
         rows.append((f"points more than {against}", _more_than(sweep, found, against)))
     panels = _panels(sweep, found)

@@ -16,6 +16,7 @@ from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.square import Square
 from llava_lab.data.views.video import Frames
 from llava_lab.experiment.experiment import Experiment
+from llava_lab.report.estimate import Estimate
 from llava_lab.report.page import write_page
 from llava_lab.report.page.configurations import configurations
 from llava_lab.report.page.curves import _thinned, curves
@@ -23,7 +24,6 @@ from llava_lab.report.page.plots import forest, losses, tradeoffs
 from llava_lab.report.page.samples import samples
 from llava_lab.report.page.tiles import tiles_of
 from llava_lab.report.page.write import page
-from llava_lab.report.rows import Estimate
 from llava_lab.report.runs import RunResults, read
 
 CONFIG = """experiment: llava15
@@ -147,7 +147,10 @@ def test_what_is_drawn_is_what_plotly_takes(tmp_path: Path) -> None:
     other = {**results()["cost"], "train_flops": 9e16, "visual_tokens_mean": 640.0}
     runs = [run(tmp_path, 0, depth=1), run(tmp_path, 0, cost=other)]
     plots = tradeoffs(configurations(runs))
-    effects = [("count", Estimate(0.1, -0.02, 0.22)), ("color", Estimate(-0.3, -0.4, -0.2))]
+    effects = [
+        ("count", Estimate(0.1, 0.06, 9, 1, 100, ends=(-0.02, 0.22))),
+        ("color", Estimate(-0.3, 0.05, 9, 1, 100, ends=(-0.4, -0.2))),
+    ]
     plots.append(forest("f3", "F3", effects, 0.1, "…"))
     assert [plot.title.rpartition(" ")[2] for plot in plots] == ["mean", "FLOPs", "F3"]
     for plot in plots:

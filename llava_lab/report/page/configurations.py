@@ -7,7 +7,7 @@ from typing import Any
 
 from llava_lab.experiment.compose import flat, write_value
 from llava_lab.report.placed import Group
-from llava_lab.report.rows import ScoreRow, run_rows, seed_rows
+from llava_lab.report.rows import ScoreRow, score_rows
 from llava_lab.report.runs import RunResults
 from llava_lab.report.table import grouped
 
@@ -36,7 +36,7 @@ class Configuration:
     @cached_property
     def scores(self) -> dict[str, ScoreRow]:
         """Scores by "benchmark/score": means over seeds where there are several."""
-        rows = seed_rows(self.runs) if len(self.runs) > 1 else run_rows(self.runs[0].results)
+        rows = score_rows(self.runs)
         return {f"{row.benchmark}/{row.score}": row for row in rows}
 
     @property

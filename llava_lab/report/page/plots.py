@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
+from llava_lab.report.estimate import Estimate
 from llava_lab.report.page.configurations import Configuration
 from llava_lab.report.page.curves import Curve
-from llava_lab.report.rows import Estimate
 
 NAMED = 14  # points that still have room for their names
 # Paul Tol's bright colors, which the color-blind tell apart, on light and on dark.

@@ -5,12 +5,10 @@ from collections.abc import Iterator, Sequence
 from llava_lab.report.grid import Figure, Grid, figure
 from llava_lab.report.page.configurations import Configuration
 from llava_lab.report.paper_table import paper_grids, rows_of
-from llava_lab.report.rows import NONE, ScoreRow, half_figure
+from llava_lab.report.rows import NONE, ScoreRow, half_figure, legend
 from llava_lab.report.table import COST, answer_notes, counted, judge_notes
 
-INTERVAL = (
-    "In %, ± half of a 95% interval: over seeds where there are several, else over questions."
-)
+INTERVAL = "In %, ± half of an interval; "
 MEMORY = "peak_memory_bytes"
 PUBLISHED = 6  # published tables that a page repeats in full
 
@@ -38,7 +36,8 @@ def overview(found: Sequence[Configuration]) -> Grid:
         for note in answer_notes(run.results)
     ]
     notes += [note for each in found for note in judge_notes(each.runs[0].results)]
-    return Grid("Overview", heads, rows, INTERVAL, list(dict.fromkeys(notes)))
+    said = INTERVAL + legend(each.runs for each in found)
+    return Grid("Overview", heads, rows, said, list(dict.fromkeys(notes)))
 
 
 def all_scores(found: Sequence[Configuration]) -> Iterator[Grid]:
@@ -54,9 +53,12 @@ def all_scores(found: Sequence[Configuration]) -> Iterator[Grid]:
             for label, scores in rows.items()
             if scores
         ]
-        legend = f"{INTERVAL} Margin: the first score less the same with other questions' pictures."
+        said = (
+            f"{INTERVAL}{legend(each.runs for each in found)} Margin: the first score less the "
+            "same beside wrong pictures, question by question."
+        )
         heads = [name.removeprefix("accuracy/") for name in names]
-        yield Grid(benchmark, ["configuration", *heads, "margin"], lines, legend)
+        yield Grid(benchmark, ["configuration", *heads, "margin"], lines, said)
 
 
 def costs(found: Sequence[Configuration]) -> Grid:
