@@ -1,8 +1,10 @@
 """9. Decode: hidden states of prompts and their cache -> the tokens of all answers, in steps."""
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -16,9 +18,10 @@ if TYPE_CHECKING:
 
 # Tokens that are computed before the last one is read, by the kind of device.
 AHEAD = {"cuda": 1}
-# Kinds of devices where steps are replayed from a graph: none, for it was tried on no GPU yet;
-# `tests/benchmarks/answer.py` measures what it would bring.
-REPLAYED: set[str] = set()
+REPLAYED = {"cuda"}  # kinds of devices where steps are replayed from a graph
+UNFIT: WeakSet["Llava"] = WeakSet()  # models whose steps cannot be
+# Of a device, the stream that captures graphs and the last graph, which keeps their memory.
+_CAPTURES: dict[int, tuple[torch.cuda.Stream, torch.cuda.CUDAGraph | None]] = {}
 
 
 def decode(
@@ -54,7 +57,11 @@ def decode(
 
 
 class _Steps:
-    """Passes of one more token of each of some answers [q] -> hidden states [q, d]."""
+    """Passes of one more token of each of some answers [q] -> hidden states [q, d].
+
+    Where it can, a GPU replays them from a graph that it launches at once: a pass of so few tokens
+    takes it less time than Python takes to launch its thousand kernels one by one.
+    """
 
     def __init__(
         self,
@@ -65,47 +72,63 @@ class _Steps:
         device: torch.device,
     ):
         self.model, self.forest = model, cache.forest
-        self.plan, self.begun = cache.step(leaves, count, device), False
-        self.replays = device.type in REPLAYED
+        self.plan = cache.step(leaves, count - 1, device)
+        self.replays = device.type in REPLAYED and model not in UNFIT and self.plan.fixed()
         self.replay: Callable[[], None] | None = None
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Hidden states of these tokens, the next of every answer."""
-        if self.begun and self.replays and not self.plan.masks:  # masks are made on the CPU
-            return self._again(tokens)
-        if self.begun:
-            self.plan.advance()
-        self.begun = True
-        return self._pass(tokens)
-
-    def _pass(self, tokens: Tensor) -> Tensor:
-        return self.model.llm(self.model.llm.embed(tokens), self.forest, self.plan)
-
-    def _again(self, tokens: Tensor) -> Tensor:
-        """The same by a graph, which a GPU launches at once; the hidden states are overwritten."""
-        if self.replay is None:
+        """Hidden states of these tokens, the next of every answer; another call overwrites."""
+        if not self.replays:
+            self.tokens = tokens
+            self._next()
+        elif self.replay is None:
             self.tokens = tokens.clone()
-            self.replay = capture(self._next)
+            self.replay = self._captured()
+            self.replay()
         else:
             self.tokens.copy_(tokens)
-            self.plan.count += 1
-        self.replay()
+            self.replay()
         return self.hidden
 
     def _next(self) -> None:
         self.plan.advance()
-        self.hidden = self._pass(self.tokens)
+        self.hidden = self.model.llm(self.model.llm.embed(self.tokens), self.forest, self.plan)
+
+    def _captured(self) -> Callable[[], None]:
+        try:
+            return capture(self._next)
+        except RuntimeError as error:  # as many as there are ways to ask a GPU something
+            UNFIT.add(self.model)
+            self.replays = False
+            self.plan.count -= 1  # nothing was computed
+            warnings.warn(
+                f"{type(self.model.llm.model).__name__} asks the GPU something in every step, so "
+                "that its steps are launched kernel by kernel; answers are the same, and take "
+                f"longer ({str(error).splitlines()[0]})",
+                stacklevel=2,
+            )
+            return self._next
 
 
 def capture(work: Callable[[], None]) -> Callable[[], None]:
-    """Work of a GPU as a graph of all its kernels; calling it does the work, and this does not."""
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    """Work of a GPU as a graph of all its kernels; calling it does the work, and this does not.
+
+    Graphs take their memory from one pool, so that one is to be replayed no more when the next has
+    been captured.
+    """
+    device = torch.cuda.current_device()
+    stream, last = _CAPTURES.get(device) or (torch.cuda.Stream(device), None)
+    graph = torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        graph.capture_begin(capture_error_mode="thread_local")  # a loader's thread pins memory
-        work()
-        graph.capture_end()
+        pool = None if last is None else last.pool()
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")  # loaders pin memory
+        try:
+            work()
+        finally:
+            graph.capture_end()
     torch.cuda.current_stream().wait_stream(stream)
+    _CAPTURES[device] = stream, graph
     return graph.replay
 
 

@@ -44,7 +44,7 @@ class CausalLM(nn.Module):
         rope_factor: Factor of linear RoPE scaling: the LM reads so many times its length;
             `max_length`, also that of stages, is multiplied by it.
         kernels: How norms and MLPs are computed: `plain` by transformers, `compile` by
-            torch.compile, `liger` by liger-kernel, for GPUs. The last two are not measured yet.
+            torch.compile, `liger` by liger-kernel, for GPUs; docs/speed.md has what they bring.
     """
 
     # Weights, configuration and tokenizer are hashed by content; template and length belong to the

@@ -9,7 +9,7 @@ speed does not depend on them. Pixels are there already: reading files is `loade
 
     ours                   all questions of all pictures in one batch, as `answer` and `caption` do
     ours, one at a time    a batch for each picture
-    ..., replayed          with `--replay`: a GPU launches every step after the first as one graph
+    ..., launched          with `--launch`: a GPU launches every step kernel by kernel, and no graph
     generate, one by one   transformers' `generate` on the same LM, for `--plain` of the questions
     generate, at once      the same for all questions of a picture, padded at the left; as
                            transformers' processors have it, each comes with the picture
@@ -67,11 +67,13 @@ def make_rows(model: Llava, kind: str, number: int) -> list[EncodedSample]:
 
 @torch.no_grad()
 def enliven(llm: torch.nn.Module) -> None:
-    """Weights with which answers hang on all that was said; a new LM repeats the last word."""
+    """Weights with which answers hang on all that was said; a new LM repeats the last word.
+
+    With larger ones an LM of this depth is chaotic: what bfloat16 rounds off decides its answers.
+    """
     for name, weight in llm.named_parameters():
         if weight.ndim == 2:
-            sharp = 2 if "q_proj" in name or "k_proj" in name else 1
-            weight.normal_(std=0.1 if "embed" in name else sharp * weight.shape[1] ** -0.5)
+            weight.normal_(std=0.1 if "embed" in name else weight.shape[1] ** -0.5)
 
 
 def names(row: EncodedSample) -> list[str]:
@@ -92,13 +94,13 @@ def ours(model: Llava, rows: list[EncodedSample], length: int, size: int) -> Sai
     return said
 
 
-def replayed(way: Callable[[], Said]) -> Said:
-    """What a side gives where a GPU replays its steps."""
-    decode.REPLAYED.add("cuda")
+def launched(way: Callable[[], Said]) -> Said:
+    """What a side gives where a GPU replays no steps."""
+    decode.REPLAYED.discard("cuda")
     try:
         return way()
     finally:
-        decode.REPLAYED.discard("cuda")
+        decode.REPLAYED.add("cuda")
 
 
 def plainly(row: EncodedSample, question: str) -> EncodedSample:
@@ -146,7 +148,7 @@ def compare(
 ) -> tuple[str, float]:
     """How many answers are equal, and how far ours are behind; refuses what is not rounding."""
     # In a vocabulary of random logits a word at random is about four deviations behind the best.
-    allowed = 1.0 if model.dtype == torch.bfloat16 else 0.01
+    allowed = 0.25 if model.dtype == torch.bfloat16 else 0.01
     worst, unequal = 0.0, [name for name, tokens in other.items() if mine[name] != tokens]
     for name in unequal[:20]:
         pairs = zip(mine[name], other[name], strict=False)
@@ -170,10 +172,10 @@ def sides(
         "ours": partial(ours, model, rows, length, len(rows)),
         "ours, one at a time": partial(ours, model, rows, length, 1),
     }
-    again = {f"{name}, replayed": partial(replayed, way) for name, way in engine.items()}
+    again = {f"{name}, launched": partial(launched, way) for name, way in engine.items()}
     return {
         **engine,
-        **(again if settings.replay else {}),
+        **(again if settings.launch else {}),
         "generate, at once": partial(theirs, model, groups, length),
         "generate, one by one": partial(
             theirs, model, [[(name, alone[name])] for name in some], length
@@ -219,7 +221,7 @@ def main() -> None:
     parser.add_argument(
         "--plain", type=int, metavar="N", default=4, help="ask `generate` only so much a round"
     )
-    parser.add_argument("--replay", action="store_true", help="of a GPU: launch steps as graphs")
+    parser.add_argument("--launch", action="store_true", help="of a GPU: also without graphs")
     settings = prepared(parser)
     logging.disable_progress_bar()
     many = settings.device.type == "cuda"

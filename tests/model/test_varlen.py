@@ -174,12 +174,13 @@ def questions(stops: set[int], sampling: Sampling | None = None) -> QuestionBatc
 
 def recorded(work: Any) -> Any:
     """What `capture` does, without a GPU: the steps' counter goes on, their tensors do not."""
+    plan = work.__self__.plan
 
     def replay() -> None:
-        work.__self__.plan.count -= 1
+        plan.count -= 1
         work()
 
-    work.__self__.plan.count += 1
+    plan.count += 1
     return replay
 
 
@@ -288,6 +289,40 @@ def test_the_kernel_errs_about_as_little_as_torchs_attention(
         scale = exact.square().mean().sqrt()
         mine, its = ((x.cpu().double() - exact).square().mean().sqrt() for x in (one, other))
         assert mine <= (2 if steps else 1.5) * its < 0.05 * scale  # levels are rounded twice
+
+
+@NO_GPU
+@pytest.mark.parametrize("asks", [False, True], ids=["it can", "a layer asks it something"])
+def test_a_gpu_replays_the_steps_of_answers_where(
+    asks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Model:
+        llm = lm("llama").eval().to("cuda", torch.bfloat16)
+
+        def embed(self, batch: Batch) -> Tensor:
+            return self.llm.embed(batch.ids)
+
+    model: Any = Model()
+    for weight in model.llm.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    model.llm.__dict__["_tokenizer"] = SimpleNamespace(decode=lambda ids, **_: str(ids))
+    asked = [questions(set()), questions({3, 40, 41, 42, 50, 60, 80})]
+    batches = [each.to(torch.device("cuda")) for each in asked]
+    monkeypatch.setattr(decode, "REPLAYED", set())
+    wanted = [answer(model, each).tokens for each in batches]
+    captures: list[Any] = []
+    own = decode.capture
+    monkeypatch.setattr(decode, "REPLAYED", {"cuda"})
+    monkeypatch.setattr(decode, "capture", lambda work: captures.append(own(work)) or captures[-1])
+    if asks:
+        model.llm.model.model.layers[1].register_forward_pre_hook(
+            lambda _, given: float(given[0].sum()) and None
+        )
+        with pytest.warns(UserWarning, match="kernel by kernel"):
+            assert answer(model, batches[0]).tokens == wanted[0]
+        assert not captures
+    assert [answer(model, each).tokens for each in batches] == wanted
+    assert asks or len(captures) >= 2
 
 
 class Kernels(TorchDispatchMode):

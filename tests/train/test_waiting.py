@@ -261,8 +261,9 @@ def test_no_step_waits_for_the_device(case: str, moved: None, tmp_path: Any) -> 
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="asks CUDA itself what waits: needs a GPU"
 )
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "bf16-mixed"])
 @pytest.mark.parametrize("case", CASES)
-def test_no_step_waits_for_a_gpu(case: str, tmp_path: Any) -> None:
+def test_no_step_waits_for_a_gpu(case: str, precision: str, tmp_path: Any) -> None:
     model, stage = stage_of(case)
 
     class Strict(Callback):
@@ -273,6 +274,7 @@ def test_no_step_waits_for_a_gpu(case: str, tmp_path: Any) -> None:
             torch.cuda.set_sync_debug_mode("error" if strict else "default")
 
     options = {"log_every_n_steps": 1000, "accelerator": "cuda", "devices": 1}
+    options["precision"] = precision
     try:
         callbacks = [stage, Record(stage), Strict()]
         trainer_of(stage, tmp_path, callbacks, **options).fit(model, datamodule=stage.data)

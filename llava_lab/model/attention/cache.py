@@ -14,6 +14,20 @@ from llava_lab.model.attention.kernel import Sequences, attend_levels, send
 from llava_lab.model.attention.plan import AttentionPlan, KeyBlock
 
 
+class LayerKind(NamedTuple):
+    """How a layer of the LM attends.
+
+    Attributes:
+        group: Heads that share keys.
+        window: Sliding window, or None.
+        fused: Whether the kernel computes it.
+    """
+
+    group: int
+    window: int | None
+    fused: bool
+
+
 class KeyValueCache:
     """Keys and values of a forest, with room for `reserve` more tokens in every leaf.
 
@@ -27,6 +41,7 @@ class KeyValueCache:
         self.room = Forest(tuple(lengths), forest.parents)
         # A child's positions continue from its parent's tokens, and only leaves have a reserve.
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.kinds: set[LayerKind] = set()  # of the layers that were computed with it
 
     def slots(self, forest: Forest) -> Tensor:
         """Slots of all tokens of the first pass [t]."""
@@ -47,8 +62,10 @@ class KeyValueCache:
         return new.new_zeros(self.room.tokens, new.shape[1], new.shape[3])
 
     def step(self, leaves: Sequence[int], count: int, device: torch.device) -> "StepPlan":
-        """Make the plan of a pass over one new token in each of `leaves`, its `count`-th."""
-        assert count < self.reserve, f"room for {self.reserve} new tokens only"
+        """Make the plan of a pass over one new token in each of `leaves`, its `count`-th.
+
+        That of -1 is to be advanced before its first pass.
+        """
         slots = torch.tensor(
             [self.room.starts[leaf] + self.forest.lengths[leaf] + count for leaf in leaves]
         )
@@ -120,6 +137,19 @@ class StepPlan(AttentionPlan):
     def _longest(self) -> int:
         """Tokens of the longest path, when its answer is at its longest."""
         return int(self.forest.positions.max()) + 1
+
+    def fixed(self) -> bool:
+        """Whether a pass changes nothing but tensors of this plan and the cache, in place.
+
+        All that has to be made for it on the CPU is made now.
+        """
+        assert self.cache is not None
+        kinds = self.cache.kinds
+        if not all(kind.fused and self.fuses(kind.window) for kind in kinds):
+            return False  # masks are made anew for each pass
+        for kind in kinds:
+            self.levels(kind.group)
+        return True
 
     def fuses(self, window: int | None) -> bool:
         """Whether no answer is so long that a sliding window hides a part of its path."""

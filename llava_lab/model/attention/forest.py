@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from llava_lab.model.attention.cache import LayerKind
 from llava_lab.model.attention.kernel import takes
 from llava_lab.model.attention.plan import AttentionPlan
 
@@ -49,9 +50,12 @@ def forest_attention(
     if query.is_cuda and torch.is_autocast_enabled("cuda"):  # which knows torch's attention only
         dtype = torch.get_autocast_dtype("cuda")
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    fused = plan.fuses(sliding_window) and takes(query, value, dropout)
     if plan.cache is not None:
+        layer = LayerKind(query.shape[1] // key.shape[1], sliding_window, fused)
+        plan.cache.kinds.add(layer)
         key, value = plan.keep(module.layer_idx, key, value)
-    if plan.fuses(sliding_window) and takes(query, value, dropout):
+    if fused:
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
         return plan.attend(q, k, v, sliding_window, scaling)[None], None
     outputs = _blocks(plan, query, key, value, sliding_window, dropout, scaling)

@@ -123,9 +123,9 @@ class AttentionPlan:
         here = self.query_positions[block.queries]
         if block.causal and (window is None or len(here) <= window):
             return None
-        there = self.forest.positions[block.keys].to(here.device)
+        there = send(self.forest.positions[block.keys], here.device)
         kin = self.forest.kinship[self.query_segments[block.queries]]
-        kin = kin[:, self.forest.segments[block.keys]].to(here.device)
+        kin = send(kin[:, self.forest.segments[block.keys]], here.device)
         distance = here[:, None] - there[None, :]
         seen = (distance >= 0) & kin
         return seen if window is None else seen & (distance < window)
