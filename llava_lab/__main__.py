@@ -22,6 +22,7 @@ Trains and evaluates every version of the LLaVA family from one YAML file each.
   diff A B           options in which two experiments, runs or sweep points differ
   sweep FILE         fit every point of a sweep that has no results yet
   table RUN ...      runs, or a sweep, as tables: results, cost, seeds with intervals, a plot
+  report [ID ...]    what the runs say of the papers' claims; --run makes the runs
   import CHECKPOINT  a released checkpoint as parts that an experiment names
   export MODEL       a model for transformers, vLLM and SGLang
   answer MODEL FILE  answers to a question file in LLaVA's format
@@ -43,6 +44,7 @@ TOOLS = {
     "diff": "llava_lab.cli.diff:main",
     "sweep": "llava_lab.cli.sweep:main",
     "table": "llava_lab.cli.table:main",
+    "report": "llava_lab.cli.report:main",
     "import": "llava_lab.cli.import_:main",
     "export": "llava_lab.cli.export:main",
     "answer": "llava_lab.cli.answer:main",

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llava_lab.core.records import file_sha256
 from llava_lab.core.tensors import digest
 from llava_lab.core.version import __version__
 
@@ -168,12 +169,6 @@ class _Describer:
                 total.update(file.read_bytes() if file else inspect.getsource(value).encode())
             self.sources[module] = total.hexdigest()
         return self.sources[module]
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_or_text(text: str) -> Any:

@@ -58,6 +58,12 @@ def read_object(path: Path, way_out: str) -> dict[str, Any]:
     return found
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _checksum(record: Mapping[str, Any]) -> str:
     text = json.dumps(json.loads(json.dumps(record)), sort_keys=True)  # keys as text, as when read
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,5 +1,7 @@
 """YAML files that hold a mapping; whatever is wrong with one becomes one message."""
 
+import copy
+import functools
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -45,6 +47,12 @@ def parse_value(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
+@functools.lru_cache(maxsize=256)
+def _read(text: str) -> Any:
+    """What a text says; the points of a sweep read the same files hundreds of times."""
+    return yaml.load(text, _Loader)
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds names with values; an empty file holds none.
 
@@ -53,7 +61,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """
     check_regular(path, "options file")
     try:
-        found = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+        found = copy.deepcopy(_read(path.read_text(encoding="utf-8-sig")))
     except RecursionError:
         raise ValueError(f"{path}: not YAML: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:

@@ -130,7 +130,7 @@ class Fitting:
         if not (self.fresh or last):
             finished = self.run.finished(fingerprints, self.benchmark_fingerprints)
         found = {n: self._find(self.parts.stages[n], each) for n, each in fingerprints.items()}
-        return Preview(found, finished)
+        return Preview(found, finished, fingerprints)
 
     def _find(self, stage: Stage, fingerprint: str) -> Path | None:
         """Folder of a finished stage that may be reused."""

@@ -21,20 +21,21 @@ TINY = "configs/scale/tiny.yaml"
 DEFAULT = "tiny scale (the default); for the published recipe add -c configs/scale/paper.yaml"
 
 
-def read_layers(given: Sequence[Path | str]) -> list[Tree]:
+def read_layers(given: Sequence[Path | str], quiet: bool = False) -> list[Tree]:
     """What files and overrides say, later ones to win.
 
     Where no file names a scale, the tiny one comes behind the experiment's file.
 
     Args:
         given: Files as paths, overrides as texts, `model.connector.depth=3`.
+        quiet: Do not say that the tiny scale is taken.
     """
     given, found = list(given), [_layer(each) for each in given]
     lineage = [_lineage(each) if isinstance(each, Path) else {} for each in given]
     names = [name for each in lineage for name in each.get("experiment", [])]
     experiment = next((n for n, each in enumerate(lineage) if each.get("experiment")), None)
     if experiment is not None and not any(each.get("scale") for each in lineage):
-        tiny = _default_scale()
+        tiny = shipped(TINY) if quiet else _default_scale()
         found.insert(experiment + 1, read_layer(tiny))
         lineage.insert(experiment + 1, _lineage(tiny))
     layers: list[Tree] = []

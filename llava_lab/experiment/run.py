@@ -16,10 +16,9 @@ import torch
 
 from llava_lab.core import ranks
 from llava_lab.core.atomic import plain_name, write
-from llava_lab.core.fingerprint import file_sha256
 from llava_lab.core.lock import lock
 from llava_lab.core.progress import say
-from llava_lab.core.records import NUMBER, read_record, write_record
+from llava_lab.core.records import NUMBER, file_sha256, read_record, write_record
 from llava_lab.core.version import __version__
 from llava_lab.evaluate.points import NAME as POINTS
 from llava_lab.train.stage_weights import stage_file
@@ -53,10 +52,12 @@ class Preview:
     Attributes:
         stages: Of each stage the folder of a finished one that would be reused, or None.
         results: The results, where the run is finished, or None.
+        fingerprints: Of each stage its fingerprint.
     """
 
     stages: dict[str, Path | None]
     results: Path | None
+    fingerprints: dict[str, str]
 
 
 class Run:

@@ -11,6 +11,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from llava_lab.core import signals
 from llava_lab.core.lock import Held, lock
 from llava_lab.core.records import write_record
@@ -71,7 +73,7 @@ def run(sweep: Sweep, runs: Path, jobs: int | None = None, more: Layers = ()) ->
     pool = _pool(sweep, missing, jobs, more)
     where = f", {pool.jobs} at once {pool}" if pool else ""
     print(f"sweep {sweep.name}: {len(points)} points, {len(missing)} to run{where}", flush=True)
-    failed, number, left = 0, len(done), []
+    failed, number, left, began = 0, len(done), [], time.monotonic()
     for wait in (False, True):
         with _Fits(sweep, runs, pool.jobs if pool else jobs or 1, more, pool) as fits:
             for point, outcome in fits.each(left if wait else missing, wait):
@@ -79,7 +81,10 @@ def run(sweep: Sweep, runs: Path, jobs: int | None = None, more: Layers = ()) ->
                     left.append(point)
                     continue
                 number, failed = number + 1, failed + (not outcome[0])
-                print(f"[{number}/{len(points)}] {outcome[1]}", flush=True)
+                share = (time.monotonic() - began) / (number - len(done))
+                more_time = tqdm.format_interval(share * (len(points) - number))
+                after = f"; about {more_time} left" if number < len(points) else ""
+                print(f"[{number}/{len(points)}] {outcome[1]}{after}", flush=True)
     check_failed(failed, len(points))
 
 

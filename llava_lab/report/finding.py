@@ -8,9 +8,9 @@ from typing import Literal
 
 from llava_lab.experiment.compose import Tree
 from llava_lab.experiment.sweep import Sweep
+from llava_lab.experiment.verdict_runs import FIRST_SEED
 
 EFFECT = "effect"
-FIRST_SEED = 100  # of the runs that verdicts are made from
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class Finding:
         draws: Options that the seeds take in turn, by name.
         notes: What else has to be known of it.
         path: The file.
+        sweep_path: The sweep's.
         sha256: Of the file.
     """
 
@@ -108,6 +109,7 @@ class Finding:
     draws: Mapping[str, Tree]
     notes: tuple[str, ...]
     path: Path
+    sweep_path: Path
     sha256: str
 
     @property

@@ -36,6 +36,14 @@ def read_findings(folder: Path | None = None) -> dict[str, Finding]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist; it should hold the findings")
     found = {each.id: each for each in map(read_finding, sorted(folder.glob("*.yaml"), key=_order))}
+    sweeps: dict[str, Finding] = {}
+    for each in found.values():
+        other = sweeps.setdefault(each.sweep.name, each)
+        if (other.sweep, other.draws) != (each.sweep, each.draws):
+            raise ValueError(
+                f"{each.path}: its sweep or draws are not those of {other.path}, which is about "
+                f"sweep {other.sweep.name}, too; they share its runs"
+            )
     levels = {each.level: each for each in found.values()}
     if len(levels) > 1:
         one, other, *_ = levels.values()
@@ -77,7 +85,8 @@ def read_finding(path: Path) -> Finding:
         raise ValueError(f"{path}: finding is {given['finding']!r}; it is the file's name")
     claim = _text(path, "claim", given["claim"])
     tables, citation = _source(path, given["source"])
-    sweep = Sweep.read(path.parent / _text(path, "sweep", given["sweep"]))
+    sweep_path = path.parent / _text(path, "sweep", given["sweep"])
+    sweep = Sweep.read(sweep_path)
     contrasts = _contrasts(path, given["contrasts"], point_names(sweep))
     move = [
         _move(f"{path}: must_move", each)
@@ -102,7 +111,7 @@ def read_finding(path: Path) -> Finding:
         *(path.stem, claim, tables, citation, sweep, contrasts, tuple(move), tuple(stays)),
         tuple(_text(path, "described", each) for each in described),
         *(looks, level, draws, tuple(_text(path, "notes", each) for each in notes)),
-        *(path, hashlib.sha256(path.read_bytes()).hexdigest()),
+        *(path, sweep_path.resolve(), hashlib.sha256(path.read_bytes()).hexdigest()),
     )
     _check_benchmarks(found)
     return found
@@ -192,7 +201,7 @@ def _looks(path: Path, looks: Any, correction: Any) -> tuple[tuple[Look, ...], f
 def _check_benchmarks(finding: Finding) -> None:
     """Refuse a score of a benchmark that the sweep's experiment has not."""
     tree: Tree = {}
-    for layer in read_layers(finding.sweep.layers(finding.sweep.points()[0])):
+    for layer in read_layers(finding.sweep.layers(finding.sweep.points()[0]), quiet=True):
         tree = merge(tree, layer)
     known = [str(each.get("name")) for each in tree.get("data", {}).get("benchmarks", [])]
     for score in finding.scores:

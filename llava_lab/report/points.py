@@ -1,13 +1,12 @@
 """12. Points: the points.json of a run -> what each question gave each score, checked."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from llava_lab.core.records import read_record
+from llava_lab.core.records import file_sha256, read_record
 from llava_lab.evaluate.points import NAME
 from llava_lab.evaluate.ratio import Array, Ratio, by_category
 from llava_lab.report.runs import RunResults
@@ -67,7 +66,7 @@ def read_points(run: RunResults) -> dict[Key, Points]:
     path = run.path.with_name(NAME)
     if not path.is_file():
         return {}
-    if hashlib.sha256(path.read_bytes()).hexdigest() != run.results.get("points_sha256"):
+    if file_sha256(path) != run.results.get("points_sha256"):
         raise ValueError(
             f"{path}: damaged, or not the points of the {run.path.name} beside it. {WAY_OUT}"
         )

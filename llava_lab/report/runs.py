@@ -30,11 +30,13 @@ class RunResults:
         path: The file.
         results: Its content.
         points: Content of points.json, where it does not stand beside the file.
+        text: The resolved configuration, where it does not.
     """
 
     path: Path
     results: dict[str, Any]
     points: Mapping[str, Any] | None = None
+    text: str | None = None
 
     def visual_tokens(self, benchmark: str) -> float:
         """Mean visual tokens of a benchmark's questions, or of training where unknown."""
@@ -55,16 +57,18 @@ class RunResults:
 
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
-        """The resolved configuration beside the file, or None where the file stands alone."""
+        """The resolved configuration, or None where the file stands alone."""
         text = self._config()
         return None if text is None else parse_value(text)
 
     def _config(self) -> str | None:
-        """The text of the configuration beside the file.
+        """The text of the configuration.
 
         Raises:
             ValueError: If it is not that of the results.
         """
+        if self.text is not None:
+            return self.text
         path = self.path.with_name("config.yaml")
         if not path.is_file():
             return None
@@ -102,7 +106,20 @@ def read(path: Path) -> RunResults:
     Raises:
         ValueError: If it is damaged or lacks something; names it.
     """
-    results = read_record(path, {}, "`fit` the run again to rewrite it.")
+    found = read_record(path, {}, "`fit` the run again to rewrite it.")
+    return RunResults(path, check(path, found))
+
+
+def check(path: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Check the content of a results file.
+
+    Args:
+        path: The file, for messages.
+        results: Its content.
+
+    Raises:
+        ValueError: If something is lacking or no number; names it.
+    """
     _need(results, KEYS, f"{path}")
     for key, kind in KINDS.items():
         if type(results[key]) not in kind:
@@ -118,7 +135,7 @@ def read(path: Path) -> RunResults:
     _numbers(results["cost"], f"{path}: cost")
     _numbers(results.get("visual_tokens", {}), f"{path}: visual_tokens")
     _check_benchmarks(results["benchmarks"], f"{path}")
-    return RunResults(path, results)
+    return results
 
 
 def _check_benchmarks(benchmarks: Any, where: str) -> None:

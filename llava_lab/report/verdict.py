@@ -12,8 +12,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from llava_lab.report.estimate import Difference
 from llava_lab.report.finding import Contrast, Finding, Look, Move, Stay
 
 REPRODUCED, CONTRADICTED = "reproduced", "contradicted"
@@ -21,23 +21,6 @@ NO_EFFECT, INCONCLUSIVE = "no effect", "inconclusive"
 NOT_RUN = "not run"
 STAY_LEVEL = 0.9  # two one-sided tests at 5 %
 HAIR = 1e-9  # by which rounding may lower a mean
-
-
-class Difference(Protocol):
-    """What `report.estimate.difference_of` gives, as fractions."""
-
-    @property
-    def value(self) -> float:
-        """The mean difference."""
-        ...
-
-    def interval(self, level: float) -> tuple[float, float]:
-        """Ends of the confidence interval."""
-        ...
-
-    def p(self, null: float, side: str) -> float:
-        """Probability of a value as far on a side of `null`, were `null` true."""
-        ...
 
 
 Compare = Callable[[Contrast, str, Sequence[int]], Difference]

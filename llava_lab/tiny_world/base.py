@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 from llava_lab.core import verdict_worlds
 from llava_lab.core.atomic import new_folder
-from llava_lab.core.fingerprint import file_sha256
 from llava_lab.core.progress import shown
-from llava_lab.core.records import read_object, read_record, write_record
+from llava_lab.core.records import file_sha256, read_object, read_record, write_record
 
 MANIFEST = verdict_worlds.MANIFEST
 

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from llava_lab.core import ranks
 from llava_lab.core.atomic import whole, write
-from llava_lab.core.fingerprint import file_sha256
+from llava_lab.core.records import file_sha256
 
 SUMS, REST, INDEX = "shares.json", "rest.pt", ".metadata"
 TENSOR = "tensor:"  # begins the text that stands for a tensor of a folder

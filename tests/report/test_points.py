@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_table import results, write
 
-from llava_lab.core.fingerprint import file_sha256
+from llava_lab.core.records import file_sha256
 from llava_lab.data.questions import Question
 from llava_lab.evaluate.metrics.hallucination import Chair
 from llava_lab.evaluate.metrics.question import ExactMatch, YesNo

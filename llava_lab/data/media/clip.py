@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from llava_lab.core.fingerprint import file_sha256
+from llava_lab.core.records import file_sha256
 from llava_lab.data.image_folder import frame_files
 from llava_lab.data.media.decode import check_pixels, read_frames
 from llava_lab.data.media.picture import load_image

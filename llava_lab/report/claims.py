@@ -1,0 +1,136 @@
+"""12. Claims: findings and the runs under results/ -> the state of all claims."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from llava_lab.experiment.sweep import Layers
+from llava_lab.experiment.verdict_runs import choose
+from llava_lab.report.committed import Committed, read_results
+from llava_lab.report.estimate import Difference, difference_of
+from llava_lab.report.family import Verdict, verdicts
+from llava_lab.report.finding import Contrast, Finding, Look
+from llava_lab.report.history import TYPED, History, check_runs, history_of
+from llava_lab.report.verdict import Evidence, measure
+
+Runs = Mapping[tuple[str, str, int], Committed]  # by sweep, point and seed
+
+
+@dataclass(frozen=True)
+class Claims:
+    """All findings with what is known of them.
+
+    Attributes:
+        findings: All findings, by id.
+        runs: The runs that verdicts are made from.
+        verdicts: What the rules say, by id.
+        histories: What became of each finding, by id.
+    """
+
+    findings: Mapping[str, Finding]
+    runs: Runs
+    verdicts: Mapping[str, Verdict]
+    histories: Mapping[str, History]
+
+    def used(self, id: str) -> list[Committed]:
+        """The runs that a verdict is from."""
+        verdict = self.verdicts[id]
+        if verdict.evidence is None:
+            return []
+        return [self.runs[key] for key in keys(verdict.finding, verdict.evidence.look)]
+
+    def remarks(self, id: str) -> list[str]:
+        """What has to be known beside a verdict: whether rule or runs have changed since."""
+        finding, history, used = self.findings[id], self.histories[id], self.used(id)
+        found = []
+        if history.rule is not None and history.rule != finding.sha256:
+            found.append("The rule was changed after its last run.")
+        for count, what in (
+            (sum(id not in run.rules for run in used), "made before this rule was written"),
+            (
+                sum(run.rules.get(id, finding.sha256) != finding.sha256 for run in used),
+                "made for an earlier rule",
+            ),
+        ):
+            if count:
+                found.append(f"{count} of {len(used)} runs were {what}.")
+        for event in history.earlier:
+            if event["event"] == TYPED:
+                by = "typed by hand"
+            elif event["rule"] != history.rule:
+                by = "by an earlier rule"
+            else:
+                by = f"by earlier runs of {event['look']} seeds"
+            found.append(f"{event['date']}: {event['verdict']}, {by}.")
+        return found
+
+
+def read_claims(findings: Mapping[str, Finding], folder: Path) -> Claims:
+    """Judge all findings by the runs under a folder of results.
+
+    Raises:
+        ValueError: If a file is damaged, a run lacks a score that a finding names, or a history has
+            lost something.
+    """
+    runs = read_results(folder) if folder.is_dir() else []
+    histories = {id: history_of(folder, id) for id in findings}
+    check_runs(histories, runs)
+    return judge(findings, {(run.sweep, run.point, run.seed): run for run in runs}, histories)
+
+
+def judge(findings: Mapping[str, Finding], runs: Runs, histories: Mapping[str, History]) -> Claims:
+    """Judge all findings by some runs.
+
+    Args:
+        findings: All findings, by id.
+        runs: The runs, by sweep, point and seed.
+        histories: Histories, by id.
+    """
+
+    def measured(finding: Finding, look: Look) -> Evidence | None:
+        if not all(key in runs for key in keys(finding, look)):
+            return None
+        return measure(finding, look, partial(_compare, finding, runs))
+
+    return Claims(findings, runs, verdicts(findings, measured), histories)
+
+
+def keys(finding: Finding, look: Look) -> list[tuple[str, str, int]]:
+    """Sweep, point and seed of the runs of a look."""
+    seeds = finding.seeds(look)
+    return [(finding.sweep.name, point, seed) for point in finding.points for seed in seeds]
+
+
+def fresh(findings: Sequence[Finding], runs: Runs, more: Layers = ()) -> Runs:
+    """Runs whose files and options are those that findings have now.
+
+    Args:
+        findings: The findings that they are for.
+        runs: The runs.
+        more: Files and overrides for all points.
+    """
+    found = {}
+    for finding in findings:
+        wanted = [(p, s) for name, p, s in keys(finding, finding.looks[-1]) if (name, p, s) in runs]
+        chosen = choose(finding.sweep, wanted, finding.draw, more)
+        for point in chosen.points():
+            key = (finding.sweep.name, point.name, point.seed)
+            if chosen.record(Path(), point, more).stem == runs[key].record:
+                found[key] = runs[key]
+    return found
+
+
+def _compare(
+    finding: Finding, runs: Runs, contrast: Contrast, score: str, seeds: Sequence[int]
+) -> Difference:
+    pairs = []
+    for seed in seeds:
+        both = [
+            runs[finding.sweep.name, point, seed]
+            for point in (contrast.treatment, contrast.against)
+        ]
+        for run in both:
+            finding.check_scores(run.points, run.name)
+        pairs.append((both[0].points[score], both[1].points[score]))
+    return difference_of(pairs)

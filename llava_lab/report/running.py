@@ -1,0 +1,134 @@
+"""12. Running: the runs that findings lack, look by look; then what they gave, under results/."""
+
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_lab.core import verdict_worlds
+from llava_lab.core.progress import say
+from llava_lab.experiment.run import git_commit
+from llava_lab.experiment.sweep import Layers
+from llava_lab.experiment.sweeping import run as run_sweep
+from llava_lab.experiment.verdict_runs import Chosen, choose
+from llava_lab.report.claims import Claims, fresh, judge, keys, read_claims
+from llava_lab.report.committed import commit
+from llava_lab.report.finding import Finding
+from llava_lab.report.history import begin, check_runs, note
+from llava_lab.report.runs import read
+
+
+@dataclass(frozen=True)
+class Running:
+    """Makes the runs of findings.
+
+    Attributes:
+        findings: All findings, by id: they share the level.
+        results: The folder of results.
+        runs: The folder of all runs.
+        jobs: Runs at once; None for one a GPU, or one without GPUs.
+        more: Files and overrides for all runs.
+    """
+
+    findings: Mapping[str, Finding]
+    results: Path
+    runs: Path
+    jobs: int | None = None
+    more: Layers = ()
+
+    def run(self, ids: Sequence[str]) -> Claims:
+        """Make the runs of findings until each is decided, or has had its last look.
+
+        Runs that are under results/ already, made with the same files and options, count. A run
+        that fails does not stop the others; at the end it is said.
+
+        Args:
+            ids: The findings.
+
+        Raises:
+            ValueError: If a rule or a sweep is not committed, or runs failed.
+        """
+        check_written(self.findings.values())
+        for finding in self.findings.values():
+            begin(self.results, finding, git_commit())
+        with verdict_worlds.opened():
+            while sweeps := list(self.lacking(ids, claims := self.claims())):
+                failed = [sweep.name for sweep in sweeps if not self._sweep(sweep)]
+                claims = self.claims()
+                self._note(claims)
+                if failed:
+                    raise ValueError(
+                        f"runs of {', '.join(failed)} failed, and a look waits for all of its "
+                        "runs; the same command tries them again"
+                    )
+        self._note(claims)
+        return claims
+
+    def claims(self) -> Claims:
+        """The claims by the runs that were made with the present files and options."""
+        found = read_claims(self.findings, self.results)
+        check_runs(found.histories, list(found.runs.values()))
+        runs = fresh(list(self.findings.values()), found.runs, self.more)
+        return judge(self.findings, runs, found.histories)
+
+    def lacking(self, ids: Sequence[str], claims: Claims) -> Iterator[Chosen]:
+        """The runs that the next looks lack: a sweep each, of the points that are compared."""
+        sweeps: dict[str, list[tuple[str, int]]] = {}
+        of: dict[str, Finding] = {}
+        for finding in (self.findings[id] for id in ids):
+            if (look := claims.verdicts[finding.id].next) is None:
+                continue
+            for name, point, seed in keys(finding, look):
+                if (name, point, seed) not in claims.runs:
+                    sweeps.setdefault(name, []).append((point, seed))
+                    of[name] = finding
+        for name, wanted in sweeps.items():
+            yield choose(of[name].sweep, wanted, of[name].draw, self.more)
+
+    def _sweep(self, sweep: Chosen) -> bool:
+        """Make runs and keep them under results/; False if some failed."""
+        try:
+            run_sweep(sweep, self.runs, self.jobs, self.more)
+        except ValueError as error:
+            say(f"sweep {sweep.name}: {error}")
+            return False
+        finally:  # also of those that were done before a signal came
+            self._commit(sweep)
+        return True
+
+    def _commit(self, sweep: Chosen) -> None:
+        for point, results in sweep.recorded(self.runs, self.more):
+            record = sweep.record(self.runs, point, self.more).stem
+            rules = {
+                each.id: each.sha256
+                for each in self.findings.values()
+                if each.sweep.name == sweep.name and point.name in each.points
+            }
+            commit(self.results, sweep.name, point, record, read(results), rules)
+
+    def _note(self, claims: Claims) -> None:
+        for id, verdict in claims.verdicts.items():
+            used = {run.name: run.sha256 for run in claims.used(id)}
+            note(self.results, verdict, used, git_commit())
+
+
+def check_written(findings: Iterable[Finding]) -> None:
+    """Refuse rules and sweeps that are not committed as they are; outside a checkout none is.
+
+    Args:
+        findings: The findings.
+
+    Raises:
+        ValueError: Names the first file.
+    """
+    for file in sorted({file for each in findings for file in (each.path, each.sweep_path)}):
+        command = ["git", "-C", str(file.parent), "status", "--porcelain", "--ignored", "--"]
+        try:
+            done = subprocess.run([*command, file.name], capture_output=True, text=True)
+        except OSError:  # there is no git
+            return
+        if done.returncode == 0 and done.stdout:
+            raise ValueError(
+                f"{file} is not committed as it is. A rule is written down before its runs: commit "
+                "it, and then run it"
+            )

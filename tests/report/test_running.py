@@ -1,0 +1,299 @@
+"""Runs of findings: made look by look, kept under results/, judged from there alone."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import REPOSITORY
+from test_finding import RULE
+
+from llava_lab.cli.report import main
+from llava_lab.core.records import file_sha256, write_record
+from llava_lab.data.questions import Question
+from llava_lab.evaluate.points import PointsFile
+from llava_lab.evaluate.ratio import by_category, mean
+from llava_lab.experiment.sweep import Point, Sweep
+from llava_lab.report import running
+from llava_lab.report.claims import Claims, read_claims
+from llava_lab.report.committed import read_results
+from llava_lab.report.finding_file import read_findings
+from llava_lab.report.history import history_of, read_history
+from llava_lab.report.running import Running, check_written
+
+KINDS = ["count", "color"] * 50
+MOVED = {"1": 0.4, "2": 0.9}  # share of counts that a point has right
+
+
+def rule(folder: Path, changes: dict | None = None) -> None:
+    """Two findings on one sweep; the second's effect differs from seed to seed."""
+    (folder / "sweeps").mkdir(exist_ok=True)
+    (folder / "findings").mkdir(exist_ok=True)
+    sweep = {
+        "experiment": str(REPOSITORY / "experiments" / "llava15.yaml"),
+        "axes": {"depth": {"1": {}, "2": {"model.connector.depth": 3}, "4": {"resolution": 224}}},
+    }
+    (folder / "sweeps" / "some.yaml").write_text(yaml.safe_dump(sweep))
+    own = {
+        "sweep": "../sweeps/some.yaml",
+        "contrasts": {"effect": {"treatment": "2", "against": "1"}},
+        "must_not": [],
+        "looks": {3: 0.03, 4: 0.02},
+    }
+    other = {**RULE, **own, "finding": "T2"}
+    other["must_move"] = [{"score": "questions/accuracy/color", "direction": "up", "least": 20}]
+    first = {**RULE, **own, "finding": "T1", **(changes or {})}
+    for each in (first, other):
+        (folder / "findings" / f"{each['finding']}.yaml").write_text(yaml.safe_dump(each))
+
+
+def make_run(folder: Path, point: Point, right: dict[str, float]) -> Path:
+    """A finished run as `fit` leaves it, that has so many counts and colors right."""
+    got = np.array([float(place < right[kind] * len(KINDS)) for place, kind in enumerate(KINDS)])
+    ratios = by_category({"accuracy": mean(got)}, np.array(KINDS))
+    names = [f"images/{place}.png" for place in range(len(KINDS))]
+    questions = [
+        Question(str(place), (Path(name),), "What?", kind, ("a",), "file")
+        for place, (name, kind) in enumerate(zip(names, KINDS, strict=True))
+    ]
+    points = PointsFile()
+    points.begin("questions", questions, f"world {point.seed}")
+    places = list(range(len(KINDS)))
+    points.add("questions", "", places, {"accuracy": mean(got)}, split=True, means=[])
+    points.write(folder / "points.json")
+    config = yaml.safe_dump(
+        {"seed_everything": point.seed, "tiny_world": {"seed": point.options["tiny_world.seed"]}}
+    )
+    (folder / "config.yaml").write_text(config)
+    results = {
+        "experiment": "some",
+        "scale": "tiny",
+        "seed": point.seed,
+        "git": None,
+        "versions": {},
+        "config_sha256": file_sha256(folder / "config.yaml"),
+        "stages": [{"name": "align", "steps": 2, "seconds": 3.5, "reused": False}],
+        "benchmarks": {
+            "questions": {
+                key: {"value": each.value, "ci95": [0.0, 1.0], "n": each.n}
+                for key, each in ratios.items()
+            }
+        },
+        "cost": {"visual_tokens_mean": 36.0, "train_flops": 1e9, "seconds": 9.0},
+        "points_sha256": file_sha256(folder / "points.json"),
+    }
+    write_record(folder / "results.json", results)
+    return folder / "results.json"
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Points that were run, in the place of fits; each has what MOVED says."""
+    done: list[str] = []
+
+    def run_sweep(sweep: Sweep, runs: Path, jobs: int | None, more: list) -> None:
+        for point in sweep.points():
+            done.append(f"{point.name} {point.seed}")
+            folder = runs / f"{point.name}-{point.seed}"
+            folder.mkdir(parents=True)
+            color = 0.5 + (0.3 if point.name == "2" and point.seed % 2 else 0)
+            results = make_run(folder, point, {"count": MOVED[point.name], "color": color})
+            kept = {"command": [], "exit": 0, "results": str(results)}
+            write_record(sweep.record(runs, point, more), kept)
+
+    monkeypatch.setattr(running, "run_sweep", run_sweep)
+    return done
+
+
+@pytest.fixture
+def run(tmp_path: Path, ran: list[str]) -> Callable[..., Claims]:
+    """Makes the runs of findings that lie in a folder."""
+
+    def start(*ids: str) -> Claims:
+        findings = read_findings(tmp_path / "findings")
+        made = Running(findings, tmp_path / "results", tmp_path / "runs")
+        return made.run(ids or list(findings))
+
+    return start
+
+
+def test_runs_are_made_look_by_look_until_each_is_decided(
+    tmp_path: Path, run: Callable[..., Claims], ran: list[str]
+) -> None:
+    rule(tmp_path)
+    claims = run()
+    first = [f"{point} {seed}" for point in (2, 1) for seed in (100, 101, 102)]
+    assert ran == [*first, "2 103", "1 103"]  # nothing of 4, which no contrast names
+    words = {id: each.word for id, each in claims.verdicts.items()}
+    assert words == {"T1": "reproduced", "T2": "inconclusive"}
+    assert claims.verdicts["T1"].evidence.moved[0].effect.value == pytest.approx(0.5, abs=0.15)
+    assert [claims.verdicts[id].evidence.look.seeds for id in ("T1", "T2")] == [3, 4]
+    run()
+    assert len(ran) == 8
+
+
+def test_results_alone_give_the_same_verdicts_and_scores(
+    tmp_path: Path, run: Callable[..., Claims]
+) -> None:
+    rule(tmp_path)
+    claims = run()
+    alone = read_claims(read_findings(tmp_path / "findings"), tmp_path / "results")
+    assert {id: v.word for id, v in alone.verdicts.items()} == {
+        id: v.word for id, v in claims.verdicts.items()
+    }
+    each = read_results(tmp_path / "results")[0]
+    assert (each.sweep, each.point, each.seed) == ("some", "1", 100)
+    assert each.worlds == {"tiny_world": 1000} and set(each.rules) == {"T1", "T2"}
+    before = json.loads((tmp_path / "runs" / "1-100" / "results.json").read_text())
+    scores = each.run.results["benchmarks"]["questions"]
+    assert scores.keys() == before["benchmarks"]["questions"].keys()
+    assert each.run.results["stages"] == before["stages"] and each.run.config is not None
+    kept = json.loads(each.run.path.read_text())["results"]
+    assert "seconds" not in json.dumps(kept) and each.run.path.stat().st_size < 10_000
+
+
+def test_worlds_are_open_only_while_runs_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule(tmp_path)
+    seen = []
+
+    def run_sweep(sweep: Sweep, *_: object) -> None:
+        seen.append({point.options["tiny_world.seed"] for point in sweep.points()})
+        running.verdict_worlds.check_seed(1000, "it")
+        raise ValueError("2 of 4 points failed")
+
+    monkeypatch.setattr(running, "run_sweep", run_sweep)
+    made = Running(read_findings(tmp_path / "findings"), tmp_path / "results", tmp_path / "runs")
+    with pytest.raises(ValueError, match="runs of some failed, and a look waits for all"):
+        made.run(["T1"])
+    assert seen == [{1000, 1001, 1002}]
+    with pytest.raises(ValueError, match="kept for verdicts"):
+        running.verdict_worlds.check_seed(1000, "it")
+
+
+def test_a_rule_that_is_changed_after_its_run_shows_with_the_earlier_verdict(
+    tmp_path: Path, run: Callable[..., Claims]
+) -> None:
+    rule(tmp_path)
+    run("T1")
+    stricter = [{**RULE["must_move"][0], "score": "questions/accuracy/count", "least": 90}]
+    rule(tmp_path, {"must_move": stricter})
+    claims = read_claims(read_findings(tmp_path / "findings"), tmp_path / "results")
+    assert claims.verdicts["T1"].word == "no effect"
+    assert claims.remarks("T1")[0] == "The rule was changed after its last run."
+    remarks = run("T1").remarks("T1")
+    assert remarks[0] == "6 of 6 runs were made for an earlier rule."
+    assert remarks[1].endswith(": reproduced, by an earlier rule.")
+    assert len(history_of(tmp_path / "results", "T1").of("rule")) == 2
+
+
+def test_a_rule_that_is_written_after_the_runs_shows(
+    tmp_path: Path, run: Callable[..., Claims]
+) -> None:
+    rule(tmp_path)
+    later = tmp_path / "findings" / "T2.yaml"
+    text = later.read_text()
+    later.unlink()
+    run()
+    later.write_text(text)
+    assert run().remarks("T2") == ["6 of 8 runs were made before this rule was written."]
+
+
+def test_runs_of_other_options_than_the_sweeps_are_made_anew(
+    tmp_path: Path, run: Callable[..., Claims], ran: list[str]
+) -> None:
+    rule(tmp_path)
+    run("T1")
+    path = tmp_path / "sweeps" / "some.yaml"
+    path.write_text(path.read_text().replace("model.connector.depth: 3", "resolution: 448"))
+    for folder in (tmp_path / "runs").glob("2-*"):
+        folder.rename(folder.with_name(f"old-{folder.name}"))
+    run("T1")
+    assert ran[6:] == ["2 100", "2 101", "2 102"]
+    earlier = history_of(tmp_path / "results", "T1").earlier
+    assert [event["look"] for event in earlier] == [3]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda lines: lines[1:], "line 1: this line was changed, or one before it is missing"),
+        (lambda lines: [lines[0].replace("More", "Less"), *lines[1:]], "line 1: this line was"),
+        (lambda lines: [lines[0], lines[1].replace("repro", "pro")], "line 2: this line was"),
+        (lambda lines: ["no JSON"], "line 1: damaged"),
+    ],
+)
+def test_a_history_that_was_changed_is_refused(
+    damage: Callable, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "T1.jsonl"
+    events = [{"event": "rule", "text": "More"}, {"event": "verdict", "verdict": "reproduced"}]
+    assert read_history(path).added(events[:1]).added(events[1:]).events == tuple(events)
+    path.write_text("\n".join(damage(path.read_text().splitlines())) + "\n")
+    with pytest.raises(ValueError, match=message):
+        read_history(path)
+
+
+def test_what_is_damaged_or_deleted_is_named(tmp_path: Path, run: Callable[..., Claims]) -> None:
+    rule(tmp_path)
+    run("T1")
+    history = (tmp_path / "results" / "findings" / "T1.jsonl").read_text()
+    (tmp_path / "results" / "findings" / "T1.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"was made for a rule of T1 that .*T1.jsonl does not"):
+        read_claims(read_findings(tmp_path / "findings"), tmp_path / "results")
+    (tmp_path / "results" / "findings" / "T1.jsonl").write_text(history)
+    path = tmp_path / "results" / "some" / "1-seed100.json"
+    text = path.read_text()
+    path.write_text(text.replace('"seed": 100', '"seed": 109'))
+    with pytest.raises(ValueError, match=r"1-seed100.json: damaged, its checksum"):
+        read_results(tmp_path / "results")
+    path.write_text(text)
+    for questions in (tmp_path / "results" / "questions").iterdir():
+        questions.unlink()
+    with pytest.raises((ValueError, OSError), match="questions"):
+        read_results(tmp_path / "results")
+
+
+def test_a_rule_that_is_not_committed_is_not_run(tmp_path: Path) -> None:
+    rule(tmp_path)
+    found = list(read_findings(tmp_path / "findings").values())
+    check_written(found)  # outside a checkout there is nothing to compare with
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    with pytest.raises(ValueError, match=r"T1.yaml is not committed as it is"):
+        check_written(found)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "rules"], check=True)
+    check_written(found)
+    (tmp_path / "sweeps" / "some.yaml").write_text("changed: true")
+    with pytest.raises(ValueError, match=r"some.yaml is not committed as it is"):
+        check_written(found)
+
+
+def test_the_verb_prints_rules_without_runs(
+    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["--format", "json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert "not run" in json.dumps(rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--run", "F99"], "there is no finding 'F99'"),
+        (["--a.b=3"], "name a folder with --results"),
+        (["--jobs=0"], "is not a whole number from 1 on"),
+    ],
+)
+def test_what_the_verb_cannot_do_is_one_message(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
