@@ -19,9 +19,9 @@ from llava_lab.data.modules.encoded import Position
 from llava_lab.data.modules.stage import run_seed
 from llava_lab.data.questions import Question, read_questions
 from llava_lab.data.views.base import Views
-from llava_lab.evaluate.groups import QuestionGroup, blind_groups, by_images
+from llava_lab.evaluate.groups import QuestionGroup, blind_groups, by_images, without_images
 from llava_lab.evaluate.metrics.base import BenchmarkMetric
-from llava_lab.evaluate.points import BLIND
+from llava_lab.evaluate.points import BLIND, TEXT_ONLY
 from llava_lab.evaluate.prompts import Sizes, check_questions, question_loader, trees_of
 from llava_lab.model.generate import Sampling
 from llava_lab.model.llm import scale_positions
@@ -36,12 +36,14 @@ class Benchmark:
         images: Folder of the images.
         metric: How answers are scored.
         prompt: Line that is added to every question, such as a response-format prompt.
-        blind: Ask all questions a second time with the images shuffled between them: this accuracy
-            is what the text alone allows. If a question could only be given its own images, there
-            is no blind score, and results say so.
+        blind: Ask all questions a second time beside wrong images, those of another question: what
+            the answers gain from the right ones is the margin. If a question could only be given
+            its own images, there is no blind score, and results say so.
         limit: Number of questions to ask, from the first on; null asks all.
         held_out: Ask only about images that a stage with this `hold_out` keeps from training; 0
             asks about all.
+        text_only: Ask all questions once more without any image: what the text alone allows, which
+            a wrong image may hide. Off by default, since it is a pass more.
     """
 
     idle = ("questions", "images")  # files are hashed by content
@@ -56,7 +58,9 @@ class Benchmark:
         blind: bool = True,
         limit: int | None = None,
         held_out: float = 0.0,
+        text_only: bool = False,
     ):
+        self.text_only = text_only
         self.name, self.path, self.images, self.metric = name, questions, images, metric
         self.prompt, self.blind, self.limit, self.held_out = prompt, blind, limit, held_out
         if limit is not None and limit < 1:
@@ -106,6 +110,11 @@ class Benchmark:
                     f"{question.source}: no answer to score against. Files that keep their answers "
                     "secret are for `predict`."
                 )
+        if self.text_only and not any(question.images for question in self.questions):
+            raise ValueError(
+                f"benchmark {self.name}: text_only is true, but no question has an image, so that "
+                "every pass is; set it to false"
+            )
         self.metric.check(self.questions)
 
 
@@ -115,8 +124,8 @@ class BenchmarkPass:
 
     Attributes:
         benchmark: The benchmark.
-        prefix: What its scores' names begin with: nothing, or "blind_" where each question is
-            given images of other questions.
+        prefix: What its scores' names begin with: nothing, "blind_" where each question is given
+            images of another question, or "text_only_" where it is given none.
         groups: The questions with their images.
     """
 
@@ -204,13 +213,15 @@ class BenchmarkDataModule(LightningDataModule):
 
     @cached_property
     def passes(self) -> list[BenchmarkPass]:
-        """Passes of all benchmarks, each followed by its blind pass if there is one."""
+        """Passes of all benchmarks, each followed by its blind and text-only passes, if any."""
         found = []
         for benchmark in self.benchmarks:
             groups = by_images(benchmark.questions, self.image_position)
             found.append(BenchmarkPass(benchmark, "", groups))
             if benchmark.blind and (others := blind_groups(groups)) is not None:
                 found.append(BenchmarkPass(benchmark, BLIND, others))
+            if benchmark.text_only:
+                found.append(BenchmarkPass(benchmark, TEXT_ONLY, without_images(groups)))
         return found
 
     def loader(self, one_pass: BenchmarkPass) -> DataLoader:

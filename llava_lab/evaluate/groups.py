@@ -1,4 +1,4 @@
-"""11. Groups: questions -> groups that share their images; shuffled images for a blind pass."""
+"""11. Groups: questions -> groups that share their images; wrong images, or none, for baselines."""
 
 import random
 from collections import Counter
@@ -22,7 +22,7 @@ class QuestionGroup:
     """Questions about the same images, which are encoded once for all of them.
 
     Attributes:
-        images: The images: the questions' own or, in a blind pass, those of others.
+        images: The images: the questions' own, in a blind pass those of others, or none.
         questions: The questions.
         places: Index of each question in its file, which is unique; ids may repeat.
     """
@@ -101,6 +101,31 @@ def blind_groups(groups: Sequence[QuestionGroup]) -> list[QuestionGroup] | None:
                 return None
             dealt[index] = _drawn(group, others, f"{run_seed()}/blind/{index}")
     return [replace(group, images=images) for group, images in zip(groups, dealt, strict=True)]
+
+
+def without_images(groups: Sequence[QuestionGroup]) -> list[QuestionGroup]:
+    """Ask the questions of each group without their images."""
+    return [
+        replace(
+            group,
+            images=(),
+            questions=[replace(each, images=(), text=each.prompt) for each in group.questions],
+        )
+        for group in groups
+    ]
+
+
+def most_frequent(questions: Sequence[Question]) -> list[str]:
+    """The answer that is most frequent among the questions of the same type, for each question.
+
+    Each accepted answer of each question counts once; of equally frequent ones, the first in the
+    file is taken.
+    """
+    counts: dict[str | None, Counter[str]] = {}
+    for question in questions:
+        counts.setdefault(question.category, Counter()).update(question.answers)
+    first = {category: count.most_common(1)[0][0] for category, count in counts.items()}
+    return [first[question.category] for question in questions]
 
 
 def _swap(

@@ -17,11 +17,11 @@ BLIND, TEXT_ONLY, MOST_FREQUENT = PASSES = ("blind_", "text_only_", "most_freque
 class PointsFile:
     """Collects what questions gave, benchmark by benchmark and pass by pass.
 
-    A file holds, of each benchmark, `questions` (hash of the questions and of their pictures'
-    bytes), `ids`, `clusters` and `categories` of all of its questions; and of each pass, by the
-    prefix of its scores ("" or "blind_"), `places` of the questions that were scored, and of each
-    score over all questions what these gave (`got`) and could give (`of`), a number where that is
-    equal for all. Scores of categories and their means (`split`, `means`) follow from those.
+    A file holds of each benchmark `questions` (hash of the questions and of their pictures' bytes)
+    and the `ids`, `clusters` and `categories` of all of its questions; and of each pass, by the
+    prefix of its scores ("" or one of PASSES), the `places` of the questions that were scored, and
+    of each score over all questions what these gave (`got`) and could give (`of`), a number where
+    that is equal for all. Scores of categories and means follow from those (`split`, `means`).
     """
 
     def __init__(self) -> None:

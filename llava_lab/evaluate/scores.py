@@ -13,9 +13,10 @@ from llava_lab.core import ranks
 from llava_lab.core.atomic import write
 from llava_lab.data.questions import Question
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule, BenchmarkPass
+from llava_lab.evaluate.groups import most_frequent
 from llava_lab.evaluate.loggers import log_picture, log_scores
 from llava_lab.evaluate.metrics.score import Score
-from llava_lab.evaluate.points import BLIND, NAME, PointsFile
+from llava_lab.evaluate.points import BLIND, MOST_FREQUENT, NAME, PointsFile
 from llava_lab.evaluate.sheet import SheetItem, sheet
 from llava_lab.model.generate import Answers, QuestionBatch
 
@@ -47,8 +48,8 @@ class Answered:
 class Scores(Callback):
     """Scores `test`, writes predictions and points, logs scores and a sheet of samples.
 
-    A line of a prediction file has a question, the answer to it, and whether that is correct; and
-    of the blind pass the same in fields that begin with `blind_`.
+    A line of a prediction file has a question, the answer to it, and whether that is correct; of
+    the blind and the text-only pass the same in fields that begin with `blind_` and `text_only_`.
 
     Args:
         folder: Where the prediction files go, one a benchmark; points.json goes beside it.
@@ -128,6 +129,24 @@ class Scores(Callback):
         benchmark, prefix = one_pass.benchmark, one_pass.prefix
         name, metric = benchmark.name, benchmark.metric
         questions = [benchmark.questions[place] for place in predictions]
+        graded = self._grade(benchmark, prefix, predictions)
+        self._keep(trainer, benchmark, prefix, predictions, graded)
+        if not prefix:
+            pairs = zip(predictions.values(), graded, strict=True)
+            accepted = [line.get("correct", 0) > 0 for text, line in pairs if not text.strip()]
+            self.answered[name].empty_correct = sum(accepted)
+            if metric.repeats:
+                said = most_frequent(benchmark.questions)
+                self._grade(benchmark, MOST_FREQUENT, {place: said[place] for place in predictions})
+            if trainer.is_global_zero:
+                self._show(trainer, name, questions, list(predictions.values()), graded)
+
+    def _grade(
+        self, benchmark: Benchmark, prefix: str, predictions: dict[int, str]
+    ) -> list[dict[str, Any]]:
+        """Score answers, and keep what each question gave; fields of each for predictions."""
+        name, metric = benchmark.name, benchmark.metric
+        questions = [benchmark.questions[place] for place in predictions]
         graded = metric.grade(questions, list(predictions.values()))
         # An answer that is scored together with another has no line.
         places = [place for place, line in zip(predictions, graded, strict=True) if line]
@@ -139,13 +158,7 @@ class Scores(Callback):
         self.points.add(
             name, prefix, places, metric.ratios(), split=metric.split, means=metric.means
         )
-        self._keep(trainer, benchmark, prefix, predictions, graded)
-        if not prefix:
-            pairs = zip(predictions.values(), graded, strict=True)
-            accepted = [line.get("correct", 0) > 0 for text, line in pairs if not text.strip()]
-            self.answered[name].empty_correct = sum(accepted)
-            if trainer.is_global_zero:
-                self._show(trainer, name, questions, list(predictions.values()), graded)
+        return graded
 
     def _log(self, trainer: Trainer) -> None:
         """Log the scores of all benchmarks."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_lab.core.atomic import new_folder
+from llava_lab.evaluate.points import PASSES
 from llava_lab.experiment.sweep import Point, Sweep
 
-BLIND = "blind_"
 COSTS = ("train_flops", "visual_tokens_mean")
 
 
@@ -40,7 +40,7 @@ def write_hparams(sweep: Sweep, point: Point, record: Path, results: Path) -> No
         f"{benchmark}/{name}": float(score["value"])
         for benchmark, of in found["benchmarks"].items()
         for name, score in of.items()
-        if not name.startswith(BLIND)
+        if not name.startswith(PASSES)
     }
     costs = {name: float(found["cost"][name]) for name in COSTS if name in found["cost"]}
     place = hparams_folder(record)

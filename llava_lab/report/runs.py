@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from llava_lab.core.records import read_record
 from llava_lab.core.yaml_file import parse_value
+from llava_lab.evaluate.points import PASSES
 
 NAME = "results.json"
 KEYS = ("experiment", "scale", "seed", "stages", "benchmarks", "cost")
@@ -139,15 +140,15 @@ def check(path: Path, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_benchmarks(benchmarks: Any, where: str) -> None:
-    """Refuse a benchmark's scores without a value, or blind ones alone."""
+    """Refuse a benchmark's scores without a value, or those of another pass alone."""
     _need(benchmarks, (), f"{where}: benchmarks")
     for benchmark, scores in benchmarks.items():
         _need(scores, (), f"{where}: benchmarks, {benchmark}")
         for metric, score in scores.items():
-            seen = metric.removeprefix("blind_")
-            if seen not in scores:
-                place = f"{where}: benchmarks, {benchmark}"
-                raise ValueError(f"{place}: {metric}, but no {seen} beside it")
+            for prefix in PASSES:
+                if (seen := metric.removeprefix(prefix)) not in scores:
+                    place = f"{where}: benchmarks, {benchmark}"
+                    raise ValueError(f"{place}: {metric}, but no {seen} beside it")
             _check_score(score, f"{where}: benchmarks, {benchmark}, {metric}")
 
 

@@ -41,6 +41,7 @@ def test_shares_are_those_counted_by_hand() -> None:
     metric.update(said, [truths] * 3, [""] * 3)
     found = metric.compute()
     assert set(found) == {"chair_i", "chair_s", "recall", "untrue"}
+    assert not metric.repeats  # no description is that of all
     assert (found["chair_i"].value, found["chair_i"].n) == (2 / 6, 3)
     assert (found["chair_s"].value, found["chair_s"].n) == (2 / 3, 3)
     assert (found["recall"].value, found["recall"].n) == (3 / 6, 3)

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -24,7 +24,7 @@ from llava_lab.data.questions import Question, read_questions
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.video import Frames
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
-from llava_lab.evaluate.groups import blind_groups, by_images, placed
+from llava_lab.evaluate.groups import blind_groups, by_images, most_frequent, placed
 from llava_lab.evaluate.interval import estimate
 from llava_lab.evaluate.loggers import log_picture
 from llava_lab.evaluate.metrics.question import ExactMatch, VQAAccuracy, YesNo
@@ -396,6 +396,7 @@ def test_points_are_what_the_scores_are_made_of(model: Llava, tmp_path: Path) ->
     stated = {name: asdict(score) for name, score in scores.items()}
     found = parse_points(content, "here", {"q": stated})
     assert {score for _, score in found} == set(scores)
+    assert {"blind_mean_f1", "most_frequent_mean_f1", "most_frequent_f1/first"} <= set(scores)
     lines = read_lines(tmp_path)
     for prefix in ("", "blind_"):
         points = found["q", f"{prefix}accuracy"]
@@ -487,6 +488,8 @@ def test_blind_never_shows_a_group_its_own_pictures(pictures: list[Path]) -> Non
         [[p[0]], [p[12]], [p[1]]],  # more copies than others
         [[p[n], p[n]] for n in range(3)],
         [[], [p[0]], [p[1]], []],  # text alone
+        [[p[0]], [p[1]], [p[2]], [p[3], p[0]]],  # alone, and it has a picture of another
+        [[p[0], p[1]], [p[2]]],  # each is alone
     ]
     for groups in cases:
         found = dealt(*groups)
@@ -501,6 +504,53 @@ def test_blind_never_shows_a_group_its_own_pictures(pictures: list[Path]) -> Non
     assert sorted(dealt(*cases[4]) or []) == sorted(map(tuple, cases[4]))
 
 
+def test_without_any_picture_is_a_pass_of_its_own(model: Llava, tmp_path: Path) -> None:
+    path = repeated(tmp_path)
+    scores = run_test(model, [benchmark(path, text_only=True)], tmp_path)
+    questions = [
+        replace(each, images=(), text=each.prompt)
+        for each in read_questions(path, tmp_path / "images")
+    ]
+    alone = answer_questions(model, Pad(), questions, max_new_tokens=4)
+    lines = read_lines(tmp_path)
+    assert [line["text_only_prediction"] for line in lines] == alone
+    assert alone != [line["prediction"] for line in lines]
+    assert list(lines[0])[-2:] == ["text_only_prediction", "text_only_correct"]
+    found = scores.results["q"]
+    assert {"text_only_accuracy", "text_only_accuracy/first", "blind_accuracy"} <= set(found)
+    assert scores.visual_tokens["q"] == 16  # those of the questions' own pictures
+    run_test(model, [benchmark(path, text_only=True)], tmp_path, "predict")
+    assert list(read_lines(tmp_path)[0])[-1] == "prediction"
+
+
+def test_without_any_picture_is_refused_where_there_is_none(model: Llava, tmp_path: Path) -> None:
+    rows = [{"question_id": 1, "text": "?", "answer": "yes"}]
+    path = write_rows(tmp_path / "q.jsonl", rows)
+    asked = Benchmark("q", str(path), None, ExactMatch(), text_only=True)
+    with pytest.raises(ValueError, match="text_only is true, but no question has an image"):
+        BenchmarkDataModule([asked], Pad()).check(model)
+
+
+def test_the_most_frequent_answer_of_each_type_is_a_baseline(model: Llava, tmp_path: Path) -> None:
+    paint(tmp_path / "images", ["a.png", "b.png"])
+    answers = {"color": ["red", "blue", "red"], "count": ["2", "3", "3", "2", "4"]}
+    rows = [
+        {"question_id": n, "image": "a.png", "text": "?", "category": kind, "answer": answer}
+        for kind, given in answers.items()
+        for n, answer in enumerate(given)
+    ]
+    path = write_rows(tmp_path / "q.jsonl", rows)
+    found = run_test(model, [benchmark(path)], tmp_path).results["q"]
+    assert found["most_frequent_accuracy/color"].value == pytest.approx(2 / 3)
+    assert found["most_frequent_accuracy/count"].value == pytest.approx(
+        2 / 5
+    )  # 2, the first of two
+    assert found["most_frequent_accuracy"].value == pytest.approx(4 / 8)
+    people = [["a", "a", "b"], ["b", "b", "b"]]  # as of people who were asked
+    said = [Question("1", (), "?", None, tuple(each), "") for each in people]
+    assert most_frequent(said) == ["b", "b"]
+
+
 def test_without_another_picture_there_is_no_blind_score_and_results_say_so(
     model: Llava, tmp_path: Path
 ) -> None:
@@ -512,7 +562,7 @@ def test_without_another_picture_there_is_no_blind_score_and_results_say_so(
     ]
     path = write_rows(tmp_path / "q.jsonl", rows)
     scores = run_test(model, [benchmark(path)], tmp_path)
-    assert list(scores.results["q"]) == ["accuracy"]
+    assert list(scores.results["q"]) == ["accuracy", "most_frequent_accuracy"]
     notes = answer_notes({"answered": scores.counts()})
     assert "q: no blind score, since a question could only be shown its own images." in notes
     scores = run_test(model, [benchmark(path, blind=False)], tmp_path)

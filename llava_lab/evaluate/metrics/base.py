@@ -23,6 +23,7 @@ class BenchmarkMetric(Metric):
 
     means: tuple[str, ...] = ()  # scores whose mean over categories is a score, too
     split = True  # whether categories have scores of their own
+    repeats = False  # whether answers repeat, so that the most frequent one is a baseline
 
     full_state_update = False
     higher_is_better = True
@@ -102,6 +103,7 @@ class QuestionMetric(BenchmarkMetric):
     A category may have parts: questions of "reading/small" count in `accuracy/reading`, too.
     """
 
+    repeats = True
     scores: list[Tensor] | Tensor
 
     def __init__(self) -> None:

@@ -51,7 +51,7 @@ class Chair(QuestionMetric):
         statements: Whether the answers list all true sentences, so that any other is `untrue`.
     """
 
-    split = False
+    split, repeats = False, False
     counts: list[Tensor] | Tensor
 
     def __init__(

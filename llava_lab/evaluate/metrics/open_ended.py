@@ -34,9 +34,10 @@ class OpenEnded(Benchmark):
         answers: File of {question_id, answer or text}, or null if the questions have answers.
         captions: File of {image, caption}, descriptions of the images for the judge; or null.
         prompt: Line that is added to every question.
-        blind: Ask all questions a second time with the images shuffled between them; this doubles
-            the judge's work.
+        blind: Ask all questions a second time beside wrong images, those of another question; this
+            doubles the judge's work.
         limit: Number of questions to ask, from the first on; null asks all.
+        text_only: Ask all questions once more without any image, at the same price.
     """
 
     def __init__(
@@ -50,8 +51,9 @@ class OpenEnded(Benchmark):
         prompt: str | None = None,
         blind: bool = False,
         limit: int | None = None,
+        text_only: bool = False,
     ):
-        super().__init__(name, questions, images, metric, prompt, blind, limit)
+        super().__init__(name, questions, images, metric, prompt, blind, limit, text_only=text_only)
         self.folder = Path(images)
         self.answers, self.captions = answers, captions
 
