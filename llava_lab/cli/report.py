@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llava_lab.cli.arguments import split
 from llava_lab.cli.verb import one_message, positive, verb_parser
+from llava_lab.core import verdict_worlds
 from llava_lab.experiment.sweep import Layers
 from llava_lab.report.claims import read_claims
 from llava_lab.report.claims_grid import claims_grid
@@ -32,8 +33,9 @@ def main(arguments: Sequence[str]) -> None:
         elif options.plan is not None:
             plan(options, more)
         else:
-            claims = read_claims(read_findings(), options.results)
-            show([claims_grid(claims, list(claims.findings))], options.format)
+            with verdict_worlds.opened():  # samples show their pictures
+                claims = read_claims(read_findings(), options.results)
+                show([claims_grid(claims, list(claims.findings))], options.format)
 
 
 def parser() -> ArgumentParser:
@@ -80,6 +82,7 @@ def plan(options: Namespace, more: Layers) -> None:
     running, ids = _running(options, options.plan, more)
     from llava_lab.report.effort import effort, effort_grid
 
+    running.rehearse(ids)
     claims = running.claims()
     found = effort(list(running.lacking(ids, claims)), claims.runs, more)
     show([effort_grid(found, options.jobs or 1)], options.format)

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 
 from llava_lab.core.progress import shown
-from llava_lab.experiment.experiment import Experiment
+from llava_lab.experiment.rehearsal import rehearse
 from llava_lab.experiment.sweep import Layers, Point
 from llava_lab.experiment.verdict_runs import Chosen
 from llava_lab.report.claims import Runs
@@ -18,11 +18,6 @@ from llava_lab.report.grid import Figure, Grid, figure
 from llava_lab.report.rows import NONE
 
 QUESTIONS = "questions"  # what a run does after its stages
-# A world in which stages that share a fingerprint do so as they do in a whole one.
-SMALL = {
-    "tiny_world": {"train_images": 48, "eval_images": 12, "text_rows": 40},
-    "tiny_videos": {"train_videos": 6, "eval_videos": 4},
-}
 LEGEND = (
     "Stages: those that the runs consist of, and how many of them are trained, as runs with the "
     "same stage share it. Hours on one core, by the times of earlier runs of the same stages."
@@ -62,7 +57,7 @@ def effort(sweeps: Sequence[Chosen], runs: Runs, more: Layers = ()) -> list[Stag
         for sweep in sweeps:
             stages, trained, times = 0, 0, []
             for point, seeds in shown(_once(sweep), f"fingerprints, {sweep.name}"):
-                keys = _fingerprints(sweep, point, Path(folder), more)
+                keys = rehearse(sweep, point, Path(folder), more).fingerprints
                 new = [name for name, key in keys.items() if (key, point.seed) not in known]
                 known |= {(key, seed) for key in keys.values() for seed in seeds}
                 stages, trained = stages + len(keys) * len(seeds), trained + len(new) * len(seeds)
@@ -131,19 +126,3 @@ def _once(sweep: Chosen) -> list[tuple[Point, list[int]]]:
     seeds = {name: [p.seed for p in sweep.points() if p.name == name] for name in counts}
     first = {point.name: point for point in reversed(sweep.points())}
     return [(first[name], seeds[name]) for name in counts]
-
-
-def _fingerprints(sweep: Chosen, point: Point, folder: Path, more: Layers) -> dict[str, str]:
-    """Fingerprint of each stage of a point, were its world a small one."""
-    moved, roots = {}, {}
-    for key, counts in SMALL.items():
-        if (root := point.options.get(f"{key}.root")) is not None:
-            roots[root] = f"{folder}/{key}"
-            moved |= {f"{key}.root": roots[root], f"{key}.seed": 0}
-            moved |= {f"{key}.{name}": count for name, count in counts.items()}
-    for key, value in point.options.items():
-        if key.startswith("paths.") and value in roots:
-            moved[key] = roots[value]
-    small = Point(point.labels, {**point.options, **moved}, point.seed)
-    layers = [*sweep.layers(small, more)]
-    return Experiment.read_layers(layers).fitting(folder / "runs").preview().fingerprints

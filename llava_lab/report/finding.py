@@ -146,11 +146,12 @@ class Finding:
         """Refuse a score that is not among those that there are.
 
         Args:
-            known: Names of scores, each behind its benchmark's.
+            known: Names of scores, each behind its benchmark's; of a benchmark whose scores are not
+                known, its name and a slash.
             where: Whose they are, for the message.
         """
         for score in self.scores:
-            if score not in known:
+            if score not in known and f"{score.partition('/')[0]}/" not in known:
                 raise ValueError(f"{self.path}: {where} has no score {score!r}{near(score, known)}")
 
 

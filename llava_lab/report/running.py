@@ -4,9 +4,11 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from llava_lab.core import verdict_worlds
 from llava_lab.core.progress import say
+from llava_lab.experiment.rehearsal import rehearse
 from llava_lab.experiment.run import git_commit
 from llava_lab.experiment.sweep import Layers
 from llava_lab.experiment.sweeping import run as run_sweep
@@ -51,6 +53,7 @@ class Running:
         check_written(self.findings.values())
         for finding in self.findings.values():
             begin(self.results, finding, git_commit())
+        self.rehearse(ids)
         with verdict_worlds.opened():
             while sweeps := list(self.lacking(ids, claims := self.claims())):
                 failed = [sweep.name for sweep in sweeps if not self._sweep(sweep)]
@@ -63,6 +66,19 @@ class Running:
                     )
         self._note(claims)
         return claims
+
+    def rehearse(self, ids: Sequence[str]) -> None:
+        """Refuse a finding that names a score which its runs would not have.
+
+        Args:
+            ids: The findings.
+        """
+        with TemporaryDirectory() as folder:
+            for sweep in self.lacking(ids, self.claims()):
+                scores = rehearse(sweep, sweep.points()[0], Path(folder), self.more).scores
+                for finding in self.findings.values():
+                    if finding.sweep.name == sweep.name:
+                        finding.check_scores(scores, f"sweep {sweep.name}")
 
     def claims(self) -> Claims:
         """The claims by the runs that were made with the present files and options."""

@@ -146,9 +146,10 @@ def test_shipped_findings_are_rules_of_one_family() -> None:
     assert found and all(isinstance(each, Finding) for each in found.values())
 
 
-def test_findings_are_read_without_torch() -> None:
+def test_findings_and_results_are_read_without_torch() -> None:
     code = (
-        "import sys; from llava_lab.report.finding_file import read_findings; read_findings(); "
+        "import sys; from llava_lab.cli.report import main; main([]); "
         "sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True)
+    assert done.returncode == 0, done.stderr

@@ -16,8 +16,9 @@ from llava_lab.core.records import file_sha256, write_record
 from llava_lab.data.questions import Question
 from llava_lab.evaluate.points import PointsFile
 from llava_lab.evaluate.ratio import by_category, mean
+from llava_lab.experiment.rehearsal import Rehearsal
 from llava_lab.experiment.sweep import Point, Sweep
-from llava_lab.report import running
+from llava_lab.report import effort, running
 from llava_lab.report.claims import Claims, read_claims
 from llava_lab.report.committed import read_results
 from llava_lab.report.finding_file import read_findings
@@ -87,6 +88,15 @@ def make_run(folder: Path, point: Point, right: dict[str, float]) -> Path:
     }
     write_record(folder / "results.json", results)
     return folder / "results.json"
+
+
+SCORES = [f"questions/accuracy{kind}" for kind in ("", "/count", "/color")]
+
+
+@pytest.fixture(autouse=True)
+def rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is built for a rehearsal."""
+    monkeypatch.setattr(running, "rehearse", lambda *_: Rehearsal({}, SCORES))
 
 
 @pytest.fixture
@@ -173,6 +183,51 @@ def test_worlds_are_open_only_while_runs_are_made(
     assert seen == [{1000, 1001, 1002}]
     with pytest.raises(ValueError, match="kept for verdicts"):
         running.verdict_worlds.check_seed(1000, "it")
+
+
+def test_a_score_that_no_run_would_have_is_named_before_anything_runs(
+    tmp_path: Path, run: Callable[..., Claims], ran: list[str]
+) -> None:
+    rule(tmp_path, {"described": ["questions/accuracy/colors"]})
+    with pytest.raises(ValueError, match=r"sweep some has no score .*mean 'questions/accuracy/col"):
+        run("T1")
+    assert not ran
+
+
+def test_what_runs_share_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., Claims]
+) -> None:
+    rule(tmp_path)
+    claims = run()
+    findings = read_findings(tmp_path / "findings")
+    lacking = Running(findings, tmp_path / "none", tmp_path / "runs")
+    sweeps = list(lacking.lacking(list(findings), lacking.claims()))
+    monkeypatch.setattr(
+        effort,
+        "rehearse",
+        lambda _, point, *more: Rehearsal({"align": "shared", "instruct": point.name}, []),
+    )
+    (found,) = effort.effort(sweeps, {})
+    assert (found.runs, found.stages, found.trained, found.seconds) == (6, 12, 9, None)
+    (timed,) = effort.effort(sweeps, claims.runs)
+    assert timed.seconds is None  # of a stage there is no time
+    for each in claims.runs.values():
+        each.run.results["stages"].append({"name": "instruct", "seconds": 10.0})
+        each.run.results["cost"]["seconds_trained_here"] = 8.0
+    (timed,) = effort.effort(sweeps, claims.runs)
+    assert timed.seconds == pytest.approx(3 * 3.5 + 6 * 10 + 6 * 1)
+    notes = " ".join(effort.effort_grid([timed], 2).notes)
+    assert "About 00:38 with 2 at once" in notes and "75% of the stages" in notes
+
+
+def test_results_of_the_repository_are_whole() -> None:
+    """Its histories are unbroken; verdicts on DPO from before there were rules are there."""
+    claims = read_claims(read_findings(), REPOSITORY / "results")
+    assert claims.findings.keys() == claims.verdicts.keys()
+    typed = history_of(REPOSITORY / "results", "F6c").of("typed")
+    words = [event["verdict"] for event in typed]
+    assert words == ["not reproduced", "inconclusive", "reproduced"]
+    assert all(event["git"] and event["file"] and event["numbers"] for event in typed)
 
 
 def test_a_rule_that_is_changed_after_its_run_shows_with_the_earlier_verdict(
