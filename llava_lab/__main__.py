@@ -21,6 +21,8 @@ Trains and evaluates every version of the LLaVA family from one YAML file each.
   plan -c ...        parts, tokens, FLOPs and memory of an experiment, without running it
   diff A B           options in which two experiments, runs or sweep points differ
   sweep FILE         fit every point of a sweep that has no results yet
+  look -c EXPERIMENT a training row as the model gets it: tiles, tokens, labels; or --run A --run B:
+                     questions that flipped, and where answers look
   table RUN ...      runs, or a sweep, as tables: results, cost, seeds with intervals, a plot
   report [ID ...]    what the runs say of the papers' claims; --run makes the runs
   import CHECKPOINT  a released checkpoint as parts that an experiment names
@@ -43,6 +45,7 @@ TOOLS = {
     "plan": "llava_lab.cli.plan:main",
     "diff": "llava_lab.cli.diff:main",
     "sweep": "llava_lab.cli.sweep:main",
+    "look": "llava_lab.cli.look:main",
     "table": "llava_lab.cli.table:main",
     "report": "llava_lab.cli.report:main",
     "import": "llava_lab.cli.import_:main",

@@ -73,7 +73,7 @@ def samples(found: Sequence[Configuration]) -> tuple[list[Sample], list[str]]:
     They are chosen where the configurations answer differently, in turn from every category.
     """
     step = max(1, -(-len(found) // SHOWN))
-    asked = [_Asked(each) for each in found[::step]]
+    asked = [Asked(each) for each in found[::step]]
     asked = [each for each in asked if each.predictions]
     every = [_sample(asked, *key) for key in _chosen(asked)]
     notes = dict.fromkeys(note for each in asked for note in each.notes)
@@ -82,7 +82,7 @@ def samples(found: Sequence[Configuration]) -> tuple[list[Sample], list[str]]:
     return every, list(notes)
 
 
-def _chosen(asked: Sequence["_Asked"]) -> Iterable[tuple[str, int]]:
+def _chosen(asked: Sequence["Asked"]) -> Iterable[tuple[str, int]]:
     """Benchmark and place of each question that is shown."""
     for benchmark, lines in asked[0].predictions.items() if asked else ():
         kinds: dict[str, list[tuple[bool, int]]] = {}
@@ -95,7 +95,7 @@ def _chosen(asked: Sequence["_Asked"]) -> Iterable[tuple[str, int]]:
         yield from ((benchmark, place) for _, place in turns[:QUESTIONS])
 
 
-def _sample(asked: Sequence["_Asked"], benchmark: str, place: int) -> Sample:
+def _sample(asked: Sequence["Asked"], benchmark: str, place: int) -> Sample:
     line = asked[0].predictions[benchmark][place]
     answers, looks = [], {}
     for each in asked:
@@ -107,7 +107,7 @@ def _sample(asked: Sequence["_Asked"], benchmark: str, place: int) -> Sample:
     return Sample(benchmark, line, answers, list(looks.values()))
 
 
-class _Asked:
+class Asked:
     """What the first run of a configuration was asked, was shown and has answered."""
 
     def __init__(self, configuration: Configuration):
@@ -134,7 +134,7 @@ class _Asked:
     def look(self, benchmark: str, place: int, line: Line) -> Look | None:
         """The pictures of a question, if they are there, as the views show them."""
         try:
-            questions = self._asked(benchmark)
+            questions = self.questions(benchmark)
             if self._shown is None or place >= len(questions) or questions[place].id != line["id"]:
                 return None
             views, spec = self._shown
@@ -148,7 +148,7 @@ class _Asked:
                 side = FRAME_PIXELS if several else PIXELS
                 for frame in frames:
                     tiles = tiles_of(of, frame.size, spec.image_size)
-                    pictures.append((_picture(frame, side), tiles))
+                    pictures.append((shrunk(frame, side), tiles))
             return Look([], tokens, pictures) if pictures else None
         except Exception as error:
             if (message := explained(error)) is None:
@@ -156,7 +156,7 @@ class _Asked:
             self.notes.append(f"{self.label}: pictures of {benchmark} are not shown: {message}")
             return None
 
-    def _asked(self, benchmark: str) -> Sequence[Any]:
+    def questions(self, benchmark: str) -> Sequence[Any]:
         """The questions of a benchmark, if its file is still there."""
         if benchmark not in self._questions:
             self._questions[benchmark] = []  # said once, if it fails
@@ -222,7 +222,7 @@ def _lines(path: Path) -> list[Line]:
     return lines
 
 
-def _picture(image: Image.Image, side: int) -> Picture:
+def shrunk(image: Image.Image, side: int) -> Picture:
     """A picture, made small enough for a page."""
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
