@@ -7,12 +7,13 @@ from pathlib import Path
 from llava_lab.cli.arguments import split
 from llava_lab.cli.verb import one_message, verb_parser
 from llava_lab.experiment.sweep import Layers, Sweep
+from llava_lab.report.foreign import read_all
 from llava_lab.report.formats import FORMATS, show
 from llava_lab.report.paper_table import list_grid, paper_grids
 from llava_lab.report.placed import Group
 from llava_lab.report.plot import plot
 from llava_lab.report.published import published
-from llava_lab.report.runs import find, read
+from llava_lab.report.runs import RunResults
 from llava_lab.report.sweep import (
     difference_grids,
     finished_groups,
@@ -21,7 +22,7 @@ from llava_lab.report.sweep import (
     sweep_grids,
 )
 from llava_lab.report.sweep import labelled as labelled_points
-from llava_lab.report.table import grouped, labelled, table
+from llava_lab.report.table import grouped, labelled, show_runs
 
 LIST = ""  # --paper without an id
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
         elif options.against or options.plot or options.scores:
             parser.error("--against, --plot and --scores are of a sweep: give its file")
         else:
-            table(given, options.format)
+            show_runs(_read(options), options.format)
 
 
 def _parser() -> ArgumentParser:
@@ -55,7 +56,10 @@ def _parser() -> ArgumentParser:
         "Print runs as tables: one by itself, several seeds as their mean, or a sweep; or a "
         "published table, with runs in the rows that they are.",
     )
-    what = "run folder, results.json, folder of runs, or one sweep file"
+    what = (
+        "run folder, results.json, folder of runs, or one sweep file; log of lmms-eval "
+        "(DATE_results.json, or its folder); file made by `answer` (.jsonl)"
+    )
     parser.add_argument("runs_or_sweep", metavar="RUN", nargs="*", type=Path, help=what)
     formats = "csv and json have figures as numbers (scores as fractions)"
     parser.add_argument("--format", choices=FORMATS, default="rich", help=formats)
@@ -74,6 +78,11 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--scores", nargs="+", default=[], metavar="SCORE", help=chosen)
     along = "score to plot against instead of visual tokens, such as dpo/kl of held-out rows"
     parser.add_argument("--x", metavar="SCORE", help=along)
+    asked = "question file with the right answers, which answer files (.jsonl) are scored against"
+    parser.add_argument("--questions", type=Path, metavar="FILE", help=asked)
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of its images")
+    rule = "how they are scored: a metric's class, such as ExactMatch or YesNo"
+    parser.add_argument("--metric", default="VQAAccuracy", metavar="CLASS", help=rule)
     return parser
 
 
@@ -97,7 +106,12 @@ def _groups(options: Namespace, more: Layers) -> list[Group]:
     given = options.runs_or_sweep
     if given and given[0].suffix == ".yaml":
         return labelled_points(finished_groups(Sweep.read(given[0]), options.runs, more))
-    return labelled(grouped([read(path) for path in find(given)])) if given else []
+    return labelled(grouped(_read(options))) if given else []
+
+
+def _read(options: Namespace) -> list[RunResults]:
+    given = options.runs_or_sweep
+    return read_all(given, options.questions, options.images, options.metric)
 
 
 def sweep_table(options: Namespace, more: Layers) -> None:

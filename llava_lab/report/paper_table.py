@@ -8,6 +8,7 @@ from typing import Any
 
 from llava_lab.report.directions import directions_grid
 from llava_lab.report.estimate import Difference, less_known
+from llava_lab.report.foreign import beside
 from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.matching import row_of
 from llava_lab.report.placed import Group, Ours, Placed, place, score_keys
@@ -43,9 +44,11 @@ def paper_grids(
     Raises:
         ValueError: If a score or a row is not there; names those that are.
     """
-    placed, notes = place(table, groups)
+    others = [group for group in groups if "origin" in group[1][0].results]
+    placed, notes = place(table, [group for group in groups if group not in others])
+    foreign, more = beside(table, others)
     ours = {scale: score_keys(of.values(), chosen) for scale, of in placed.items()}
-    grids = [_grid(table, placed, ours, notes)]
+    grids = [_grid(table, placed, ours, foreign, [*more, *notes])]
     for scale, of in placed.items():
         if len(of) > 1:
             grids.append(directions_grid(table, scale, of, ours[scale], against))
@@ -54,7 +57,13 @@ def paper_grids(
     return grids
 
 
-def _grid(table: Published, placed: Placed, ours: dict[str, list[str]], notes: list[str]) -> Grid:
+def _grid(
+    table: Published,
+    placed: Placed,
+    ours: dict[str, list[str]],
+    foreign: Sequence[tuple[str, dict[str, ScoreRow]]],
+    notes: list[str],
+) -> Grid:
     settings = list(dict.fromkeys(key for row in table.rows for key in row.settings))
     headers = ["row", *settings, *(column.name for column in table.columns)]
     remarks: list[str] = []
@@ -75,6 +84,10 @@ def _grid(table: Published, placed: Placed, ours: dict[str, list[str]], notes: l
             headers.append(name)
             for line, row in zip(rows, table.rows, strict=True):
                 line.append(cells.get(row.name, Figure(NONE, None)))
+    for label, scores in foreign:
+        cells = [_score(scores.get(column.name)) for column in table.columns]
+        rest = [Figure(NONE, None)] * (len(headers) - 1 - len(settings) - len(cells))
+        rows.append([label, *[Figure(NONE, None)] * len(settings), *cells, *rest])
     below = [source(table), *table.notes]
     below += [f"[{number}] {remark}" for number, remark in enumerate(remarks, 1)]
     if any(str(cell) == NONE for line in rows for cell in line):

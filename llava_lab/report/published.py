@@ -12,7 +12,8 @@ from llava_lab.core.shipped import shipped
 from llava_lab.core.yaml_file import read_mapping
 
 PAPER = shipped("configs/paper")
-COLUMNS, RECIPES = "columns.yaml", "recipes.yaml"  # what is in the folder beside tables
+# What is in the folder beside tables.
+COLUMNS, RECIPES, LMMS_EVAL = "columns.yaml", "recipes.yaml", "lmms_eval.yaml"
 KINDS = ("results", "recipe", "model card", "training compute")
 SOURCES = ("retrieved", "memory", "derived")
 PROVENANCES = (
@@ -128,7 +129,9 @@ def _files(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist; it should hold the published numbers")
     names = sorted(path.name for path in folder.glob("*.yaml"))
-    return tuple(name.removesuffix(".yaml") for name in names if name not in (COLUMNS, RECIPES))
+    return tuple(
+        name.removesuffix(".yaml") for name in names if name not in (COLUMNS, RECIPES, LMMS_EVAL)
+    )
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_lab.report.foreign import read_all
 from llava_lab.report.formats import Format, show
 from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.paper_table import rows_grid, rows_of
@@ -22,7 +23,7 @@ from llava_lab.report.rows import (
     plain_figure,
     score_rows,
 )
-from llava_lab.report.runs import RunResults, find, read
+from llava_lab.report.runs import RunResults
 
 COST = {
     "parameters": "parameters",
@@ -42,15 +43,25 @@ LEGENDS = {
 }
 
 
-def table(runs: Sequence[Path], format: Format = "rich") -> None:
+def table(paths: Sequence[Path], format: Format = "rich") -> None:
     """Print runs as tables: one run by itself, several seeds of one experiment as their mean.
 
     Args:
-        runs: Run folders, results.json files, or folders with runs below them.
+        paths: Run folders, results.json files, or folders with runs below them; logs of lmms-eval.
+        format: As `show_runs` takes it.
+    """
+    show_runs(read_all(paths), format)
+
+
+def show_runs(runs: Sequence[RunResults], format: Format) -> None:
+    """Print runs that were read, and results of others, as tables.
+
+    Args:
+        runs: The runs.
         format: As `show` takes it; as comma-separated values, a line a score: ours as fractions,
             published ones as printed.
     """
-    groups = grouped([read(path) for path in find(runs)])
+    groups = grouped(runs)
     if format == "csv":
         write_csv(groups)
         return
@@ -61,9 +72,14 @@ def labelled(groups: Sequence[list[RunResults]]) -> list[Group]:
     """Groups of runs, each by its experiment and scale, or its path where several have those."""
     names = [_name(group[0]) for group in groups]
     return [
-        (str(group[0].path.parent) if names.count(name) > 1 else _scaled(group[0].results), group)
+        (_place(group[0]) if names.count(name) > 1 else _scaled(group[0].results), group)
         for group, name in zip(groups, names, strict=True)
     ]
+
+
+def _place(run: RunResults) -> str:
+    """Where a run lies: its folder; of others' results the file."""
+    return str(run.path if "origin" in run.results else run.path.parent)
 
 
 def results_tables(run: RunResults) -> list[Grid]:
@@ -100,12 +116,15 @@ def all_grids(groups: Sequence[list[RunResults]]) -> Iterator[Grid]:
             yield scores
             continue
         results = group[0].results
+        if "origin" in results:
+            yield scores
+            continue
         if names.count(name) > 1:
             scores.notes.append(
                 f"Not averaged with the other runs of {name[0]}: their recipe or seeds do not fit."
             )
         yield from (scores, stages_grid(results), cost_grid(results))
-    yield from map(rows_grid, labelled(groups))
+    yield from map(rows_grid, labelled([g for g in groups if "origin" not in g[0].results]))
 
 
 def score_grid(runs: Sequence[RunResults], path: Path | None = None) -> Grid:
@@ -118,7 +137,8 @@ def score_grid(runs: Sequence[RunResults], path: Path | None = None) -> Grid:
     every, rows = [run.results for run in runs], score_rows(runs)
     seeds = ", ".join(str(results["seed"]) for results in every)
     several = f"{len(runs)} seeds ({seeds})" if len(runs) > 1 else f"seed {seeds}"
-    title = f"{_scaled(every[0])}, {several}" + (f" ({path})" if path else "")
+    head = _scaled(every[0]) + ("" if "origin" in every[0] else f", {several}")
+    title = head + (f" ({path})" if path else "")
     # Baselines that cost a pass, or that not every metric has, stand where they were measured.
     shown = ["value", "blind", "margin"]
     shown += [name for name in LEGENDS if name not in shown and any(_of(r, name) for r in rows)]
@@ -133,6 +153,7 @@ def score_grid(runs: Sequence[RunResults], path: Path | None = None) -> Grid:
         for results in every
         for note in answer_notes(results)
     ]
+    notes += every[0].get("notes", [])
     about = _about("scores", every, interval=over(measured(runs)))
     headers = ["benchmark", "score", "questions", *shown]
     return Grid(title, headers, lines, " ".join(said), [*notes, *judge_notes(every[0])], 2, about)
@@ -191,6 +212,8 @@ def judge_notes(results: dict[str, Any]) -> list[str]:
 
 
 def _scaled(results: dict[str, Any]) -> str:
+    if origin := results.get("origin"):
+        return f"{results['experiment']}, by {origin}"
     return f"{results['experiment']}, {results['scale'] or 'own'} scale"
 
 
@@ -225,7 +248,8 @@ def write_csv(groups: Sequence[list[RunResults]]) -> None:
         seeds = " ".join(str(run.results["seed"]) for run in group)
         kind = over(measured(group))
         for row in score_rows(group):
-            names = [first["experiment"], first["scale"], seeds, row.benchmark, row.score, row.n]
+            kinds = (first["experiment"], first.get("origin", first["scale"]))
+            names = [*kinds, seeds, row.benchmark, row.score, row.n]
             writer.writerow([*names, kind, *numbers(row), "fraction", "", ""])
     empty = [""] * len(ends[1:])
     for run in labelled(groups):

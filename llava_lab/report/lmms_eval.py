@@ -1,0 +1,231 @@
+"""12. lmms-eval: its logs -> results beside ours.
+
+`DATE_results.json` has a value of each task's metrics, and, where lmms-eval ran with --log_samples,
+`DATE_samples_TASK.jsonl` has what every question gave. Where the mean of a metric's samples is its
+value, questions have points, as ours do; elsewhere there is the standard error that is stated.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any
+
+from llava_lab.core.yaml_file import read_mapping
+from llava_lab.report.published import LMMS_EVAL, PAPER
+from llava_lab.report.runs import RunResults
+
+END = "_results.json"
+ORIGIN = "lmms-eval"
+WAY_OUT = "Is it a log of lmms-eval? Its --output_path has DATE_results.json below a folder a model"
+NOT_METRICS = ("alias", "samples")
+STDERR = "_stderr"
+Z = 1.959964
+TOLERANCE = 1e-6
+
+
+def is_log(path: Path) -> bool:
+    """Whether a file is named as a log of lmms-eval is."""
+    return path.name.endswith(END) and path.name != END
+
+
+def logs_in(folder: Path) -> list[Path]:
+    """Logs of lmms-eval in a folder and below it.
+
+    Raises:
+        ValueError: If one model's folder has several.
+    """
+    found = sorted(path for path in folder.rglob(f"*{END}") if is_log(path))
+    for path in found:
+        beside = [each.name for each in found if each.parent == path.parent]
+        if len(beside) > 1:
+            raise ValueError(
+                f"{path.parent}: {len(beside)} runs of lmms-eval, {', '.join(beside)}; name the "
+                "file of one"
+            )
+    return found
+
+
+def read_log(path: Path) -> RunResults:
+    """Read the results of one run of lmms-eval.
+
+    Raises:
+        ValueError: If the file, or one of samples beside it, is damaged; names it.
+    """
+    content = _object(path)
+    tasks = content.get("results")
+    if not isinstance(tasks, Mapping) or not tasks:
+        raise ValueError(f"{path}: has no results. {WAY_OUT}")
+    benchmarks: dict[str, dict[str, Any]] = {}
+    points: dict[str, Any] = {}
+    notes: list[str] = []
+    for task, given in tasks.items():
+        metrics = _metrics(path, task, given)
+        if not metrics:
+            continue  # a group without numbers of its own
+        n = _count(content, task, given)
+        samples = _samples(path, task)
+        kept = {} if samples is None else _points(samples, metrics)
+        scores = {m: _score(v, given, m, n, kept) for m, v in metrics.items()}
+        benchmarks[task] = scores
+        if kept and samples is not None:
+            points[task] = _benchmark(samples, kept)
+        notes += _notes(task, scores, metrics, kept)
+    if not benchmarks:
+        raise ValueError(f"{path}: no task has a number. {WAY_OUT}")
+    results = {
+        **{"experiment": _model(content, path), "scale": None, "seed": 0, "stages": []},
+        **{"benchmarks": benchmarks, "cost": {"visual_tokens_mean": None}},
+        **{"origin": ORIGIN, "notes": notes, "columns": _columns(benchmarks)},
+    }
+    return RunResults(path, results, points={"benchmarks": points})
+
+
+def _object(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}). {WAY_OUT}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: {type(content).__name__} where an object belongs. {WAY_OUT}")
+    return content
+
+
+def _model(content: Mapping[str, Any], path: Path) -> str:
+    """What the model is called: its own name, or the folder's."""
+    name = content.get("model_name")
+    return str(name) if name else path.parent.name
+
+
+def _metrics(path: Path, task: str, given: Any) -> dict[str, float]:
+    """Numbers of a task by metric; the filter stands behind where there is one."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{path}: task {task} is {given!r:.100}, no mapping. {WAY_OUT}")
+    found = {}
+    for key, value in given.items():
+        metric, _, chosen = key.partition(",")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key in NOT_METRICS or not chosen or not number or STDERR in metric:
+            continue
+        if not isfinite(value):
+            raise ValueError(f"{path}: task {task}: {key} is {value}, which is no number")
+        found[metric if chosen == "none" else f"{metric},{chosen}"] = float(value)
+    return found
+
+
+def _count(content: Mapping[str, Any], task: str, given: Mapping[str, Any]) -> int:
+    known = content.get("n-samples", {}).get(task, {}).get("effective", given.get("samples"))
+    return int(known) if isinstance(known, int | float) else 0
+
+
+def _samples(path: Path, task: str) -> list[Mapping[str, Any]] | None:
+    """Lines of a task's samples, in the order of its documents; None where they were not logged."""
+    date = path.name.removesuffix(END)
+    file = path.with_name(f"{date}_samples_{task}.jsonl")
+    if not file.is_file():
+        return None
+    lines = []
+    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            line = json.loads(text)
+            lines.append((int(line["doc_id"]), line))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{file}, line {number}: damaged ({error!r}). {WAY_OUT}") from error
+    ids = [each for each, _ in lines]
+    if len(set(ids)) < len(ids):
+        raise ValueError(
+            f"{file}: {len(ids) - len(set(ids))} documents stand in it twice, as if two runs had "
+            "written it; remove the lines of one"
+        )
+    return [line for _, line in sorted(lines, key=lambda each: each[0])]
+
+
+def _points(
+    samples: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]
+) -> dict[str, list[float]]:
+    """What each question gave the metrics that are means of their samples."""
+    found = {}
+    for metric, value in metrics.items():
+        each = [_number(line.get(metric.partition(",")[0])) for line in samples]
+        known = [number for number in each if number is not None]
+        if not known or len(known) < len(each) or not all(0 <= n <= 1 for n in known):
+            continue
+        if abs(sum(known) / len(known) - fraction(value)) < TOLERANCE:
+            found[metric] = known
+    return found
+
+
+def _number(value: Any) -> float | None:
+    """A sample's number: itself, or the score of what a task keeps of it."""
+    value = value.get("score") if isinstance(value, Mapping) else value
+    number = isinstance(value, int | float) and isfinite(value)
+    return float(value) if number else None
+
+
+def fraction(value: float) -> float:
+    """A value as ours are: lmms-eval states shares as fractions, and all else as it is printed."""
+    return value if value <= 1 else value / 100
+
+
+def _score(
+    value: float,
+    given: Mapping[str, Any],
+    metric: str,
+    n: int,
+    kept: Mapping[str, Any],
+) -> dict[str, Any]:
+    name, _, chosen = metric.partition(",")
+    error = given.get(f"{name}{STDERR},{chosen or 'none'}")
+    value, scale = fraction(value), 1 if value <= 1 else 100
+    ends = [0.0, 1.0 if scale == 1 else inf]
+    if isinstance(error, int | float) and isfinite(error):
+        ends = [value - Z * error / scale, value + Z * error / scale]
+    return {"value": value, "ci95": ends, "n": n}
+
+
+def _benchmark(
+    samples: Sequence[Mapping[str, Any]], kept: Mapping[str, list[float]]
+) -> dict[str, Any]:
+    """A task as points.json has a benchmark; its pictures are not known."""
+    ids = [str(line["doc_id"]) for line in samples]
+    asked = [[line["doc_id"], line.get("doc_hash")] for line in samples]
+    scores = {metric: {"got": got, "of": 1, "top": 1.0} for metric, got in kept.items()}
+    one_pass = {"places": list(range(len(ids))), "split": False, "means": [], "scores": scores}
+    return {
+        "questions": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+        "ids": ids,
+        "clusters": [f"document {each}" for each in ids],
+        "categories": [""] * len(ids),
+        "passes": {"": one_pass},
+    }
+
+
+def _notes(
+    task: str, scores: Mapping[str, Any], metrics: Mapping[str, float], kept: Mapping[str, Any]
+) -> list[str]:
+    notes = []
+    points = [metric for metric, value in metrics.items() if value > 1]
+    if points:
+        notes.append(f"{task}: {', '.join(points)} as lmms-eval states it.")
+    lost = [m for m, s in scores.items() if m not in kept and s["ci95"] in ([0, 1], [0, inf])]
+    if lost:
+        notes.append(
+            f"{task}: no interval is known of {', '.join(lost)}: neither a standard error nor "
+            "samples whose mean it is (--log_samples)."
+        )
+    if kept:
+        notes.append(f"{task}: questions count as independent, as their pictures are not logged.")
+    return notes
+
+
+def _columns(benchmarks: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Published columns that tasks measure, each with task and metric."""
+    known = read_mapping(PAPER / LMMS_EVAL)
+    return {
+        column: (task, metric)
+        for task, scores in benchmarks.items()
+        for metric, columns in known.get(task, {}).items()
+        if metric in scores
+        for column in columns
+    }

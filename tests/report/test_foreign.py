@@ -1,0 +1,202 @@
+"""Logs of lmms-eval, in the form that its evaluation_tracker writes, and answer files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_lab.cli.table import main
+from llava_lab.core.yaml_file import read_mapping
+from llava_lab.report.foreign import read_all
+from llava_lab.report.lmms_eval import read_log
+from llava_lab.report.published import LMMS_EVAL, PAPER, columns, every
+from llava_lab.report.rows import score_rows
+
+DATE = "20260801_120000"
+RIGHT = [1, 1, 0, 1, 0, 1, 1, 1, 0, 1]
+
+
+def log(folder: Path, right: list[int] | None = RIGHT, date: str = DATE, **changes: Any) -> Path:
+    """A log of two tasks: one a mean of its samples, one in points without an error."""
+    folder.mkdir(parents=True, exist_ok=True)
+    gqa = {"alias": "gqa", "samples": 10, "exact_match,none": 0.7, "exact_match_stderr,none": 0.15}
+    mme = {"alias": "mme", "mme_perception_score,none": 1510.5, "samples": 20}
+    mme["mme_perception_score_stderr,none"] = "N/A"
+    mme |= {"mme_cognition_score,none": 0.25, "mme_cognition_score_stderr,none": 0.01}
+    content = {
+        "results": {"gqa": gqa, "mme": mme},
+        "n-samples": {"gqa": {"original": 10, "effective": 10}},
+        "config": {"model": "llava_hf"},
+        "model_name": "llava-hf/llava-1.5-7b-hf",
+        **changes,
+    }
+    path = folder / f"{date}_results.json"
+    path.write_text(json.dumps(content, indent=2))
+    if right is not None:
+        lines = [
+            {
+                **{"doc_id": number, "doc_hash": f"h{number}", "target": "red", "input": "?"},
+                **{"filtered_resps": "red", "exact_match": float(each)},
+            }
+            for number, each in enumerate(right)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in reversed(lines))
+        (folder / f"{date}_samples_gqa.jsonl").write_text(text)
+    return path
+
+
+def test_a_metric_that_is_the_mean_of_its_samples_has_points_as_ours_do(tmp_path: Path) -> None:
+    run = read_log(log(tmp_path))
+    rows = {(row.benchmark, row.score): row for row in score_rows([run])}
+    row = rows["gqa", "exact_match"]
+    assert (row.value.value, row.n) == (0.7, 10)
+    # Wilson's score interval of 7 of 10, with Student's t of 9 degrees of freedom.
+    assert 0.3 < row.value.low < 0.45 and 0.85 < row.value.high < 0.95
+    assert run.points is not None and list(run.points["benchmarks"]) == ["gqa"]
+    first = run.points["benchmarks"]["gqa"]["passes"][""]["scores"]["exact_match"]["got"]
+    assert first == RIGHT  # in the order of the documents
+
+
+def test_other_metrics_have_the_error_that_is_stated_or_say_that_there_is_none(
+    tmp_path: Path,
+) -> None:
+    run = read_log(log(tmp_path, right=None))
+    rows = {(row.benchmark, row.score): row.value for row in score_rows([run])}
+    assert rows["gqa", "exact_match"].low == pytest.approx(0.7 - 1.96 * 0.15, abs=1e-4)
+    assert rows["mme", "mme_cognition_score"].high == pytest.approx(0.25 + 1.96 * 0.01, abs=1e-4)
+    assert rows["mme", "mme_perception_score"].value == pytest.approx(15.105)
+    assert rows["mme", "mme_perception_score"].low == 0
+    notes = " ".join(run.results["notes"])
+    assert "mme: mme_perception_score as lmms-eval states it" in notes
+    assert "no interval is known of mme_perception_score" in notes
+    assert "no interval is known of mme_cognition_score" not in notes
+
+
+def test_two_models_that_answered_the_same_documents_have_equal_questions(tmp_path: Path) -> None:
+    one, two = (read_log(log(tmp_path / name)) for name in ("a", "b"))
+    asked = [run.points["benchmarks"]["gqa"]["questions"] for run in (one, two) if run.points]
+    assert asked[0] == asked[1]
+
+
+def test_a_published_table_has_them_in_rows_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = next(t for t in every() if {"GQA", "MME"} <= {c.name for c in t.columns})
+    log(tmp_path / "logs" / "llava-hf__llava-1.5-7b-hf")
+    main(["--paper", wanted.id, str(tmp_path / "logs"), "--format", "json"])
+    (grid,) = json.loads(capsys.readouterr().out)
+    row = grid["rows"][-1]
+    assert row["row"] == "llava-hf/llava-1.5-7b-hf, by lmms-eval"
+    assert row["GQA"]["value"] == 0.7 and row["MME"]["value"] == pytest.approx(15.105)
+    assert any("GQA: gqa exact_match" in note for note in grid["notes"])
+
+
+def test_a_table_names_them_and_shows_neither_stages_nor_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log(tmp_path)
+    main([str(tmp_path), "--format", "md"])
+    text = capsys.readouterr().out
+    assert "### llava-hf/llava-1.5-7b-hf, by lmms-eval (" in text
+    assert "Stages" not in text and "Cost" not in text and "1510.5" in text
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: log(f).write_text("{"), "damaged"),
+        (lambda f: log(f, results={}), "has no results. Is it a log of lmms-eval?"),
+        (lambda f: log(f, results={"gqa": 3}), "task gqa is 3, no mapping"),
+        (lambda f: log(f, results={"gqa": {"alias": "gqa"}}), "no task has a number"),
+        (lambda f: (log(f), log(f, date="20260802_1")), "2 runs of lmms-eval, 20260801_120000_res"),
+        (lambda f: doubled(log(f)), "10 documents stand in it twice"),
+        (lambda f: cut(log(f)), r"_samples_gqa.jsonl, line 10: damaged"),
+    ],
+)
+def test_what_cannot_be_read_is_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], break_it: Any, message: str
+) -> None:
+    break_it(tmp_path)
+    with pytest.raises(SystemExit):
+        main([str(tmp_path)])
+    assert message in capsys.readouterr().err
+
+
+def doubled(path: Path) -> None:
+    samples = path.with_name(f"{DATE}_samples_gqa.jsonl")
+    samples.write_text(2 * samples.read_text())
+
+
+def cut(path: Path) -> None:
+    samples = path.with_name(f"{DATE}_samples_gqa.jsonl")
+    samples.write_text(samples.read_text()[:-20])
+
+
+def test_a_table_without_its_tasks_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = {"own_task": {"alias": "own", "right,none": 0.5, "right_stderr,none": "N/A"}}
+    log(tmp_path, right=None, results=results)
+    main(["--paper", "llava15/table2", str(tmp_path), "--format", "md"])
+    assert "none of own_task measures a column of this table" in capsys.readouterr().out
+
+
+def test_every_column_that_a_task_measures_is_one() -> None:
+    known = columns(PAPER)
+    tasks = read_mapping(PAPER / LMMS_EVAL)
+    named = [c for metrics in tasks.values() for each in metrics.values() for c in each]
+    assert named and not [column for column in named if column not in known]
+
+
+QUESTIONS = [("a", "red"), ("b", "2"), ("b", "no"), ("c", "left")]
+
+
+@pytest.fixture
+def answered(tmp_path: Path) -> tuple[Path, Path]:
+    """A question file and its answers, of which the last is missing and one is wrong."""
+    asked, answers = tmp_path / "asked.jsonl", tmp_path / "answers.jsonl"
+    rows = [
+        {"question_id": name, "text": f"What of {name}?", "answer": right, "category": name}
+        for name, right in QUESTIONS
+    ]
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [
+        {"question_id": name, "prompt": "?", "text": text, "model_id": "mine", "metadata": {}}
+        for (name, _), text in zip(QUESTIONS, ["Red", "3", "no"], strict=False)
+    ]
+    answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return asked, answers
+
+
+def test_an_answer_file_is_scored_question_by_question(answered: tuple[Path, Path]) -> None:
+    asked, answers = answered
+    (run,) = read_all([answers], asked, None, "VQAAccuracy")
+    rows = {row.score: row for row in score_rows([run])}
+    assert rows["accuracy"].value.value == pytest.approx(2 / 3)
+    assert rows["accuracy/b"].value.value == 0.5
+    assert run.results["experiment"] == "mine" and run.results["origin"] == "answer"
+    assert run.results["notes"] == ["asked: 1 questions have no answer, and do not count."]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "has no right answers; name the question file"),
+        (["--questions", "asked.jsonl", "--metric", "Bleu"], "--metric Bleu: no metric"),
+        (["--questions", "other.jsonl"], "question 'b' is not in other.jsonl, or not in the order"),
+    ],
+)
+def test_answers_that_cannot_be_scored_are_one_message(
+    answered: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(answered[0].parent)
+    lines = answered[0].read_text().splitlines(keepends=True)
+    Path("other.jsonl").write_text(lines[0] + lines[3])
+    with pytest.raises(SystemExit):
+        main(["answers.jsonl", *options])
+    assert message in capsys.readouterr().err
