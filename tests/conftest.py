@@ -3,6 +3,7 @@
 import json
 import os
 import string
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.tiny_world.generate import TinyWorld
 from llava_lab.tiny_world.videos import TinyVideos
+
+CACHE = tempfile.TemporaryDirectory(prefix="llava_lab-cache-")
+os.environ.setdefault("LLAVA_LAB_CACHE", CACHE.name)  # that of the first process, for all
 
 CORPUS = [
     "A chat between a curious user and an artificial intelligence assistant.",

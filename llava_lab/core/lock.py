@@ -56,8 +56,8 @@ def lock(path: Path, what: str, wait: bool = True) -> Iterator[None]:
             if getattr(error, "errno", errno.ENOSYS) not in LOCKLESS:
                 raise
             raise OSError(
-                f"{path}: this file system has no locks (flock). Put --runs on one that has, or "
-                "ask for it to be mounted with them"
+                f"{path}: this file system has no locks (flock). Put the folder on one that has "
+                "(--runs), or ask for it to be mounted with them"
             ) from error
     try:
         write(holder, json.dumps(_myself()) + "\n")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from llava_lab.core.atomic import plain_name
 from llava_lab.data.image_folder import VideoPath
-from llava_lab.data.media.clip import image_digest
+from llava_lab.data.media.clip import image_digests
 from llava_lab.data.modules.encoded import Position
 from llava_lab.data.modules.stage import run_seed
 from llava_lab.data.questions import Question, read_questions
@@ -82,7 +82,7 @@ class Benchmark:
     @cached_property
     def _rows(self) -> list[Any]:
         """What questions ask, with hashes of the bytes of their images and videos."""
-        digests = {path: image_digest(path) for q in self.questions for path in q.images}
+        digests = image_digests(path for q in self.questions for path in q.images)
         return [
             [q.id, q.text, q.category, q.answers, q.caption, [digests[i] for i in q.images]]
             for q in self.questions

@@ -10,7 +10,7 @@ from pathlib import Path
 from llava_lab.data.chat import place_image
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.image_folder import VideoPath
-from llava_lab.data.media.clip import image_digest
+from llava_lab.data.media.clip import image_digests
 from llava_lab.data.modules.encoded import Position
 from llava_lab.data.modules.stage import run_seed
 from llava_lab.data.questions import Question
@@ -167,4 +167,5 @@ def contents(images: Iterable[Path]) -> dict[Path, Hashable]:
     paths = dict.fromkeys(images)
     sizes = {path: path.stat().st_size if path.is_file() else None for path in paths}
     times = Counter(sizes.values())
-    return {path: size if times[size] == 1 else image_digest(path) for path, size in sizes.items()}
+    digests = image_digests(path for path, size in sizes.items() if times[size] > 1)
+    return {path: digests.get(path, size) for path, size in sizes.items()}

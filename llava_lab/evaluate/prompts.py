@@ -1,7 +1,6 @@
 """11. Prompts: groups of questions -> batches of prompts, checked before anything is computed."""
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from llava_lab.data.modules.encoded import Position, ViewLoader
 from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.questions import Question
 from llava_lab.data.tokens import IGNORE, VISUAL
-from llava_lab.data.views.base import Views, verify_media
+from llava_lab.data.verified import verified
+from llava_lab.data.views.base import Views
 from llava_lab.data.views.video import Frames
 from llava_lab.evaluate.groups import QuestionGroup, placed
 from llava_lab.model.generate import QuestionBatch, Sampling
@@ -88,20 +88,31 @@ class Sizes:
     def __init__(self, views: Views):
         self.views = views
         # An image and a video may have equal paths.
-        self._of = cache(lambda path, _: self._read(path))
+        self.sizes: dict[tuple[type, Path], tuple[int, ...]] = {}
+        self.faults: dict[tuple[type, Path], str] = {}
+
+    def look(self, paths: Iterable[Path]) -> None:
+        """Decode files that were not decoded before, many at once."""
+        known = self.sizes.keys() | self.faults.keys()
+        new = [path for path in paths if (type(path), path) not in known]
+        for kind in {type(path) for path in new}:
+            of_kind = [path for path in new if type(path) is kind]
+            sizes, faults = verified(of_kind, self.views, "pictures of questions")
+            self.sizes |= {(kind, path): size for path, size in sizes.items()}
+            self.faults |= {(kind, path): fault for path, fault in faults.items()}
 
     def __call__(self, path: Path) -> tuple[int, ...]:
-        """Return width, height and, for a video, frames; raises what loading the file raises."""
-        found = self._of(path, type(path))
-        if isinstance(found, Exception):
-            raise found
-        return found
+        """Return width, height and, for a video, frames.
 
-    def _read(self, path: Path) -> tuple[int, ...] | Exception:
-        try:
-            return verify_media(path, self.views)
-        except (OSError, ValueError) as error:
-            return error
+        Raises:
+            ValueError: If the file cannot be loaded, with the reason.
+        """
+        key = (type(path), path)
+        if key not in self.sizes and key not in self.faults:
+            self.look([path])
+        if key in self.faults:
+            raise ValueError(self.faults[key])
+        return self.sizes[key]
 
 
 def check_questions(trees: Trees, context: int, max_new_tokens: int, sizes: Sizes) -> None:
@@ -129,6 +140,7 @@ def unaskable(trees: Trees, context: int, max_new_tokens: int, sizes: Sizes) -> 
     """
     views, view_spec = trees.loader.views, trees.loader.view_spec
     faults: dict[int, str] = {}
+    sizes.look(image for group in trees.groups for image in group.images)
     for group in trees.groups:
         for place, question in zip(group.places, group.questions, strict=True):
             try:

@@ -97,8 +97,6 @@ class Fitting:
     def fingerprints(self, stages: dict[str, Stage]) -> dict[str, str]:
         """Fingerprint of every stage; reads and checks all data before anything is spent."""
         for stage in stages.values():
-            if self.run.root.is_dir() and stage.data.cache is None:
-                stage.data.cache = self.run.root / ".verified"
             stage.data.check(self.parts.model)
         return stage_fingerprints(self.options, self.parts.model, stages, self.probe)
 

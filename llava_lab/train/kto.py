@@ -191,7 +191,7 @@ class KTODataModule(AnswerDataModule):
         """Refuse rows whose prompt cannot be trained on with the mismatched answer, too."""
         super().check(model)
         rows = self.encoded([*self.samples, *self.held], model)
-        for number, reason in rows.refused(self.cache, str(self.name)).items():
+        for number, reason in rows.refused(str(self.name)).items():
             raise ValueError(f"{rows.samples[number].source}: with a mismatched answer: {reason}")
 
 

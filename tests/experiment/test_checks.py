@@ -181,10 +181,10 @@ def test_more_tokens_than_the_lm_reads_are_refused(folder: Path) -> None:
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], int]:
     """How many files were decoded since it was last asked."""
     real, files = module.verify_media, []
-    monkeypatch.setattr(module, "_known", {})
+    monkeypatch.setenv("LLAVA_LAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(
         module, "verify_media", lambda path, views: files.append(path) or real(path, views)
     )
@@ -201,11 +201,10 @@ def test_what_was_decoded_once_is_decoded_again_only_if_it_changes(
     folder: Path, counted: Callable[[], int]
 ) -> None:
     paths = [folder / "images" / name for name in ("a.png", "b.png", "c.png", "a.png")]
-    cache = folder / "cache"
 
     def look(views: Any = None) -> tuple[int, set[str], set[str]]:
-        module._known.clear()  # another process
-        sizes, faults = module.verified(paths, views or Pad(), cache, "rows")
+        module.decoded_by.cache_clear()  # another process
+        sizes, faults = module.verified(paths, views or Pad(), "rows")
         return counted(), {path.name for path in sizes}, {path.name for path in faults}
 
     assert look() == (3, {"a.png", "b.png"}, {"c.png"})
@@ -218,12 +217,12 @@ def test_what_was_decoded_once_is_decoded_again_only_if_it_changes(
     paths[0].write_bytes(content)
     os.utime(paths[0], ns=(times.st_atime_ns, times.st_mtime_ns))
     assert look() == (2, {"b.png"}, {"a.png", "c.png"}), "of the same size and time"
-    (file,) = cache.iterdir()
+    (file,) = (folder / "cache").rglob("*.jsonl")
     text = file.read_text()
     for damaged in (text.replace("40", "41"), text[:-9], "\0" + text[1:], "", text + "[" * 9999):
         file.write_text(damaged)
         assert look()[1:] == ({"b.png"}, {"a.png", "c.png"})
-        sizes, _ = module.verified(paths, Pad(), cache, "rows")
+        sizes, _ = module.verified(paths, Pad(), "rows")
         assert set(sizes.values()) == {(40, 30)}
 
 

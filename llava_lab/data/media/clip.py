@@ -1,14 +1,16 @@
 """3. Clip: a video file or a folder of frames -> chosen frames, with their times."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from llava_lab.core.messages import listed
 from llava_lab.core.records import file_sha256
 from llava_lab.data.image_folder import frame_files
+from llava_lab.data.known_files import KnownFiles
 from llava_lab.data.media.decode import check_pixels, read_frames
 from llava_lab.data.media.picture import load_image
 from llava_lab.data.media.track import Track, read_track
@@ -121,6 +123,26 @@ def _folder_frames(
 
 def image_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, or of the bytes of all frames of a folder."""
+    return image_digests([path])[path]
+
+
+def image_digests(paths: Iterable[Path]) -> dict[Path, str]:
+    """SHA-256 of the bytes of each image or video; files that have not changed are not read again.
+
+    Raises:
+        ValueError: If some cannot be read; the message has the first ten.
+    """
+    digests, faults = _digests.find(paths, _digest, "digests of pictures")
+    if faults:
+        examples = listed(list(faults.values()), 10)
+        raise ValueError(f"{len(faults)} pictures or videos cannot be read:\n  {examples}")
+    return digests
+
+
+def _digest(path: Path) -> str:
     if path.is_dir():
-        return hashlib.sha256("".join(map(image_digest, frame_files(path))).encode()).hexdigest()
+        return hashlib.sha256("".join(map(file_sha256, frame_files(path))).encode()).hexdigest()
     return file_sha256(path)
+
+
+_digests = KnownFiles("sha256")

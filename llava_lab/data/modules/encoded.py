@@ -125,15 +125,14 @@ class EncodedRows(Dataset):
         placed = place_image(turns, self.image_position, chance)
         return self.loader.add_words(placed, sample.images)
 
-    def refused(self, cache: Path | None, what: str) -> dict[int, str]:
+    def refused(self, what: str) -> dict[int, str]:
         """Why samples cannot be trained on, by their number; those that can are left out.
 
         Args:
-            cache: Folder that lists the files that were decoded whole before, or None.
             what: Name of what is read, for the progress bar.
         """
         paths = [image for sample in self.samples for image in sample.images]
-        sizes, faults = verified(paths, self.loader.views, cache, what)
+        sizes, faults = verified(paths, self.loader.views, what)
         found: dict[int, str] = {}
         for number, sample in enumerate(shown(self.samples, f"{what}: rows measured")):
             if broken := [faults[image] for image in sample.images if image in faults]:

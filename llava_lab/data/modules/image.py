@@ -11,7 +11,7 @@ from llava_lab.core.progress import shown
 from llava_lab.data.chat import Masking, Template, get_template
 from llava_lab.data.image_folder import ImageFolder, VideoPath
 from llava_lab.data.loader import StageLoader, deal
-from llava_lab.data.media.clip import image_digest
+from llava_lab.data.media.clip import image_digests
 from llava_lab.data.modules.encoded import EncodedRows, Position, ViewLoader
 from llava_lab.data.modules.stage import StageDataModule, limited, run_seed
 from llava_lab.data.rows import BadRow, FileRow
@@ -79,8 +79,6 @@ class ImageDataModule(StageDataModule):
         self.samples: list[Sample] = []
         self.held: list[Sample] = []
         self.checked = False
-        if feature_store is not None:
-            self.cache = Path(feature_store) / "verified"
 
     def read(self, model: Any = None) -> None:
         """Read the rows, once; with a model, also find those that it could not be trained on.
@@ -115,7 +113,7 @@ class ImageDataModule(StageDataModule):
         """
         path = Path(found.source.path)
         rows = self.encoded(found.items, model)
-        reasons = rows.refused(self.cache, path.name)
+        reasons = rows.refused(path.name)
         bad = [
             BadRow(row.source, row.id, reasons[number])
             for number, row in enumerate(found.items)
@@ -164,10 +162,8 @@ class ImageDataModule(StageDataModule):
     def content_of(samples: Sequence[Sample]) -> str:
         """Hash of messages and image bytes."""
         total = hashlib.sha256()
-        known: dict[Path, str] = {}
-        for sample in shown(samples, "digests of pictures and rows"):
-            for image in sample.images:
-                known[image] = known.get(image) or image_digest(image)
+        known = image_digests(image for sample in samples for image in sample.images)
+        for sample in shown(samples, "digests of rows"):
             digests = [known[image] for image in sample.images]
             # A row's place decides where its image stands, if that is drawn at random.
             place = Path(sample.source).name

@@ -16,7 +16,7 @@ from llava_lab.data.fields import read_text
 from llava_lab.data.image_folder import ImageFolder
 from llava_lab.data.keys import PHRASE_KEYS
 from llava_lab.data.loader import StepPart
-from llava_lab.data.media.clip import image_digest
+from llava_lab.data.media.clip import image_digests
 from llava_lab.data.modules.stage import StageDataModule, run_seed
 from llava_lab.data.packing import on_device
 from llava_lab.data.rows import FileRow, Refused
@@ -114,7 +114,7 @@ class PhraseDataModule(StageDataModule):
         super().check(model)
         self.read()
         images = [image for image, _ in self.rows]
-        _, faults = verified(images, self.views, self.cache, self.path.name)
+        _, faults = verified(images, self.views, self.path.name)
         if faults:
             examples = listed(list(faults.values()), 10)
             raise ValueError(f"{self.path}: {len(faults)} pictures cannot be read:\n  {examples}")
@@ -127,8 +127,9 @@ class PhraseDataModule(StageDataModule):
         """Hash of phrases and image bytes."""
         self.read()
         total = hashlib.sha256()
-        for image, phrases in shown(self.rows, "digests of pictures and phrases"):
-            total.update(json.dumps([image_digest(image), phrases]).encode())
+        digests = image_digests(image for image, _ in self.rows)
+        for image, phrases in shown(self.rows, "digests of phrases"):
+            total.update(json.dumps([digests[image], phrases]).encode())
         return total.hexdigest()
 
     def lengths(self) -> tuple[list[int], list[int]]:

@@ -55,7 +55,6 @@ class StageDataModule(LightningDataModule):
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.epochs, self.max_steps = epochs, max_steps
         self.group_by_modality, self.num_workers = group_by_modality, num_workers
-        self.cache: Path | None = None
         self.skipped: dict[str, int] = {}
         self.feature_store: str | None = None
         self.features: Features | None = None
