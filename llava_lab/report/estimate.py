@@ -8,13 +8,14 @@ their scores holds both kinds, so that a t-interval over runs is whole. Which of
 follows from the questions.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 
 import numpy as np
 
-from llava_lab.evaluate.interval import Array, Estimate, cluster_places, counting, pulls, quantile
+from llava_lab.evaluate.interval import Array, Estimate, counting, pulls, quantile
 from llava_lab.report.points import Points
 
 MOST_SEEDS = 1000  # beyond which no number of seeds is named
@@ -170,7 +171,7 @@ def _moved(rows: Sequence[Sequence[Points]], worlds: Sequence[int]) -> list[Arra
         rows: The scores of each run; the number is the first, or the first less the second.
         worlds: World of each run, which decides its clusters.
     """
-    places = [cluster_places(row[0].clusters) for row in rows]
+    places = [row[0].places for row in rows]
     counts = [
         np.any([counting(points.ratio, where) for points in row], axis=0)
         for row, where in zip(rows, places, strict=True)
@@ -231,15 +232,18 @@ def _seeds_to_settle(found: _Spread, se: float, seeds: int) -> float:
     """Fewest seeds, from those that there are on, whose interval leaves zero out."""
     if abs(found.value) > quantile(found.df, 0.975) * se:
         return seeds
-    for number in range(seeds + 1, MOST_SEEDS + 1):
+
+    def settled(number: int) -> bool:
         if len(found.worlds) == 1:
             layout = found.worlds[0].with_seeds(number)
             error, df = sqrt(layout.variance), layout.df
         else:
             error, df = se * sqrt(seeds / number), number - 1
-        if abs(found.value) > quantile(df, 0.975) * error:
-            return number
-    return inf
+        return abs(found.value) > quantile(df, 0.975) * error
+
+    if not settled(MOST_SEEDS):
+        return inf
+    return bisect_left(range(MOST_SEEDS), True, lo=seeds + 1, key=settled)
 
 
 def apart(first: Estimate, second: Estimate) -> Difference:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from llava_lab.core.records import file_sha256, read_record
+from llava_lab.evaluate.interval import cluster_places
 from llava_lab.evaluate.points import NAME
 from llava_lab.evaluate.ratio import Array, Ratio, by_category
 from llava_lab.report.runs import RunResults
@@ -32,6 +34,7 @@ class Points:
         content: Hash of what was asked, pictures' bytes included. Two runs asked the same
             questions if it is equal: worlds of two seeds have equal ids and names.
         top: Highest value that the score can have.
+        numbers: Number of each question's cluster [q], where it is known already.
     """
 
     benchmark: str
@@ -42,15 +45,22 @@ class Points:
     of: Array
     content: str = ""
     top: float = 1.0
+    numbers: Array | None = None
 
-    @property
+    @cached_property
+    def places(self) -> Array:
+        """Number of each question's cluster [q]."""
+        return cluster_places(self.clusters) if self.numbers is None else self.numbers
+
+    @cached_property
     def ratio(self) -> Ratio:
         """The score as a ratio of sums."""
         return Ratio(self.got, self.of, self.top)
 
     def same_questions(self, other: "Points") -> bool:
         """Whether the other run was scored on the same questions."""
-        return self.content == other.content and np.array_equal(self.ids, other.ids)
+        same = self.ids is other.ids or np.array_equal(self.ids, other.ids)
+        return self.content == other.content and same
 
 
 def read_points(run: RunResults) -> dict[Key, Points]:
@@ -125,9 +135,9 @@ def _of_benchmark(name: str, kept: Mapping[str, Any]) -> list[Points]:
         ratios = overall
         if one_pass["split"]:
             ratios = by_category(overall, categories, one_pass["means"])
-        here = np.array(ids)[places]
-        for score, ratio in ratios.items():
-            known = (here, clusters, ratio.got, ratio.of, kept["questions"], ratio.top)
+        here, content, numbers = np.array(ids)[places], kept["questions"], cluster_places(clusters)
+        for score, each in ratios.items():
+            known = (here, clusters, each.got, each.of, content, each.top, numbers)
             found.append(Points(name, f"{prefix}{score}", *known))
     return found
 
