@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Tests run side by side, a core each; the processes that they start take no more, either.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,6 +23,9 @@ from llava_lab.tiny_world.videos import TinyVideos
 
 CACHE = tempfile.TemporaryDirectory(prefix="llava_lab-cache-")
 os.environ.setdefault("LLAVA_LAB_CACHE", CACHE.name)  # that of the first process, for all
+
+if TYPE_CHECKING:
+    from llava_lab.report.claims import Claims
 
 CORPUS = [
     "A chat between a curious user and an artificial intelligence assistant.",
@@ -232,4 +236,33 @@ def judge_server(running) -> Callable[[Callable[[dict], str | int]], JudgeServer
         running(server)
         return server
 
+    return start
+
+
+@pytest.fixture
+def run_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], "Claims"]:
+    """Makes up the runs of a folder's findings: counts have what MOVED says, colors differ."""
+    from test_running import MOVED, SCORES, make_run
+
+    from llava_lab.core.records import write_record
+    from llava_lab.experiment.rehearsal import Rehearsal
+    from llava_lab.report import running
+    from llava_lab.report.finding_file import read_findings
+
+    def run_sweep(sweep, runs, jobs, more) -> None:
+        for point in sweep.points():
+            folder = runs / f"{point.name}-{point.seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+            color = 0.8 if point.name == "2" and point.seed % 2 else 0.5
+            results = make_run(folder, point, {"count": MOVED[point.name], "color": color})
+            kept = {"command": [], "exit": 0, "results": str(results)}
+            write_record(sweep.record(runs, point, more), kept)
+
+    def start() -> "Claims":
+        findings = read_findings(tmp_path / "findings")
+        made = running.Running(findings, tmp_path / "results", tmp_path / "runs")
+        return made.run(list(findings))
+
+    monkeypatch.setattr(running, "run_sweep", run_sweep)
+    monkeypatch.setattr(running, "rehearse", lambda *_: Rehearsal({}, SCORES))
     return start

@@ -13,6 +13,9 @@ import pytest
 from conftest import REPOSITORY
 
 from llava_lab.__main__ import main
+from llava_lab.report.claims import read_claims
+from llava_lab.report.docs import differing
+from llava_lab.report.finding_file import read_findings
 
 DOCS = REPOSITORY / "docs"
 README = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")]
@@ -59,6 +62,12 @@ def test_files_and_commands_of_a_page_work_in_an_empty_folder(
                 command = shlex.split(line, comments=True)
                 assert command[:3] == ["python", "-m", "llava_lab"]
                 main(command[3:])
+
+
+def test_pages_say_of_results_what_results_say() -> None:
+    """Tables, verdicts and plots between markers are written by `report --docs`."""
+    claims = read_claims(read_findings(), REPOSITORY / "results")
+    assert not differing(DOCS, claims), "run: python -m llava_lab report --docs"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed")

@@ -1,5 +1,6 @@
-"""`report`: what the runs say of the papers' claims; with --run, the runs that are lacking."""
+"""`report`: one page of findings or of runs; with --run, the runs that findings lack."""
 
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,12 @@ from llava_lab.cli.arguments import split
 from llava_lab.cli.verb import one_message, positive, verb_parser
 from llava_lab.core import verdict_worlds
 from llava_lab.experiment.sweep import Layers
-from llava_lab.report.claims import read_claims
+from llava_lab.report.claims import Claims, read_claims
 from llava_lab.report.claims_grid import claims_grid
+from llava_lab.report.docs import write_docs
 from llava_lab.report.finding_file import chosen, read_findings
 from llava_lab.report.formats import FORMATS, show
+from llava_lab.report.runs import find, read
 
 if TYPE_CHECKING:  # torch takes seconds, and results/ are read without
     from llava_lab.report.running import Running
@@ -21,12 +24,18 @@ if TYPE_CHECKING:  # torch takes seconds, and results/ are read without
 def main(arguments: Sequence[str]) -> None:
     """Run the verb; a mistake is one message and exit status 2."""
     with one_message():
-        options, more = split(parser(), arguments)
+        made = parser()
+        options, more = split(made, arguments)
         if more and options.results is None:
             raise ValueError(
                 "runs with other files or options than the findings' own have results of their "
                 "own: name a folder with --results"
             )
+        if more and options.run is None and options.plan is None:
+            made.error(f"unrecognized arguments: {' '.join(map(str, more))}")
+        if options.given and (options.run, options.plan, options.docs) != (None, None, None):
+            made.error("runs are for the page alone: leave out --run, --plan and --docs")
+        own = not options.given or options.results is not None
         options.results = options.results or Path("results")
         if options.run is not None:
             run(options, more)
@@ -34,25 +43,54 @@ def main(arguments: Sequence[str]) -> None:
             plan(options, more)
         else:
             with verdict_worlds.opened():  # samples show their pictures
-                claims = read_claims(read_findings(), options.results)
-                show([claims_grid(claims, list(claims.findings))], options.format)
+                page(options, read_claims(read_findings(), options.results) if own else None)
+
+
+def page(options: Namespace, claims: Claims | None) -> None:
+    """Write the page, or docs/, and print the table of findings.
+
+    Args:
+        options: Of the command line.
+        claims: Findings with the runs under results/; None for a page of runs alone.
+    """
+    if claims is not None:
+        show([claims_grid(claims, list(claims.findings))], options.format)
+    if claims is not None and options.docs is not None:
+        changed = write_docs(options.docs, claims)
+        written = "\n".join(f"written: {path}" for path in changed)
+        print(written or f"{options.docs}: nothing changes", file=sys.stderr)
+        return
+    # Here, since a page's libraries take a second, and --help needs none of them.
+    from llava_lab.report.page import write_page
+
+    write_page([read(path) for path in find(options.given)], claims, options.out)
+    print(f"written: {options.out}", file=sys.stderr)
 
 
 def parser() -> ArgumentParser:
     """The parser of the verb."""
     made = verb_parser(
         "report",
-        "Print what the runs under results/ say of the papers' claims: rule, effect and verdict of "
-        "each finding of configs/findings. With --run, first make the runs that are lacking, in "
-        "worlds that nothing else may read. Other options and -c files are handed to every run.",
+        "Write one HTML page: of RUNs, or of what the runs under results/ say of the papers' "
+        "claims, with rule, effect and verdict of each finding of configs/findings. With --run, "
+        "first make the runs that findings lack, in worlds that nothing else may read; other "
+        "options and -c files are handed to every run.",
     )
     made.allow_abbrev = False
+    what = "run folder, results.json or folder of runs to show in place of findings"
+    made.add_argument("given", metavar="RUN", nargs="*", type=Path, help=what)
+    page = "the page, by default report.html"
+    made.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help=page)
+    docs = "in place of a page, write every table, plot and verdict of a folder of docs"
+    made.add_argument("--docs", nargs="?", const=Path("docs"), type=Path, help=docs)
     made.add_argument("-c", "--config", metavar="FILE", help="YAML file for every run; repeatable")
     what = "make the runs that findings such as F3, or all, lack; interrupted, it goes on"
     made.add_argument("--run", nargs="*", metavar="ID", help=what)
     what = "say how many runs these are, what they share, and about how long they take"
     made.add_argument("--plan", nargs="*", metavar="ID", help=what)
-    made.add_argument("--results", type=Path, metavar="FOLDER", help="by default results")
+    made.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="by default results; with RUNs, both"
+    )
     runs = "folder of all runs, for --run"
     made.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help=runs)
     jobs = "runs at once; by default one a GPU, or one where there are none"

@@ -8,14 +8,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 from rich.console import Console
 from test_table import results, write
 
 from llava_lab.cli.table import main
 from llava_lab.report.formats import FORMATS, show, to_csv, to_html, to_json, to_latex, to_markdown
 from llava_lab.report.grid import Figure, Grid
-from llava_lab.report.published import every, published
+from llava_lab.report.published import every
 
 SCORE = {"value": 0.6, "low": 0.55, "high": 0.65}
 GRID = Grid(
@@ -164,13 +163,3 @@ def test_two_columns_of_one_name_are_refused_as_json(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == "seeds,seeds\n0,3\n"
     with pytest.raises(ValueError, match="Twice: two columns are called 'seeds'"):
         show([grid], "json")
-
-
-def test_the_page_on_video_has_the_published_table_as_it_is_printed(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    table = published("llava_next_video/representation")
-    main(["--paper", table.id, "--format", "md"])
-    body = capsys.readouterr().out.partition("\n\n")[2].partition("\n\n")[0]
-    assert len(body.splitlines()) == 2 + 8
-    assert body in (REPOSITORY / "docs" / "video.md").read_text(encoding="utf-8")

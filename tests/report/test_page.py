@@ -2,13 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from test_running import rule
 from test_table import results, score, write
 
 from llava_lab.data.views.anyres import AnyRes
@@ -16,7 +18,9 @@ from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.square import Square
 from llava_lab.data.views.video import Frames
 from llava_lab.experiment.experiment import Experiment
-from llava_lab.report.estimate import Estimate
+from llava_lab.report.claim_text import effects
+from llava_lab.report.claims import Claims, read_claims
+from llava_lab.report.finding_file import read_findings
 from llava_lab.report.page import write_page
 from llava_lab.report.page.configurations import configurations
 from llava_lab.report.page.curves import _thinned, curves
@@ -94,7 +98,7 @@ def specs(text: str) -> Iterator[dict[str, Any]]:
 
 def test_a_page_is_whole_and_asks_for_nothing_outside(tmp_path: Path) -> None:
     runs = [run(tmp_path, seed, depth=depth) for depth in (1, 2) for seed in (0, 1)]
-    write_page(runs, [], [], tmp_path / "page.html")
+    write_page(runs, None, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     found = Reader(text)
     assert all(link.startswith(("#", "data:")) for link in found.links)
@@ -108,14 +112,14 @@ def test_a_page_is_whole_and_asks_for_nothing_outside(tmp_path: Path) -> None:
 
 def test_a_page_is_the_same_whenever_it_is_written(tmp_path: Path) -> None:
     runs = [run(tmp_path, seed) for seed in (0, 1)]
-    assert page(runs, [], []) == page(runs, [], [])
+    assert page(runs) == page(runs)
 
 
 def test_texts_of_models_stay_texts(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     one = run(tmp_path, 0, depth=1)
     predicted(one, "scenes", [line("a", "count", 0.0) | {"question": evil, "prediction": evil}])
-    found = Reader(page([one, run(tmp_path, 0, experiment=evil)], [], []))
+    found = Reader(page([one, run(tmp_path, 0, experiment=evil)]))
     assert found.elements["img"] == 0
     assert not [text for tag, text in found.texts if tag == "script" and text.startswith("alert")]
     assert ("h3", evil) in found.texts
@@ -125,19 +129,19 @@ def test_three_hundred_runs_make_a_page_of_less_than_three_megabytes(tmp_path: P
     scores = {f"accuracy/{name}": score(0.5) for name in "abcdefghijklmnopqrst"}
     runs = [
         run(tmp_path, seed, depth=depth, benchmarks={"scenes": scores}, cost=cost)
-        for depth in range(150)
+        for depth in range(60)
         for cost in [{**results()["cost"], "train_flops": 1e15 * (1 + depth)}]
-        for seed in (0, 1)
+        for seed in range(5)
     ]
-    text = page(runs, [], [])
+    text = page(runs)
     assert len(text) < 3_000_000
-    assert Reader(text).elements["tr"] > 3 * 150
+    assert Reader(text).elements["tr"] > 3 * 60
     assert all(not spec["layout"]["showlegend"] for spec in specs(text))
 
 
 def test_nothing_to_report_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to report"):
-        write_page([], [], [], tmp_path / "page.html")
+        write_page([], None, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
@@ -147,12 +151,7 @@ def test_what_is_drawn_is_what_plotly_takes(tmp_path: Path) -> None:
     other = {**results()["cost"], "train_flops": 9e16, "visual_tokens_mean": 640.0}
     runs = [run(tmp_path, 0, depth=1), run(tmp_path, 0, cost=other)]
     plots = tradeoffs(configurations(runs))
-    effects = [
-        ("count", Estimate(0.1, 0.06, 9, 1, 100, ends=(-0.02, 0.22))),
-        ("color", Estimate(-0.3, 0.05, 9, 1, 100, ends=(-0.4, -0.2))),
-    ]
-    plots.append(forest("f3", "F3", effects, 0.1, "…"))
-    assert [plot.title.rpartition(" ")[2] for plot in plots] == ["mean", "FLOPs", "F3"]
+    assert [plot.title.rpartition(" ")[2] for plot in plots] == ["mean", "FLOPs"]
     for plot in plots:
         for traces in plot.views.values():
             Figure(traces, plot.layout)  # refuses what plotly does not know
@@ -160,9 +159,46 @@ def test_what_is_drawn_is_what_plotly_takes(tmp_path: Path) -> None:
     assert [trace["x"] for trace in first] == [[1.5e15], [9e16]]
     assert first[0]["y"] == [60.0] and first[0]["error_y"]["array"] == [5.0]
     assert plots[1].layout["xaxis"]["type"] == "log"
-    drawn = plots[-1].views[""][0]
-    assert drawn["x"] == [10.0, -30.0] and drawn["error_x"]["arrayminus"] == [12.0, 10.0]
-    assert sorted(shape["x0"] for shape in plots[-1].layout["shapes"]) == [-10.0, 0, 10.0]
+
+
+def test_effects_are_drawn_with_what_the_rule_asks(
+    tmp_path: Path, run_findings: Callable[[], Claims]
+) -> None:
+    from plotly.graph_objects import Figure
+
+    rule(tmp_path, {"must_not": [{"score": "questions/accuracy/color", "within": 3}]})
+    verdict = run_findings().verdicts["T1"]
+    found = list(effects(verdict))
+    plot = forest("effects-T1", "T1", found)
+    assert plot is not None
+    (trace,) = plot.views[""]
+    Figure([trace], plot.layout)
+    assert trace["x"] == pytest.approx([50, 15, 32.5])
+    for each, x, more in zip(found, trace["x"], trace["error_x"]["array"], strict=True):
+        assert x + more == pytest.approx(100 * each.difference.interval(each.level)[1], abs=0.01)
+    margins = [shape["x0"] for shape in plot.layout["shapes"] if "line" in shape]
+    assert margins == [-5, 5, -3, 3]
+    unmeasured = [replace(each, difference=None) for each in found]
+    assert forest("effects-T1", "T1", unmeasured) is None
+
+
+def test_a_page_of_findings_has_verdicts_rules_and_history(
+    tmp_path: Path, run_findings: Callable[[], Claims]
+) -> None:
+    rule(tmp_path)
+    found = Reader(page([], run_findings()))
+    texts = [text.strip() for _, text in found.texts]
+    assert "T1. More depth helps." in texts and "reproduced" in texts and "inconclusive" in texts
+    assert {"findings", "scores", "costs"} <= set(found.ids)
+    assert "some: 2" in texts  # a configuration: sweep and point, whatever the seed's world
+    assert "T1: history" in texts and "written down, before its first run" in texts
+
+
+def test_findings_without_runs_are_told_without_effects(tmp_path: Path) -> None:
+    rule(tmp_path)
+    claims = read_claims(read_findings(tmp_path / "findings"), tmp_path / "results")
+    text = page([], claims)
+    assert "No verdict yet" in text and not list(specs(text))
 
 
 def test_configurations_are_called_by_what_differs(tmp_path: Path) -> None:
@@ -234,7 +270,7 @@ def test_a_sample_has_its_picture_tiles_and_tokens(
     # LLaVA-NeXT at the tiny scale: 2x2 tiles of 6x6 features beside a base view of as many.
     assert tiles.base and len(tiles.boxes) == 4
     assert 2 * 36 < look.tokens <= 5 * 36 + 12
-    text = page([of], [], [])
+    text = page([of])
     assert f"{look.tokens} visual tokens: the whole and 4 tiles" in text
     assert ("td", "black") in Reader(text).texts
 

@@ -1,11 +1,12 @@
 """12. Configurations: runs -> those that differ in their seed alone, by what sets them apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from llava_lab.experiment.compose import flat, write_value
+from llava_lab.report.committed import Committed
 from llava_lab.report.placed import Group
 from llava_lab.report.rows import ScoreRow, score_rows
 from llava_lab.report.runs import RunResults
@@ -60,9 +61,7 @@ class Configuration:
 def configurations(runs: Sequence[RunResults]) -> list[Configuration]:
     """Group runs that differ in their seeds alone, and call each by what differs."""
     groups = grouped(runs)
-    options = [dict(flat(dict(group[0].config or {}))) for group in groups]
-    for each in options:
-        each.pop(SEED, None)
+    options = [_options(group[0]) for group in groups]
     families: dict[str, list[int]] = {}
     for number, group in enumerate(groups):
         families.setdefault(_family(group[0].results), []).append(number)
@@ -84,6 +83,24 @@ def configurations(runs: Sequence[RunResults]) -> list[Configuration]:
         )
         for label, place, group, own in zip(labels, places, groups, options, strict=True)
     ]
+
+
+def committed(runs: Iterable[Committed]) -> list[Configuration]:
+    """Runs under results/, by sweep and point; each seed has a world of its own."""
+    points: dict[tuple[str, str], list[RunResults]] = {}
+    for each in runs:
+        points.setdefault((each.sweep, each.point), []).append(each.run)
+    return [
+        Configuration(f"{sweep}: {point}", sweep, found, _options(found[0]))
+        for (sweep, point), found in points.items()
+    ]
+
+
+def _options(run: RunResults) -> dict[str, Any]:
+    """Options by dotted name, without the seed; none where there is no config.yaml."""
+    options = dict(flat(dict(run.config or {})))
+    options.pop(SEED, None)
+    return options
 
 
 def differing(options: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from math import isfinite
 from typing import Any
 
+from llava_lab.report.claim_text import Effect
 from llava_lab.report.estimate import Estimate
 from llava_lab.report.page.configurations import Configuration
 from llava_lab.report.page.curves import Curve
@@ -125,49 +127,71 @@ def losses(found: Sequence[Curve]) -> Plot | None:
     return Plot("losses", "Loss by step", views, layout, note, choice="stage")
 
 
-def forest(
-    name: str, title: str, rows: Sequence[tuple[str, Estimate]], least: float | None, note: str
-) -> Plot:
-    """Effects with their intervals, one below another, and the smallest that counts.
+def forest(name: str, title: str, found: Sequence[Effect]) -> Plot | None:
+    """Effects with their intervals, one below another, and what the rule asks of each.
 
     Args:
         name: Name of the plot.
         title: What stands above it.
-        rows: What each effect is of, and the effect as a fraction.
-        least: Smallest effect that counts, as a fraction; None where there is none.
-        note: What stands below it.
+        found: Effects; those that were not measured are left out.
     """
+    rows = [each for each in found if each.difference is not None]
+    if not rows:
+        return None
     places = list(range(len(rows), 0, -1))
-    effects = [effect for _, effect in rows]
+    labels = [f"{each.score} ({each.role})" for each in rows]
     trace: Trace = {
-        **{"type": "scatter", "mode": "markers", "y": places},
-        "x": [_percent(effect.value) for effect in effects],
-        "error_x": _whiskers(effects),
-        "text": [label for label, _ in rows],
+        **{"type": "scatter", "mode": "markers", "y": places, "text": labels},
+        **_differences(rows),
         "hovertemplate": "%{text}<br>%{x:+.1f} points<extra></extra>",
-        "marker": {"size": 9, "symbol": "square", "color": COLORS[0]},
+        "marker": {
+            "size": 9,
+            "symbol": "square",
+            "color": [COLORS[-1 if each.role == "described" else 0] for each in rows],
+        },
     }
-    line: Trace = {"type": "line", "yref": "paper", "y0": 0, "y1": 1}
-    shapes = [{**line, "x0": 0, "x1": 0, "line": {"width": 1.5}}]
-    for end in (-least, least) if least else ():
-        at = _percent(end)
-        shapes.append({**line, "x0": at, "x1": at, "line": {"width": 1, "dash": "dot"}})
-    labels = {"tickvals": places, "ticktext": [label for label, _ in rows]}
+    shapes: list[Trace] = [{"type": "line", "yref": "paper", "x0": 0, "x1": 0, "y0": 0, "y1": 1}]
+    for place, each in zip(places, rows, strict=True):
+        for end in (-each.margin, each.margin) if each.margin else ():
+            at = {"x0": end, "x1": end, "y0": place - 0.4, "y1": place + 0.4}
+            shapes.append({"type": "line", **at, "line": {"dash": "dot", "color": COLORS[1]}})
+    axis = {"tickvals": places, "ticktext": labels, "range": [0.4, len(rows) + 0.6]}
     layout = {
         "xaxis": {"title": {"text": "difference in points"}, "zeroline": False},
-        "yaxis": {**labels, "automargin": True, "range": [0.4, len(rows) + 0.6]},
+        "yaxis": axis,
         **{"shapes": shapes, "showlegend": False},
     }
-    height = 110 + 34 * len(rows)
-    return Plot(name, title, {"": [trace]}, layout, note, height=height)
+    note = (
+        "Whiskers: intervals at the rule's levels. Dotted: the least that counts of an effect, the "
+        "most of what must not move."
+    )
+    return Plot(name, title, {"": [trace]}, layout, note, height=110 + 34 * len(rows))
+
+
+def _differences(rows: Sequence[Effect]) -> Trace:
+    """Values and whiskers of effects that were measured, in points."""
+    values, less, more = [], [], []
+    for each in rows:
+        assert each.difference is not None
+        value, (low, high) = each.difference.value, each.difference.interval(each.level)
+        values.append(_percent(value))
+        less.append(_length(value - low))
+        more.append(_length(high - value))
+    known = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 4, "color": COLORS[0]}
+    return {"x": values, "error_x": {**known, "array": more, "arrayminus": less}}
 
 
 def _whiskers(estimates: Sequence[Estimate]) -> dict[str, Any]:
     return {
         **{"type": "data", "symmetric": False, "thickness": 1.2, "width": 4},
-        "array": [_percent(max(0.0, e.high - e.value)) for e in estimates],
-        "arrayminus": [_percent(max(0.0, e.value - e.low)) for e in estimates],
+        "array": [_length(e.high - e.value) for e in estimates],
+        "arrayminus": [_length(e.value - e.low) for e in estimates],
     }
+
+
+def _length(fraction: float) -> float:
+    """Length of a whisker; none where an interval has no end."""
+    return _percent(max(0.0, fraction)) if isfinite(fraction) else 0.0
 
 
 def _percent(fraction: float) -> float:

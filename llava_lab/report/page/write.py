@@ -4,6 +4,7 @@ import gzip
 import json
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,22 @@ from markupsafe import Markup
 
 from llava_lab.core.atomic import write
 from llava_lab.experiment.compose import write_value
+from llava_lab.report.claim_text import (
+    effects,
+    effects_grid,
+    history_grid,
+    scores_grid,
+    sentence,
+    verdict_word,
+)
+from llava_lab.report.claims import Claims
+from llava_lab.report.claims_grid import claims_grid
+from llava_lab.report.finding import Finding
 from llava_lab.report.formats import STYLE, section
 from llava_lab.report.grid import Grid
-from llava_lab.report.page.configurations import Configuration, configurations
+from llava_lab.report.page.configurations import Configuration, committed, configurations
 from llava_lab.report.page.curves import curves
-from llava_lab.report.page.plots import Plot, losses, tradeoffs
+from llava_lab.report.page.plots import Plot, forest, losses, tradeoffs
 from llava_lab.report.page.samples import samples
 from llava_lab.report.page.tables import all_scores, costs, overview, published_rows
 from llava_lab.report.runs import RunResults
@@ -25,41 +37,60 @@ from llava_lab.report.runs import RunResults
 HERE = files("llava_lab.report.page")
 
 
-def write_page(
-    runs: Sequence[RunResults], results: Sequence[Any], findings: Sequence[Any], path: Path
-) -> None:
-    """Write one HTML page about runs, which needs nothing from outside.
+@dataclass(frozen=True)
+class Story:
+    """A finding as the page tells it.
+
+    Attributes:
+        finding: The finding.
+        word: Its verdict.
+        said: What has to be known beside it.
+        plot: Its effects, where there are some.
+        grids: Its rule with what was measured, scores and history.
+    """
+
+    finding: Finding
+    word: str
+    said: str
+    plot: Plot | None
+    grids: list[Grid]
+
+
+def write_page(runs: Sequence[RunResults], claims: Claims | None, path: Path) -> None:
+    """Write one HTML page about runs and claims, which needs nothing from outside.
 
     Args:
         runs: Runs, each in its folder.
-        results: Committed results.
-        findings: Findings with their verdicts.
+        claims: Findings with the runs under results/, or None.
         path: The page.
 
     Raises:
         ValueError: If there is nothing to show, or a file beside a run is damaged.
     """
-    if not runs and not results and not findings:
-        raise ValueError("there is nothing to report: no runs, no results and no findings")
-    write(path, page(runs, results, findings))
+    if not runs and (claims is None or not claims.findings):
+        raise ValueError("there is nothing to report: no runs and no findings")
+    write(path, page(runs, claims))
 
 
-def page(runs: Sequence[RunResults], results: Sequence[Any], findings: Sequence[Any]) -> str:
+def page(runs: Sequence[RunResults], claims: Claims | None = None) -> str:
     """The page's text."""
-    found = configurations(runs)
+    found = [*configurations(runs), *committed(claims.runs.values() if claims else ())]
     drawn = [*tradeoffs(found), *filter(None, [losses(curves(found))])]
     asked, notes = samples(found)
+    stories = [_story(claims, id) for id in claims.findings] if claims else []
     published = published_rows(found)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"grid": _grid, "data": _json}
     return environment.from_string(_text("page.html")).render(
-        title=_title(found),
-        sections=_sections(found, drawn, published, asked or notes),
+        title=_title(found, stories),
+        sections=_sections(stories, found, drawn, published, asked or notes),
         style=Markup(STYLE + _text("page.css")),
         script=Markup(_text("page.js")),
-        plotly=Markup(_plotly() if drawn else ""),
+        plotly=Markup(_plotly() if drawn or any(story.plot for story in stories) else ""),
+        findings=_all(claims) if claims and stories else None,
+        stories=stories,
         tables=[overview(found), *all_scores(found)] if found else [],
         published=published,
         costs=[costs(found)] if found else [],
@@ -70,20 +101,33 @@ def page(runs: Sequence[RunResults], results: Sequence[Any], findings: Sequence[
     )
 
 
-def _title(found: Sequence[Configuration]) -> str:
+def _all(claims: Claims) -> Grid:
+    return replace(claims_grid(claims, list(claims.findings)), title="All together")
+
+
+def _story(claims: Claims, id: str) -> Story:
+    verdict = claims.verdicts[id]
+    grids = [effects_grid(verdict), scores_grid(claims, id), history_grid(claims, id)]
+    plot = forest(f"effects-{id}", f"{id}: effects", list(effects(verdict)))
+    told = [grid for grid in grids if grid]
+    return Story(claims.findings[id], verdict_word(verdict), sentence(claims, id), plot, told)
+
+
+def _title(found: Sequence[Configuration], stories: Sequence[Story]) -> str:
     names = dict.fromkeys(each.runs[0].results["experiment"] for each in found)
-    return ", ".join(names) or "Findings"
+    return "Findings" if stories else ", ".join(names)
 
 
 def _sections(
+    stories: Sequence[Story],
     found: Sequence[Configuration],
     drawn: Sequence[Plot],
     published: Sequence[Grid],
     asked: Sequence[Any],
 ) -> list[str]:
     """Headings of the page's sections."""
-    there = {"Scores": found, "Plots": drawn, "Samples": asked, "Differences": found[1:]}
-    there |= {"Costs": found, "Published": published}
+    there: dict[str, Sequence[Any]] = {"Findings": stories, "Scores": found, "Plots": drawn}
+    there |= {"Samples": asked, "Differences": found[1:], "Costs": found, "Published": published}
     return [name for name, content in there.items() if content]
 
 
