@@ -9,6 +9,7 @@ from llava_lab.cli.verb import one_message, verb_parser
 from llava_lab.experiment.sweep import Layers, Sweep
 from llava_lab.report.foreign import read_all
 from llava_lab.report.formats import FORMATS, show
+from llava_lab.report.page.configurations import configurations
 from llava_lab.report.paper_table import list_grid, paper_grids
 from llava_lab.report.placed import Group
 from llava_lab.report.plot import plot
@@ -23,6 +24,7 @@ from llava_lab.report.sweep import (
 )
 from llava_lab.report.sweep import labelled as labelled_points
 from llava_lab.report.table import grouped, labelled, show_runs
+from llava_lab.report.trajectories import AT, at_grids, plot_along
 
 LIST = ""  # --paper without an id
 
@@ -38,6 +40,10 @@ def main(arguments: Sequence[str]) -> None:
             parser.error(f"unrecognized arguments: {' '.join(map(str, more))}")
         if options.paper == LIST and not given:
             show([list_grid()], options.format)
+        elif options.at is not None and not given:
+            parser.error("--at: name the runs, or a sweep file")
+        elif options.at is not None:
+            along_table(options, more)
         elif options.paper is not None:
             paper_table(options, more)
         elif swept:
@@ -71,11 +77,18 @@ def _parser() -> ArgumentParser:
         "to this row, instead of to the row before"
     )
     parser.add_argument("--against", metavar="POINT", help=against)
-    parser.add_argument("--plot", type=Path, help="picture of the sweep to draw, .png or .pdf")
+    parser.add_argument(
+        "--plot", type=Path, help="picture of the sweep, or of --at, to draw: .png or .pdf"
+    )
     chosen = (
         "scores to plot, or to print with --paper, instead of accuracies: presence/hallucination"
     )
     parser.add_argument("--scores", nargs="+", default=[], metavar="SCORE", help=chosen)
+    equal = (
+        "compare runs on their way, at equal samples, tokens or FLOPs: of stages with an "
+        "evaluate_every; --plot draws it"
+    )
+    parser.add_argument("--at", choices=AT, help=equal)
     along = "score to plot against instead of visual tokens, such as dpo/kl of held-out rows"
     parser.add_argument("--x", metavar="SCORE", help=along)
     asked = "question file with the right answers, which answer files (.jsonl) are scored against"
@@ -84,6 +97,25 @@ def _parser() -> ArgumentParser:
     rule = "how they are scored: a metric's class, such as ExactMatch or YesNo"
     parser.add_argument("--metric", default="VQAAccuracy", metavar="CLASS", help=rule)
     return parser
+
+
+def along_table(options: Namespace, more: Layers) -> None:
+    """Print runs, or the points of a sweep, at equal samples, tokens or FLOPs; draw the plot.
+
+    Args:
+        options: Of the command line.
+        more: Files and overrides that the sweep was run with.
+    """
+    if options.paper is not None or options.against:
+        raise ValueError("--at compares runs: leave --paper and --against out")
+    groups = _groups(options, more)
+    if options.runs_or_sweep[0].suffix != ".yaml":  # called by what sets them apart
+        groups = [each.group for each in configurations([run for _, of in groups for run in of])]
+    if foreign := [label for label, runs in groups if "origin" in runs[0].results]:
+        raise ValueError(f"--at: {foreign[0]} has no stages, so that it is not known what it spent")
+    show(at_grids(groups, options.at, options.scores), options.format)
+    if options.plot:
+        plot_along(groups, options.at, options.plot, options.scores)
 
 
 def paper_table(options: Namespace, more: Layers) -> None:
