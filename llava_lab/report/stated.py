@@ -30,7 +30,7 @@ def over_runs(found: Sequence[Estimate]) -> Estimate:
     error = float(np.std(values, ddof=1)) / sqrt(len(values))
     error = error if error > EQUAL else 0.0
     n = round(np.mean([each.questions for each in found]))
-    bounds = found[0].bounds
+    bounds = (min(each.bounds[0] for each in found), max(each.bounds[1] for each in found))
     return Estimate(float(np.mean(values)), error, len(found) - 1, len(found), n, n, bounds)
 
 
@@ -46,4 +46,4 @@ def differing(pairs: Sequence[tuple[Estimate, Estimate]]) -> Difference:
         n = max(2, first.questions)
         found = replace(found, se=1 / n, df=n - 1)
     known = (found.value, found.se, found.df, found.runs, found.questions, found.clusters)
-    return Difference(*known, around(first))
+    return Difference(*known, found.bounds)

@@ -1,6 +1,7 @@
 """Estimates: worked examples, and simulated runs whose true score and difference are known."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -168,6 +169,15 @@ def test_without_points_runs_have_the_spread_between_them() -> None:
     )
     out = stated({"value": 0.98, "ci95": [0.93, 1.03], "n": 10})
     assert out.interval()[0] == 0.93
+
+
+def test_a_score_that_may_exceed_one_is_not_held_below_it() -> None:
+    runs = [stated({"value": v, "ci95": [v - 0.04, v + 0.04], "n": 60}) for v in (0.95, 1.05)]
+    found = over_runs(runs)
+    assert found.value == pytest.approx(1) and found.bounds == (0, inf)
+    assert found.high == pytest.approx(1 + 12.7062 * 0.05, abs=1e-3) and found.low >= 0
+    both = [replace(points([8, 9], [9, 9]), top=10.0), replace(points([10, 9], [9, 9]), top=10.0)]
+    assert 0 < mean_of(both).low < 1 < mean_of(both).high
 
 
 def simulated(
