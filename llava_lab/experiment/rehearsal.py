@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_lab.evaluate.benchmark import Benchmark
+from llava_lab.evaluate.points import PASSES
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.experiment.sweep import Layers, Point, Sweep
 
@@ -68,5 +69,4 @@ def _scores(benchmark: Benchmark) -> Iterator[str]:
     questions = benchmark.questions
     benchmark.metric.grade(questions, [""] * len(questions))
     for name in benchmark.metric.compute():
-        yield f"{benchmark.name}/{name}"
-        yield f"{benchmark.name}/blind_{name}"
+        yield from (f"{benchmark.name}/{prefix}{name}" for prefix in ("", *PASSES))

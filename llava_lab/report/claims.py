@@ -110,9 +110,11 @@ def fresh(findings: Sequence[Finding], runs: Runs, more: Layers = ()) -> Runs:
         runs: The runs.
         more: Files and overrides for all points.
     """
-    found = {}
+    found: dict[tuple[str, str, int], Committed] = {}
     for finding in findings:
-        wanted = [(p, s) for name, p, s in keys(finding, finding.looks[-1]) if (name, p, s) in runs]
+        left = runs.keys() - found.keys()
+        every = [key for key in keys(finding, finding.looks[-1]) if key in left]
+        wanted = [(point, seed) for _, point, seed in every]
         chosen = choose(finding.sweep, wanted, finding.draw, more)
         for point in chosen.points():
             key = (finding.sweep.name, point.name, point.seed)

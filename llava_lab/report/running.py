@@ -3,14 +3,16 @@
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llava_lab.core import verdict_worlds
+from llava_lab.core.lock import lock
 from llava_lab.core.progress import say
 from llava_lab.experiment.rehearsal import rehearse
 from llava_lab.experiment.run import git_commit
-from llava_lab.experiment.sweep import Layers
+from llava_lab.experiment.sweep import Layers, Point
 from llava_lab.experiment.sweeping import run as run_sweep
 from llava_lab.experiment.verdict_runs import Chosen, choose
 from llava_lab.report.claims import Claims, fresh, judge, keys, read_claims
@@ -38,6 +40,11 @@ class Running:
     jobs: int | None = None
     more: Layers = ()
 
+    @cached_property
+    def git(self) -> str | None:
+        """Commit of the code."""
+        return git_commit()
+
     def run(self, ids: Sequence[str]) -> Claims:
         """Make the runs of findings until each is decided, or has had its last look.
 
@@ -51,20 +58,19 @@ class Running:
             ValueError: If a rule or a sweep is not committed, or runs failed.
         """
         check_written(self.findings.values())
-        for finding in self.findings.values():
-            begin(self.results, finding, git_commit())
         self.rehearse(ids)
-        with verdict_worlds.opened():
+        for id in ids:
+            begin(self.results, self.findings[id], self.git)
+        with lock(self.runs / ".report.lock", "report --run", wait=False), verdict_worlds.opened():
             while sweeps := list(self.lacking(ids, claims := self.claims())):
                 failed = [sweep.name for sweep in sweeps if not self._sweep(sweep)]
-                claims = self.claims()
-                self._note(claims)
+                self._note(self.claims())
                 if failed:
                     raise ValueError(
                         f"runs of {', '.join(failed)} failed, and a look waits for all of its "
                         "runs; the same command tries them again"
                     )
-        self._note(claims)
+            self._note(claims)
         return claims
 
     def rehearse(self, ids: Sequence[str]) -> None:
@@ -103,6 +109,9 @@ class Running:
 
     def _sweep(self, sweep: Chosen) -> bool:
         """Make runs and keep them under results/; False if some failed."""
+        of = {each.id: each for point in sweep.points() for each in self._of(sweep, point)}
+        for finding in of.values():
+            begin(self.results, finding, self.git)
         try:
             run_sweep(sweep, self.runs, self.jobs, self.more)
         except ValueError as error:
@@ -115,17 +124,21 @@ class Running:
     def _commit(self, sweep: Chosen) -> None:
         for point, results in sweep.recorded(self.runs, self.more):
             record = sweep.record(self.runs, point, self.more).stem
-            rules = {
-                each.id: each.sha256
-                for each in self.findings.values()
-                if each.sweep.name == sweep.name and point.name in each.points
-            }
+            rules = {each.id: each.sha256 for each in self._of(sweep, point)}
             commit(self.results, sweep.name, point, record, read(results), rules)
+
+    def _of(self, sweep: Chosen, point: Point) -> list[Finding]:
+        """Findings that a run is evidence for."""
+        return [
+            each
+            for each in self.findings.values()
+            if each.sweep.name == sweep.name and point.name in each.points
+        ]
 
     def _note(self, claims: Claims) -> None:
         for id, verdict in claims.verdicts.items():
             used = {run.name: run.sha256 for run in claims.used(id)}
-            note(self.results, verdict, used, git_commit())
+            note(self.results, verdict, used, self.git)
 
 
 def check_written(findings: Iterable[Finding]) -> None:

@@ -29,12 +29,23 @@ KINDS = ["count", "color"] * 50
 MOVED = {"1": 0.4, "2": 0.9}  # share of counts that a point has right
 
 
-def rule(folder: Path, changes: dict | None = None) -> None:
+# As much of an experiment as a run needs that is not made.
+EXPERIMENT = {
+    "experiment": "some",
+    "scale": "tiny",
+    "tiny_world": {"root": "world/tiny", "seed": 0},
+    "paths": {"root": "world/tiny"},
+    "data": {"benchmarks": [{"name": "questions"}]},
+}
+
+
+def rule(folder: Path, changes: dict | None = None, experiment: Path | None = None) -> None:
     """Two findings on one sweep; the second's effect differs from seed to seed."""
+    (folder / "some.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     (folder / "sweeps").mkdir(exist_ok=True)
     (folder / "findings").mkdir(exist_ok=True)
     sweep = {
-        "experiment": str(REPOSITORY / "experiments" / "llava15.yaml"),
+        "experiment": str(experiment or folder / "some.yaml"),
         "axes": {"depth": {"1": {}, "2": {"model.connector.depth": 3}, "4": {"resolution": 224}}},
     }
     (folder / "sweeps" / "some.yaml").write_text(yaml.safe_dump(sweep))
@@ -93,14 +104,14 @@ def make_run(folder: Path, point: Point, right: dict[str, float]) -> Path:
 SCORES = [f"questions/accuracy{kind}" for kind in ("", "/count", "/color")]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """No model is built for a rehearsal."""
     monkeypatch.setattr(running, "rehearse", lambda *_: Rehearsal({}, SCORES))
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def ran(rehearsed: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Points that were run, in the place of fits; each has what MOVED says."""
     done: list[str] = []
 
@@ -166,7 +177,7 @@ def test_results_alone_give_the_same_verdicts_and_scores(
 
 
 def test_worlds_are_open_only_while_runs_are_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rehearsed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rule(tmp_path)
     seen = []
@@ -352,3 +363,38 @@ def test_what_the_verb_cannot_do_is_one_message(
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_finding_goes_from_nothing_to_its_verdict(tmp_path: Path) -> None:
+    """Two points, two seeds, two steps a stage: worlds, fits, results, a verdict; then nothing."""
+    rule(tmp_path, experiment=REPOSITORY / "experiments" / "llava15.yaml")
+    (tmp_path / "findings" / "T2.yaml").unlink()
+    counts = {"train_images": 48, "eval_images": 40, "text_rows": 40}
+    stage = {"data": {"max_steps": 2, "batch_size": 4, "feature_store": f"{tmp_path}/features"}}
+    overlay = {
+        "tiny_world": {"root": f"{tmp_path}/world/tiny", **counts},
+        "paths": {"root": f"{tmp_path}/world/tiny"},
+        "stages": {"align": stage, "instruct": stage},
+        "data": {"max_new_tokens": 3},
+    }
+    (tmp_path / "sweeps" / "small.yaml").write_text(yaml.safe_dump(overlay))
+    path = tmp_path / "sweeps" / "some.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"overlays": ["small.yaml"]}))
+    rule_path = tmp_path / "findings" / "T1.yaml"
+    looks = yaml.safe_load(rule_path.read_text()) | {"looks": {2: 0.05}}
+    rule_path.write_text(yaml.safe_dump(looks))
+    findings = read_findings(tmp_path / "findings")
+    made = Running(findings, tmp_path / "results", tmp_path / "runs", jobs=2)
+    verdict = made.run(["T1"]).verdicts["T1"]
+    assert verdict.word in ("inconclusive", "no effect") and verdict.evidence.look.seeds == 2
+    runs = read_results(tmp_path / "results")
+    assert [(run.point, run.seed, run.worlds["tiny_world"]) for run in runs] == [
+        (point, seed, seed + 900) for point in ("1", "2") for seed in (100, 101)
+    ]
+    # Two seeds have a world each, with questions of its own; two points of a seed have one.
+    asked = [run.points["questions/accuracy"].content for run in runs]
+    assert asked[0] == asked[2] != asked[1] == asked[3]
+    assert sorted(path.name for path in (tmp_path / "world").iterdir()) == ["1000", "1001"]
+    assert not list(made.lacking(["T1"], made.claims()))
