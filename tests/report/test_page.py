@@ -23,8 +23,8 @@ from llava_lab.report.claims import Claims, read_claims
 from llava_lab.report.finding_file import read_findings
 from llava_lab.report.page import write_page
 from llava_lab.report.page.configurations import configurations
-from llava_lab.report.page.curves import _thinned, curves
-from llava_lab.report.page.plots import forest, losses, tradeoffs
+from llava_lab.report.page.curves import _thinned, curves, ways
+from llava_lab.report.page.plots import forest, losses, on_the_way, tradeoffs
 from llava_lab.report.page.samples import samples
 from llava_lab.report.page.tiles import tiles_of
 from llava_lab.report.page.write import page
@@ -320,3 +320,30 @@ def test_losses_come_from_the_events_beside_runs(tmp_path: Path) -> None:
 
 def test_a_long_curve_is_thinned_to_means() -> None:
     assert _thinned({1: 4.0, 2: 2.0, 3: 1.0, 4: 3.0, 5: 7.0}, 3) == ([2, 4, 5], [3.0, 2.0, 7.0])
+
+
+def test_scores_on_the_way_stand_at_all_that_was_spent_until_then(tmp_path: Path) -> None:
+    points = [
+        {
+            **dict(step=n, samples=8.0 * n, tokens=9, flops=1e9 * n),
+            "benchmarks": {"scenes": {"accuracy": score(0.1 * n)}},
+        }
+        for n in (1, 2)
+    ]
+    way = {"asked": {}, "points": points}
+    stages = [
+        {**results()["stages"][0], "name": "align", "samples": 100, "flops": 5e9},
+        {
+            **results()["stages"][0],
+            "name": "instruct",
+            "trajectory": {"asked": {}, "points": points},
+        },
+    ]
+    found = configurations(
+        [run(tmp_path, 0, stages=stages, benchmarks={"scenes": {"accuracy": score(0.3)}})]
+    )
+    plots = [on_the_way(ways(found, at), at) for at in ("samples", "flops")]
+    traces = [plot.views["scenes/accuracy"][0] for plot in plots if plot]
+    assert [trace["x"] for trace in traces] == [[108, 116, 116 + 24], [6e9, 7e9, 15e9]]
+    assert [trace["y"] for trace in traces] == [[10, 20, 30]] * 2
+    assert on_the_way([], "samples") is None

@@ -1,9 +1,10 @@
-"""12. Curves: TensorBoard events beside runs -> the loss of each stage, step by step."""
+"""12. Curves: runs -> losses of their stages by step, and scores on their way by what was spent."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llava_lab.report.page.configurations import Configuration
+from llava_lab.report.trajectories import spots
 
 POINTS = 20_000  # of all curves of a page
 FEWEST, MOST = 20, 200  # of one curve
@@ -24,6 +25,46 @@ class Curve:
     label: str
     steps: list[int]
     losses: list[float]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One score of a run on its way, where its stages were asked in between (`evaluate_every`).
+
+    Attributes:
+        score: The score: "questions/accuracy".
+        label: The configuration and the seed of the run.
+        spent: What the run had spent at each point, all stages together.
+        values: The score at each point, as a fraction.
+    """
+
+    score: str
+    label: str
+    spent: list[float]
+    values: list[float]
+
+
+def ways(found: Sequence[Configuration], at: str) -> list[Way]:
+    """Scores of runs on their way and at their end.
+
+    Args:
+        found: The configurations.
+        at: What is counted: `samples` or `flops`.
+    """
+    every = []
+    for configuration in found:
+        for run in configuration.runs:
+            lines: dict[str, tuple[list[float], list[float]]] = {}
+            on_way = any("trajectory" in stage for stage in run.results["stages"])
+            for spot, benchmarks in spots(run, at) if on_way else ():
+                for benchmark, scores in benchmarks.items():
+                    for name, score in scores.items():
+                        line = lines.setdefault(f"{benchmark}/{name}", ([], []))
+                        line[0].append(spot)
+                        line[1].append(score["value"])
+            label = f"{configuration.label}, seed {run.results['seed']}"
+            every += [Way(key, label, *line) for key, line in lines.items() if len(line[0]) > 1]
+    return every
 
 
 def curves(found: Sequence[Configuration]) -> list[Curve]:

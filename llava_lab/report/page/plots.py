@@ -1,6 +1,6 @@
 """12. Plots: configurations and curves -> what plotly draws, as plain data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from math import isfinite
@@ -9,7 +9,7 @@ from typing import Any
 from llava_lab.report.claim_text import Effect
 from llava_lab.report.estimate import Estimate
 from llava_lab.report.page.configurations import Configuration
-from llava_lab.report.page.curves import Curve
+from llava_lab.report.page.curves import Curve, Way
 
 NAMED = 14  # points that still have room for their names
 # Paul Tol's bright colors, which the color-blind tell apart, on light and on dark.
@@ -99,32 +99,61 @@ def _points(found: Sequence[Configuration], score: str, value: Any) -> list[Trac
 def losses(found: Sequence[Curve]) -> Plot | None:
     """Losses by step, a view for each stage."""
     views: dict[str, list[Trace]] = {}
-    colors: dict[str, str] = {}
-    spare = cycle(COLORS)
-    for curve in found:
-        configuration = curve.label.rpartition(", seed ")[0]
-        if configuration not in colors:
-            colors[configuration] = next(spare)
-        there = views.setdefault(curve.stage, [])
-        shown = all(trace["legendgroup"] != configuration for trace in there)
-        there.append(
-            {
-                **{"type": "scatter", "mode": "lines", "name": configuration},
-                **{"x": curve.steps, "y": curve.losses, "text": curve.label},
-                **{"legendgroup": configuration, "showlegend": shown},
-                "hovertemplate": "%{text}<br>step %{x}: %{y:.3f}<extra></extra>",
-                "line": {"width": 1.3, "color": colors[configuration]},
-            }
-        )
+    lines = zip(found, _lines([curve.label for curve in found]), strict=True)
+    for curve, line in lines:
+        shown = {"x": curve.steps, "y": curve.losses, "mode": "lines"}
+        hover = "%{text}<br>step %{x}: %{y:.3f}<extra></extra>"
+        views.setdefault(curve.stage, []).append({**line, **shown, "hovertemplate": hover})
     if not views:
         return None
-    layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": "step"}},
-        "yaxis": {"title": {"text": "loss"}},
-    }
-    layout |= {"showlegend": len(colors) <= NAMED}
     note = "A line a run that trained the stage; runs that share a stage share its line."
+    layout = _layout("step", "loss", views)
     return Plot("losses", "Loss by step", views, layout, note, choice="stage")
+
+
+def on_the_way(found: Sequence[Way], name: str) -> Plot | None:
+    """Scores of runs while they were trained.
+
+    Args:
+        found: The scores.
+        name: What the runs had spent: samples or FLOPs.
+    """
+    views: dict[str, list[Trace]] = {}
+    for way, line in zip(found, _lines([way.label for way in found]), strict=True):
+        values = [_percent(value) for value in way.values]
+        shown = {"x": list(map(_rounded, way.spent)), "y": values, "mode": "lines+markers"}
+        hover = "%{text}<br>%{y:.1f} at %{x:.4s}<extra></extra>"
+        views.setdefault(way.score, []).append({**line, **shown, "hovertemplate": hover})
+    if not views:
+        return None
+    note = "A line a run; all of its stages count, those that other runs had trained, too."
+    layout = _layout(f"{name} of training", "%", views)
+    return Plot(f"way-{name}", f"Score on the way, by {name}", views, layout, note)
+
+
+def _lines(labels: Sequence[str]) -> Iterator[Trace]:
+    """Traces in the color of their configuration, which the legend names once in a view."""
+    colors: dict[str, str] = {}
+    for label in labels:
+        configuration = label.rpartition(", seed ")[0]
+        color = colors.setdefault(configuration, COLORS[len(colors) % len(COLORS)])
+        yield {
+            **{"type": "scatter", "name": configuration, "text": label},
+            **{"legendgroup": configuration, "line": {"width": 1.3, "color": color}},
+        }
+
+
+def _layout(x: str, y: str, views: Mapping[str, list[Trace]]) -> dict[str, Any]:
+    """A layout with named axes, and a legend where it has room; a group stands there once."""
+    names: set[str] = set()
+    for traces in views.values():
+        there: set[str] = set()
+        for trace in traces:
+            trace["showlegend"] = trace["name"] not in there
+            there.add(trace["name"])
+        names |= there
+    axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
+    return {**axes, "showlegend": len(names) <= NAMED}
 
 
 def forest(name: str, title: str, found: Sequence[Effect]) -> Plot | None:

@@ -2,13 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 
+from llava_lab.report.estimate import Estimate
 from llava_lab.report.grid import Figure, Grid, figure
 from llava_lab.report.page.configurations import Configuration
 from llava_lab.report.paper_table import paper_grids, rows_of
-from llava_lab.report.rows import NONE, ScoreRow, half_figure, legend
+from llava_lab.report.rows import NONE, ScoreRow, half_figure, legend, plain_figure
 from llava_lab.report.table import COST, answer_notes, counted, judge_notes
 
 INTERVAL = "In %, ± half of an interval; "
+# What stands beside the scores, of the first of them.
+BESIDE = {
+    "margin": "Margin: the first score less the same beside wrong pictures, question by question.",
+    "text only": "Text only: the first score without any picture.",
+    "most frequent": "Most frequent: that of the most frequent answer of each type.",
+}
 MEMORY = "peak_memory_bytes"
 PUBLISHED = 6  # published tables that a page repeats in full
 
@@ -41,24 +48,27 @@ def overview(found: Sequence[Configuration]) -> Grid:
 
 
 def all_scores(found: Sequence[Configuration]) -> Iterator[Grid]:
-    """A table for each benchmark: every score of every configuration, and the margins."""
+    """A table for each benchmark: every score of every configuration, and its baselines."""
     for benchmark in dict.fromkeys(row.benchmark for each in found for row in each.scores.values()):
         rows = {
             each.label: {r.score: r for r in each.scores.values() if r.benchmark == benchmark}
             for each in found
         }
         names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
+        firsts = {label: next(iter(scores.values()), None) for label, scores in rows.items()}
+        beside = [name for name in BESIDE if any(_beside(row, name) for row in firsts.values())]
         lines = [
-            [label, *(_score(scores.get(name)) for name in names), _margin(scores)]
+            [
+                label,
+                *(_score(scores.get(name)) for name in names),
+                *(_shown(firsts[label], name) for name in beside),
+            ]
             for label, scores in rows.items()
             if scores
         ]
-        said = (
-            f"{INTERVAL}{legend(each.runs for each in found)} Margin: the first score less the "
-            "same beside wrong pictures, question by question."
-        )
+        said = [f"{INTERVAL}{legend(each.runs for each in found)}", *(BESIDE[n] for n in beside)]
         heads = [name.removeprefix("accuracy/") for name in names]
-        yield Grid(benchmark, ["configuration", *heads, "margin"], lines, said)
+        yield Grid(benchmark, ["configuration", *heads, *beside], lines, " ".join(said))
 
 
 def costs(found: Sequence[Configuration]) -> Grid:
@@ -104,8 +114,13 @@ def _score(row: ScoreRow | None) -> Figure:
     return half_figure(row.value if row else None)
 
 
-def _margin(scores: dict[str, ScoreRow]) -> Figure:
-    return half_figure(next((row.margin for row in scores.values()), None))
+def _beside(row: ScoreRow | None, name: str) -> Estimate | None:
+    return getattr(row, name.replace(" ", "_")) if row else None
+
+
+def _shown(row: ScoreRow | None, name: str) -> Figure:
+    cell = plain_figure if name == "most frequent" else half_figure  # which no run gave
+    return cell(_beside(row, name))
 
 
 def _reused(configuration: Configuration) -> Figure:

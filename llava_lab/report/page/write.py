@@ -28,11 +28,12 @@ from llava_lab.report.finding import Finding
 from llava_lab.report.formats import STYLE, section
 from llava_lab.report.grid import Grid
 from llava_lab.report.page.configurations import Configuration, committed, configurations
-from llava_lab.report.page.curves import curves
-from llava_lab.report.page.plots import Plot, forest, losses, tradeoffs
+from llava_lab.report.page.curves import curves, ways
+from llava_lab.report.page.plots import Plot, forest, losses, on_the_way, tradeoffs
 from llava_lab.report.page.samples import samples
 from llava_lab.report.page.tables import all_scores, costs, overview, published_rows
 from llava_lab.report.runs import RunResults
+from llava_lab.report.trajectories import NAMES
 
 HERE = files("llava_lab.report.page")
 
@@ -75,7 +76,7 @@ def write_page(runs: Sequence[RunResults], claims: Claims | None, path: Path) ->
 def page(runs: Sequence[RunResults], claims: Claims | None = None) -> str:
     """The page's text."""
     found = [*configurations(runs), *committed(claims.runs.values() if claims else ())]
-    drawn = [*tradeoffs(found), *filter(None, [losses(curves(found))])]
+    drawn = _plots(found)
     asked, notes = samples(found)
     stories = [_story(claims, id) for id in claims.findings] if claims else []
     published = published_rows(found)
@@ -99,6 +100,11 @@ def page(runs: Sequence[RunResults], claims: Claims | None = None) -> str:
         notes=notes,
         differences=_differences(found),
     )
+
+
+def _plots(found: Sequence[Configuration]) -> list[Plot]:
+    ways_ = [on_the_way(ways(found, at), NAMES[at]) for at in ("samples", "flops")]
+    return [*tradeoffs(found), *filter(None, [*ways_, losses(curves(found))])]
 
 
 def _all(claims: Claims) -> Grid:
