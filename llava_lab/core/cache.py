@@ -6,9 +6,13 @@ caches. Everything in it is made again where it is missing: it may be deleted at
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
+
+from llava_lab.core.lock import lock
+from llava_lab.core.records import read_record, write_record
 
 VARIABLE = "LLAVA_LAB_CACHE"
 
@@ -32,3 +36,44 @@ def kept_if_possible(folder: Path) -> Iterator[None]:
             f"set {VARIABLE} to a folder that can be written",
             stacklevel=3,
         )
+
+
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Keep other processes from the same work; without a lock where there can be none.
+
+    Args:
+        path: The lock's file.
+        what: What is done, for those who wait.
+    """
+    with ExitStack() as held:
+        with kept_if_possible(path.parent):
+            held.enter_context(lock(path, what))
+        yield
+
+
+def remembered(key: str, make: Callable[[], Any], what: str) -> Any:
+    """A JSON value that was made once, by one process, and is kept.
+
+    Args:
+        key: Hash of all that decides the value.
+        make: Makes it; what it raises is not kept.
+        what: What is made, for those who wait.
+    """
+    path = cache_folder("made") / f"{key}.json"
+
+    def find() -> list[Any]:
+        try:
+            return [read_record(path, {"value": object}, "It is made again.")["value"]]
+        except (OSError, ValueError):
+            return []
+
+    if found := find():
+        return found[0]
+    with alone(path.with_suffix(".lock"), what):
+        if found := find():
+            return found[0]
+        value = make()
+        with kept_if_possible(path.parent):
+            write_record(path, {"value": value}, None)
+    return value

@@ -12,12 +12,10 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from llava_lab.core.cache import cache_folder, kept_if_possible
-from llava_lab.core.lock import lock
+from llava_lab.core.cache import alone, cache_folder, kept_if_possible
 from llava_lab.core.progress import progress
 from llava_lab.data.image_folder import frame_files
 
@@ -67,7 +65,7 @@ class KnownFiles:
             found |= recalled
         if missing:
             kept = self._list(str(missing[0].parent))
-            with _alone(kept.with_suffix(".lock"), what):
+            with alone(kept.with_suffix(".lock"), what):
                 for folder in {path.parent for path in missing}:
                     self._recall(str(folder))
                 recalled, missing = self._known(missing)
@@ -163,15 +161,6 @@ def _states(paths: Sequence[Path]) -> Iterator[str]:
     with ThreadPoolExecutor(THREADS) as pool:
         for states in pool.map(lambda part: list(map(state_of, part)), parts):
             yield from states
-
-
-@contextmanager
-def _alone(path: Path, what: str) -> Iterator[None]:
-    """Keep other processes from reading the same files; without a lock where there can be none."""
-    with ExitStack() as held:
-        with kept_if_possible(path.parent):
-            held.enter_context(lock(path, what))
-        yield
 
 
 def _line(name: str, state: str, value: Any) -> str:

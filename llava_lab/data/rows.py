@@ -105,13 +105,7 @@ def read_rows(path: Path) -> list[FileRow]:
     Args:
         path: The file; its ending decides how it is read.
     """
-    if path.suffix not in (".json", ".jsonl"):
-        raise ValueError(f"{path}: name it .json (one list of rows) or .jsonl (one row a line)")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: a folder, not a file of rows")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file{nearest(path)}")
-    verdict_worlds.check_file(path)
+    check_file(path)
     try:
         rows = _read_list(path) if path.suffix == ".json" else _read_lines(path)
     except UnicodeDecodeError as problem:
@@ -119,6 +113,22 @@ def read_rows(path: Path) -> list[FileRow]:
     if not rows:
         raise ValueError(f"{path}: holds no rows")
     return rows
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file of rows, and worlds that only verdicts read."""
+    if path.suffix not in (".json", ".jsonl"):
+        raise ValueError(f"{path}: name it .json (one list of rows) or .jsonl (one row a line)")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder, not a file of rows")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file{nearest(path)}")
+    verdict_worlds.check_file(path)
+
+
+def place_of(path: Path, number: int) -> str:
+    """Where a row stands: "mix.json, row 12", or "mix.jsonl, line 12"."""
+    return f"{path}, {'row' if path.suffix == '.json' else 'line'} {number}"
 
 
 def nearest(path: Path) -> str:
@@ -133,7 +143,7 @@ def _read_list(path: Path) -> list[FileRow]:
     values = parse_list(path.read_text(encoding="utf-8-sig"), str(path))
     if not isinstance(values, list):
         raise ValueError(f"{path}: holds a JSON {type(values).__name__}, not a list of rows")
-    return [FileRow(f"{path}, row {n}", n, value) for n, value in enumerate(values, 1)]
+    return [FileRow(place_of(path, n), n, value) for n, value in enumerate(values, 1)]
 
 
 def _read_lines(path: Path) -> list[FileRow]:
@@ -142,7 +152,7 @@ def _read_lines(path: Path) -> list[FileRow]:
             FileRow(place, number, parse(line, place))
             for number, line in enumerate(file, 1)
             if line.strip()
-            for place in [f"{path}, line {number}"]
+            for place in [place_of(path, number)]
         ]
 
 

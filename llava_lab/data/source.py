@@ -2,7 +2,7 @@
 
 import reprlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
@@ -61,13 +61,15 @@ class ParsedRows(Generic[_Parsed]):
         bad: Rows that could not be read.
         total: Number of rows.
         fault: What the bad rows have in common, for messages.
+        refused: The rows that could not be read, as the file has them.
     """
 
     source: Source
-    items: list[_Parsed]
+    items: Sequence[_Parsed]
     bad: list[BadRow]
     total: int
     fault: str = "are not usable"
+    refused: Sequence[FileRow] = ()
 
     def settled(self) -> "ParsedRows[_Parsed]":
         """Return itself if `on_bad_row` lets bad rows be left out.
@@ -95,7 +97,7 @@ def read_each(
     """Read each row of a source; rows that `read` refuses are treated as `on_bad_row` says."""
     found = read_source(source, seed, read)
     found.warn(stacklevel=3)  # of read_samples and its like
-    return found.items
+    return list(found.items)
 
 
 @collector_paused()
@@ -111,7 +113,9 @@ def read_source(
     folder = open_folder(source.images)
     rows = choose(read_rows(path), source.sampling, f"{seed}/{path.name}", path)
     items, bad = parse_rows(rows, lambda row: read(row, folder))
-    return ParsedRows(source, items, bad, len(rows)).settled()
+    places = {each.source for each in bad}
+    refused = [row for row in rows if row.place in places] if bad else []
+    return ParsedRows(source, items, bad, len(rows), refused=refused).settled()
 
 
 def parse_rows(

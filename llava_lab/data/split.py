@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from llava_lab.data.rows import collector_paused
 from llava_lab.data.sample import Sample
 
 
-@collector_paused()
 def hold_out(samples: Sequence[Sample], fraction: float) -> tuple[list[Sample], list[Sample]]:
     """Split samples into those to train on and about `fraction` of them to hold out.
 
@@ -21,30 +21,53 @@ def hold_out(samples: Sequence[Sample], fraction: float) -> tuple[list[Sample], 
         samples: What to split.
         fraction: Share to hold out, from 0 to below 1.
     """
+    sides = held_out([_names(sample) for sample in samples] if fraction else [], fraction)
+    if not fraction:
+        return list(samples), []
+    train: list[Sample] = []
+    held: list[Sample] = []
+    for sample, is_held in zip(samples, sides, strict=True):
+        (held if is_held else train).append(sample)
+    return train, held
+
+
+@collector_paused()
+def held_out(keys: Sequence[tuple[str, ...]], fraction: float) -> list[bool]:
+    """Whether each sample is held out; the rule is that of `hold_out`.
+
+    Args:
+        keys: Names of each sample's images, or of the sample if it has none.
+        fraction: Share to hold out, from 0 to below 1.
+    """
     if not 0 <= fraction < 1:
         raise ValueError(f"hold out a fraction from 0 to below 1, not {fraction}")
     if not fraction:
-        return list(samples), []
-    keys = [_names(sample) for sample in samples]
+        return [False] * len(keys)
     group = _join(keys)
     keys_of_groups = sorted(set(group.values()), key=_unit_hash)
     held_keys = {key for key in keys_of_groups if _unit_hash(key) < fraction}
     if not held_keys:
         held_keys = set(keys_of_groups[:1])
-    train: list[Sample] = []
-    held: list[Sample] = []
-    for sample, names in zip(samples, keys, strict=True):
-        (held if group[names[0]] in held_keys else train).append(sample)
-    if not (train and held):
-        sides = f"{len(train)} samples to train on and {len(held)} held out"
-        raise ValueError(f"holding out {fraction} of {len(samples)} leaves {sides}")
-    return train, held
+    sides = [group[names[0]] in held_keys for names in keys]
+    held = sum(sides)
+    if held in (0, len(keys)):
+        counted = f"{len(keys) - held} samples to train on and {held} held out"
+        raise ValueError(f"holding out {fraction} of {len(keys)} leaves {counted}")
+    return sides
 
 
 def _names(sample: Sample) -> tuple[str, ...]:
-    if not sample.images:
-        return (f"id {sample.id}",)
-    return tuple(f"{image.parent.name}/{image.name}" for image in sample.images)
+    return tuple(map(image_name, sample.images)) or (sample_name(sample.id),)
+
+
+def image_name(image: Path) -> str:
+    """Name of an image in the split: that of its folder and file."""
+    return f"{image.parent.name}/{image.name}"
+
+
+def sample_name(id_: str) -> str:
+    """Name of a sample without images in the split."""
+    return f"id {id_}"
 
 
 def _join(keys: Iterable[tuple[str, ...]]) -> dict[str, str]:

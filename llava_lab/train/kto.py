@@ -171,7 +171,7 @@ class KTODataModule(AnswerDataModule):
 
         return read
 
-    def split(self, rows: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+    def split(self, rows: Any) -> tuple[Sequence[Sample], Sequence[Sample]]:
         """Rows to train on and held-out rows, whose mismatched answers are of their own side.
 
         Raises:

@@ -1,6 +1,7 @@
 """3. Answers: prompts with answers -> trees of one prompt, with what a reference says of them."""
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -8,13 +9,16 @@ import torch
 from torch import Tensor
 
 from llava_lab.data.geometry import Layout
-from llava_lab.data.image_folder import VideoPath
+from llava_lab.data.image_folder import ImageFolder, VideoPath
 from llava_lab.data.loader import StepPart
 from llava_lab.data.modules.encoded import EncodedRows
 from llava_lab.data.modules.image import ImageDataModule
+from llava_lab.data.modules.stage import run_seed
 from llava_lab.data.packing import Batch, EncodedSample, Segment
+from llava_lab.data.rows import FileRow
 from llava_lab.data.sample import Sample
-from llava_lab.data.source import ParsedRows, Source
+from llava_lab.data.source import ParsedRows, Source, read_source
+from llava_lab.data.split import hold_out
 from llava_lab.data.tokens import IGNORE
 from llava_lab.data.views.base import Views
 
@@ -205,6 +209,18 @@ class AnswerDataModule(ImageDataModule):
         self.reference_store = reference_store
         self.references: References | None = None
 
+    @abstractmethod
+    def reader(self, source: Source) -> Callable[[FileRow, ImageFolder | None], Sample]:
+        """The function that reads a row of a source, or refuses it."""
+
+    def parsed(self, source: Source) -> ParsedRows[Sample]:
+        """The rows of a source."""
+        return read_source(source, run_seed(), self.reader(source))
+
+    def split(self, rows: Any) -> tuple[Sequence[Sample], Sequence[Sample]]:
+        """Rows to train on, and rows that are held out."""
+        return hold_out(rows, self.held_share)
+
     def usable(self, model: Any, found: ParsedRows[Sample]) -> ParsedRows[Sample]:
         """Refuse videos where the views cannot show them, too."""
         for sample in found.items:
@@ -217,12 +233,11 @@ class AnswerDataModule(ImageDataModule):
 
     def settings(self) -> str:
         """What decides the reference's numbers beside the model: rows, template, length."""
-        templates = {
-            str(name): vars(template)
-            for name, template in self._templates(self.model.llm, self.samples + self.held).items()
-        }
+        rows = [*self.samples, *self.held]
+        chosen = self._templates(self.model.llm, rows).items()
+        templates = {str(name): vars(template) for name, template in chosen}
         length = self.model.llm.length(self.max_length)
-        return f"{self.content_of(self.samples + self.held)} {templates} {length}"
+        return f"{self.content_of(rows)} {templates} {length}"
 
     def encoded(self, samples: Sequence[Sample], model: Any = None) -> EncodedAnswers:
         """Prompts with answers, encoded at access."""

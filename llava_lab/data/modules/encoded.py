@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,9 @@ from llava_lab.data.geometry import Layout, ViewSpec
 from llava_lab.data.modules.stage import Features, run_seed
 from llava_lab.data.packing import EncodedSample, Segment
 from llava_lab.data.sample import Sample, Turn
+from llava_lab.data.table import files_of
 from llava_lab.data.tokens import Encoded
-from llava_lab.data.verified import verified
+from llava_lab.data.verified import Size, verified
 from llava_lab.data.views.base import Views
 
 Position = Literal["keep", "first", "last", "first_or_last"]
@@ -131,8 +132,18 @@ class EncodedRows(Dataset):
         Args:
             what: Name of what is read, for the progress bar.
         """
-        paths = [image for sample in self.samples for image in sample.images]
-        sizes, faults = verified(paths, self.loader.views, what)
+        return self.measured(*verified(files_of(self.samples), self.loader.views, what), what)
+
+    def measured(
+        self, sizes: Mapping[Path, Size], faults: Mapping[Path, str], what: str
+    ) -> dict[int, str]:
+        """Why samples cannot be trained on; pictures have been decoded before.
+
+        Args:
+            sizes: Size of each picture and video that can be read.
+            faults: What is wrong with each other one.
+            what: Name of what is read, for the progress bar.
+        """
         found: dict[int, str] = {}
         for number, sample in enumerate(shown(self.samples, f"{what}: rows measured")):
             if broken := [faults[image] for image in sample.images if image in faults]:

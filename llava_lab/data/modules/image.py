@@ -1,23 +1,28 @@
 """3. Image data: rows of LLaVA-format files with images, videos or neither, read and checked."""
 
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from llava_lab.core.cache import remembered
+from llava_lab.core.fingerprint import fingerprint
 from llava_lab.core.progress import shown
 from llava_lab.data.chat import Masking, Template, get_template
-from llava_lab.data.image_folder import ImageFolder, VideoPath
+from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.loader import StageLoader, deal
 from llava_lab.data.media.clip import image_digests
 from llava_lab.data.modules.encoded import EncodedRows, Position, ViewLoader
 from llava_lab.data.modules.stage import StageDataModule, limited, run_seed
-from llava_lab.data.rows import BadRow, FileRow
-from llava_lab.data.sample import Sample, sample_reader
-from llava_lab.data.source import ParsedRows, Source, read_source
-from llava_lab.data.split import hold_out
+from llava_lab.data.rows import BadRow
+from llava_lab.data.sample import Sample
+from llava_lab.data.source import ParsedRows, Source
+from llava_lab.data.table import Samples, files_of, read_table
+from llava_lab.data.verified import verified
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.video import Frames
@@ -76,8 +81,8 @@ class ImageDataModule(StageDataModule):
         self.max_length = max_length
         self.masking, self.image_position, self.held_share = masking, image_position, hold_out
         self.feature_store = feature_store
-        self.samples: list[Sample] = []
-        self.held: list[Sample] = []
+        self.samples: Sequence[Sample] = []
+        self.held: Sequence[Sample] = []
         self.checked = False
 
     def read(self, model: Any = None) -> None:
@@ -88,40 +93,57 @@ class ImageDataModule(StageDataModule):
         """
         if self.samples and (self.checked or model is None):
             return
-        every = [read_source(each, run_seed(), self.reader(each)) for each in self.sources]
+        every = [self.parsed(each) for each in self.sources]
         if model is not None:
             every = [self.usable(model, found) for found in every]
             self.checked = True
         for found in every:
             found.warn()
         self.skipped = {str(found.source.path): len(found.bad) for found in every if found.bad}
-        rows = [row for found in every for row in found.items]
+        items: list[Any] = [found.items for found in every]
+        rows = functools.reduce(operator.add, items)
         self.samples, self.held = self.split(rows)
 
-    def split(self, rows: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+    def split(self, rows: Any) -> tuple[Sequence[Sample], Sequence[Sample]]:
         """Rows to train on, and rows that are held out."""
-        return hold_out(rows, self.held_share)
+        return rows.hold_out(self.held_share)
 
-    def reader(self, source: Source) -> Callable[[FileRow, ImageFolder | None], Sample]:
-        """The function that reads a row of a source as a sample, or refuses it."""
-        return sample_reader(source, self.views.videos)
+    def parsed(self, source: Source) -> ParsedRows[Sample]:
+        """The rows of a source."""
+        return read_table(source, run_seed(), self.views.videos)
 
     def usable(self, model: Any, found: ParsedRows[Sample]) -> ParsedRows[Sample]:
         """Add to the bad rows of a source those that the model could not be trained on.
 
         Every picture is decoded and every row measured, so that no fault ends a stage later on.
         """
-        path = Path(found.source.path)
-        rows = self.encoded(found.items, model)
-        reasons = rows.refused(path.name)
-        bad = [
-            BadRow(row.source, row.id, reasons[number])
-            for number, row in enumerate(found.items)
-            if number in reasons
-        ]
-        kept = [row for number, row in enumerate(found.items) if number not in reasons]
+        items, reasons = found.items, self.refused(model, found)
+        bad = [BadRow(items[at].source, items[at].id, reasons[at]) for at in sorted(reasons)]
+        if isinstance(items, Samples):
+            kept: Sequence[Sample] = items.without(reasons)
+        else:
+            kept = [row for number, row in enumerate(items) if number not in reasons]
         every = [*found.bad, *bad]
         return ParsedRows(found.source, kept, every, found.total, "cannot be trained on").settled()
+
+    def refused(self, model: Any, found: ParsedRows[Sample]) -> dict[int, str]:
+        """Why rows cannot be trained on, by their number; of a table this is found out once."""
+        rows, what = self.encoded(found.items, model), Path(found.source.path).name
+        if not isinstance(found.items, Samples):
+            return rows.refused(what)
+        sizes, faults = verified(found.items.files(), self.views, what)
+        read = image_digests(sizes)
+        pictures = [[read[path], *size] for path, size in sizes.items()]
+        broken = [[str(path), fault] for path, fault in faults.items()]
+        seen = hashed([found.items.key(), pictures, broken, str(found.source.images)])
+        chat = [vars(template) for template in rows.templates.values()]
+        chat += [list(rows.templates), hashed(model.llm.identity()), self.chat(model)]
+        how = [type(self), self.views, model.view_spec, self.image_position, run_seed()]
+        key = fingerprint(seen, chat, how, rows.context)
+        found_out = remembered(
+            key, lambda: list(rows.measured(sizes, faults, what).items()), f"{what}: rows measured"
+        )
+        return dict(found_out)
 
     def check(self, model: Any) -> None:
         """Also refuse other views, an unknown template, and rows that cannot be trained on."""
@@ -151,18 +173,25 @@ class ImageDataModule(StageDataModule):
 
     def stored_images(self) -> list[Path]:
         """Images of all rows."""
-        return [image for sample in self.samples + self.held for image in sample.images]
+        return files_of(self.samples) + files_of(self.held)
 
     def content(self) -> str:
         """Hash of the messages and image bytes of all rows, training and held-out rows apart."""
         self.read()
         return f"{self.content_of(self.samples)} {self.content_of(self.held)}"
 
+    @classmethod
+    def content_of(cls, samples: Sequence[Sample]) -> str:
+        """Hash of messages and image bytes; of a table it is taken once."""
+        known = image_digests(files_of(samples))
+        if not isinstance(samples, Samples):
+            return cls._hash(samples, known)
+        key = hashed([samples.key(), list(known.values())])
+        return remembered(key, lambda: cls._hash(samples, known), "digests of rows")
+
     @staticmethod
-    def content_of(samples: Sequence[Sample]) -> str:
-        """Hash of messages and image bytes."""
+    def _hash(samples: Sequence[Sample], known: Mapping[Path, str]) -> str:
         total = hashlib.sha256()
-        known = image_digests(image for sample in samples for image in sample.images)
         for sample in shown(samples, "digests of rows"):
             digests = [known[image] for image in sample.images]
             # A row's place decides where its image stands, if that is drawn at random.
@@ -172,13 +201,16 @@ class ImageDataModule(StageDataModule):
 
     def lengths(self) -> tuple[list[int], list[int]]:
         """Words of all messages of each row, as the released sampler counts, and its modality."""
-        words = [sum(len(text.split()) for _, text in row.messages) for row in self.samples]
-        apart = self.group_by_modality == "video"
-        return words, [_modality(row, apart) for row in self.samples]
+        samples, apart = self.samples, self.group_by_modality == "video"
+        if isinstance(samples, Samples):
+            return samples.words(), samples.modalities(apart)
+        words = [sum(len(text.split()) for _, text in row.messages) for row in samples]
+        return words, [_modality(row, apart) for row in samples]
 
     def _templates(self, llm: Any, samples: Sequence[Sample]) -> dict[str | None, Template]:
         """Template of each name that a sample has; a sample without one has the stage's."""
-        names = {sample.template for sample in samples}
+        tables = isinstance(samples, Samples)
+        names = samples.templates() if tables else {sample.template for sample in samples}
         stages = self.template or llm.template
         return {name: get_template(name or stages, self.masking) for name in names}
 
@@ -207,6 +239,11 @@ class ImageDataModule(StageDataModule):
         rows = min(len(self.held), batches * size)
         steps = deal(rows, size, trainer.global_rank, trainer.world_size)
         return StageLoader(self.encoded(self.held), steps, self.collate)
+
+
+def hashed(value: Any) -> str:
+    """SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _modality(row: Sample, videos_apart: bool) -> int:
