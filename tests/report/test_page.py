@@ -333,17 +333,13 @@ def test_scores_on_the_way_stand_at_all_that_was_spent_until_then(tmp_path: Path
     way = {"asked": {}, "points": points}
     stages = [
         {**results()["stages"][0], "name": "align", "samples": 100, "flops": 5e9},
-        {
-            **results()["stages"][0],
-            "name": "instruct",
-            "trajectory": {"asked": {}, "points": points},
-        },
+        {**results()["stages"][0], "samples": 40, "flops": 10e9, "trajectory": way},
     ]
     found = configurations(
         [run(tmp_path, 0, stages=stages, benchmarks={"scenes": {"accuracy": score(0.3)}})]
     )
     plots = [on_the_way(ways(found, at), at) for at in ("samples", "flops")]
     traces = [plot.views["scenes/accuracy"][0] for plot in plots if plot]
-    assert [trace["x"] for trace in traces] == [[108, 116, 116 + 24], [6e9, 7e9, 15e9]]
+    assert [trace["x"] for trace in traces] == [[108, 116, 140], [6e9, 7e9, 15e9]]
     assert [trace["y"] for trace in traces] == [[10, 20, 30]] * 2
     assert on_the_way([], "samples") is None

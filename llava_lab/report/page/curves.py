@@ -47,6 +47,8 @@ class Way:
 def ways(found: Sequence[Configuration], at: str) -> list[Way]:
     """Scores of runs on their way and at their end.
 
+    Runs with a stage that does not say what it has spent, as older versions wrote it, are left out.
+
     Args:
         found: The configurations.
         at: What is counted: `samples` or `flops`.
@@ -55,7 +57,9 @@ def ways(found: Sequence[Configuration], at: str) -> list[Way]:
     for configuration in found:
         for run in configuration.runs:
             lines: dict[str, tuple[list[float], list[float]]] = {}
-            on_way = any("trajectory" in stage for stage in run.results["stages"])
+            stages = run.results["stages"]
+            on_way = any("trajectory" in stage for stage in stages)
+            on_way = on_way and all(stage.get(at) is not None for stage in stages)
             for spot, benchmarks in spots(run, at) if on_way else ():
                 for benchmark, scores in benchmarks.items():
                     for name, score in scores.items():
