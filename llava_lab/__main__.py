@@ -25,6 +25,7 @@ Trains and evaluates every version of the LLaVA family from one YAML file each.
                      questions that flipped, and where answers look
   table RUN ...      runs, or a sweep, as tables: results, cost, seeds with intervals, a plot
   report [ID ...]    what the runs say of the papers' claims; --run makes the runs
+  benchmark --list   the published benchmarks: files, prompts, rules, published numbers
   import CHECKPOINT  a released checkpoint as parts that an experiment names
   export MODEL       a model for transformers, vLLM and SGLang
   answer MODEL FILE  answers to a question file in LLaVA's format
@@ -48,6 +49,7 @@ TOOLS = {
     "look": "llava_lab.cli.look:main",
     "table": "llava_lab.cli.table:main",
     "report": "llava_lab.cli.report:main",
+    "benchmark": "llava_lab.cli.benchmark:main",
     "import": "llava_lab.cli.import_:main",
     "export": "llava_lab.cli.export:main",
     "answer": "llava_lab.cli.answer:main",

@@ -40,6 +40,8 @@ class Question:
         answers: Correct answers; empty if the file does not publish them.
         source: File and line of the row, for messages: "pope.jsonl, line 12".
         caption: Description of the images, for a judge that cannot see them.
+        choices: Texts of the options of a multiple choice, in the order of their letters.
+        kind: What sort of answer is wanted, in the words of the benchmark's own metric.
     """
 
     id: str
@@ -49,6 +51,8 @@ class Question:
     answers: tuple[str, ...]
     source: str
     caption: str | None = None
+    choices: tuple[str, ...] = ()
+    kind: str = ""
 
     @property
     def prompt(self) -> str:

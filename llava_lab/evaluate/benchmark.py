@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,7 +47,8 @@ class Benchmark:
             a wrong image may hide. Off by default, since it is a pass more.
     """
 
-    idle = ("questions", "images")  # files are hashed by content
+    idle: tuple[str, ...] = ("questions", "images")  # files are hashed by content
+    max_new_tokens: int | None = None  # longest answer, where the benchmark's own rule says so
 
     def __init__(
         self,
@@ -105,7 +107,7 @@ class Benchmark:
                     f"{question.source}: a video, which data.views {type(views).__name__} cannot "
                     "show; set data.views to llava_lab.data.views.video.Frames"
                 )
-            if not question.answers:
+            if self.metric.needs_answers and not question.answers:
                 raise ValueError(
                     f"{question.source}: no answer to score against. Files that keep their answers "
                     "secret are for `predict`."
@@ -116,6 +118,14 @@ class Benchmark:
                 "every pass is; set it to false"
             )
         self.metric.check(self.questions)
+
+    def submit(self, folder: Path, predictions: Sequence[str]) -> None:
+        """Write what a server scores; nothing by default.
+
+        Args:
+            folder: Folder of the run's files for servers.
+            predictions: Answers to all questions, in their order.
+        """
 
 
 @dataclass(frozen=True)
@@ -141,7 +151,7 @@ class BenchmarkDataModule(LightningDataModule):
         benchmarks: Question files and their metrics.
         views: How an image becomes views, by default as in the stage that was trained last.
         image_position: Where the image goes in the question.
-        max_new_tokens: Longest answer.
+        max_new_tokens: Longest answer, where a benchmark does not say otherwise.
         temperature: Answers are sampled at this temperature, each by the run's seed and its
             question's id; 0 takes the likeliest token.
         images_per_batch: Images whose questions are answered at once.
@@ -199,7 +209,7 @@ class BenchmarkDataModule(LightningDataModule):
                 each.benchmark.prompt,
                 self.template,
             )
-            check_questions(trees, context, self.max_new_tokens, self.sizes)
+            check_questions(trees, context, self.longest(each), self.sizes)
 
     def check_views(self, model: Any) -> None:
         """Refuse views that the model cannot use, or that are longer than the LM can read."""
@@ -224,6 +234,10 @@ class BenchmarkDataModule(LightningDataModule):
                 found.append(BenchmarkPass(benchmark, TEXT_ONLY, without_images(groups)))
         return found
 
+    def longest(self, one_pass: BenchmarkPass) -> int:
+        """Longest answer of a pass: the benchmark's own, or that of all."""
+        return one_pass.benchmark.max_new_tokens or self.max_new_tokens
+
     def loader(self, one_pass: BenchmarkPass) -> DataLoader:
         """Its questions in batches, of which this device has its share."""
         assert self.trainer is not None
@@ -234,7 +248,7 @@ class BenchmarkDataModule(LightningDataModule):
             position=self.image_position,
             prompt=one_pass.benchmark.prompt,
             template=self.template,
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=self.longest(one_pass),
             images_per_batch=self.images_per_batch,
             num_workers=self.num_workers,
             sampling=Sampling(self.temperature, run_seed()) if self.temperature else None,

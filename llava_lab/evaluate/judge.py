@@ -27,7 +27,8 @@ class UnparsedReply(ValueError):
 class JudgePrompt:
     """Prompt of a judge: a YAML file with a `user` message and, optionally, a `system` one.
 
-    `{question}` and other names of a case's values are filled in; other braces stay.
+    `{question}` and other names of a case's values are filled in; other braces stay. LLaVA's own
+    file of rules is read, too, with the rule's name behind it: rule.json#llava_bench_conv.
 
     Args:
         file: The file, or asset:judge/NAME.yaml for one that ships with the package.
@@ -36,8 +37,11 @@ class JudgePrompt:
 
     def __init__(self, file: str, needs: tuple[str, ...]):
         self.file = file
-        path = Path(locate(file))
+        name, _, rule = file.partition("#")
+        path = Path(locate(name))
         found = read_mapping(path)
+        if rule:
+            found = _messages_of(path, found, rule)
         texts = found.values()
         if not {"user"} <= set(found) <= {"system", "user"}:
             raise ValueError(f"{path}: a prompt has `user` and may have `system`, nothing else")
@@ -46,7 +50,8 @@ class JudgePrompt:
         for name in needs:
             if not any(f"{{{name}}}" in text for text in texts):
                 raise ValueError(f"{path}: shows no {{{name}}}, which is to be judged by it")
-        self.texts = {role: found[role].strip() for role in ("system", "user") if role in found}
+        known = [role for role in ("system", "user") if role in found]
+        self.texts = {role: found[role] if rule else found[role].strip() for role in known}
         self.sha256 = hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
 
     def messages(self, case: Mapping[str, str]) -> Messages:
@@ -60,6 +65,26 @@ class JudgePrompt:
     def settings(self) -> dict[str, Any]:
         """Settings that are written to results."""
         return {"prompt": self.file, "prompt_sha256": self.sha256, "prompt_texts": self.texts}
+
+
+def _messages_of(path: Path, rules: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Messages with a rule of LLaVA's file, as its script writes them for LLaVA-Bench.
+
+    haotian-liu/LLaVA@c121f04, llava/eval/eval_gpt_review_bench.py and table/rule.json.
+    """
+    rule = rules.get(name)
+    if not isinstance(rule, dict) or not {"role", "prompt"} <= set(rule):
+        raise ValueError(f"{path}: has no rule {name!r}; it has {', '.join(rules)}")
+    shown = [("Context", "{caption}"), ("Question", "{question}")]
+    parts = [f"[{title}]\n{text}\n\n" for title, text in shown]
+    for number, text in ((1, "{answer}"), (2, "{prediction}")):
+        who = f"{rule['role']} {number}"
+        parts.append(f"[{who}]\n{text}\n\n[End of {who}]\n\n")
+    parts.append(f"[System]\n{rule['prompt']}\n\n")
+    return {"system": _SYSTEM, "user": "".join(parts)}
+
+
+_SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
 
 
 @dataclass

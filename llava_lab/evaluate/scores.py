@@ -21,6 +21,7 @@ from llava_lab.evaluate.sheet import SheetItem, sheet
 from llava_lab.model.generate import Answers, QuestionBatch
 
 SHOWN = 12
+SUBMISSIONS = "submissions"  # folder of the files that servers score
 Numbered = dict[int, dict[int, Any]]  # by test loader, then by a question's place in its file
 
 
@@ -119,6 +120,8 @@ class Scores(Callback):
         self.points.begin(name, questions, benchmark.asked())
         self.lines = {place: _line(questions[place]) for place in predictions}
         self._keep(trainer, benchmark, "", predictions, [{}] * len(predictions))
+        if trainer.is_global_zero and len(predictions) == len(questions):
+            benchmark.submit(self.folder.parent / SUBMISSIONS, list(predictions.values()))
 
     def _score(
         self, trainer: Trainer, one_pass: BenchmarkPass, predictions: dict[int, str]

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import PurePath
 from typing import Any
 
 from llava_lab.report.matching import nearest, row_of
@@ -55,9 +53,7 @@ class Ours:
             return False
         benchmarks = config["data"]["benchmarks"]
         (asked,) = [each for each in benchmarks if each["name"] == row.benchmark] or [{}]
-        metric = asked.get("metric", {}).get("class_path", "").rpartition(".")[2]
-        file = PurePath(str(asked.get("questions", ""))).name
-        return metric == same["metric"] and fnmatchcase(file, same["questions"])
+        return column.asked_by(asked)
 
 
 Placed = dict[str, dict[str, Ours]]  # by scale, then by row

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cache
 from math import isfinite
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from llava_lab.core.shipped import shipped
@@ -34,13 +35,29 @@ class Column:
         unit: What its figures are: "%", "points", "hours".
         better: Which way is better, or None where that is not known.
         ours: What a benchmark of ours must be to measure the same: `questions`, a pattern of the
-            file's name; `metric`, the class; `score`, its name. None where none of ours does.
+            file's name, or of its folder's and its own; `metric`, the class; `score`, its name.
+            None where none of ours does.
     """
 
     name: str
     unit: str
     better: Literal["higher", "lower"] | None = None
     ours: Mapping[str, str] | None = None
+
+    def asked_by(self, benchmark: Mapping[str, Any]) -> bool:
+        """Whether a benchmark of a configuration measures the same.
+
+        Args:
+            benchmark: Its options, of which `questions` and `metric` count.
+        """
+        if self.ours is None:
+            return False
+        metric = benchmark.get("metric", {})
+        name = metric if isinstance(metric, str) else metric.get("class_path", "")
+        pattern = self.ours["questions"]
+        parts = PurePath(str(benchmark.get("questions", ""))).parts
+        file = "/".join(parts[-1 - pattern.count("/") :])
+        return name.rpartition(".")[2] == self.ours["metric"] and fnmatchcase(file, pattern)
 
 
 @dataclass(frozen=True)

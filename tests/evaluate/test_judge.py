@@ -72,6 +72,22 @@ def test_a_judge_that_refuses_is_one_message(judge_server, tmp_path: Path) -> No
     assert len(str(stopped.value).splitlines()) == 1 and len(server.bodies) < 10
 
 
+def test_a_rule_of_llavas_own_file_is_the_published_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "rule.json"
+    path.write_text(json.dumps({"conv": {"role": "Assistant", "prompt": "Two scores."}}))
+    prompt = JudgePrompt(f"{path}#conv", ("caption", "question", "answer", "prediction"))
+    case = {"caption": "a dog", "question": "What?", "answer": "A dog.", "prediction": "{caption}"}
+    system, user = prompt.messages(case)
+    assert system["content"].startswith("You are a helpful and precise assistant for checking")
+    assert user["content"] == (
+        "[Context]\na dog\n\n[Question]\nWhat?\n\n"
+        "[Assistant 1]\nA dog.\n\n[End of Assistant 1]\n\n"
+        "[Assistant 2]\n{caption}\n\n[End of Assistant 2]\n\n[System]\nTwo scores.\n\n"
+    )
+    with pytest.raises(ValueError, match="has no rule 'detail'; it has conv"):
+        JudgePrompt(f"{path}#detail", ())
+
+
 def test_a_prompt_is_filled_once_and_pinned_by_its_hash(tmp_path: Path) -> None:
     path = tmp_path / "prompt.yaml"
     path.write_text("system: Judge.\nuser: |\n  Q {question} A {prediction} as {'score': 3}, {x}\n")

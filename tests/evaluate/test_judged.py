@@ -24,6 +24,7 @@ from llava_lab.evaluate.metrics.judged import (
     RightAnswer,
 )
 from llava_lab.evaluate.metrics.open_ended import OpenEnded
+from llava_lab.evaluate.metrics.server import Server
 from llava_lab.evaluate.scores import Scores
 from llava_lab.report.runs import read
 from llava_lab.report.table import all_grids
@@ -270,6 +271,20 @@ def test_a_pair_is_one_sample_of_the_sheet(judge_server, small_videos, tmp_path)
     lines = metric.grade(benchmark.questions, texts)
     Scores._show(trainer, "vcg", benchmark.questions, texts, lines)
     assert [name for name, _ in drawn] == ["samples/vcg"]
+
+
+def test_a_judge_reads_captions_and_boxes_of_coco(tmp_path, videos) -> None:
+    (videos / "1.jpg").write_bytes(b"")
+    rows = [{"question_id": 0, "image": "1.jpg", "text": "What?", "category": "conv"}]
+    box = {"category": "dog", "bbox": [0.1, 0.2, 0.5, 1.0]}
+    told = [{"image": "1.jpg", "captions": ["a dog", "it runs"], "instances": [box]}]
+    captions = dump(tmp_path / "c.jsonl", told)
+    path = dump(tmp_path / "q.jsonl", rows)
+    (asked,) = OpenEnded("coco", path, str(videos), Server(), None, captions).read()
+    assert asked.caption == "a dog\nit runs\n\ndog: [0.1, 0.2, 0.5, 1.0]"
+    dump(tmp_path / "c.jsonl", [{**told[0], "instances": [1]}])
+    with pytest.raises(ValueError, match=r"c\.jsonl, line 1: `instances` are objects"):
+        OpenEnded("coco", path, str(videos), Server(), None, captions).read()
 
 
 def test_relative_scores_are_ratios_of_means(judge_server, tmp_path, videos) -> None:

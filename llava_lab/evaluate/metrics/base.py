@@ -22,6 +22,7 @@ class BenchmarkMetric(Metric):
     """
 
     means: tuple[str, ...] = ()  # scores whose mean over categories is a score, too
+    needs_answers = True  # whether questions without an answer cannot be scored
     split = True  # whether categories have scores of their own
     repeats = False  # whether answers repeat, so that the most frequent one is a baseline
 

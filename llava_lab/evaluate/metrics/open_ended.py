@@ -32,7 +32,8 @@ class OpenEnded(Benchmark):
         images: Folder of the images or videos.
         metric: How answers are scored.
         answers: File of {question_id, answer or text}, or null if the questions have answers.
-        captions: File of {image, caption}, descriptions of the images for the judge; or null.
+        captions: File of {image, caption}, descriptions of the images for the judge, or, as for
+            LLaVA-Bench-COCO, of {image, captions, instances}, captions and boxes; or null.
         prompt: Line that is added to every question.
         blind: Ask all questions a second time beside wrong images, those of another question; this
             doubles the judge's work.
@@ -152,11 +153,25 @@ class OpenEnded(Benchmark):
         for row in read_rows(Path(self.captions)) if self.captions else ():
             values = row.value if isinstance(row.value, dict) else {}
             image, caption = values.get("image"), values.get("caption")
+            if "captions" in values and "instances" in values:
+                caption = _with_boxes(values["captions"], values["instances"], row.place)
             if not isinstance(image, str) or caption is None:
                 raise ValueError(f"{row.place}: a caption has `image` and `caption`")
             if found.setdefault(image, caption) != caption:
                 raise ValueError(f"{row.place}: a second caption of {image!r}")
         return found
+
+
+def _with_boxes(captions: Any, instances: Any, place: str) -> str:
+    """Captions and boxes as a text, as haotian-liu/LLaVA@c121f04 has them for its judge.
+
+    llava/eval/eval_gpt_review_visual.py.
+    """
+    try:
+        boxes = [f"{each['category']}: {each['bbox']}" for each in instances]
+        return "\n".join(captions) + "\n\n" + "\n".join(boxes)
+    except (TypeError, KeyError):
+        raise ValueError(f"{place}: `instances` are objects of `category` and `bbox`") from None
 
 
 def _next(answers: dict[str, list[str]], name: str, path: str) -> str:

@@ -1,0 +1,229 @@
+"""11. Choice: answers to multiple choices -> letters, by the rule of each benchmark's script."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from llava_lab.data.questions import Question
+from llava_lab.evaluate.metrics.base import BenchmarkMetric
+from llava_lab.evaluate.metrics.score import as_array
+from llava_lab.evaluate.metrics.whole import WholeQuestionMetric, one_answer
+from llava_lab.evaluate.ratio import Ratio, mean
+
+Rule = Literal["exact", "first", "scienceqa", "ai2d", "mmbench", "mmmu"]
+LETTERS = string.ascii_uppercase
+
+
+def exact_letter(text: str, options: Sequence[str]) -> str | None:
+    """SEED-Bench as LLaVA scores it: the whole answer is the letter.
+
+    haotian-liu/LLaVA@c121f04, scripts/convert_seed_for_submission.py.
+    """
+    return text
+
+
+def first_letter(text: str, options: Sequence[str]) -> str | None:
+    """SEED-Bench as lmms-eval scores it: the answer's first character, in any case.
+
+    EvolvingLMMs-Lab/lmms-eval@75571cf, lmms_eval/tasks/seedbench/utils.py.
+    """
+    return text.strip()[:1].upper()
+
+
+def scienceqa_letter(text: str, options: Sequence[str]) -> str | None:
+    """ScienceQA: "B", "B. ...", or "The answer is B." found exactly once; up to E.
+
+    haotian-liu/LLaVA@c121f04, llava/eval/eval_science_qa.py. The period of the pattern stands for
+    any character there, so that "The answer is B" at the end of an answer finds nothing.
+    """
+    if text in "ABCDE" and len(text) == 1:
+        return text
+    if len(text) >= 3 and text[0] in "ABCDE" and text[1:3] == ". ":
+        return text[0]
+    found = re.findall(r"The answer is ([A-Z]).", text)
+    return found[0] if len(found) == 1 else None
+
+
+def ai2d_letter(text: str, options: Sequence[str]) -> str | None:
+    """AI2D: the letter before a period at the answer's beginning, else all of it as one word.
+
+    EvolvingLMMs-Lab/lmms-eval@75571cf, lmms_eval/tasks/ai2d/utils.py, and its exact match, which
+    does not see case and punctuation.
+    """
+    found = re.match(r"\s*([A-Z])\.", text)
+    plain = found[1] if found else text
+    return plain.translate(str.maketrans("", "", string.punctuation)).upper()
+
+
+# Marks beside a letter, in the order in which they are tried.
+MARKS = (
+    *(("", "."), ("", ","), ("", ":"), ("", ")"), ("", ")."), ("(", ")"), ("(", ").")),
+    *((":", ""), (":", ","), (":", "."), (":", ")"), (":", ").")),
+)
+
+
+def mmbench_letter(text: str, options: Sequence[str]) -> str | None:
+    """MMBench: one letter of A to E that stands alone, then one with marks, then one option's text.
+
+    EvolvingLMMs-Lab/lmms-eval@75571cf, lmms_eval/tasks/mmbench/mmbench_evals.py, after the rules of
+    open-compass. In an answer of more than three words a lone A may be an article, and no lone
+    letter counts. What no rule finds, ChatGPT is asked for there; here there is no letter.
+    """
+    words = set(text.split())
+    alone = [letter for letter in "ABCDE" if letter in words]
+    if len(alone) == 1 and not ("A" in words and len(text.split()) > 3):
+        return alone[0]
+    for before, behind in MARKS:
+        marked = [letter for letter in "ABCDE" if f"{before}{letter}{behind}" in words]
+        if len(marked) == 1:
+            return marked[0]
+    low = text.lower()
+    shown = [LETTERS[place] for place, option in enumerate(options) if option.lower() in low]
+    return shown[0] if len(shown) == 1 else None
+
+
+def mmmu_letter(text: str, options: Sequence[str]) -> str | None:
+    """MMMU: "(B)", else "B ", else "B.", else an option's text; the last one where there are more.
+
+    MMMU-Benchmark/MMMU@51ce7f3, eval/eval_utils.py, as EvolvingLMMs-Lab/lmms-eval@75571cf has it in
+    lmms_eval/tasks/_task_utils/mmmu_mcq_utils.py. Texts are looked for in answers of more than five
+    words. Where several letters have a period, none has a space behind it, and the first is taken.
+    """
+    for mark in ",.!?;:'":
+        text = text.strip(mark)
+    padded, letters = f" {text} ", LETTERS[: len(options)]
+    for form in ("({})", "{} ", "{}."):
+        if found := [letter for letter in letters if form.format(letter) in padded]:
+            looked_for = "({})" if form == "({})" else " {} "
+            return max(found, key=lambda letter: padded.rfind(looked_for.format(letter)))
+    if len(padded.split()) > 5:
+        low = padded.lower()
+        shown = {
+            letters[i]: low.rfind(o.lower()) for i, o in enumerate(options) if o.lower() in low
+        }
+        return max(shown, key=lambda letter: shown[letter]) if shown else None
+    return None
+
+
+RULES: dict[str, Callable[[str, Sequence[str]], str | None]] = {
+    "exact": exact_letter,
+    "first": first_letter,
+    "scienceqa": scienceqa_letter,
+    "ai2d": ai2d_letter,
+    "mmbench": mmbench_letter,
+    "mmmu": mmmu_letter,
+}
+
+
+def right_letter(question: Question) -> str:
+    """The letter of a question's answer; a ValueError if that is none of its options'."""
+    answer = one_answer(question)
+    known = LETTERS[: len(question.choices)] or LETTERS
+    if len(answer) != 1 or answer not in known:
+        raise ValueError(
+            f"its answer is {answer!r}; a multiple choice has one of {', '.join(known)}"
+        )
+    return answer
+
+
+class Choice(WholeQuestionMetric):
+    """Accuracy of multiple choices.
+
+    An answer in which the rule finds no letter is wrong. Under "mmmu", whose script draws a letter
+    at random there, it scores what the draw does on average: 1 by the number of options.
+
+    Args:
+        rule: How the letter is found: as one of `RULES`, each with the script that it is from.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
+        if rule not in RULES:
+            raise ValueError(f"metric.rule is {rule!r}; it is one of {', '.join(RULES)}")
+        self.rule = rule
+
+    def score(self, question: Question, prediction: str) -> float:
+        """Score 1 for the right letter, else 0."""
+        answer = right_letter(question)
+        letter = RULES[self.rule](prediction.strip(), question.choices)
+        if letter is None and self.rule == "mmmu":
+            return 1 / len(question.choices) if question.choices else 0.0
+        return float(letter == answer)
+
+
+class Circular(BenchmarkMetric):
+    """MMBench: a question is right if it is right with its options in every order that is asked.
+
+    Rows whose ids are equal but for whole millions are one question in several orders. Gives
+    `circular`, the published score, over questions; `accuracy`, over rows in the first order alone;
+    and `unmatched`, the share of answers in which no rule finds an option: the server asks ChatGPT
+    for those, and they are wrong here.
+    """
+
+    found: list[Tensor] | Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("found", default=[], dist_reduce_fx="cat")
+
+    def check(self, questions: Sequence[Question]) -> None:
+        """Refuse questions, too, whose ids are no numbers, or whose answers no letters."""
+        super().check(questions)
+        for question in questions:
+            if not question.id.isdecimal():
+                raise ValueError(f"{question.source}: the id {question.id!r} is no whole number")
+            try:
+                right_letter(question)
+            except ValueError as error:
+                raise ValueError(f"{question.source}: {error}") from error
+        if twice := [id for id, n in Counter(q.id for q in questions).items() if n > 1]:
+            raise ValueError(
+                f"two questions have the id {twice[0]!r}, by which orders are told apart"
+            )
+
+    def grade(
+        self, questions: Sequence[Question], predictions: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Score all questions, each with those that are it in another order."""
+        letters = [
+            mmbench_letter(text.strip(), question.choices)
+            for question, text in zip(questions, predictions, strict=True)
+        ]
+        right = [
+            letter == right_letter(question)
+            for question, letter in zip(questions, letters, strict=True)
+        ]
+        groups: dict[int, list[int]] = {}
+        for place, question in enumerate(questions):
+            groups.setdefault(int(question.id) % 1_000_000, []).append(place)
+        # The whole question counts at the place of its first row.
+        rows = np.zeros((len(questions), 4))
+        rows[:, 0] = right
+        rows[:, 3] = [letter is None for letter in letters]
+        for places in groups.values():
+            rows[places[0], 1:3] = all(right[place] for place in places), 1
+        self.reset()
+        self.update(rows.tolist(), [question.category or "" for question in questions])
+        return [
+            {"correct": float(each), "letter": letter}
+            for each, letter in zip(right, letters, strict=True)
+        ]
+
+    def update(self, rows: Sequence[Sequence[float]], categories: Sequence[str]) -> None:
+        """Add rows: right, the whole question right, whether it is its first, no option found."""
+        self._append_names(categories)
+        self._append("found", [value for row in rows for value in row])
+
+    def ratios(self) -> dict[str, Ratio]:
+        """What each row gave each score."""
+        right, whole, first, unmatched = as_array(self.found).reshape(-1, 4).T
+        return {
+            "circular": Ratio(whole, first),
+            "accuracy": Ratio(right * first, first),
+            "unmatched": mean(unmatched),
+        }

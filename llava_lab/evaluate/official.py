@@ -1,0 +1,259 @@
+"""11. Official: a published benchmark as data: files, their columns, prompt, decoding, metric."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_lab.core.atomic import write
+from llava_lab.data.cells import cell, fields, filled, is_template
+from llava_lab.data.choices import options_of, written
+from llava_lab.data.fields import IMAGE_PLACEHOLDER
+from llava_lab.data.image_folder import ImageFolder
+from llava_lab.data.official import files_of, read_official, unpack
+from llava_lab.data.questions import Question
+from llava_lab.data.rows import BadRow, BadRows, FileRow, Refused
+from llava_lab.evaluate.benchmark import Benchmark
+from llava_lab.evaluate.metrics.base import BenchmarkMetric
+from llava_lab.evaluate.submission import SUBMISSIONS
+
+
+@dataclass
+class Columns:
+    """Which cells of a row make a question.
+
+    A template has names of columns in braces (llava_lab.data.cells); anything else is the name of
+    one column. Cells of the row's label are under `label`, such as `label.answer`.
+
+    Args:
+        id: Template of the question's id.
+        text: Template of what is asked; `{choices}` stands for the options, a line each: "A. cat".
+        image: Template of the picture's path in `images`; or the column of a picture that the file
+            has inside, which is written to `images` once; or several such columns. A null cell is a
+            question without a picture; null, all are.
+        answers: Template of the one answer, or the column of a list of them: texts, or objects with
+            `answer`. Null where answers are secret.
+        category: Template of the category; "/" parts what has scores of its own at each level.
+        choices: Column of a list of options, or columns of one each; the first empty one ends them.
+        kind: Template of what sort of answer is wanted, for the metric.
+        prompts: Line that is added to a question, by its kind; null adds none.
+    """
+
+    id: str
+    text: str
+    image: str | list[str] | None
+    answers: str | None
+    category: str | None = None
+    choices: str | list[str] | None = None
+    kind: str | None = None
+    prompts: dict[str, str] | None = None
+
+
+@dataclass
+class Labels:
+    """A file of answers, apart from that of the questions.
+
+    Every question has one label, and every label a question: anything else is an error.
+
+    Args:
+        file: The file, or a pattern of several, or a folder.
+        key: Template of a label's key.
+        of: Template of the key of a question's label.
+        under: Key of the rows in a JSON object; null where there is none.
+        where: Values of columns that a label must have to count; null takes all.
+    """
+
+    file: str
+    key: str
+    of: str
+    under: str | None = None
+    where: dict[str, str] | None = None
+
+
+class Official(Benchmark):
+    """A published benchmark, read from the files that its authors publish.
+
+    Args:
+        name: Name in tables and of the prediction file.
+        questions: File of the questions, or a pattern of several parquet files.
+        images: Folder of the pictures; those that files have inside are written there.
+        columns: Which cells of a row make a question.
+        metric: How answers are scored.
+        labels: File of the answers, or null where the questions have them.
+        under: Key of the questions in a JSON object, or null.
+        prompt: Line that is added to every question; null where the file has it.
+        max_new_tokens: Longest answer.
+        submission: Form of the file for the server that scores answers, or null.
+        files: What `questions`, `images` and `labels` are: from which download, how large.
+        blind: Ask all questions a second time with the images shuffled between them.
+        limit: Number of questions to ask, from the first on; null asks all.
+    """
+
+    idle = ("questions", "images", "labels.file", "files", "submission")
+
+    def __init__(
+        self,
+        name: str,
+        questions: str,
+        images: str,
+        columns: Columns,
+        metric: BenchmarkMetric,
+        labels: Labels | None = None,
+        under: str | None = None,
+        prompt: str | None = None,
+        max_new_tokens: int = 128,
+        submission: str | None = None,
+        files: dict[str, str] | None = None,
+        blind: bool = False,
+        limit: int | None = None,
+    ):
+        super().__init__(name, questions, images, metric, prompt, blind, limit)
+        if submission is not None and submission not in SUBMISSIONS:
+            known = ", ".join(SUBMISSIONS)
+            raise ValueError(f"benchmark {name}: submission {submission!r} is none of {known}")
+        if max_new_tokens < 1:
+            raise ValueError(
+                f"benchmark {name}: max_new_tokens is {max_new_tokens}; it is 1 or more"
+            )
+        if odd := set(files or {}) - {"questions", "images", "labels"}:
+            raise ValueError(f"benchmark {name}: files are questions, images, labels; not {odd}")
+        self.folder, self.columns, self.labels, self.under = Path(images), columns, labels, under
+        self.max_new_tokens, self.submission, self.files = max_new_tokens, submission, files or {}
+
+    def read(self) -> list[Question]:
+        """Read all questions with their answers.
+
+        Raises:
+            FileNotFoundError: If files are not there; names all of them, and what they are.
+            BadRows: Some rows are not usable.
+            ValueError: If questions and labels do not belong together.
+        """
+        self._all_there()
+        labels = self._read_labels()
+        folder = None if self._inside else ImageFolder(self.folder)
+        questions, bad, total, used = [], [], 0, set()
+        for row in read_official(self.path, self.under):
+            total += 1
+            try:
+                key = filled(self.labels.of, row.value) if self.labels else ""
+                value = dict(row.value)
+                if self.labels:
+                    value["label"] = self._label(labels, key).value
+                    used.add(key)
+                questions.append(self._question(FileRow(row.place, row.number, value), folder))
+            except Refused as problem:
+                bad.append(BadRow(row.place, str(row.number), str(problem)))
+        if bad:
+            raise BadRows(Path(self.path), bad, total)
+        if left := [label for key, label in labels.items() if key not in used]:
+            raise ValueError(
+                f"{left[0].place}: a label of no question of {self.path} ({len(left)} such "
+                "labels); are the two files of one release?"
+            )
+        if not questions:
+            raise ValueError(f"{self.path}: holds no questions")
+        return questions
+
+    def _all_there(self) -> None:
+        """Refuse to begin where files are missing, with one message that names all of them."""
+        needed = {"questions": self.path}
+        needed |= {"labels": self.labels.file} if self.labels else {}
+        needed |= {} if self._inside else {"images": str(self.folder)}
+        if lost := [role for role, path in needed.items() if not files_of(path)]:
+            lines = [f"\n  {needed[role]}: {self.files.get(role, role)}" for role in lost]
+            raise FileNotFoundError(
+                f"benchmark {self.name}: {len(lost)} of {len(needed)} files and folders are not "
+                f"there; put them where they belong:{''.join(lines)}"
+            )
+
+    @property
+    def _inside(self) -> bool:
+        """Whether pictures are inside of the questions' file."""
+        image = self.columns.image
+        return isinstance(image, list) or (image is not None and not is_template(image))
+
+    def _read_labels(self) -> dict[str, FileRow]:
+        """Labels by their key; the same key twice has to be the same label."""
+        found: dict[str, FileRow] = {}
+        if self.labels is None:
+            return found
+        where = self.labels.where or {}
+        for row in read_official(self.labels.file, self.labels.under):
+            if any(str(cell(row.value, name)) != value for name, value in where.items()):
+                continue
+            try:
+                key = filled(self.labels.key, row.value)
+            except Refused as problem:
+                raise ValueError(f"{row.place}: {problem}") from None
+            before = found.setdefault(key, row)
+            if before is not row and self._answer_cells(before) != self._answer_cells(row):
+                raise ValueError(f"{row.place}: another label for {key!r} than {before.place}")
+        return found
+
+    def _answer_cells(self, label: FileRow) -> list[Any]:
+        """What a label says of the answer."""
+        column = self.columns.answers or ""
+        names = [name for name, _ in fields(column)] if is_template(column) else [column]
+        return [cell({"label": label.value}, name) for name in names]
+
+    def _label(self, labels: Mapping[str, FileRow], key: str) -> FileRow:
+        assert self.labels is not None
+        if key not in labels:
+            raise Refused(f"its label, {key!r}, is not in {self.labels.file}")
+        return labels[key]
+
+    def _question(self, row: FileRow, folder: ImageFolder | None) -> Question:
+        columns, cells = self.columns, row.value
+        choices = options_of(cells, columns.choices)
+        cells = {**cells, "choices": written(choices)} if columns.choices else cells
+        kind = filled(columns.kind, cells).strip() if columns.kind else ""
+        text = filled(columns.text, cells)
+        if not text.strip():
+            raise Refused("its question is empty")
+        if columns.prompts is not None:
+            if kind not in columns.prompts:
+                raise Refused(f"its kind is {kind!r}; known are {', '.join(columns.prompts)}")
+            text = f"{text}\n{columns.prompts[kind]}"
+        images = tuple(self._pictures(cells, folder))
+        if IMAGE_PLACEHOLDER in text:
+            raise Refused(f"its text has a literal {IMAGE_PLACEHOLDER}")
+        return Question(
+            filled(columns.id, cells),
+            images,
+            f"{IMAGE_PLACEHOLDER}\n" * len(images) + text,
+            filled(columns.category, cells) if columns.category else None,
+            tuple(self._answers(cells)),
+            row.place,
+            choices=choices,
+            kind=kind,
+        )
+
+    def _pictures(self, cells: Mapping[str, Any], folder: ImageFolder | None) -> Iterator[Path]:
+        image = self.columns.image
+        if folder is None:
+            names = [image] if isinstance(image, str) else image or []
+            for name in names:
+                if (inside := cell(cells, name)) is not None:
+                    yield (self.folder / unpack(inside, self.folder)).absolute()
+        elif isinstance(image, str) and all(cell(cells, n) is not None for n, _ in fields(image)):
+            yield folder.find(filled(image, cells))
+
+    def _answers(self, cells: Mapping[str, Any]) -> Iterator[str]:
+        """The correct answers; none where the file keeps them secret."""
+        column = self.columns.answers
+        if column is None:
+            return
+        if is_template(column):
+            yield filled(column, cells)
+            return
+        value = cell(cells, column)
+        for each in value if isinstance(value, list) else [value]:
+            text = each.get("answer") if isinstance(each, Mapping) else each
+            if text is not None and value != "":
+                yield str(text)
+
+    def submit(self, folder: Path, predictions: Sequence[str]) -> None:
+        """Write the file for the server."""
+        if self.submission is not None:
+            form = SUBMISSIONS[self.submission]
+            write(folder / f"{self.name}{form.ending}", form.text(self.questions, predictions))

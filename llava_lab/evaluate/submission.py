@@ -1,0 +1,104 @@
+"""11. Submission: answers to all questions -> the file that a benchmark's server scores.
+
+The forms are those of haotian-liu/LLaVA@c121f04, scripts/convert_*_for_submission.py and
+convert_mmvet_for_eval.py.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llava_lab.data.questions import Question
+from llava_lab.evaluate.metrics.normalize import vqa_answer
+
+Pairs = Sequence[tuple[Question, str]]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of file.
+
+    Attributes:
+        ending: Ending of its name.
+        make: Questions with answers to the file's text.
+    """
+
+    ending: str
+    make: Callable[[Pairs], str]
+
+    def text(self, questions: Sequence[Question], predictions: Sequence[str]) -> str:
+        """The file's text.
+
+        Args:
+            questions: All questions.
+            predictions: The answer to each.
+        """
+        return self.make(list(zip(questions, predictions, strict=True)))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _number(id: str) -> int | str:
+    return int(id) if id.isdecimal() else id
+
+
+def _vqav2(pairs: Pairs) -> str:
+    """Official processing of VQA's answers, by question."""
+    rows = [{"question_id": _number(q.id), "answer": vqa_answer(text)} for q, text in pairs]
+    return _json(rows)
+
+
+def _vizwiz(pairs: Pairs) -> str:
+    """The same by picture."""
+    return _json([{"image": q.images[0].name, "answer": vqa_answer(text)} for q, text in pairs])
+
+
+def _gqa(pairs: Pairs) -> str:
+    """Answers without periods at the end, in lower case."""
+    rows = [{"questionId": q.id, "prediction": text.rstrip(".").lower()} for q, text in pairs]
+    return _json(rows)
+
+
+def _seed(pairs: Pairs) -> str:
+    """A line a question."""
+    rows = [{"question_id": q.id, "prediction": text} for q, text in pairs]
+    return "".join(f"{_json(row)}\n" for row in rows)
+
+
+def _mmvet(pairs: Pairs) -> str:
+    """An object of answers by id, "v1_0"."""
+    return _json({q.id: text for q, text in pairs})
+
+
+def _docvqa(pairs: Pairs) -> str:
+    """Answers as they are, by the question's number."""
+    return _json([{"questionId": _number(q.id), "answer": text} for q, text in pairs])
+
+
+def _mmbench(pairs: Pairs) -> str:
+    """A table by index; the server takes it as .xlsx, with `question` and options beside it."""
+    most = max((len(question.choices) for question, _ in pairs), default=0)
+    letters = [chr(ord("A") + place) for place in range(most)]
+    file = io.StringIO()
+    writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+    writer.writerow(["index", "question", *letters, "prediction"])
+    for question, text in pairs:
+        options = [*question.choices, *[""] * (most - len(question.choices))]
+        writer.writerow([question.id, question.prompt.split("\n")[0], *options, text])
+    return file.getvalue()
+
+
+SUBMISSIONS = {
+    "vqav2": Form(".json", _vqav2),
+    "vizwiz": Form(".json", _vizwiz),
+    "gqa": Form(".json", _gqa),
+    "seed": Form(".jsonl", _seed),
+    "mmvet": Form(".json", _mmvet),
+    "docvqa": Form(".json", _docvqa),
+    "mmbench": Form(".tsv", _mmbench),
+}

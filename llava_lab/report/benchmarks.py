@@ -1,0 +1,159 @@
+"""12. Benchmarks: files of configs/benchmarks -> what each needs, asks and is published with."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from llava_lab.core.shipped import shipped
+from llava_lab.core.yaml_file import read_mapping
+from llava_lab.report.grid import Figure, Grid
+from llava_lab.report.published import PAPER, columns, every
+
+FOLDER = "configs/benchmarks"
+ROLES = ("questions", "labels", "images", "answers", "captions")
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A benchmark that a file of configs/benchmarks asks.
+
+    Attributes:
+        file: Name of the file.
+        title: First line of the file: what it is, by whom.
+        notes: The lines below: where prompt and rule are from, and what to know.
+        options: The benchmark's options.
+    """
+
+    file: str
+    title: str
+    notes: str
+    options: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its name in tables."""
+        return self.options["name"]
+
+    @property
+    def metric(self) -> str:
+        """The class of its metric, with the rule where it has several."""
+        metric = self.options["metric"]
+        options = {"class_path": metric} if isinstance(metric, str) else metric
+        rule = f"({options['rule']})" if "rule" in options else ""
+        return options["class_path"].rpartition(".")[2] + rule
+
+    @property
+    def prompt(self) -> str:
+        """What is added to a question."""
+        lines = (self.options.get("columns") or {}).get("prompts") or {}
+        own = self.options.get("prompt") or ("by kind: " + " | ".join(lines.values()))
+        return own if own != "by kind: " else "in the questions' file, or none"
+
+    def needs(self) -> Iterator[tuple[str, str, str]]:
+        """Its files: role, path, and what each is."""
+        known = self.options.get("files") or {}
+        for role in ROLES:
+            given = self.options.get(role)
+            path = given["file"] if isinstance(given, Mapping) else given
+            if isinstance(path, str) and (role != "images" or role in known or not known):
+                yield role, path, known.get(role, NONE)
+
+    def published_as(self) -> list[str]:
+        """Columns of published tables that are the same."""
+        known = columns(PAPER).values()
+        return [column.name for column in known if column.asked_by(self.options)]
+
+
+def listed(names: Sequence[str] = ()) -> list[Listed]:
+    """The benchmarks that ship, by name.
+
+    Args:
+        names: Those to take, by their own name or their file's; none takes all.
+
+    Raises:
+        ValueError: If there is none of a name; names those that are like it.
+    """
+    found = [each for path in sorted(shipped(FOLDER).glob("*.yaml")) for each in _of_file(path)]
+    known = {name for each in found for name in (each.name, each.file)}
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 3, 0.4) or sorted(known)
+            raise ValueError(f"there is no benchmark {name!r}; near it are {', '.join(near)}")
+    return [each for each in found if not names or {each.name, each.file} & set(names)]
+
+
+def _of_file(path: Path) -> Iterator[Listed]:
+    given = read_mapping(path)
+    root = (given.get("paths") or {}).get("eval", "")
+    lines = re.match(r"(?:#.*\n)*", path.read_text(encoding="utf-8"))
+    head = [line[1:].strip() for line in (lines[0] if lines else "").splitlines()]
+    notes = [line for line in head[1:] if not line.startswith(("python -m", "-c ", "export "))]
+    root = root.replace("${oc.env:LLAVA_DATA,data}", "$LLAVA_DATA")
+    for each in given["data"].get("benchmarks+", []):
+        yield Listed(path.stem, head[0] if head else "", " ".join(notes), _placed(each, root))
+
+
+def _placed(value: Any, root: str) -> Any:
+    """Options with the folder of the data in their paths."""
+    if isinstance(value, str):
+        return value.replace("${paths.eval}", root).replace("${paths.video_root}", "$VIDEOS")
+    if isinstance(value, Mapping):
+        return {key: _placed(each, root) for key, each in value.items()}
+    return [_placed(each, root) for each in value] if isinstance(value, list) else value
+
+
+def benchmark_grids(found: Sequence[Listed]) -> list[Grid]:
+    """Tables of benchmarks: what each asks, the files that it needs, its published numbers.
+
+    Args:
+        found: The benchmarks.
+    """
+    return [_asked(found), _files(found), _published(found)]
+
+
+def _asked(found: Sequence[Listed]) -> Grid:
+    rows = []
+    for each in found:
+        tokens = each.options.get("max_new_tokens")
+        longest = Figure(NONE if tokens is None else str(tokens), tokens)
+        rows.append([each.name, each.file, each.metric, longest, each.prompt])
+    notes = {each.file: f"{each.file}: {each.title} {each.notes}".strip() for each in found}
+    headers = ["benchmark", "file", "metric", "tokens", "prompt that is added"]
+    legend = (
+        f"file: {FOLDER}/FILE.yaml, behind an experiment with -c. tokens: longest answer. All "
+        "are greedy. Server: answers are written to the run's submissions, for the server."
+    )
+    about = {"table": "benchmarks"}
+    return Grid("Benchmarks", headers, rows, legend, list(notes.values()), names=3, about=about)
+
+
+def _files(found: Sequence[Listed]) -> Grid:
+    rows = [[each.name, role, path, what] for each in found for role, path, what in each.needs()]
+    legend = "$LLAVA_DATA is `data` unless it is set."
+    headers = ["benchmark", "what", "where it belongs", "from"]
+    about = {"table": "files of benchmarks"}
+    return Grid("What has to be downloaded", headers, rows, legend, names=4, about=about)
+
+
+def _published(found: Sequence[Listed]) -> Grid:
+    """Numbers of the rows that runs of ours can be, from every table that has the column."""
+    rows: list[list[str | Figure]] = []
+    for each in found:
+        for column in each.published_as():
+            values: dict[tuple[str, float], list[str]] = {}
+            for table in every():
+                for row in table.rows:
+                    if row.everywhere is not None and column in row.values:
+                        values.setdefault((row.name, row.values[column]), []).append(table.id)
+            unit = columns(PAPER)[column].unit
+            for (name, value), tables in values.items():
+                figure = Figure(f"{value:g}", value)
+                rows.append([each.name, column, name, figure, unit, ", ".join(tables)])
+    headers = ["benchmark", "column", "row", "published", "unit", "tables"]
+    notes = ["Sources, and traps of each table: `table --paper ID`."]
+    about = {"table": "published numbers of benchmarks"}
+    return Grid("Published numbers of our versions", headers, rows, None, notes, 3, about)

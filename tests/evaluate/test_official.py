@@ -1,0 +1,216 @@
+"""Published benchmarks: their files as they lie on a disk become the questions that are asked."""
+
+import base64
+import csv
+import importlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+from PIL import Image
+
+from llava_lab.data.cells import filled
+from llava_lab.data.fields import IMAGE_PLACEHOLDER
+from llava_lab.data.official import read_official
+from llava_lab.data.rows import BadRows, Refused
+from llava_lab.evaluate.metrics.server import Server
+from llava_lab.evaluate.official import Columns, Labels, Official
+
+FOLDER = REPOSITORY / "configs" / "benchmarks"
+CASES: dict[str, Any] = yaml.safe_load(
+    (Path(__file__).parent / "official" / "files.yaml").read_text("utf-8")
+)
+NOT_FILES = {"pictures", "expected", "submission", "lines"}
+
+
+def picture(color: str = "red") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), color).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(path: Path, content: Any, lines: bool = False) -> None:
+    """Write a file of a benchmark in the form that its ending says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, str):
+        path.write_text(content, "utf-8")
+    elif path.suffix == ".jsonl" or lines:
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in content), "utf-8")
+    elif path.suffix == ".tsv":
+        code = base64.b64encode(picture()).decode()
+        with path.open("w", encoding="utf-8", newline="") as file:
+            rows = [[code if cell == "PICTURE" else cell for cell in row] for row in content]
+            csv.writer(file, delimiter="\t").writerows(rows)
+    elif path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = importlib.import_module("pyarrow.parquet")
+        inside = {"bytes": picture(), "path": None}
+        rows = [{k: inside if v == "PICTURE" else v for k, v in row.items()} for row in content]
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text(json.dumps(content), "utf-8")
+
+
+def lay_out(name: str, root: Path) -> None:
+    """Write the files of a benchmark below a folder."""
+    case = CASES[name]
+    for each in case.get("pictures", []):
+        (root / each).parent.mkdir(parents=True, exist_ok=True)
+        (root / each).write_bytes(picture())
+    for path, content in case.items():
+        if path not in NOT_FILES:
+            write(root / path, content, path in case.get("lines", []))
+
+
+def made(given: Any) -> Any:
+    """A part of a configuration as an object."""
+    if isinstance(given, str) and given.startswith("llava_lab."):
+        given = {"class_path": given}
+    if not isinstance(given, dict) or "class_path" not in given:
+        return given
+    module, _, name = given["class_path"].rpartition(".")
+    options = {key: made(value) for key, value in given.items() if key != "class_path"}
+    return getattr(importlib.import_module(module), name)(**options)
+
+
+def benchmarks(root: Path) -> dict[str, Official]:
+    """All published benchmarks, with their files below a folder."""
+    found = {}
+    for file in sorted(FOLDER.glob("*.yaml")):
+        text = file.read_text("utf-8").replace("${paths.eval}", str(root))
+        for given in yaml.safe_load(text)["data"].get("benchmarks+", []):
+            if given["class_path"].endswith(".Official"):
+                options = {**given, "columns": Columns(**given["columns"])}
+                options["labels"] = Labels(**given["labels"]) if given["labels"] else None
+                found[given["name"]] = made(options)
+    return found
+
+
+def test_each_published_benchmark_has_a_small_file_in_its_form(tmp_path: Path) -> None:
+    assert benchmarks(tmp_path).keys() == CASES.keys()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_published_files_become_the_questions_that_are_asked(name: str, tmp_path: Path) -> None:
+    lay_out(name, tmp_path)
+    benchmark = benchmarks(tmp_path)[name]
+    expected = []
+    for id, prompt, image, answers, category in CASES[name]["expected"]:
+        kind = None if category == "-" else category
+        expected.append((id, prompt, image, tuple(answers), kind))
+    found = []
+    for each in benchmark.questions:
+        assert each.text.count(IMAGE_PLACEHOLDER) == len(each.images)
+        assert all(path.is_file() and path.is_absolute() for path in each.images)
+        image = each.images[0].name if each.images else None
+        image = "inside" if image and benchmark._inside else image
+        line = f"\n{benchmark.prompt}" if benchmark.prompt else ""
+        found.append((each.id, each.prompt + line, image, each.answers, each.category))
+    assert found == expected
+    benchmark.metric.check(benchmark.questions)
+    if "submission" in CASES[name]:
+        said, text = CASES[name]["submission"]
+        benchmark.submit(tmp_path / "out", [said])
+        assert (tmp_path / "out" / f"{name}.json").read_text("utf-8") == text
+
+
+def test_all_right_answers_score_one(tmp_path: Path) -> None:
+    for name, benchmark in benchmarks(tmp_path).items():
+        if isinstance(benchmark.metric, Server):
+            continue
+        lay_out(name, tmp_path)
+        answers = [question.answers[0] for question in benchmark.questions]
+        lines = benchmark.metric.grade(benchmark.questions, answers)
+        assert all(line["correct"] > 0 for line in lines), name
+
+
+def test_files_that_are_not_there_are_named_in_one_message(tmp_path: Path) -> None:
+    for benchmark in benchmarks(tmp_path).values():
+        with pytest.raises(FileNotFoundError) as caught:
+            benchmark.read()
+        message = str(caught.value)
+        assert benchmark.path in message and f"benchmark {benchmark.name}:" in message
+        assert all(what in message for what in benchmark.files.values())
+    with pytest.raises(FileNotFoundError, match="3 of 3 files and folders are not there"):
+        benchmarks(tmp_path)["pope"].read()
+
+
+def test_a_label_that_is_missing_or_left_over_names_both_files(tmp_path: Path) -> None:
+    lay_out("pope", tmp_path)
+    labels = tmp_path / "pope" / "coco" / "coco_pope_random.json"
+    whole = labels.read_text()
+    labels.write_text(whole.splitlines()[0])
+    with pytest.raises(BadRows, match=r"llava_pope_test\.jsonl, line 2 .* is not in .*coco_pope"):
+        benchmarks(tmp_path)["pope"].read()
+    labels.write_text(whole + whole.splitlines()[0].replace("dog", "cow"))
+    with pytest.raises(ValueError, match=r"line 3: a label of no question of .*jsonl"):
+        benchmarks(tmp_path)["pope"].read()
+    labels.write_text(whole + whole.splitlines()[0].replace("yes", "no"))
+    with pytest.raises(ValueError, match=r"line 3: another label for .* than .*, line 1"):
+        benchmarks(tmp_path)["pope"].read()
+
+
+def test_a_picture_that_is_inside_of_a_file_is_written_once(tmp_path: Path) -> None:
+    lay_out("mmbench", tmp_path)
+    first = benchmarks(tmp_path)["mmbench"].questions
+    assert len({question.images for question in first}) == 1
+    (path,) = first[0].images
+    before = path.stat().st_mtime_ns
+    assert benchmarks(tmp_path)["mmbench"].questions == first
+    assert path.read_bytes() == picture() and path.stat().st_mtime_ns == before
+    text = (tmp_path / "mmbench" / "mmbench_dev_20230712.tsv").read_text()
+    broken = text.replace(base64.b64encode(picture()).decode(), "!", 1)
+    (tmp_path / "mmbench" / "mmbench_dev_20230712.tsv").write_text(broken)
+    with pytest.raises(BadRows, match=r"row 1 .*: its picture is neither bytes nor base64"):
+        benchmarks(tmp_path)["mmbench"].read()
+
+
+def test_the_longest_answer_is_the_benchmarks_own(tmp_path: Path) -> None:
+    longest = {name: each.max_new_tokens for name, each in benchmarks(tmp_path).items()}
+    assert {name for name, tokens in longest.items() if tokens == 1024} == {
+        *("scienceqa", "mmbench", "mmbench_cn", "mm_vet")
+    }
+    assert (longest["chartqa"], longest["docvqa"], longest["gqa"]) == (16, 32, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("a.json", '{"data": []}', "holds no rows"),
+        ("a.json", '{"rows": [1]}', "has no 'data', under which the rows are; it has rows"),
+        ("a.json", '{"data": [1]}', "row 1: a int, not an object"),
+        ("a.tsv", "x\ty\n1\n", "row 1: has not as many cells as the head has names"),
+        ("a.tsv", "x\ty\n1\t2\t3\n", "row 1: has not as many cells as the head has names"),
+        ("a.parquet", "no parquet", "cannot be read as parquet"),
+        ("a.xml", "<a/>", r"read are \.json"),
+    ],
+)
+def test_a_damaged_file_is_one_message(name: str, text: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=problem) as caught:
+        list(read_official(str(tmp_path / name), "data" if name == "a.json" else None))
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_template_says_which_column_is_not_there() -> None:
+    row = {"id": 7, "a": {"b": ["x", "y"]}, "none": None}
+    assert filled("{id:03d}.jpg {a.b.1} {none}|", row) == "007.jpg y |"
+    with pytest.raises(Refused, match=r"has no 'name', which '\{name\}' names; it has id"):
+        filled("{name}", row)
+    with pytest.raises(Refused, match="cannot be filled in"):
+        filled("{a:03d}", row)
+
+
+def test_options_of_a_benchmark_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    columns = Columns("{id}", "{text}", None, None)
+    for options, problem in (
+        ({"submission": "mail"}, "submission 'mail' is none of vqav2"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"files": {"sounds": "x"}}, "files are questions, images, labels"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            Official("x", "x.json", str(tmp_path), columns, Server(), **options)
