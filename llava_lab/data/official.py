@@ -143,7 +143,7 @@ def unpack(cell: Any, folder: Path) -> str:
     Raises:
         Refused: If it is no picture.
     """
-    content = cell.get("bytes") if isinstance(cell, Mapping) else cell
+    content: Any = cell.get("bytes") if isinstance(cell, Mapping) else cell
     try:
         if isinstance(content, str):
             content = base64.b64decode(content, validate=True)

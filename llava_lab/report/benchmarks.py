@@ -88,22 +88,21 @@ def listed(names: Sequence[str] = ()) -> list[Listed]:
 
 def _of_file(path: Path) -> Iterator[Listed]:
     given = read_mapping(path)
-    root = (given.get("paths") or {}).get("eval", "")
     lines = re.match(r"(?:#.*\n)*", path.read_text(encoding="utf-8"))
     head = [line[1:].strip() for line in (lines[0] if lines else "").splitlines()]
     notes = [line for line in head[1:] if not line.startswith(("python -m", "-c ", "export "))]
-    root = root.replace("${oc.env:LLAVA_DATA,data}", "$LLAVA_DATA")
     for each in given["data"].get("benchmarks+", []):
-        yield Listed(path.stem, head[0] if head else "", " ".join(notes), _placed(each, root))
+        yield Listed(path.stem, head[0] if head else "", " ".join(notes), _placed(each))
 
 
-def _placed(value: Any, root: str) -> Any:
-    """Options with the folder of the data in their paths."""
+def _placed(value: Any) -> Any:
+    """Options whose paths begin with the variable's name, as a shell has it."""
     if isinstance(value, str):
-        return value.replace("${paths.eval}", root).replace("${paths.video_root}", "$VIDEOS")
+        path = value.replace("${oc.env:LLAVA_DATA,data}", "$LLAVA_DATA")
+        return path.replace("${paths.video_root}", "$LLAVA_DATA")
     if isinstance(value, Mapping):
-        return {key: _placed(each, root) for key, each in value.items()}
-    return [_placed(each, root) for each in value] if isinstance(value, list) else value
+        return {key: _placed(each) for key, each in value.items()}
+    return value
 
 
 def benchmark_grids(found: Sequence[Listed]) -> list[Grid]:

@@ -13,6 +13,7 @@ import yaml
 from conftest import REPOSITORY
 from PIL import Image
 
+from llava_lab.__main__ import main
 from llava_lab.data.cells import filled
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.official import read_official
@@ -81,7 +82,7 @@ def benchmarks(root: Path) -> dict[str, Official]:
     """All published benchmarks, with their files below a folder."""
     found = {}
     for file in sorted(FOLDER.glob("*.yaml")):
-        text = file.read_text("utf-8").replace("${paths.eval}", str(root))
+        text = file.read_text("utf-8").replace("${oc.env:LLAVA_DATA,data}/eval", str(root))
         for given in yaml.safe_load(text)["data"].get("benchmarks+", []):
             if given["class_path"].endswith(".Official"):
                 options = {**given, "columns": Columns(**given["columns"])}
@@ -214,3 +215,29 @@ def test_options_of_a_benchmark_that_mean_nothing_are_refused(tmp_path: Path) ->
     ):
         with pytest.raises(ValueError, match=problem):
             Official("x", "x.json", str(tmp_path), columns, Server(), **options)
+
+
+@pytest.mark.slow
+def test_a_run_asks_all_published_benchmarks_of_small_files(
+    shortened: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [name for name in CASES if not name.startswith("textvqa")]
+    for name in [*names, "textvqa_ocr"]:
+        lay_out(name, tmp_path / "data" / "eval")
+    monkeypatch.setenv("LLAVA_DATA", str(tmp_path / "data"))
+    files = [REPOSITORY / "experiments" / "llava15.yaml"]
+    files += [FOLDER / f"{name}.yaml" for name in [*names, "textvqa"]]
+    steps = [f"--stages.{stage}.data.max_steps=1" for stage in ("align", "instruct")]
+    main(["fit", *(part for file in files for part in ("-c", str(file))), *shortened, *steps])
+    (path,) = tmp_path.glob("runs/*/*/results.json")
+    found = json.loads(path.read_text())["benchmarks"]
+    assert set(CASES) <= set(found)
+    assert found["mme"].keys() >= {"perception", "accuracy/color", "points/landmark"}
+    assert found["mmbench"]["circular"]["n"] == 2
+    assert found["vqav2"] == found["mm_vet"] == {}
+    sent = {file.name for file in path.parent.glob("submissions/*")}
+    assert sent == {
+        *("vqav2.json", "vizwiz.json", "gqa.json", "mm_vet.json", "seed_bench.jsonl"),
+        *("mmbench.tsv", "mmbench_cn.tsv"),
+    }
+    main(["table", str(path)])

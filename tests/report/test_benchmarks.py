@@ -1,8 +1,5 @@
 """What `benchmark --list` says of the published benchmarks."""
 
-import json
-from typing import Any
-
 import pytest
 import yaml
 from conftest import REPOSITORY
