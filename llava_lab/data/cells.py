@@ -20,6 +20,9 @@ def _asked(text: str) -> str:
     return " ".join(text.replace("Please answer yes or no.", " ").split())
 
 
+# Empty cells as texts: haotian-liu/LLaVA@c121f04, llava/eval/model_vqa_mmbench.py.
+NOTHING = ("", "nan", "none")
+
 # What can be done to a value.
 WORDS: dict[str, Callable[[Any], str]] = {
     "line": lambda value: str(value).split("\n")[0],
@@ -30,7 +33,10 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "asked": lambda value: _asked(str(value)),
     "letter": lambda value: string.ascii_uppercase[int(value)],
     "subject": lambda value: str(value).partition("_")[2].rpartition("_")[0],
-    "above": lambda value: f"{value}\n" if value else "",
+    "above": lambda value: "" if str(value).lower() in NOTHING else f"{value}\n",
+    "context": lambda value: f"Context: {value}\n" if value else "",
+    "capital": lambda value: str(value).capitalize(),
+    "commas": lambda value: ", ".join(value),
     "below": lambda value: f"\n{value}" if value else "",
     "unit": lambda value: f" (Unit: {value})" if value else "",
     "joined": lambda value: "_".join(sorted(value)),

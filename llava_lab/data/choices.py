@@ -5,12 +5,8 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llava_lab.data.cells import cell
+from llava_lab.data.cells import NOTHING, cell
 from llava_lab.data.rows import Refused
-
-# What ends the options of a row that has a column for each: haotian-liu/LLaVA@c121f04,
-# llava/eval/model_vqa_mmbench.py. An option that is called "None" ends them, too.
-NOTHING = ("", "nan", "none")
 
 
 def options_of(cells: Mapping[str, Any], columns: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -19,7 +15,7 @@ def options_of(cells: Mapping[str, Any], columns: str | Sequence[str] | None) ->
     Args:
         cells: The row.
         columns: Column of a list of them, which may be written as text (MMMU); or columns of one
-            each, of which the first empty one is the end.
+            each, of which the first empty one is the end; so is an option that is called "None".
     """
     if columns is None:
         return ()

@@ -77,7 +77,7 @@ def listed(names: Sequence[str] = ()) -> list[Listed]:
     Raises:
         ValueError: If there is none of a name; names those that are like it.
     """
-    found = [each for path in sorted(shipped(FOLDER).glob("*.yaml")) for each in _of_file(path)]
+    found = [each for path in _paths() for each in _of_file(path)]
     known = {name for each in found for name in (each.name, each.file)}
     for name in names:
         if name not in known:
@@ -86,13 +86,20 @@ def listed(names: Sequence[str] = ()) -> list[Listed]:
     return [each for each in found if not names or {each.name, each.file} & set(names)]
 
 
+def _paths() -> list[Path]:
+    """All files, those of folders behind the others."""
+    paths = shipped(FOLDER).rglob("*.yaml")
+    return sorted(paths, key=lambda path: (len(path.parts), path))
+
+
 def _of_file(path: Path) -> Iterator[Listed]:
     given = read_mapping(path)
     lines = re.match(r"(?:#.*\n)*", path.read_text(encoding="utf-8"))
     head = [line[1:].strip() for line in (lines[0] if lines else "").splitlines()]
     notes = [line for line in head[1:] if not line.startswith(("python -m", "-c ", "export "))]
     for each in given["data"].get("benchmarks+", []):
-        yield Listed(path.stem, head[0] if head else "", " ".join(notes), _placed(each))
+        file = path.relative_to(shipped(FOLDER)).with_suffix("").as_posix()
+        yield Listed(file, head[0] if head else "", " ".join(notes), _placed(each))
 
 
 def _placed(value: Any) -> Any:

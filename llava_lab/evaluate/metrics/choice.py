@@ -165,6 +165,7 @@ class Circular(BenchmarkMetric):
     for those, and they are wrong here.
     """
 
+    repeats = True
     found: list[Tensor] | Tensor
 
     def __init__(self) -> None:

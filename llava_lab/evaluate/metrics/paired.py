@@ -39,7 +39,7 @@ class PairedYesNo(BenchmarkMetric):
         groups: Names of sums, each with its tasks.
     """
 
-    split = False
+    split, repeats = False, True
     found: list[Tensor] | Tensor
 
     def __init__(self, groups: dict[str, list[str]]) -> None:

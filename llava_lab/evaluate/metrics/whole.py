@@ -15,6 +15,7 @@ from llava_lab.evaluate.ratio import Ratio, mean
 class WholeQuestionMetric(BenchmarkMetric):
     """Mean score of questions: `accuracy`, and `accuracy/<category>` for each category."""
 
+    repeats = True
     scores: list[Tensor] | Tensor
 
     def __init__(self) -> None:
