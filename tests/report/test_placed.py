@@ -96,7 +96,8 @@ def test_an_accuracy_of_each_benchmark_is_shown_or_what_is_asked_for(tmp_path: P
 
 def gqa(questions: str, metric: str) -> dict[str, Any]:
     config = golden("llava15.paper")
-    asked = {**config["data"]["benchmarks"][0], "name": "scenes", "questions": questions}
+    (first, *_) = golden("llava15.small")["data"]["benchmarks"]
+    asked = {**first, "name": "scenes", "questions": questions}
     asked["metric"] = {"class_path": f"llava_lab.evaluate.metrics.question.{metric}"}
     return {**config, "data": {**config["data"], "benchmarks": [asked]}}
 
