@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llava_lab.core.atomic import write
 from llava_lab.data.cells import cell, fields, filled, is_template
@@ -61,6 +61,8 @@ class Labels:
         of: Template of the key of a question's label.
         under: Key of the rows in a JSON object; null where there is none.
         where: Values of columns that a label must have to count; null takes all.
+        repeated: Labels of one key have to be "equal"; or the "last" one counts, as in scripts that
+            keep them by key.
     """
 
     file: str
@@ -68,6 +70,7 @@ class Labels:
     of: str
     under: str | None = None
     where: dict[str, str] | None = None
+    repeated: Literal["equal", "last"] = "equal"
 
 
 class Official(Benchmark):
@@ -185,12 +188,12 @@ class Official(Benchmark):
                 key = filled(self.labels.key, row.value)
             except Refused as problem:
                 raise ValueError(f"{row.place}: {problem}") from None
-            before = found.setdefault(key, row)
-            if before is not row and self._answer_cells(before) != self._answer_cells(row):
+            before, found[key] = found.get(key, row), row
+            if self.labels.repeated == "equal" and self._answer(before) != self._answer(row):
                 raise ValueError(f"{row.place}: another label for {key!r} than {before.place}")
         return found
 
-    def _answer_cells(self, label: FileRow) -> list[Any]:
+    def _answer(self, label: FileRow) -> list[Any]:
         """What a label says of the answer."""
         column = self.columns.answers or ""
         names = [name for name, _ in fields(column)] if is_template(column) else [column]

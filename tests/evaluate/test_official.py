@@ -155,6 +155,14 @@ def test_a_label_that_is_missing_or_left_over_names_both_files(tmp_path: Path) -
         benchmarks(tmp_path)["pope"].read()
 
 
+def test_of_two_labels_of_one_question_textvqas_script_takes_the_last(tmp_path: Path) -> None:
+    lay_out("textvqa_ocr", tmp_path)
+    path = tmp_path / "textvqa" / "TextVQA_0.5.1_val.json"
+    given = json.loads(path.read_text())
+    path.write_text(json.dumps({"data": [*given["data"], {**given["data"][1], "answers": ["go"]}]}))
+    assert benchmarks(tmp_path)["textvqa_ocr"].questions[0].answers == ("go",)
+
+
 def test_a_picture_that_is_inside_of_a_file_is_written_once(tmp_path: Path) -> None:
     lay_out("mmbench", tmp_path)
     first = benchmarks(tmp_path)["mmbench"].questions
