@@ -123,7 +123,7 @@ def plan(options: Namespace, more: Layers) -> None:
     running.rehearse(ids)
     claims = running.claims()
     found = effort(list(running.lacking(ids, claims)), claims.runs, more)
-    show([effort_grid(found, options.jobs or 1)], options.format)
+    show([effort_grid(found, options.jobs or 1, running.most(ids, claims))], options.format)
 
 
 def _running(options: Namespace, named: Sequence[str], more: Layers) -> tuple["Running", list[str]]:

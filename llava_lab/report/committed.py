@@ -28,7 +28,6 @@ from llava_lab.report.runs import RunResults, check
 
 WAY_OUT = "Take the committed file again, or delete it and `report --run` makes it anew."
 QUESTIONS, SECONDS, FINDINGS = "questions", "seconds.json", "findings"
-ASKED = ("questions", "ids", "clusters", "categories")  # of a benchmark, equal for many runs
 OF_MACHINE = ("seconds", "seconds_trained_here", "peak_memory_bytes", "reused")
 LEFT_OUT = ("predictions_sha256", "points_sha256")
 SCORE = ("value", "ci95", "n")
@@ -195,8 +194,8 @@ def _points(run: RunResults) -> dict[str, Any]:
 
 
 def _keep(folder: Path, benchmark: Mapping[str, Any]) -> dict[str, Any]:
-    """What questions gave; what was asked is kept once for all runs."""
-    asked = {key: benchmark[key] for key in ASKED}
+    """What questions gave; what was asked is equal for many runs, and kept once for all."""
+    asked = {key: each for key, each in benchmark.items() if key != "passes"}
     text = json.dumps(asked, sort_keys=True)
     name = _name(text)
     if not (path := folder / QUESTIONS / f"{name}.json").is_file():

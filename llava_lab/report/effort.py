@@ -71,8 +71,14 @@ def effort(sweeps: Sequence[Chosen], runs: Runs, more: Layers = ()) -> list[Stag
     return found
 
 
-def effort_grid(found: Sequence[Stages], jobs: int) -> Grid:
-    """A table of the runs that are to be made."""
+def effort_grid(found: Sequence[Stages], jobs: int, most: int) -> Grid:
+    """A table of the runs that are to be made.
+
+    Args:
+        found: The runs of the next looks.
+        jobs: Runs at once.
+        most: Number of runs if every finding goes to its last look.
+    """
     names = ("runs", "stages", "trained", "seconds")
     rows: list[list[str | Figure]] = [_row(each.sweep, each) for each in found]
     whole = [sum(getattr(each, name) for each in found) for name in names[:3]]
@@ -87,6 +93,7 @@ def effort_grid(found: Sequence[Stages], jobs: int) -> Grid:
     if everything.stages:
         share = everything.trained / everything.stages
         notes.append(f"{share:.0%} of the stages of all runs are trained; the others are shared.")
+    notes.append(f"To the last look of every finding: {most} runs, less where one decides before.")
     headers = ["sweep", "runs", "stages", "trained", "hours"]
     about = {"table": "effort", "jobs": jobs}
     rows.append(_row("all", everything))

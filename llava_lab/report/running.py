@@ -107,6 +107,12 @@ class Running:
         for name, wanted in sweeps.items():
             yield choose(of[name].sweep, wanted, of[name].draw, self.more)
 
+    def most(self, ids: Sequence[str], claims: Claims) -> int:
+        """Number of runs that are lacking if every undecided finding goes to its last look."""
+        undecided = [self.findings[id] for id in ids if claims.verdicts[id].next is not None]
+        wanted = {key for finding in undecided for key in keys(finding, finding.looks[-1])}
+        return len(wanted - claims.runs.keys())
+
     def _sweep(self, sweep: Chosen) -> bool:
         """Make runs and keep them under results/; False if some failed."""
         of = {each.id: each for point in sweep.points() for each in self._of(sweep, point)}

@@ -218,6 +218,7 @@ def test_what_runs_share_is_counted_once(
         "rehearse",
         lambda _, point, *more: Rehearsal({"align": "shared", "instruct": point.name}, []),
     )
+    assert lacking.most(list(findings), lacking.claims()) == 8
     (found,) = effort.effort(sweeps, {})
     assert (found.runs, found.stages, found.trained, found.seconds) == (6, 12, 9, None)
     (timed,) = effort.effort(sweeps, claims.runs)
@@ -227,7 +228,7 @@ def test_what_runs_share_is_counted_once(
         each.run.results["cost"]["seconds_trained_here"] = 8.0
     (timed,) = effort.effort(sweeps, claims.runs)
     assert timed.seconds == pytest.approx(3 * 3.5 + 6 * 10 + 6 * 1)
-    notes = " ".join(effort.effort_grid([timed], 2).notes)
+    notes = " ".join(effort.effort_grid([timed], 2, 8).notes)
     assert "About 00:38 with 2 at once" in notes and "75% of the stages" in notes
 
 
