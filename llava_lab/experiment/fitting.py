@@ -12,6 +12,7 @@ from lightning import seed_everything
 from lightning.pytorch import Callback, Trainer
 
 from llava_lab.core.atomic import link
+from llava_lab.core.checkout import git_commit
 from llava_lab.core.progress import say
 from llava_lab.core.records import write_record
 from llava_lab.evaluate.scores import Scores
@@ -23,7 +24,6 @@ from llava_lab.experiment.run import (
     Preview,
     Run,
     finished_stages,
-    git_commit,
     peak_memory,
     read_stage,
 )

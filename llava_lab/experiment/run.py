@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import os
 import resource
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch
 
 from llava_lab.core import ranks
 from llava_lab.core.atomic import plain_name, write
+from llava_lab.core.checkout import git_commit
 from llava_lab.core.lock import lock
 from llava_lab.core.progress import say
 from llava_lab.core.records import NUMBER, file_sha256, read_record, write_record
@@ -271,17 +271,6 @@ def finished_stages(folder: Path, names: Iterable[str]) -> Iterator[tuple[Path, 
                 "it now, which was trained anew. Run fit with the same options first."
             )
         yield stage_file(place), (before := record["fingerprint"])
-
-
-def git_commit() -> str | None:
-    """Commit of the code, with a plus where files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def versions() -> dict[str, str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llava_lab.core import verdict_worlds
+from llava_lab.core.checkout import git_commit
 from llava_lab.core.lock import lock
 from llava_lab.core.progress import say
 from llava_lab.experiment.rehearsal import rehearse
-from llava_lab.experiment.run import git_commit
 from llava_lab.experiment.sweep import Layers, Point
 from llava_lab.experiment.sweeping import run as run_sweep
 from llava_lab.experiment.verdict_runs import Chosen, choose

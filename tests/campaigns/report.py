@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from llava_lab.experiment.run import git_commit
+from llava_lab.core.checkout import git_commit
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 

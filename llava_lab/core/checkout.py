@@ -1,0 +1,25 @@
+"""Checkout: the commit of the code that runs."""
+
+import subprocess
+from pathlib import Path
+
+
+def git_commit() -> str | None:
+    """Commit of the code, with a plus where files differ from it; None outside a checkout.
+
+    Files under results/ are no code: runs write them.
+    """
+    commit = _git("rev-parse", "HEAD")
+    status = ("status", "--porcelain", "--untracked-files=no")
+    changed = _git(*status, "--", ":/", ":(exclude,top)results")
+    return commit and commit + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the checkout that this package is in; None where it is in none."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
