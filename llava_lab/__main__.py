@@ -19,6 +19,7 @@ Trains and evaluates every version of the LLaVA family from one YAML file each.
   test -c ...        the benchmarks of a finished run, again
   predict -c ...     answers of a finished run, without scores
   plan -c ...        parts, tokens, FLOPs and memory of an experiment, without running it
+  check -c ...       every bad row of an experiment's data, cuts, lengths, before anything is spent
   diff A B           options in which two experiments, runs or sweep points differ
   sweep FILE         fit every point of a sweep that has no results yet
   look -c EXPERIMENT a training row as the model gets it: tiles, tokens, labels; or --run A --run B:
@@ -44,6 +45,7 @@ examples:
 LIGHTNING = ("fit", "validate", "test", "predict")
 TOOLS = {
     "plan": "llava_lab.cli.plan:main",
+    "check": "llava_lab.cli.check:main",
     "diff": "llava_lab.cli.diff:main",
     "sweep": "llava_lab.cli.sweep:main",
     "look": "llava_lab.cli.look:main",

@@ -28,6 +28,17 @@ class FileRow(NamedTuple):
     value: Any
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """What stands in place of a row's value where a line of a .jsonl file is no JSON.
+
+    Attributes:
+        reason: What is wrong with it.
+    """
+
+    reason: str
+
+
 class Refused(Exception):
     """A row is not usable; the reader of the file turns this into a `BadRow`."""
 
@@ -99,15 +110,16 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def read_rows(path: Path) -> list[FileRow]:
+def read_rows(path: Path, each: bool = False) -> list[FileRow]:
     """Read a .json file (one list) or a .jsonl file (one object a line; blank lines are ignored).
 
     Args:
         path: The file; its ending decides how it is read.
+        each: Whether a line that is no JSON becomes an `Unreadable` row, and not an error.
     """
     check_file(path)
     try:
-        rows = _read_list(path) if path.suffix == ".json" else _read_lines(path)
+        rows = _read_list(path) if path.suffix == ".json" else _read_lines(path, each)
     except UnicodeDecodeError as problem:
         raise ValueError(f"{path}: not UTF-8 text ({problem.reason})") from None
     if not rows:
@@ -146,10 +158,18 @@ def _read_list(path: Path) -> list[FileRow]:
     return [FileRow(place_of(path, n), n, value) for n, value in enumerate(values, 1)]
 
 
-def _read_lines(path: Path) -> list[FileRow]:
+def _read_lines(path: Path, each: bool) -> list[FileRow]:
+    def value(line: str, place: str) -> Any:
+        try:
+            return parse(line, place)
+        except ValueError as problem:
+            if not each:
+                raise
+            return Unreadable(str(problem).removeprefix(place).lstrip(":, "))
+
     with path.open(encoding="utf-8-sig") as file:
         return [
-            FileRow(place, number, parse(line, place))
+            FileRow(place, number, value(line, place))
             for number, line in enumerate(file, 1)
             if line.strip()
             for place in [place_of(path, number)]

@@ -13,6 +13,7 @@ from llava_lab.data.rows import (
     BadRows,
     FileRow,
     Refused,
+    Unreadable,
     choose,
     collector_paused,
     parse_sampling,
@@ -33,8 +34,9 @@ class Source:
         sampling: Which rows to take, before they are validated: "all", "first:N", "end:N" or
             "random:N". N is a count or a percentage such as "10%", rounded up.
         on_bad_row: "error" refuses the file and lists its bad rows; "skip" leaves them out and
-            warns once with their number. Bad are rows whose fields are wrong, whose images cannot
-            be read, whose text holds a marker of the template, or that are too long to train on.
+            warns once with their number. Bad are rows whose fields are wrong, lines of .jsonl
+            that are no JSON, and rows whose images cannot be read, whose text holds a marker of
+            the template, or that are too long to train on.
         template: Chat template of these rows; null takes the stage's.
     """
 
@@ -111,7 +113,7 @@ def read_source(
     """
     path = Path(source.path)
     folder = open_folder(source.images)
-    rows = choose(read_rows(path), source.sampling, f"{seed}/{path.name}", path)
+    rows = choose(read_rows(path, each=True), source.sampling, f"{seed}/{path.name}", path)
     items, bad = parse_rows(rows, lambda row: read(row, folder))
     places = {each.source for each in bad}
     refused = [row for row in rows if row.place in places] if bad else []
@@ -130,6 +132,8 @@ def parse_rows(
     bad: list[BadRow] = []
     for row in rows:
         try:
+            if isinstance(row.value, Unreadable):
+                raise Refused(row.value.reason)
             if not isinstance(row.value, dict):
                 raise Refused(f"a row must be an object, not {type(row.value).__name__}")
             good.append(read(row))

@@ -20,7 +20,7 @@ from llava_lab.core.cache import alone, cache_folder, kept_if_possible
 from llava_lab.core.version import __version__
 from llava_lab.data.image_folder import VideoPath, open_folder
 from llava_lab.data.media.clip import image_digest
-from llava_lab.data.rows import FileRow, Refused, check_file, place_of
+from llava_lab.data.rows import FileRow, Refused, Unreadable, check_file, place_of
 from llava_lab.data.sample import Sample, Turn, sample_reader
 from llava_lab.data.source import ParsedRows, Source, parse_rows, read_source
 from llava_lab.data.split import held_out, image_name, sample_name
@@ -243,7 +243,7 @@ def _found(stored: Path, source: Source, key: str, videos: bool) -> ParsedRows[S
     except Refused:
         return None
     read, path = sample_reader(source, videos), Path(source.path)
-    rows = [FileRow(place_of(path, number), number, value) for number, value in table.bad]
+    rows = [FileRow(place_of(path, n), n, _read(value)) for n, value in table.bad]
     good, bad = parse_rows(rows, lambda row: read(row, folder))
     total = len(table) + len(bad)
     return None if good else ParsedRows(source, Samples([table]), bad, total).settled()
@@ -270,8 +270,17 @@ def _columns(parsed: ParsedRows[Sample]) -> pa.Table:
             [sum(len(turn.text.split()) for turn in row.turns) for row in rows], pa.int32()
         ),
     }
-    bad = [[row.number, row.value] for row in parsed.refused]
+    bad = [[row.number, _written(row.value)] for row in parsed.refused]
     return pa.table(columns).replace_schema_metadata({BAD: json.dumps(bad)})
+
+
+def _written(value: Any) -> Any:
+    """A row's value in a list, or as text why it has none."""
+    return value.reason if isinstance(value, Unreadable) else [value]
+
+
+def _read(written: Any) -> Any:
+    return Unreadable(written) if isinstance(written, str) else written[0]
 
 
 def _starts(counts: Sequence[int]) -> pa.Array:

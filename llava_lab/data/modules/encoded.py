@@ -109,14 +109,16 @@ class EncodedRows(Dataset):
         encoded = self.encode(sample, sample.turns, layouts)
         return EncodedSample([Segment(encoded.ids, encoded.labels)], views, layouts, sample.source)
 
-    def encode(self, sample: Sample, turns: Sequence[Turn], layouts: Sequence[Layout]) -> Encoded:
-        """Ids and labels of a sample's turns."""
+    def encode(
+        self, sample: Sample, turns: Sequence[Turn], layouts: Sequence[Layout], whole: bool = False
+    ) -> Encoded:
+        """Ids and labels of a sample's turns; cut at the longest row unless the whole is asked."""
         return self.templates[sample.template].encode(
             self.placed(sample, turns),
             self.tokenizer,
             [layout.tokens for layout in layouts],
             source=sample.source,
-            max_length=self.max_length,
+            max_length=None if whole else self.max_length,
         )
 
     def placed(self, sample: Sample, turns: Sequence[Turn]) -> Sequence[Turn]:

@@ -22,7 +22,7 @@ from llava_lab.data.rows import BadRow
 from llava_lab.data.sample import Sample
 from llava_lab.data.source import ParsedRows, Source
 from llava_lab.data.table import Samples, files_of, read_table
-from llava_lab.data.verified import verified
+from llava_lab.data.verified import Size, verified
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.video import Frames
@@ -132,18 +132,33 @@ class ImageDataModule(StageDataModule):
         if not isinstance(found.items, Samples):
             return rows.refused(what)
         sizes, faults = verified(found.items.files(), self.views, what)
+        measured = remembered(
+            self.measured_by(model, rows, sizes, faults),
+            lambda: list(rows.measured(sizes, faults, what).items()),
+            f"{what}: rows measured",
+        )
+        return dict(measured)
+
+    def measured_by(
+        self, model: Any, rows: EncodedRows, sizes: Mapping[Path, Size], faults: Mapping[Path, str]
+    ) -> str:
+        """Hash of all that decides how long the rows of a table are, and whether they are usable.
+
+        Args:
+            model: The model.
+            rows: The rows, of tables.
+            sizes: Size of each picture and video that can be read.
+            faults: What is wrong with each other one.
+        """
+        assert isinstance(rows.samples, Samples)
         read = image_digests(sizes)
         pictures = [[read[path], *size] for path, size in sizes.items()]
         broken = [[str(path), fault] for path, fault in faults.items()]
-        seen = hashed([found.items.key(), pictures, broken, str(found.source.images)])
+        seen = hashed([rows.samples.key(), pictures, broken])
         chat = [vars(template) for template in rows.templates.values()]
         chat += [list(rows.templates), hashed(model.llm.identity()), self.chat(model)]
         how = [type(self), self.views, model.view_spec, self.image_position, run_seed()]
-        key = fingerprint(seen, chat, how, rows.context)
-        found_out = remembered(
-            key, lambda: list(rows.measured(sizes, faults, what).items()), f"{what}: rows measured"
-        )
-        return dict(found_out)
+        return fingerprint(seen, chat, how, rows.context)
 
     def check(self, model: Any) -> None:
         """Also refuse other views, an unknown template, and rows that cannot be trained on."""
