@@ -26,6 +26,7 @@ NOTHING = ("", "nan", "none")
 # What can be done to a value.
 WORDS: dict[str, Callable[[Any], str]] = {
     "line": lambda value: str(value).split("\n")[0],
+    "strip": lambda value: str(value).strip(),
     "lower": lambda value: str(value).lower(),
     "stem": lambda value: PurePosixPath(str(value)).stem,
     "tail": lambda value: str(value).rpartition("_")[2],
@@ -36,6 +37,7 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "above": lambda value: "" if str(value).lower() in NOTHING else f"{value}\n",
     "context": lambda value: f"Context: {value}\n" if value else "",
     "capital": lambda value: str(value).capitalize(),
+    "lines": lambda value: "\n".join(value),
     "commas": lambda value: ", ".join(value),
     "below": lambda value: f"\n{value}" if value else "",
     "unit": lambda value: f" (Unit: {value})" if value else "",

@@ -9,7 +9,7 @@ from llava_lab.core.atomic import write
 from llava_lab.data.cells import cell, fields, filled, is_template
 from llava_lab.data.choices import options_of, written
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
-from llava_lab.data.image_folder import ImageFolder
+from llava_lab.data.image_folder import ImageFolder, VideoPath
 from llava_lab.data.official import files_of, read_official, unpack
 from llava_lab.data.questions import Question
 from llava_lab.data.rows import BadRow, BadRows, FileRow, Refused
@@ -37,6 +37,7 @@ class Columns:
         choices: Column of a list of options, or columns of one each; the first empty one ends them.
         kind: Template of what sort of answer is wanted, for the metric.
         prompts: Line that is added to a question, by its kind; null adds none.
+        video: Whether `image` is the path of a video.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Columns:
     choices: str | list[str] | None = None
     kind: str | None = None
     prompts: dict[str, str] | None = None
+    video: bool = False
 
 
 @dataclass
@@ -239,7 +241,9 @@ class Official(Benchmark):
                 if (inside := cell(cells, name)) is not None:
                     yield (self.folder / unpack(inside, self.folder)).absolute()
         elif isinstance(image, str) and all(cell(cells, n) is not None for n, _ in fields(image)):
-            yield folder.find(filled(image, cells))
+            name = filled(image, cells)
+            video = self.columns.video
+            yield VideoPath(folder.find(name, "video")) if video else folder.find(name)
 
     def _answers(self, cells: Mapping[str, Any]) -> Iterator[str]:
         """The correct answers; none where the file keeps them secret."""

@@ -81,7 +81,7 @@ def _docvqa(pairs: Pairs) -> str:
 
 
 def _mmbench(pairs: Pairs) -> str:
-    """A table by index; the server takes it as .xlsx, with `question` and options beside it."""
+    """A table by index, question (with its hint) and options; the server takes it as .xlsx."""
     most = max((len(question.choices) for question, _ in pairs), default=0)
     letters = [chr(ord("A") + place) for place in range(most)]
     file = io.StringIO()
@@ -89,7 +89,8 @@ def _mmbench(pairs: Pairs) -> str:
     writer.writerow(["index", "question", *letters, "prediction"])
     for question, text in pairs:
         options = [*question.choices, *[""] * (most - len(question.choices))]
-        writer.writerow([question.id, question.prompt.split("\n")[0], *options, text])
+        asked = question.prompt.rsplit("\n", len(question.choices))[0]
+        writer.writerow([question.id, asked, *options, text])
     return file.getvalue()
 
 

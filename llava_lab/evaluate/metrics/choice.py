@@ -15,7 +15,9 @@ from llava_lab.evaluate.metrics.score import as_array
 from llava_lab.evaluate.metrics.whole import WholeQuestionMetric, one_answer
 from llava_lab.evaluate.ratio import Ratio, mean
 
-Rule = Literal["exact", "first", "scienceqa", "ai2d", "mmbench", "mmmu"]
+Images = Literal["exact", "first", "scienceqa", "ai2d", "mmbench", "mmmu"]
+Rule = Images | Literal["egoschema", "perception", "videomme"]
+DRAWN = ("mmmu", "egoschema")  # rules whose scripts draw a letter where they find none
 LETTERS = string.ascii_uppercase
 
 
@@ -110,6 +112,53 @@ def mmmu_letter(text: str, options: Sequence[str]) -> str | None:
     return None
 
 
+def egoschema_letter(text: str, options: Sequence[str]) -> str | None:
+    """EgoSchema: of "(B)", "B " and "B." that which stands first, by where it stands last.
+
+    EvolvingLMMs-Lab/lmms-eval@75571cf, lmms_eval/tasks/egoschema/utils.py: MMMU's parser, but for
+    that all forms count together, and the first is taken.
+    """
+    for mark in ",.!?;:'":
+        text = text.strip(mark)
+    padded, letters = f" {text} ", LETTERS[: len(options)]
+    forms = [f.format(letter) for f in ("({})", "{} ", "{}.") for letter in letters]
+    if found := [form for form in forms if form in padded]:
+        return min(found, key=padded.rfind).strip("(). ")
+    if len(padded.split()) > 5:
+        last = [padded.lower().rfind(option.strip().lower()) for option in options]
+        shown = [place for place, at in enumerate(last) if at >= 0]
+        return letters[min(shown, key=lambda place: last[place])] if shown else None
+    return None
+
+
+def perception_letter(text: str, options: Sequence[str]) -> str | None:
+    """Perception Test: the first of A to D that is a word of its own.
+
+    EvolvingLMMs-Lab/lmms-eval@75571cf, lmms_eval/tasks/perceptiontest/val/utils.py.
+    """
+    found = re.search(r"\b([A-D])\b", text)
+    return found[1] if found else None
+
+
+# The fifth and the sixth lack a comma between two phrases in the script, so that neither is found.
+PREFIXES = (
+    *("The best answer is", "The correct answer is", "The answer is", "The answer"),
+    *("The best option isThe correct option is", "Best answer:Best option:"),
+)
+
+
+def videomme_letter(text: str, options: Sequence[str]) -> str | None:
+    """Video-MME: the first A, B, C or D behind such beginnings as "The answer is", in any word.
+
+    EvolvingLMMs-Lab/lmms-eval@1d3f34a, lmms_eval/tasks/videomme/utils.py, of the time of
+    LLaVA-NeXT's videos; later versions have another rule.
+    """
+    for prefix in PREFIXES:
+        text = text.replace(prefix, "")
+    found = re.search("[ABCD]", text)
+    return found[0] if found else None
+
+
 RULES: dict[str, Callable[[str, Sequence[str]], str | None]] = {
     "exact": exact_letter,
     "first": first_letter,
@@ -117,6 +166,9 @@ RULES: dict[str, Callable[[str, Sequence[str]], str | None]] = {
     "ai2d": ai2d_letter,
     "mmbench": mmbench_letter,
     "mmmu": mmmu_letter,
+    "egoschema": egoschema_letter,
+    "perception": perception_letter,
+    "videomme": videomme_letter,
 }
 
 
@@ -134,8 +186,9 @@ def right_letter(question: Question) -> str:
 class Choice(WholeQuestionMetric):
     """Accuracy of multiple choices.
 
-    An answer in which the rule finds no letter is wrong. Under "mmmu", whose script draws a letter
-    at random there, it scores what the draw does on average: 1 by the number of options.
+    An answer in which the rule finds no letter is wrong. Under "mmmu" and "egoschema", whose
+    scripts draw a letter at random there, it scores what the draw does on average: 1 by the number
+    of options.
 
     Args:
         rule: How the letter is found: as one of `RULES`, each with the script that it is from.
@@ -151,7 +204,7 @@ class Choice(WholeQuestionMetric):
         """Score 1 for the right letter, else 0."""
         answer = right_letter(question)
         letter = RULES[self.rule](prediction.strip(), question.choices)
-        if letter is None and self.rule == "mmmu":
+        if letter is None and self.rule in DRAWN:
             return 1 / len(question.choices) if question.choices else 0.0
         return float(letter == answer)
 
