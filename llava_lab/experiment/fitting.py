@@ -183,7 +183,7 @@ class Fitting:
         checkpoint = StageCheckpoint(folder, fingerprint, stage, self.checkpoint_seconds)
         recorder = Record(stage)
         watching = watch.Watch(stage, folder, fingerprint, recorder)
-        watching.ask(self.parts.benchmarks, self.benchmark_fingerprints)
+        watching.ask(self.parts.benchmarks, lambda: self.benchmark_fingerprints)
         if self.fresh:
             checkpoint.clear()
         trainer = self._stage_trainer(stage, [recorder, *watching.callbacks, checkpoint])

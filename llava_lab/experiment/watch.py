@@ -1,6 +1,6 @@
 """0. Watch: what a stage is asked, and which of its weights are kept, while it trains."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,15 @@ class Watch:
         self.kept = Kept(folder, fingerprint, stage)
         self.trajectory: Trajectory | None = None
 
-    def ask(self, data: BenchmarkDataModule, fingerprints: Mapping[str, str]) -> None:
+    def ask(self, data: BenchmarkDataModule, fingerprints: Callable[[], Mapping[str, str]]) -> None:
         """Ask benchmarks, where the stage's option says so.
 
         Args:
             data: The benchmarks.
-            fingerprints: Their fingerprints.
+            fingerprints: Gives their fingerprints, which want all pictures read.
         """
         if self.stage.evaluate_every is not None:
-            self.trajectory = Trajectory(self.stage, data, fingerprints, self.record)
+            self.trajectory = Trajectory(self.stage, data, fingerprints(), self.record)
 
     @property
     def callbacks(self) -> list[Callback]:

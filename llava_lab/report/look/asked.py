@@ -205,9 +205,15 @@ def _attend(
         return
     data = asked.config["data"]
     for each in shown:
-        (batch,) = _prompt(
-            model, views, data, each.benchmark, asked.questions(each.benchmark)[each.place]
-        )
+        questions = asked.questions(each.benchmark)
+        question = questions[each.place] if each.place < len(questions) else None
+        if question is None or question.id != each.line["id"]:
+            asked.notes.append(
+                f"{asked.label}: {each.benchmark}/{each.line['id']}: where its answer looks is not "
+                "drawn, as the question is no longer in its file"
+            )
+            continue
+        (batch,) = _prompt(model, views, data, each.benchmark, question)
         if not batch.batch.layouts:
             continue
         found = attention_of(model, batch, layer)
@@ -217,7 +223,7 @@ def _attend(
                 f"{asked.label}: {each.benchmark}/{each.line['id']}: the answer drawn is "
                 f"{found.text!r}; the predictions, of another machine or sampled, say {said!r}"
             )
-        maps = _maps(batch, model.view_spec, asked.questions(each.benchmark)[each.place])
+        maps = _maps(batch, model.view_spec, question)
         each.looked.append(Looked(asked.label, found, maps))
 
 
