@@ -61,7 +61,7 @@ def page(options: Namespace, claims: Claims | None) -> None:
         print(written or f"{options.docs}: nothing changes", file=sys.stderr)
         return
     # Here, since a page's libraries take a second, and --help needs none of them.
-    from llava_lab.report.page import write_page
+    from llava_lab.report.page.write import write_page
 
     write_page([read(path) for path in find(options.given)], claims, options.out)
     print(f"written: {options.out}", file=sys.stderr)

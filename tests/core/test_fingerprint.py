@@ -220,6 +220,8 @@ def moved(path: tuple[Any, ...], own: dict[str, dict[str, Any]]) -> list[str]:
             return stages[stages.index(taken[0]) :] if taken else []
         case ("stages", stage, "data", *_, name) if name in IDLE_DATA:
             return []
+        case ("stages", _, "evaluate_every" | "keep_every"):
+            return []
         case ("stages", stage, *_):
             return stages[stages.index(stage) :]
     return []

@@ -21,13 +21,12 @@ from llava_lab.experiment.experiment import Experiment
 from llava_lab.report.claim_text import effects
 from llava_lab.report.claims import Claims, read_claims
 from llava_lab.report.finding_file import read_findings
-from llava_lab.report.page import write_page
 from llava_lab.report.page.configurations import configurations
 from llava_lab.report.page.curves import _thinned, curves, ways
 from llava_lab.report.page.plots import forest, losses, on_the_way, tradeoffs
 from llava_lab.report.page.samples import samples
 from llava_lab.report.page.tiles import tiles_of
-from llava_lab.report.page.write import page
+from llava_lab.report.page.write import page, write_page
 from llava_lab.report.runs import RunResults, read
 
 CONFIG = """experiment: llava15

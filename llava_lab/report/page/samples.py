@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from llava_lab.core.messages import explained
 from llava_lab.report.page.configurations import Configuration
-from llava_lab.report.page.tiles import Tiles, tiles_of
 from llava_lab.report.runs import RunResults
+
+if TYPE_CHECKING:  # of torch, which a page of findings needs not
+    from llava_lab.report.page.tiles import Tiles
 
 SHOWN = 6  # configurations whose answers stand side by side
 QUESTIONS = 8  # of a benchmark
@@ -47,7 +49,7 @@ class Look:
 
     labels: list[str]
     tokens: int
-    pictures: list[tuple[Picture, Tiles]]
+    pictures: "list[tuple[Picture, Tiles]]"
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ class Asked:
 
     def look(self, benchmark: str, place: int, line: Line) -> Look | None:
         """The pictures of a question, if they are there, as the views show them."""
+        from llava_lab.report.page.tiles import tiles_of
+
         try:
             questions = self.questions(benchmark)
             if self._shown is None or place >= len(questions) or questions[place].id != line["id"]:
