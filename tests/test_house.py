@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -40,6 +41,11 @@ def test_folders_import_only_those_below_them(
     status = lint_imports(config_filename="pyproject.toml", no_cache=True)
     assert status == 0, capsys.readouterr().out
     assert "ignore_imports" not in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    names = Counter(path.name for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    assert not [name for name, n in names.items() if n > 1], "pytest takes the second for the first"
 
 
 def test_no_module_is_longer_than_one_sitting() -> None:
