@@ -178,7 +178,6 @@ def test_every_key_of_a_released_configuration_is_converted(name: str, tmp_path:
         ("rope_scaling", {"type": "unheard_of", "factor": 2.0}),
         ("rope_scaling", "linear"),
         ("rope_theta", "big"),
-        ("head_dim", 7),
         ("quantization_config", {"load_in_4bit": True}),
         ("hidden_size", [32]),
         ("num_hidden_layers", 10**9),
