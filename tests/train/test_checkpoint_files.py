@@ -3,11 +3,13 @@
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from llava_lab.train.checkpoint import StageCheckpoint
 from llava_lab.train.checkpoint_files import (
@@ -109,4 +111,27 @@ def test_an_index_that_would_run_something_is_refused(tmp_path: Path) -> None:
     index.planner_data = Evil()
     (tmp_path / "folder" / INDEX).write_bytes(pickle.dumps(index))
     with pytest.raises(ValueError, match=r"not the index of a checkpoint \(it names .*system"):
+        load_any(tmp_path / "folder", {})
+
+
+class Attribute:
+    """An attribute of something, as Python 3.11.0 to 3.11.2 pickle members of enumerations."""
+
+    def __init__(self, of: Any, name: str):
+        self.of, self.name = of, name
+
+    def __reduce__(self) -> tuple:
+        return getattr, (self.of, self.name)
+
+
+def test_of_attributes_an_index_holds_members_of_enumerations_alone(tmp_path: Path) -> None:
+    save_shards(written(), tmp_path / "folder")
+    whole = load_any(tmp_path / "folder", {})
+    index = FileSystemReader(tmp_path / "folder").read_metadata()
+    index.storage_meta.modules = [Attribute(_MEM_FORMAT_ENCODING, "TORCH_PRESERVE_FORMAT")]
+    (tmp_path / "folder" / INDEX).write_bytes(pickle.dumps(index))
+    assert str(load_any(tmp_path / "folder", {})) == str(whole)
+    index.planner_data = Attribute(torch.Size, "__init__")
+    (tmp_path / "folder" / INDEX).write_bytes(pickle.dumps(index))
+    with pytest.raises(ValueError, match=r"not the index of a checkpoint \(it names __init__ of"):
         load_any(tmp_path / "folder", {})
