@@ -59,26 +59,26 @@ def test_mathvista_compares_an_answer_in_its_form() -> None:
     metric, found = MathVista(), {}
     for text, kind, choices, answer, score in ROWS["mathvista"]:
         asked = question(answer=answer, choices=tuple(choices), kind=kind)
-        if metric.score(asked, text) != score:
+        if metric.rate(asked, text) != score:
             found[text, kind] = score
     assert not found
     with pytest.raises(ValueError, match="is not MathVista's"):
-        metric.score(question(kind="multi_choice text"), "A")
+        metric.rate(question(kind="multi_choice text"), "A")
 
 
 def test_open_questions_of_mmmu_are_right_by_a_key_phrase_or_a_number() -> None:
     metric, found = MMMU(), {}
     for text, answer, score in ROWS["open"]:
-        if (ours := metric.score(question(answer=answer, kind="open"), text)) != score:
+        if (ours := metric.rate(question(answer=answer, kind="open"), text)) != score:
             found[text, answer] = ours, score
     assert not found
 
 
 def test_an_answer_of_mmmu_without_a_letter_scores_what_a_draw_does_on_average() -> None:
     asked = question(choices=("w", "x", "y", "z"), kind="multiple-choice")
-    assert [MMMU().score(asked, text) for text in ("A", "B", "none")] == [1, 0, 0.25]
-    assert Choice("mmmu").score(asked, "none") == 0.25
-    assert Choice("scienceqa").score(asked, "none") == 0
+    assert [MMMU().rate(asked, text) for text in ("A", "B", "none")] == [1, 0, 0.25]
+    assert Choice("mmmu").rate(asked, "none") == 0.25
+    assert Choice("scienceqa").rate(asked, "none") == 0
 
 
 def test_a_choice_refuses_an_answer_that_is_none_of_its_letters() -> None:

@@ -98,7 +98,7 @@ class BenchmarkMetric(Metric):
         return np.array(text.split("\n")[:-1])
 
 
-class QuestionMetric(BenchmarkMetric):
+class MeanMetric(BenchmarkMetric):
     """Mean score of questions: `accuracy`, and `accuracy/<category>` for each category.
 
     A category may have parts: questions of "reading/small" count in `accuracy/reading`, too.
@@ -112,17 +112,44 @@ class QuestionMetric(BenchmarkMetric):
         self.add_state("scores", default=[], dist_reduce_fx="cat")
 
     @abstractmethod
-    def score(self, prediction: str, answers: Sequence[str]) -> float:
-        """Score one question in [0, 1]."""
+    def rate(self, question: Question, prediction: str) -> float:
+        """Score one question in [0, 1]; a ValueError if its answers cannot be compared with."""
 
     def check(self, questions: Sequence[Question]) -> None:
         """Refuse questions, too, whose answers the metric cannot compare with."""
         super().check(questions)
         for question in questions:
             try:
-                self.score("", question.answers)
+                self.rate(question, "")
             except ValueError as error:
                 raise ValueError(f"{question.source}: {error}") from error
+
+    def ratios(self) -> dict[str, Ratio]:
+        """What each question gave each score over all questions."""
+        return {"accuracy": mean(as_array(self.scores))}
+
+    def _append_scores(
+        self, predictions: Sequence[str], scores: Sequence[float], categories: Sequence[str]
+    ) -> None:
+        for prediction, score in zip(predictions, scores, strict=True):
+            if not 0 <= score <= 1:  # nor NaN, which no comparison holds for
+                raise ValueError(
+                    f"{type(self).__name__} scores {prediction!r} with {score}, not from 0 to 1"
+                )
+        self._append_names(categories)
+        self._append("scores", scores)
+
+
+class QuestionMetric(MeanMetric):
+    """Mean of a score that follows from an answer and the accepted ones."""
+
+    @abstractmethod
+    def score(self, prediction: str, answers: Sequence[str]) -> float:
+        """Score one question in [0, 1]."""
+
+    def rate(self, question: Question, prediction: str) -> float:
+        """Score one question by its answers."""
+        return self.score(prediction, question.answers)
 
     def line(self, prediction: str, answers: Sequence[str]) -> dict[str, Any]:
         """Fields of one answer for the prediction file."""
@@ -158,14 +185,4 @@ class QuestionMetric(BenchmarkMetric):
                     f" {accepted!r}; give a list with at least one answer"
                 )
         scores = [self.score(*pair) for pair in zip(predictions, answers, strict=True)]
-        for prediction, score in zip(predictions, scores, strict=True):
-            if not 0 <= score <= 1:  # nor NaN, which no comparison holds for
-                raise ValueError(
-                    f"{type(self).__name__} scores {prediction!r} with {score}, not from 0 to 1"
-                )
-        self._append_names(categories)
-        self._append("scores", scores)
-
-    def ratios(self) -> dict[str, Ratio]:
-        """What each question gave each score over all questions."""
-        return {"accuracy": mean(as_array(self.scores))}
+        self._append_scores(predictions, scores, categories)

@@ -200,7 +200,7 @@ class Choice(WholeQuestionMetric):
             raise ValueError(f"metric.rule is {rule!r}; it is one of {', '.join(RULES)}")
         self.rule = rule
 
-    def score(self, question: Question, prediction: str) -> float:
+    def rate(self, question: Question, prediction: str) -> float:
         """Score 1 for the right letter, else 0."""
         answer = right_letter(question)
         letter = RULES[self.rule](prediction.strip(), question.choices)

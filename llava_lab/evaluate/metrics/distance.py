@@ -95,7 +95,7 @@ class MathVista(WholeQuestionMetric):
     but 'The answer is "...".', so that only short answers are scored as published.
     """
 
-    def score(self, question: Question, prediction: str) -> float:
+    def rate(self, question: Question, prediction: str) -> float:
         """Score 1 where the answer in its form is the right one, else 0."""
         answer = one_answer(question)
         form, kind, decimals = _kind(question)

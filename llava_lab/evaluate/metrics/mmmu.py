@@ -27,7 +27,7 @@ class MMMU(WholeQuestionMetric):
     number in it.
     """
 
-    def score(self, question: Question, prediction: str) -> float:
+    def rate(self, question: Question, prediction: str) -> float:
         """Score 1 for a right answer, else 0."""
         if question.kind == "multiple-choice":
             answer = right_letter(question)
