@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llava_lab.cli.arguments import experiment_parser, read_experiment, split
 from llava_lab.cli.fit import quiet
-from llava_lab.cli.verb import add_flag, one_message, positive
+from llava_lab.cli.verb import add_flag, add_trust_flag, one_message, positive
 
 FLIPPED = ("flipped", "gained", "lost", "all")
 
@@ -99,12 +99,5 @@ def _parser() -> argparse.ArgumentParser:
         help="tell the heads of this layer of the LM apart; else each layer's mean over its heads",
     )
     parser.add_argument("--out", type=Path, default=Path("look.html"), help="page to write")
-    add_flag(
-        parser,
-        "--trust-code",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="module beside llava_lab whose classes a run may name; repeatable. Its code runs",
-    )
+    add_trust_flag(parser, "a run")
     return parser

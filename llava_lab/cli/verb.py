@@ -71,13 +71,18 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how to open a MODEL."""
     add_flag(parser, "--template", metavar="NAME", help=TEMPLATE_HELP)
+    add_trust_flag(parser, "the MODEL folder")
+
+
+def add_trust_flag(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the flag that lets a saved model or run name classes of other modules."""
     add_flag(
         parser,
         "--trust-code",
         metavar="MODULE",
         action="append",
         default=[],
-        help="module beside llava_lab whose classes the MODEL folder may name; may be repeated. "
+        help=f"module beside llava_lab whose classes {what} may name; may be repeated. "
         "Its code runs: name only what you know",
     )
 

@@ -3,12 +3,10 @@
 import json
 from base64 import b64encode
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from llava_lab.core.atomic import write
@@ -16,8 +14,7 @@ from llava_lab.report.formats import STYLE
 from llava_lab.report.look.asked import Looked, Questions
 from llava_lab.report.look.pictures import Map
 from llava_lab.report.look.rows import Row
-
-HERE = files("llava_lab.report.look")
+from llava_lab.report.page.templates import environment, text_of
 
 
 def write_look(title: str, rows: Sequence[Row], questions: Questions | None, path: Path) -> None:
@@ -29,24 +26,19 @@ def write_look(title: str, rows: Sequence[Row], questions: Questions | None, pat
         questions: Questions with one or two runs' answers, or None.
         path: The page.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = environment.from_string(_text("look.html")).render(
-        title=title,
-        rows=rows,
-        questions=questions,
-        data=_data,
-        style=Markup(
-            STYLE + (files("llava_lab.report.page") / "page.css").read_text() + _text("look.css")
-        ),
-        script=Markup(_text("look.js")),
+    text = (
+        environment()
+        .get_template("look/look.html")
+        .render(
+            title=title,
+            rows=rows,
+            questions=questions,
+            data=_data,
+            style=Markup(STYLE + text_of("page/page.css") + text_of("look/look.css")),
+            script=Markup(text_of("look/look.js")),
+        )
     )
     write(path, text)
-
-
-def _text(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
 
 
 def _data(looked: Looked) -> Markup:

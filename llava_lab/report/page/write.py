@@ -5,11 +5,9 @@ import json
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from llava_lab.core.atomic import write
@@ -32,10 +30,9 @@ from llava_lab.report.page.curves import curves, ways
 from llava_lab.report.page.plots import Plot, forest, losses, on_the_way, tradeoffs
 from llava_lab.report.page.samples import samples
 from llava_lab.report.page.tables import all_scores, costs, overview, published_rows
+from llava_lab.report.page.templates import environment, text_of
 from llava_lab.report.runs import RunResults
 from llava_lab.report.trajectories import NAMES
-
-HERE = files("llava_lab.report.page")
 
 
 @dataclass(frozen=True)
@@ -80,15 +77,13 @@ def page(runs: Sequence[RunResults], claims: Claims | None = None) -> str:
     asked, notes = samples(found)
     stories = [_story(claims, id) for id in claims.findings] if claims else []
     published = published_rows(found)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"grid": _grid, "data": _json}
-    return environment.from_string(_text("page.html")).render(
+    templates = environment()
+    templates.filters |= {"grid": _grid, "data": _json}
+    return templates.get_template("page/page.html").render(
         title=_title(found, stories),
         sections=_sections(stories, found, drawn, published, asked or notes),
-        style=Markup(STYLE + _text("page.css")),
-        script=Markup(_text("page.js")),
+        style=Markup(STYLE + text_of("page/page.css")),
+        script=Markup(text_of("page/page.js")),
         plotly=Markup(_plotly() if drawn or any(story.plot for story in stories) else ""),
         findings=_all(claims) if claims and stories else None,
         stories=stories,
@@ -150,10 +145,6 @@ def _differences(found: Sequence[Configuration]) -> dict[str, Any]:
 
 def _value(configuration: Configuration, key: str) -> str:
     return write_value(configuration.options[key]) if key in configuration.options else "–"
-
-
-def _text(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
 
 
 def _grid(grid: Grid) -> Markup:
