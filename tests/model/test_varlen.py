@@ -18,7 +18,7 @@ from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.model import decode
 from llava_lab.model.attention import forest as attention
 from llava_lab.model.attention import kernel
-from llava_lab.model.attention.cache import KeyValueCache
+from llava_lab.model.attention.cache import KeyValueCache, LayerKind
 from llava_lab.model.attention.plan import AttentionPlan
 from llava_lab.model.generate import QuestionBatch, Sampling, answer
 from llava_lab.model.llm import CausalLM
@@ -108,6 +108,22 @@ def test_new_tokens_attend_level_by_level() -> None:
     assert own.keys.tolist() == [0, 4, 8, 8, 13, 13]
     assert plan.levels(3)[1].queries.tolist() == [0, 0, 3, 3, 6, 9]
     assert plan.slots.tolist() == [7, 12, 19] and plan.query_positions.tolist() == [7, 8, 6]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fixed"),
+    [
+        (LayerKind(2, None, True), True),
+        (LayerKind(2, 99, True), True),
+        (LayerKind(2, 4, True), False),
+        (LayerKind(2, None, False), False),
+    ],
+    ids=["kernel", "long window", "short window", "blocks"],
+)
+def test_a_step_whose_masks_are_made_anew_is_not_fixed(kind: LayerKind, fixed: bool) -> None:
+    cache = KeyValueCache(DEEP, reserve=2)
+    cache.kinds |= {LayerKind(1, None, True), kind}
+    assert cache.step(DEEP.leaves, -1, CPU).fixed() is fixed
 
 
 SCALED = {"granite": {"attention_multiplier": 0.7, "logits_scaling": 1.0}}
