@@ -1,8 +1,8 @@
-"""Bytes a device by strategy; docs/plan.md has what `plan` says.
+"""Bytes a device by strategy, and hours; docs/plan.md has what `plan` says.
 
     python tests/report/test_plan_memory.py
 
-writes the table of docs/plan.md anew.
+writes both tables of docs/plan.md anew.
 """
 
 import json
@@ -16,18 +16,36 @@ from pathlib import Path
 import pytest
 
 from llava_lab.cli import plan
-from llava_lab.report.budget import Budget
+from llava_lab.report.budget import UTILIZATION, Budget
 from llava_lab.report.plan_memory import Part, bytes_of, strategies
+from llava_lab.report.published import published
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "plan.md"
-BEGIN, END = "<!-- strategies -->\n", "<!-- end of strategies -->\n"
-VICUNA_13B = "--model.llm=configs/lm/vicuna_13b_v15.yaml"
+BEGIN, END = "<!-- {} -->\n", "<!-- end of {} -->\n"
+LM = "--model.llm=configs/lm/{}.yaml"
+VICUNA_13B = LM.format("vicuna_13b_v15")
 SHOWN = [
     ("LLaVA-1.5-13B", "llava15", (VICUNA_13B,), (8, 1), "bf16-mixed"),
     ("LLaVA-NeXT-34B", "llava_next", ("-c", "configs/size/next_34b.yaml"), (16, 2), "bf16-mixed"),
     ("LLaVA-NeXT-110B", "llava_next_qwen15_110b", (), (32, 4), "bf16-mixed"),
     ("LLaVA-NeXT-110B", "llava_next_qwen15_110b", (), (32, 4), "bf16-true"),
+]
+# Rows of `table --paper compute/stages` that an experiment is the recipe of, LM, stage.
+HOURS = [
+    ("LLaVA-7B, first stage, CC-595K", "llava10", "vicuna_7b_v0", "align"),
+    ("LLaVA-13B, first stage, CC-595K", "llava10", "vicuna_13b_v0", "align"),
+    ("LLaVA, second stage, Instruct-158K, 3 epochs", "llava10", "vicuna_13b_v0", "instruct"),
+    ("LLaVA-1.5-7B, first stage, 558K", "llava15", "vicuna_7b_v15", "align"),
+    ("LLaVA-1.5-7B, second stage, 665K", "llava15", "vicuna_7b_v15", "instruct"),
+    ("LLaVA-1.5-13B, first stage, 558K", "llava15", "vicuna_13b_v15", "align"),
+    ("LLaVA-1.5-13B, second stage, 665K", "llava15", "vicuna_13b_v15", "instruct"),
+    ("LLaVA-NeXT-7B, both", "llava_next", "vicuna_7b_v15", "both"),
+    ("LLaVA-NeXT-13B, both", "llava_next", "vicuna_13b_v15", "both"),
+    ("LLaVA-NeXT-34B, both", "llava_next", "hermes_2_yi_34b", "both"),
+    ("LLaMA3-LLaVA-NeXT-8B, both, at most", "llava_next_llama3_8b", "llama_3_8b_instruct", "both"),
+    ("LLaVA-NeXT-72B, both", "llava_next_qwen15_72b", "qwen15_72b_chat", "both"),
+    ("LLaVA-NeXT-110B, both", "llava_next_qwen15_110b", "qwen15_110b_chat", "both"),
 ]
 LAYER = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096  # Vicuna-7B
 CONNECTOR, LLM, ENCODER = 20_979_712, 6_738_415_616, 290_909_184
@@ -61,9 +79,32 @@ def lines() -> Iterator[str]:
             yield "| " + " | ".join([model, at, precision, stage, *cells, best]) + " |"
 
 
-def test_the_page_has_what_plan_says() -> None:
-    said = PAGE.read_text().split(BEGIN)[1].split(END)[0]
-    assert said.splitlines() == list(lines()), f"run: python {__file__}"
+def hours() -> Iterator[str]:
+    yield "| experiment | LM | stage | device | published, h | planned, h | deviation | implied |"
+    yield "| --- | --- | --- | --- | --: | --: | --: | --: |"
+    rows = {row.name: row for row in published("compute/stages").rows}
+    for name, experiment, lm, stage in HOURS:
+        given = ("--text-tokens", "align=24", "instruct=200")
+        planned = memory(experiment, LM.format(lm), *given)
+        device = "H100" if rows[name].settings["device"].startswith("H800") else "A100"
+        theirs = rows[name].values["device-hours"]
+        stages = planned if stage == "both" else [stage]
+        ours = sum(planned[each][f"{device}-hours"]["value"] for each in stages)
+        cells = [f"`{experiment}`", f"`{lm}`", stage, device, f"{theirs:,.0f}", f"{ours:,.0f}"]
+        cells += [
+            f"{100 * (ours / theirs - 1):+.0f} %",
+            f"{100 * UTILIZATION * ours / theirs:.0f} %",
+        ]
+        yield "| " + " | ".join(cells) + " |"
+
+
+WRITTEN = {"strategies": lines, "hours": hours}
+
+
+@pytest.mark.parametrize("name", ["strategies", pytest.param("hours", marks=pytest.mark.slow)])
+def test_the_page_has_what_plan_says(name: str) -> None:
+    said = PAGE.read_text().split(BEGIN.format(name))[1].split(END.format(name))[0]
+    assert said.splitlines() == list(WRITTEN[name]()), f"run: python {__file__}"
 
 
 def test_bytes_a_device_are_their_formulas() -> None:
@@ -129,5 +170,7 @@ def test_what_is_not_planned_is_refused(option: str, message: str) -> None:
 
 
 if __name__ == "__main__":
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + BEGIN + "\n".join(lines()) + "\n" + END + rest.split(END)[1])
+    for name, written in WRITTEN.items():
+        before, rest = PAGE.read_text().split(begin := BEGIN.format(name))
+        text = "".join(f"{line}\n" for line in written())
+        PAGE.write_text(before + begin + text + (end := END.format(name)) + rest.split(end)[1])
