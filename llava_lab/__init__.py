@@ -9,6 +9,7 @@ its leg of that way. A folder imports those below it in this list of layers, nev
     convert/     released checkpoints in, ours out
     experiment/  what is asked: an experiment, its runs, its sweeps
     evaluate/    11 questions, answers, metrics
+    make_data/   training data of captions, boxes and questions that others published
     tiny_world/  pictures and texts in the official formats, made in seconds
     train/       10 loss, and the stages that minimise it
     model/       4 encoder  5 pool   6 connector  7 layout  8 splice  9 LM on a packed forest

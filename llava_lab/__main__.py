@@ -31,6 +31,7 @@ Trains and evaluates every version of the LLaVA family from one YAML file each.
   export MODEL       a model for transformers, vLLM and SGLang
   answer MODEL FILE  answers to a question file in LLaVA's format
   caption INPUTS     captions of pictures as LLaVA-format rows, by a model or an engine
+  make WHAT ...      training data as LLaVA's was made: from captions, boxes, questions, regions
   prefer MODEL FILE  pairs for DPO from a model's own answers, scored by a judge or by the file
   chat MODEL         a conversation about pictures
 
@@ -56,6 +57,7 @@ TOOLS = {
     "export": "llava_lab.cli.export:main",
     "answer": "llava_lab.cli.answer:main",
     "caption": "llava_lab.cli.caption:main",
+    "make": "llava_lab.cli.make:main",
     "prefer": "llava_lab.cli.prefer:main",
     "chat": "llava_lab.cli.chat:main",
 }

@@ -1,6 +1,7 @@
 """The verb `caption`: images and videos become LLaVA-format rows that describe them."""
 
 import json
+import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,13 @@ from llava_lab.cli.verb import (
     add_flag,
     add_generation_flags,
     add_model_flags,
+    add_price_flags,
     one_message,
     positive,
+    read_prices,
     verb_parser,
 )
+from llava_lab.core.cost import summary
 from llava_lab.serve.caption import caption
 from llava_lab.serve.caption_engines import CaptionEngine, LocalEngine, RemoteEngine
 from llava_lab.serve.caption_inputs import read_inputs
@@ -40,6 +44,7 @@ def parser() -> ArgumentParser:
     add_flag(made, "--in-flight", type=positive, default=32, help="requests to it at once")
     stop = "text that ends an engine's answers, such as '###' of the template v0"
     add_flag(made, "--stop", help=stop)
+    add_price_flags(made)
     shard = "every N-th input from the I-th, from 0"
     add_flag(made, "--shard", type=_shard, default=(0, 1), metavar="I/N", help=shard)
     return made
@@ -55,9 +60,17 @@ def main(arguments: Sequence[str]) -> None:
         made.error("--template and --trust-code are the local model's; an engine has its own")
     with one_message():
         index, number = options.shard
+        prices = read_prices(options)
         inputs = read_inputs(options.inputs, options.images)[index::number]
-        caption(inputs, _engine(options), options.prompt, options.out, _request(options))
+        if not inputs:
+            raise ValueError(f"--shard {index}/{number}: no input is left for it")
+        engine, began = _engine(options), time.monotonic()
+        made = caption(inputs, engine, options.prompt, options.out, _request(options))
+        seconds = time.monotonic() - began
         print(f"llava_lab: {len(inputs)} captions: {options.out}")
+        spent = engine.engine.spent if isinstance(engine, RemoteEngine) else {}
+        where = options.engine_url or "the local engine"
+        print(f"llava_lab: {where}: {summary('captions', made, seconds, spent, prices)}")
 
 
 def _engine(options: Namespace) -> CaptionEngine:

@@ -1,21 +1,27 @@
 """The verb `prefer`: a model's own answers to a question file become pairs for DPO."""
 
 import json
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from llava_lab.cli.verb import (
     add_flag,
     add_generation_flags,
     add_model,
+    add_price_flags,
     add_question_file,
     add_video_flags,
     one_message,
     positive,
+    read_prices,
     verb_parser,
 )
 from llava_lab.core.atomic import write
+from llava_lab.core.cost import summary
+from llava_lab.core.records import file_sha256
 
 
 def parser() -> ArgumentParser:
@@ -36,9 +42,12 @@ def parser() -> ArgumentParser:
     judge = "any OpenAI-compatible engine, which reads each question's `caption` and gives 1 to 5"
     add_flag(made, "--judge-url", help=judge)
     add_flag(made, "--judge-model", help="the engine's name of its model")
+    rows = "rows as `caption` writes: the judge reads these, not the questions' own `caption`"
+    add_flag(made, "--captions", type=Path, metavar="FILE", help=rows)
     prompt = "YAML of `system` and `user`"
     add_flag(made, "--judge-prompt", default="asset:judge/preference.yaml", help=prompt)
     add_flag(made, "--judge-cache", default="judgements", help="folder of its judgements")
+    add_price_flags(made)
     return made
 
 
@@ -46,10 +55,11 @@ def main(arguments: Sequence[str]) -> None:
     """Run the verb."""
     options = parser().parse_args(arguments)
     with one_message():
+        from llava_lab.core.journal import Journal
         from llava_lab.data.questions import read_questions
         from llava_lab.evaluate.judge import Judge
         from llava_lab.model.generate import Sampling
-        from llava_lab.serve.journal import Journal
+        from llava_lab.serve.evidence import with_captions
         from llava_lab.serve.prefer import LocalSampler, check, pairs, prefer
         from llava_lab.serve.scorers import JudgeScorer, Scorer, score_by_answers
 
@@ -57,10 +67,14 @@ def main(arguments: Sequence[str]) -> None:
         questions = read_questions(options.questions, options.images)
         scorer: Scorer = score_by_answers
         decides: object = "answers"
+        judge, prices = None, read_prices(options)
         if options.judge_url:
             judge = Judge(options.judge_url, options.judge_model, options.judge_cache)
             scorer = JudgeScorer(judge, options.judge_prompt)
             decides = scorer.settings()
+        if options.captions:
+            questions = with_captions(questions, options.captions, options.images)
+            decides = [decides, file_sha256(options.captions)]
         check(questions, bool(options.judge_url), options.images)
         sampling = Sampling(options.temperature, options.seed)
         sampler = LocalSampler(
@@ -76,7 +90,7 @@ def main(arguments: Sequence[str]) -> None:
         )
         shown = [options.model, options.template, options.frames, options.stride, asdict(sampling)]
         request = json.dumps([*shown, options.samples, options.max_new_tokens, decides])
-        journal = Journal(options.out, request)
+        journal, began = Journal(options.out, request), time.monotonic()
         scored = prefer(
             questions, sampler, scorer, journal, options.samples, options.images_per_batch
         )
@@ -88,11 +102,17 @@ def main(arguments: Sequence[str]) -> None:
             f"llava_lab: no pair: {without['alike']} with answers alike, "
             f"{without['even']} of one score"
         )
+        if judge is not None:
+            seconds, replies = time.monotonic() - began, judge.spent["replies"]
+            line = summary("judgements", replies, seconds, judge.spent, prices)
+            print(f"llava_lab: {options.judge_url}, answers sampled beside: {line}")
 
 
 def _check(options: Namespace) -> None:
     if (options.judge_url is None) != (options.judge_model is None):
         raise ValueError("--judge-url and --judge-model go together")
+    if options.captions and not (options.judge_url and options.images):
+        raise ValueError("--captions are a judge's evidence: it needs --judge-url and --images")
     if options.samples < 2:
         raise ValueError(f"--samples {options.samples}: a pair takes at least 2")
     if options.out.suffix != ".jsonl":

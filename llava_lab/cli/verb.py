@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_lab.core import ranks, signals
+from llava_lab.core.cost import Prices
 from llava_lab.core.messages import explained
 
 MODEL_HELP = (
@@ -104,6 +105,18 @@ def add_generation_flags(parser: argparse.ArgumentParser, max_new_tokens: int) -
     """Add the flags of answers: their most tokens, and how many images are computed at once."""
     add_flag(parser, "--max-new-tokens", type=positive, default=max_new_tokens)
     add_flag(parser, "--images-per-batch", type=positive, default=8)
+
+
+def add_price_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the prices of an engine's tokens."""
+    unit = "price of a million tokens, in any currency, that the engine"
+    add_flag(parser, "--price-prompt", type=float, metavar="PRICE", help=f"{unit} reads")
+    add_flag(parser, "--price-completion", type=float, metavar="PRICE", help=f"{unit} writes")
+
+
+def read_prices(options: argparse.Namespace) -> Prices:
+    """The prices of a verb's options."""
+    return Prices(options.price_prompt, options.price_completion)
 
 
 def positive(text: str) -> int:

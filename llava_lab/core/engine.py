@@ -1,7 +1,9 @@
 """Engine: messages -> replies of an OpenAI-compatible server, such as vLLM and SGLang."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -20,6 +22,7 @@ RETRIED = (408, 409, 429, 500, 502, 503, 504)
 # Finish reasons of a complete answer; some servers send none.
 ENDED = (None, "stop", "eos", "eos_token", "stop_sequence", "end_turn")
 KEY = "OPENAI_API_KEY"
+TOKENS = ("prompt_tokens", "completion_tokens")  # what a server says that a reply has cost
 
 
 class UnusableReply(ValueError):
@@ -63,10 +66,16 @@ class ChatEngine:
         url: Address, up to and with /v1, without a user, a key or a query.
         model: The server's name of its model.
         in_flight: Most requests at once.
+
+    Attributes:
+        spent: What replies have cost so far, unusable ones too: `replies`, and, where the server
+            says so, `prompt_tokens` and `completion_tokens`; `unmetered` are replies without them.
     """
 
     def __init__(self, url: str, model: str, in_flight: int):
         self.url, self.model, self.in_flight = check_url(url), model, in_flight
+        self.spent: Counter[str] = Counter()
+        self.counting = threading.Lock()
         self.session = requests.Session()
         retry = Retry(
             RETRIES, backoff_factor=BACKOFF, status_forcelist=RETRIED, allowed_methods=["POST"]
@@ -100,10 +109,22 @@ class ChatEngine:
         shown = self._hidden(text[:300])
         if not reply.ok:
             raise ValueError(f"{self.url} says {reply.status_code}: {shown}")
-        match parse(text, f"{self.url}: its reply"):
+        answered = parse(text, f"{self.url}: its reply")
+        self._count(answered)
+        match answered:
             case {"choices": [{"message": dict() as message} as choice, *_]}:
                 return _whole(message, choice.get("finish_reason"), sampling.get("max_tokens"))
         raise ValueError(f"{self.url} answers without a choice: {shown}")
+
+    def _count(self, reply: Any) -> None:
+        """Add what a reply has cost."""
+        usage = reply.get("usage") if isinstance(reply, Mapping) else None
+        with self.counting:
+            self.spent["replies"] += 1
+            if isinstance(usage, Mapping) and all(type(usage.get(key)) is int for key in TOKENS):
+                self.spent.update({key: usage[key] for key in TOKENS})
+            else:
+                self.spent["unmetered"] += 1
 
     def _hidden(self, text: str) -> str:
         """Mask the API key, which some servers repeat in error messages."""

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_lab.core.atomic import write
+from llava_lab.core.atomic import whole, write
 
 CHECKSUM = "sha256"
 NUMBER = (int, float)
@@ -56,6 +56,32 @@ def read_object(path: Path, way_out: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path}: damaged, holds {type(found).__name__}, no object. {way_out}")
     return found
+
+
+def check_rows_name(path: Path) -> None:
+    """Refuse a name under which rows would not be read again.
+
+    Raises:
+        ValueError: If it is neither .json nor .jsonl, or is a folder.
+    """
+    if path.suffix not in (".json", ".jsonl") or path.is_dir():
+        raise ValueError(f"--out {path}: name a file .json or .jsonl, as rows are read")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write a .json list, a row a line, or .jsonl; a million rows need not be in memory.
+
+    Returns:
+        How many rows there were.
+    """
+    number, is_list = 0, path.suffix == ".json"
+    with whole(path) as draft, draft.open("w", encoding="utf-8") as file:
+        for number, row in enumerate(rows, 1):
+            before = ("[\n" if number == 1 else ",\n") if is_list else ""
+            file.write(before + json.dumps(row, ensure_ascii=False) + "\n" * (not is_list))
+        if is_list:
+            file.write("\n]\n" if number else "[]\n")
+    return number
 
 
 def file_sha256(path: Path) -> str:

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,12 @@ class Judge:
 
     def __post_init__(self) -> None:
         check_url(self.url)
+        self._spent: Counter[str] = Counter()
+
+    @property
+    def spent(self) -> Counter[str]:
+        """What its replies have cost so far, as `ChatEngine` counts it."""
+        return self._spent
 
     def settings(self) -> dict[str, Any]:
         """Settings that are written to results."""
@@ -154,6 +161,7 @@ class Judge:
                 raise ValueError(f"the judge {self.model}: {found}") from found
             else:
                 verdicts[place] = found
+        self._spent.update(engine.spent)
         if unparsed:
             lines = [f"{name}: {unparsed[at]}" for name, at in places.items() if at in unparsed]
             raise ValueError(

@@ -4,19 +4,19 @@ Every caption is on disk, in a journal beside the output, before the next one is
 killed command goes on where it was. The output is written whole when every input has its row.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_lab.core.atomic import write
+from llava_lab.core.journal import Journal
 from llava_lab.core.messages import listed
+from llava_lab.core.progress import progress
+from llava_lab.core.records import check_rows_name, write_rows
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.rows import Refused
 from llava_lab.data.sample import read_turns
 from llava_lab.serve.caption_engines import CaptionEngine, prompt_of
 from llava_lab.serve.caption_inputs import CaptionInput
-from llava_lab.serve.journal import Journal
 
 
 def caption(
@@ -25,7 +25,7 @@ def caption(
     prompt: str | None,
     out: Path,
     request: str,
-) -> None:
+) -> int:
     """Caption what the journal does not hold yet, then write the output.
 
     Args:
@@ -35,41 +35,42 @@ def caption(
         out: .json or .jsonl.
         request: Everything that decides the captions; a journal of another request is refused.
 
+    Returns:
+        How many were captioned now, the others were in the journal.
+
     Raises:
         ValueError: If inputs could not be captioned: they are listed, the others are kept.
     """
-    if out.suffix not in (".json", ".jsonl") or out.is_dir():
-        raise ValueError(f"--out {out}: name a file .json or .jsonl, as rows are read")
+    check_rows_name(out)
     if problem := unreadable(row_of(inputs[0], prompt, "A caption.")):
         raise ValueError(f"--prompt {prompt!r} makes rows that cannot be read: {problem}")
-    journal = Journal(out, request)
-    kept = journal.read()
-    rows = {
-        each.id: row_of(each, prompt, kept[each.id])
-        for each in inputs
-        if each.id in kept and unreadable(row_of(each, prompt, kept[each.id])) is None
-    }
     failed: list[str] = []
-    missing = [each for each in inputs if each.id not in rows]
-    with journal:
-        for each, reply in engine(missing):
-            problem = reply
-            if not isinstance(reply, Exception):
-                rows[each.id] = row_of(each, prompt, reply)
-                problem = unreadable(rows[each.id])
-            if problem is None:
-                journal.add(each.id, reply)
-            else:
-                failed.append(f"{each.name}: {problem}")
-    if failed:
-        raise ValueError(
-            f"{len(failed)} of {len(inputs)} inputs have no caption; the same command tries them "
-            f"again and keeps the others:\n  {listed(failed, 10)}"
-        )
-    lines = [json.dumps(rows[each.id], ensure_ascii=False) for each in inputs]
-    text = "\n".join(lines) if out.suffix == ".jsonl" else "[\n" + ",\n".join(lines) + "\n]"
-    write(out, text + "\n")
-    journal.path.unlink()
+    with Journal(out, request) as journal:
+        replies = journal.read()
+        missing = [
+            each
+            for each in inputs
+            if each.id not in replies or unreadable(row_of(each, prompt, replies[each.id]))
+        ]
+        with progress("captions", len(missing)) as bar:
+            for each, reply in engine(missing):
+                bar.update()
+                problem = reply
+                if not isinstance(reply, Exception):
+                    problem = unreadable(row_of(each, prompt, reply))
+                if problem is None:
+                    replies[each.id] = reply
+                    journal.add(each.id, reply)
+                else:
+                    failed.append(f"{each.name}: {problem}")
+        if failed:
+            raise ValueError(
+                f"{len(failed)} of {len(inputs)} inputs have no caption; the same command tries "
+                f"them again and keeps the others:\n  {listed(failed, 10)}"
+            )
+        write_rows(out, (row_of(each, prompt, replies[each.id]) for each in inputs))
+        journal.path.unlink()
+    return len(missing)
 
 
 def row_of(shown: CaptionInput, prompt: str | None, reply: Any) -> dict[str, Any]:

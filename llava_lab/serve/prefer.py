@@ -13,7 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llava_lab.core.journal import Journal
 from llava_lab.core.messages import listed
+from llava_lab.core.progress import progress
 from llava_lab.data.fields import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, read_text
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.modules.preference import unreadable
@@ -23,7 +25,6 @@ from llava_lab.data.views.base import Views
 from llava_lab.evaluate.groups import by_images
 from llava_lab.model.llava import Llava
 from llava_lab.serve.answer import answer_questions, check_answerable
-from llava_lab.serve.journal import Journal
 from llava_lab.serve.models import have_videos, open_model, show_videos
 from llava_lab.serve.scorers import Scorer
 
@@ -78,9 +79,10 @@ def prefer(
         samples: Answers to each question.
         images_at_once: Images whose questions are answered between two entries of the journal.
     """
-    done: dict[str, ScoredAnswers] = journal.read()
-    groups = by_images([question for question in questions if question.id not in done])
-    with journal:
+    with journal, progress("questions", len(questions)) as bar:
+        done: dict[str, ScoredAnswers] = journal.read()
+        groups = by_images([question for question in questions if question.id not in done])
+        bar.update(len(questions) - sum(len(each.questions) for each in groups))
         for start in range(0, len(groups), images_at_once):
             batch = [q for each in groups[start : start + images_at_once] for q in each.questions]
             copies = [(question, number) for question in batch for number in range(samples)]
@@ -90,6 +92,7 @@ def prefer(
             for question in batch:
                 done[question.id] = [next(scores) for _ in range(samples)]
                 journal.add(question.id, done[question.id])
+            bar.update(len(batch))
     return done
 
 

@@ -23,6 +23,7 @@ from torchvision.io import ImageReadMode, decode_image
 from llava_lab.__main__ import main
 from llava_lab.convert.load import load_model
 from llava_lab.convert.released import import_checkpoint
+from llava_lab.core.journal import Journal
 from llava_lab.core.yaml_file import read_mapping
 from llava_lab.data.media.clip import load_clip
 from llava_lab.data.media.picture import load_image
@@ -33,7 +34,6 @@ from llava_lab.data.source import Source
 from llava_lab.evaluate.judge import JudgePrompt
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.serve.caption_inputs import read_inputs
-from llava_lab.serve.journal import Journal
 
 NOISE = "QA_GT_caption_based_noisy"
 SHOWN = (".png", ".jpg", ".mp4")

@@ -121,7 +121,7 @@ def test_what_an_engine_refuses_is_listed_and_tried_again(
     assert set(server.asked.values()) == {1} and len(server.asked) == PICTURES
 
 
-def test_shards_make_up_the_whole(serve, pictures: Path, tmp_path: Path) -> None:
+def test_shards_make_up_the_whole(serve, pictures: Path, tmp_path: Path, capsys) -> None:
     server = serve()
     for index in range(3):
         run(pictures, tmp_path / f"{index}.jsonl", server.url, "--shard", f"{index}/3")
@@ -129,8 +129,14 @@ def test_shards_make_up_the_whole(serve, pictures: Path, tmp_path: Path) -> None
     assert [len(part) for part in parts] == [10, 10, 10]
     ids = {json.loads(line)["id"] for part in parts for line in part}
     assert len(ids) == PICTURES
+    said = capsys.readouterr().out
+    assert said.count(f"{server.url}: 10 captions in ") == 3 and "a second; 10 replies do" in said
     with pytest.raises(SystemExit):
         run(pictures, tmp_path / "x.jsonl", server.url, "--shard", "3/3")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run(pictures, tmp_path / "x.jsonl", server.url, "--shard", f"{PICTURES}/{PICTURES + 1}")
+    assert "no input is left for it" in capsys.readouterr().err
 
 
 def test_an_engine_is_told_where_answers_stop_and_has_its_own_frames(

@@ -9,11 +9,11 @@ from conftest import REPOSITORY, stage_options
 
 from llava_lab.__main__ import main
 from llava_lab.cli import fit as cli
+from llava_lab.core.journal import Journal
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.modules.preference import read_preferences
 from llava_lab.data.questions import Question
 from llava_lab.data.source import Source
-from llava_lab.serve.journal import Journal
 from llava_lab.serve.prefer import check, pairs, prefer
 from llava_lab.serve.scorers import score_by_answers
 
@@ -100,7 +100,8 @@ def test_a_models_own_answers_train_it(
     judged = ["--judge-url", server.url, "--judge-model", "m"]
     judged += ["--judge-cache", str(tmp_path / "judgements")]
     main([*arguments, *judged])
-    assert f"pairs of 6 questions: {out}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"pairs of 6 questions: {out}" in printed and "judgements in" in printed
     first, asked = out.read_text(), len(server.bodies)
     main([*arguments, *judged])
     assert out.read_text() == first and len(server.bodies) == asked
@@ -118,3 +119,6 @@ def test_a_models_own_answers_train_it(
     with pytest.raises(SystemExit):
         main([*arguments, "--judge-url", server.url])
     assert "--judge-url and --judge-model go together" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--captions", str(out)])
+    assert "it needs --judge-url and --images" in capsys.readouterr().err

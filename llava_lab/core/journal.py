@@ -1,5 +1,10 @@
-"""Journal: finished results beside an unfinished output, so that a killed command resumes."""
+"""Journal: finished results beside an unfinished output, so that a killed command resumes.
 
+It has one writer: while one process has it open, another that would write it is refused.
+"""
+
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -59,11 +64,31 @@ class Journal:
 
     def __enter__(self) -> "Journal":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = not self.path.is_file() or not self.path.stat().st_size
-        self.file = self.path.open("a", encoding="utf-8")
-        if new:
+        while not self._lock():
+            pass
+        if not self.path.stat().st_size:
             self._line({"asked": self.fingerprint})
         return self
+
+    def _lock(self) -> bool:
+        """Open the file as its one writer; false if it was finished and removed meanwhile."""
+        self.file = self.path.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
+                return True
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.file.close()
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise OSError(error.errno, error.strerror, str(self.path)) from None
+            raise ValueError(
+                f"{self.path}: another process is writing it; wait for its end, or share the work: "
+                "each process an --out of its own"
+            ) from None
+        self.file.close()
+        return False
 
     def __exit__(self, *_: object) -> None:
         self.file.close()

@@ -1,0 +1,163 @@
+"""The verb `make`: published captions, boxes and questions become instruction data."""
+
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_lab.cli.verb import (
+    add_flag,
+    add_price_flags,
+    one_message,
+    positive,
+    read_prices,
+    verb_parser,
+)
+from llava_lab.core.cost import summary
+
+FORMATS = ("rich", "md", "latex", "csv", "html", "json")
+
+
+def parser() -> ArgumentParser:
+    """The verb's parser."""
+    made = verb_parser(
+        "make",
+        "Make training data the way LLaVA's was made. Beside every file is a record of how it was "
+        "made, FILE.made.json. The same command goes on where it was.",
+    )
+    kinds = made.add_subparsers(dest="what", required=True, metavar="WHAT")
+    _captions(kinds.add_parser("captions", help="balance captions by their noun phrases (595K)"))
+    _instruct(kinds.add_parser("instruct", help="a text-only LM writes about pictures (158K)"))
+    return made
+
+
+def _captions(made: ArgumentParser) -> None:
+    made.description = (
+        "Keep captions so that rare noun phrases stay and frequent ones become rarer, and make "
+        "each a row that asks for it: CC3M to LLaVA's 595K."
+    )
+    made.add_argument("captions", type=Path, help="CC3M's .tsv, or rows with `image` and `caption`")
+    _add_out(made)
+    add_flag(
+        made, "--least", type=positive, default=3, help="phrases of fewer captions are skipped"
+    )
+    add_flag(made, "--most", type=positive, default=100, help="captions that a phrase chooses")
+    add_flag(
+        made, "--requests", default="asset:make/brief_description.yaml", help="list of requests"
+    )
+    add_flag(made, "--spacy-model", default="en_core_web_sm", help="pipeline that finds phrases")
+    add_flag(made, "--processes", type=positive, default=1, help="that find phrases side by side")
+    add_flag(made, "--plot", type=Path, metavar="FILE", help="draw coverage as LLaVA's Figure 7")
+    add_flag(made, "--format", choices=FORMATS, default="rich", help="of the table of coverage")
+
+
+def _instruct(made: ArgumentParser) -> None:
+    made.description = (
+        "Have a text-only LM behind any OpenAI-compatible endpoint write about pictures, of which "
+        "it is shown captions and boxes. The key is read from OPENAI_API_KEY."
+    )
+    made.add_argument("captions", type=Path, help="COCO's captions_*.json")
+    add_flag(made, "--boxes", type=Path, metavar="FILE", help="COCO's instances_*.json")
+    kinds = "conversation, detailed_description, complex_reasoning, or a YAML file of your own"
+    add_flag(made, "--kind", required=True, help=kinds)
+    add_flag(made, "--engine-url", required=True, help="such as http://127.0.0.1:8000/v1")
+    add_flag(made, "--model", required=True, help="the engine's name of its model")
+    _add_out(made)
+    add_flag(made, "--first", type=positive, metavar="N", help="the first N pictures alone")
+    add_flag(made, "--in-flight", type=positive, default=16, help="requests at once")
+    add_flag(made, "--dry-run", action="store_true", help="say what it would cost, ask nothing")
+    add_price_flags(made)
+    limit = "no request is sent where the estimate, or what replies cost, is above"
+    add_flag(made, "--max-cost", type=float, metavar="PRICE", help=limit)
+
+
+def _add_out(made: ArgumentParser) -> None:
+    add_flag(made, "--out", type=Path, required=True, help=".json or .jsonl to write")
+    add_flag(made, "--seed", type=int, default=0, help="of what is drawn")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the verb."""
+    options = parser().parse_args(arguments)
+    run = {"captions": captions, "instruct": instruct}
+    with one_message():
+        run[options.what](options)
+
+
+def captions(options: Namespace) -> None:
+    """Balance captions and make rows of them."""
+    from llava_lab.core.records import check_rows_name
+    from llava_lab.make_data.asking import caption_rows, read_requests
+    from llava_lab.make_data.balance import balance
+    from llava_lab.make_data.captions import read_captions
+    from llava_lab.make_data.phrases import NounPhrases, find_phrases, forget_phrases
+    from llava_lab.make_data.written import write_made
+    from llava_lab.model.weights import locate
+    from llava_lab.report.coverage import coverage_grid, plot_coverage
+    from llava_lab.report.formats import show
+
+    check_rows_name(options.out)
+    file = Path(locate(options.requests))
+    requests, find = read_requests(file), NounPhrases(options.spacy_model, options.processes)
+    every = read_captions(options.captions)
+    phrases = find_phrases([each.text for each in every], find, options.out)
+    found = balance(phrases, options.least, options.most, options.seed)
+    chosen = (every[number] for number in found.chosen)
+    rows = caption_rows(chosen, requests, options.seed)
+    how = {key: getattr(options, key) for key in ("least", "most", "seed")}
+    counts = {"captions": len(every), "phrases_before": len(found.before)}
+    how |= counts | {"phrases": find.name, "phrases_after": len(+found.after)}
+    number = write_made(options.out, rows, [options.captions, file], {"make": "captions", **how})
+    forget_phrases(options.out)
+    show([coverage_grid(found, len(every))], options.format)
+    if options.plot:
+        plot_coverage(found, options.plot)
+    if options.format == "rich":
+        print(f"llava_lab: {number:,} of {len(every):,} captions: {options.out}")
+
+
+def instruct(options: Namespace) -> None:
+    """Have an LM write rows of one kind."""
+    from llava_lab.core.engine import ChatEngine
+    from llava_lab.make_data.coco import read_coco
+    from llava_lab.make_data.instruct import Maker
+    from llava_lab.make_data.kinds import read_kind
+    from llava_lab.make_data.written import write_made
+
+    prices = read_prices(options)
+    if options.max_cost is not None and prices.prompt is None:
+        raise ValueError("--max-cost needs --price-prompt and --price-completion")
+    kind, pictures = read_kind(options.kind), read_coco(options.captions, options.boxes)
+    engine = ChatEngine(options.engine_url, options.model, options.in_flight)
+    maker = Maker(pictures[: options.first], kind, engine, options.out, options.seed)
+    estimate = maker.estimate()
+    print(f"llava_lab: {kind.name}: {estimate.text(prices)}", flush=True)
+    if options.dry_run:
+        return
+    about = prices.of(estimate.prompt_tokens, estimate.completion_tokens)
+    if options.max_cost is not None and about is not None and about > options.max_cost:
+        raise ValueError(
+            f"it would cost about {about:,.4g}, above --max-cost {options.max_cost:g}: nothing was "
+            "asked. Raise it, or take the --first N pictures"
+        )
+    began = time.monotonic()
+    made = maker.make(prices, options.max_cost)
+    seconds = time.monotonic() - began
+    line = summary("replies", made.asked, seconds, engine.spent, prices)
+    print(f"llava_lab: {engine.model}: {line}")
+    failed = ", ".join(f"{number} {why}" for why, number in made.failures.items()) or "none"
+    print(f"llava_lab: {len(maker.pictures):,} pictures, without a row: {failed}")
+    if made.stopped:
+        raise ValueError(
+            f"--max-cost {options.max_cost:g} is reached; all replies are kept: the same command "
+            "with a higher one goes on"
+        )
+    if not made.rows:
+        shown = "; ".join(f"{name}: {why}" for name, why in [*made.examples.items()][:3])
+        raise ValueError(f"no reply could be read. {shown}")
+    how = {"make": "instruct", "kind": kind.name, "sha256_of_prompts": kind.sha256}
+    how |= {"model": engine.model, **kind.sampling, "seed": options.seed}
+    counts = {"pictures": len(maker.pictures), "failures": dict(made.failures)}
+    how |= counts | {"examples_of_failures": made.examples, "spent_now": dict(engine.spent)}
+    inputs = [options.captions, *([options.boxes] if options.boxes else [])]
+    print(f"llava_lab: {write_made(options.out, made.rows, inputs, how):,} rows: {options.out}")

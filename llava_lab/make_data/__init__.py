@@ -1,0 +1,1 @@
+"""Make data: captions, boxes and questions that others published -> LLaVA-format rows."""
