@@ -25,6 +25,11 @@ def cache_folder(name: str) -> Path:
     return Path(caches) / "llava_lab" / name
 
 
+def stamp(found: os.stat_result) -> str:
+    """Size and times of change of a file, by which it is known again."""
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+
+
 @contextmanager
 def kept_if_possible(folder: Path) -> Iterator[None]:
     """Warn, and go on, where what is done inside of the block cannot be written to the cache."""

@@ -55,7 +55,7 @@ _FACTS = _words(
     "split dataset origin license category categories type types format hash md5 sha1 sha256 fps "
     "duration length seconds start end time timestamp score scores quality domain tag tags label "
     "labels title author date key meta metadata info caption captions description descriptions "
-    "embedding embeddings crop bbox box boxes ratio rate credit"
+    "embedding embeddings crop bbox box boxes ratio rate rating ratings credit"
 )
 _MEDIA = _words(
     "image images img imgs picture pictures photo photos pic pics video videos clip clips frame "

@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from llava_lab.core.cache import alone, cache_folder, kept_if_possible
+from llava_lab.core.cache import alone, cache_folder, kept_if_possible, stamp
 from llava_lab.core.progress import progress
 from llava_lab.data.image_folder import frame_files
+from llava_lab.data.media.inside import inside
 
 THREADS = min(16, os.cpu_count() or 1)
 AT_ONCE = 512  # files handed to the threads, and written to the cache, at once
@@ -142,12 +143,18 @@ class KnownFiles:
 
 
 def state_of(path: Path) -> str:
-    """Size and times of a file, or of all frames of a folder; empty if there is none."""
+    """Size and times of a file, or of all frames of a folder; empty if there is none.
+
+    What is inside of an archive changes with the archive.
+    """
     try:
         found = os.stat(path)
         if not stat.S_ISDIR(found.st_mode):
-            return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+            return stamp(found)
         return _sum(json.dumps([[file.name, state_of(file)] for file in frame_files(path)]))
+    except NotADirectoryError:
+        place = inside(path)
+        return "" if place is None else state_of(place[0])
     except (OSError, ValueError):
         return ""
 

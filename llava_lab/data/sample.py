@@ -16,6 +16,7 @@ from llava_lab.data.fields import (
 )
 from llava_lab.data.image_folder import ImageFolder
 from llava_lab.data.keys import SAMPLE_KEYS
+from llava_lab.data.layouts import in_llava_format
 from llava_lab.data.rows import FileRow, Refused
 from llava_lab.data.source import Source, read_each
 
@@ -89,10 +90,11 @@ def read_sample(
         videos: Whether it may have a video.
         template: Chat template of its source.
     """
-    SAMPLE_KEYS.check(row.value)
-    name = read_id(row.value, "id", row.number)
-    images = find_images(row.value, folder, videos)
-    return Sample(name, read_turns(row.value, len(images)), images, row.place, template)
+    value = in_llava_format(row.value)
+    SAMPLE_KEYS.check(value)
+    name = read_id(value, "id", row.number)
+    images = find_images(value, folder, videos)
+    return Sample(name, read_turns(value, len(images)), images, row.place, template)
 
 
 def read_turns(row: dict[str, Any], media: int) -> tuple[Turn, ...]:

@@ -14,11 +14,13 @@ from llava_lab.data.rows import (
     FileRow,
     Refused,
     Unreadable,
+    check_file,
     choose,
     collector_paused,
     parse_sampling,
     read_rows,
 )
+from llava_lab.data.shards import is_shards, read_shards, shards_of, with_one_path_each
 
 _Parsed = TypeVar("_Parsed")
 
@@ -28,9 +30,10 @@ class Source:
     """A LLaVA-format file of conversations and the folder of its images.
 
     Args:
-        path: File of rows: .json with one list, or .jsonl with one row a line.
-        images: Folder that the rows' image paths start from and stay inside of; none if every row
-            is text.
+        path: File of rows: .json with one list, .jsonl with one row a line, or .parquet or .tar
+            with the pictures inside; or a folder of such .parquet or .tar files.
+        images: Folder that the rows' image paths start from and stay inside of, or a .zip or .tar
+            of it, which is read in place; none if every row is text or has its pictures inside.
         sampling: Which rows to take, before they are validated: "all", "first:N", "end:N" or
             "random:N". N is a count or a percentage such as "10%", rounded up.
         on_bad_row: "error" refuses the file and lists its bad rows; "skip" leaves them out and
@@ -51,6 +54,36 @@ class Source:
             parse_sampling(self.sampling)
         except ValueError as problem:
             raise ValueError(f"{self.path}: {problem}") from None
+
+    def media(self) -> Path | None:
+        """Folder that the paths of the rows' images and videos start from; None if there is none.
+
+        Of rows with their pictures inside it is that of the shards.
+        """
+        path = Path(self.path)
+        if self.images is None and is_shards(path):
+            return (path if path.is_dir() else path.parent).absolute()
+        return None if self.images is None else Path(self.images).absolute()
+
+    def files(self) -> list[Path]:
+        """The file of rows, or the shards.
+
+        Raises:
+            OSError: If there is none.
+            ValueError: If it is of no known kind.
+        """
+        path = Path(self.path)
+        if is_shards(path):
+            return shards_of(path)
+        check_file(path)
+        return [path]
+
+    def rows(self) -> list[FileRow]:
+        """All rows of the file, or of the shards."""
+        path = Path(self.path)
+        if is_shards(path):
+            return read_shards(path, by_name=self.images is not None)
+        return read_rows(path, each=True)
 
 
 @dataclass(frozen=True)
@@ -112,8 +145,11 @@ def read_source(
         BadRows: If a row is refused and `on_bad_row` is "error", or all are.
     """
     path = Path(source.path)
-    folder = open_folder(source.images)
-    rows = choose(read_rows(path, each=True), source.sampling, f"{seed}/{path.name}", path)
+    root = source.media()
+    folder = open_folder(root)
+    rows = choose(source.rows(), source.sampling, f"{seed}/{path.name}", path)
+    if root is not None and source.images is None:
+        rows = with_one_path_each(rows, root)
     items, bad = parse_rows(rows, lambda row: read(row, folder))
     places = {each.source for each in bad}
     refused = [row for row in rows if row.place in places] if bad else []

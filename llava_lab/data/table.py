@@ -20,7 +20,7 @@ from llava_lab.core.cache import alone, cache_folder, kept_if_possible
 from llava_lab.core.version import __version__
 from llava_lab.data.image_folder import VideoPath, open_folder
 from llava_lab.data.media.clip import image_digest
-from llava_lab.data.rows import FileRow, Refused, Unreadable, check_file, place_of
+from llava_lab.data.rows import FileRow, Refused, Unreadable, place_of
 from llava_lab.data.sample import Sample, Turn, sample_reader
 from llava_lab.data.source import ParsedRows, Source, parse_rows, read_source
 from llava_lab.data.split import held_out, image_name, sample_name
@@ -48,12 +48,13 @@ class Table:
         columns = {name: content[name].chunk(0) for name in content.column_names}
         self.ids, texts, images = columns["id"], columns["texts"], columns["images"]
         self.numbers = columns["number"].to_numpy()
+        self.shards, self.shard = columns["shard"].dictionary.to_pylist(), columns["shard"].indices
         self.words = columns["words"].to_numpy()
         self.videos = columns["video"].to_numpy(zero_copy_only=False)
         self.texts, self.text_starts = texts.values, texts.offsets.to_numpy()
         self.names = images.values.dictionary
         self.images, self.image_starts = images.values.indices.to_numpy(), images.offsets.to_numpy()
-        self.root = None if source.images is None else Path(source.images).absolute()
+        self.root = source.media()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Table, (self.stored, self.source, self.key)
@@ -67,7 +68,8 @@ class Table:
         turns = [Turn("assistant" if at % 2 else "user", text) for at, text in enumerate(texts)]
         numbers = self.images[self.image_starts[row] : self.image_starts[row + 1]]
         images = tuple(self.path(number, self.videos[row]) for number in numbers)
-        place = place_of(Path(self.source.path), int(self.numbers[row]))
+        shard = self.shards[self.shard[row].as_py()]
+        place = place_of(Path(self.source.path) / shard, int(self.numbers[row]))
         return Sample(self.ids[row].as_py(), tuple(turns), images, place, self.source.template)
 
     def path(self, number: int, video: bool) -> Path:
@@ -203,11 +205,11 @@ def read_table(source: Source, seed: int, videos: bool) -> ParsedRows[Sample]:
         BadRows: If a row is refused and `on_bad_row` is "error", or all are.
     """
     path = Path(source.path)
-    check_file(path)
     drawn = f"{seed}/{path.name}" if source.sampling.startswith("random") else ""
     rule = [__version__, path.suffix, source.sampling, drawn, videos, source.images is None]
     name = _sum([str(path.absolute()), *rule])[:24]
-    key = _sum([image_digest(path), *rule])
+    read = [[str(each.relative_to(path)), image_digest(each)] for each in source.files()]
+    key = _sum([read, *rule])
     stored = cache_folder("rows") / f"{name}-{key[:24]}.arrow"
     if (found := _found(stored, source, key, videos)) is not None:
         return found
@@ -233,7 +235,7 @@ def _found(stored: Path, source: Source, key: str, videos: bool) -> ParsedRows[S
         table = Table(stored, source, key)
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
-    folder = open_folder(source.images)
+    folder = open_folder(source.media())
     try:
         for video in (False, True):
             rows = np.repeat(table.videos == video, np.diff(table.image_starts))
@@ -243,7 +245,7 @@ def _found(stored: Path, source: Source, key: str, videos: bool) -> ParsedRows[S
     except Refused:
         return None
     read, path = sample_reader(source, videos), Path(source.path)
-    rows = [FileRow(place_of(path, n), n, _read(value)) for n, value in table.bad]
+    rows = [FileRow(place_of(path / at, n), n, _read(value)) for at, n, value in table.bad]
     good, bad = parse_rows(rows, lambda row: read(row, folder))
     total = len(table) + len(bad)
     return None if good else ParsedRows(source, Samples([table]), bad, total).settled()
@@ -252,7 +254,7 @@ def _found(stored: Path, source: Source, key: str, videos: bool) -> ParsedRows[S
 def _columns(parsed: ParsedRows[Sample]) -> pa.Table:
     """Samples as columns, in one batch."""
     rows, source = parsed.items, parsed.source
-    root = None if source.images is None else Path(source.images).absolute()
+    root, path = source.media(), Path(source.path)
     images = [image.relative_to(root) for row in rows for image in row.images] if root else []
     names: dict[str, int] = {}
     indices = [names.setdefault(str(image), len(names)) for image in images]
@@ -265,13 +267,19 @@ def _columns(parsed: ParsedRows[Sample]) -> pa.Table:
         "texts": pa.LargeListArray.from_arrays(_starts([len(r.turns) for r in rows]), texts),
         "images": pa.LargeListArray.from_arrays(_starts([len(r.images) for r in rows]), dictionary),
         "video": pa.array([any(isinstance(i, VideoPath) for i in r.images) for r in rows]),
+        "shard": pa.array([_shard(r.source, path) for r in rows]).dictionary_encode(),
         "number": pa.array([int(r.source.rpartition(" ")[2]) for r in rows], pa.int64()),
         "words": pa.array(
             [sum(len(turn.text.split()) for turn in row.turns) for row in rows], pa.int32()
         ),
     }
-    bad = [[row.number, _written(row.value)] for row in parsed.refused]
-    return pa.table(columns).replace_schema_metadata({BAD: json.dumps(bad)})
+    bad = [[_shard(r.place, path), r.number, _written(r.value)] for r in parsed.refused]
+    return pa.table(columns).replace_schema_metadata({BAD: json.dumps(bad, default=str)})
+
+
+def _shard(place: str, path: Path) -> str:
+    """Name of the shard of a row, within the source's folder; "." where the source is a file."""
+    return str(Path(place.rpartition(", ")[0]).relative_to(path))
 
 
 def _written(value: Any) -> Any:

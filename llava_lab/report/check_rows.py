@@ -13,6 +13,7 @@ from llava_lab.core.cache import remembered
 from llava_lab.core.progress import shown
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.known_files import KnownFiles
+from llava_lab.data.media.inside import content_or_path
 from llava_lab.data.modules.encoded import EncodedRows
 from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.modules.phrases import PhraseDataModule
@@ -183,7 +184,7 @@ def odd_modes(files: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _mode(path: Path) -> str:
-    with Image.open(path) as picture:
+    with Image.open(content_or_path(path)) as picture:
         return picture.mode
 
 

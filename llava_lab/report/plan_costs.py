@@ -6,7 +6,7 @@ from pathlib import Path
 from llava_lab.data.geometry import Layout
 from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.modules.stage import StageDataModule
-from llava_lab.data.rows import choose, read_rows
+from llava_lab.data.rows import choose
 from llava_lab.model.llava import Llava
 from llava_lab.report.grid import Figure, figure
 from llava_lab.report.plan_memory import Row
@@ -22,6 +22,7 @@ PUBLISHED_ROWS = {
     "llava_instruct_150k.json": 157_712,
     "llava_v1_5_mix665k.json": 665_298,
     "llava_next_raw_format/llava_next_raw_format_processed.json": 738_590,
+    "LLaVA-NeXT-Data": 779_289,
 }
 
 
@@ -80,8 +81,8 @@ def samples(data: StageDataModule) -> tuple[int | None, str]:
         path = Path(source.path)
         published = PUBLISHED_ROWS.get(f"{path.parent.name}/{path.name}")
         published = published or PUBLISHED_ROWS.get(path.name)
-        if path.is_file():
-            rows += len(choose(read_rows(path), source.sampling, "", path))
+        if path.exists():
+            rows += len(choose(source.rows(), source.sampling, "", path))
         elif published is None or source.sampling != "all":
             return None, f"{path} is not here"
         else:

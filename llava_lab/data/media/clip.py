@@ -12,6 +12,7 @@ from llava_lab.core.records import file_sha256
 from llava_lab.data.image_folder import frame_files
 from llava_lab.data.known_files import KnownFiles
 from llava_lab.data.media.decode import check_pixels, read_frames
+from llava_lab.data.media.inside import content
 from llava_lab.data.media.picture import load_image
 from llava_lab.data.media.track import Track, read_track
 
@@ -132,17 +133,23 @@ def image_digests(paths: Iterable[Path]) -> dict[Path, str]:
     Raises:
         ValueError: If some cannot be read; the message has the first ten.
     """
-    digests, faults = _digests.find(paths, _digest, "digests of pictures")
+    digests, faults = readable_digests(paths)
     if faults:
         examples = listed(list(faults.values()), 10)
         raise ValueError(f"{len(faults)} pictures or videos cannot be read:\n  {examples}")
     return digests
 
 
+def readable_digests(paths: Iterable[Path]) -> tuple[dict[Path, str], dict[Path, str]]:
+    """Digests of the images and videos that can be read; of each other one, why it cannot."""
+    return _digests.find(paths, _digest, "digests of pictures")
+
+
 def _digest(path: Path) -> str:
     if path.is_dir():
         return hashlib.sha256("".join(map(file_sha256, frame_files(path))).encode()).hexdigest()
-    return file_sha256(path)
+    packed = content(path)
+    return file_sha256(path) if packed is None else hashlib.sha256(packed).hexdigest()
 
 
 _digests = KnownFiles("sha256")

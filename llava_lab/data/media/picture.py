@@ -1,11 +1,13 @@
 """3. Picture: an image file -> an 8-bit RGB image, or one message that says what is wrong."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from llava_lab.core.atomic import check_regular
+from llava_lab.data.media.inside import content
 from llava_lab.data.media.jpeg import check_jpeg, may_end_early
 from llava_lab.data.media.png import check_png
 
@@ -35,7 +37,7 @@ def load_image(path: str | Path, upright: bool = False) -> Image.Image:
     for example, would become almost black.
 
     Args:
-        path: The file.
+        path: The file, which may be inside of an archive.
         upright: Whether to rotate the image by its EXIF orientation. The released code does not, so
             published models saw such photographs rotated; transformers' loader does.
 
@@ -45,11 +47,13 @@ def load_image(path: str | Path, upright: bool = False) -> Image.Image:
             than `MAX_PIXELS` or `MAX_SIDE`.
     """
     path = Path(path)
-    check_regular(path, "image")
+    packed = content(path)
+    if packed is None:
+        check_regular(path, "image")
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with Image.open(path) as image:
-            return _read(image, path, upright)
+        with Image.open(path if packed is None else BytesIO(packed)) as image:
+            return _read(image, path, packed, upright)
     except _UnreadableError as reason:
         raise ValueError(f"{path}: {reason}") from None
     except UnidentifiedImageError as error:
@@ -67,7 +71,9 @@ class _UnreadableError(ValueError):
     """Pillow opens an image that is refused all the same."""
 
 
-def _read(image: ImageFile.ImageFile, path: Path, upright: bool) -> Image.Image:
+def _read(
+    image: ImageFile.ImageFile, path: Path, packed: bytes | None, upright: bool
+) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise _UnreadableError(_too_large(f"{image.width}x{image.height} pixels"))
     if max(image.size) > MAX_SIDE:
@@ -77,11 +83,11 @@ def _read(image: ImageFile.ImageFile, path: Path, upright: bool) -> Image.Image:
     if image.format == "EPS":
         raise _UnreadableError("Pillow runs another program to draw EPS; save it as PNG")
     if image.format == "PNG":
-        with path.open("rb") as file:
+        with path.open("rb") if packed is None else BytesIO(packed) as file:
             check_png(file)
     image.load()
     if image.format in ("JPEG", "MPO") and may_end_early(image):
-        check_jpeg(path.read_bytes())
+        check_jpeg(path.read_bytes() if packed is None else packed)
     return to_rgb(image, upright)
 
 

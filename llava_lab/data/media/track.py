@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import av
 from av.error import FFmpegError
 
 from llava_lab.core.atomic import check_regular
+from llava_lab.data.media.inside import content, inside
 
 # Limits of one video; more is refused before it is decoded.
 MAX_FRAME_PIXELS = 8192 * 8192
@@ -62,8 +64,10 @@ def read_track(path: Path) -> Track:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no video, damaged, cut short, or beyond a limit.
     """
-    check_regular(path, "video")
-    state = path.stat()
+    place = inside(path)
+    if place is None:
+        check_regular(path, "video")
+    state = path.stat() if place is None else place[0].stat()
     return _read_track(path, state.st_mtime_ns, state.st_size)
 
 
@@ -71,10 +75,10 @@ def read_track(path: Path) -> Track:
 def opened(path: Path, **options: str) -> Iterator[Opened]:
     """Open a file and its first video stream; whatever the decoder raises becomes one message."""
     rules = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    packed = content(path)
+    file = str(path.absolute()) if packed is None else BytesIO(packed)
     try:
-        container = av.open(
-            str(path.absolute()), options={**rules, **options}, metadata_errors="replace"
-        )
+        container = av.open(file, "r", options={**rules, **options}, metadata_errors="replace")
     except FFmpegError as error:
         raise ValueError(
             f"{path}: not a video, damaged, cut short, or of a format that is not read "
