@@ -28,6 +28,8 @@ def parser() -> ArgumentParser:
     kinds = made.add_subparsers(dest="what", required=True, metavar="WHAT")
     _captions(kinds.add_parser("captions", help="balance captions by their noun phrases (595K)"))
     _instruct(kinds.add_parser("instruct", help="a text-only LM writes about pictures (158K)"))
+    _mix(kinds.add_parser("mix", help="academic questions, OCR and regions by rules (665K)"))
+    _distinct(kinds.add_parser("distinct", help="leave out rows with pictures of benchmarks"))
     return made
 
 
@@ -71,6 +73,39 @@ def _instruct(made: ArgumentParser) -> None:
     add_flag(made, "--max-cost", type=float, metavar="PRICE", help=limit)
 
 
+def _mix(made: ArgumentParser) -> None:
+    made.description = (
+        "Make rows of published question files by rules, as LLaVA-1.5's mix has them."
+    )
+    rules = "YAML of rules; asset:make/llava15_mix.yaml has those of LLaVA-1.5"
+    made.add_argument("rules", help=rules)
+    source = "a file of rows by the name of its rule; repeatable"
+    add_flag(made, "--source", action="append", required=True, metavar="NAME=FILE", help=source)
+    labels = "a file of labels apart from the rows"
+    add_flag(made, "--labels", action="append", default=[], metavar="NAME=FILE", help=labels)
+    sizes = "folder of pictures whose sizes rows lack"
+    add_flag(made, "--images", type=Path, help=sizes)
+    bad = "refuse rows that are not usable, or leave them out, counted"
+    add_flag(made, "--on-bad-row", choices=("error", "skip"), default="error", help=bad)
+    _add_out(made)
+
+
+def _distinct(made: ArgumentParser) -> None:
+    made.description = (
+        "Leave out rows whose picture is one of a benchmark's: the same pixels, or a perceptual "
+        "hash (imagehash's phash, 64 bits) that differs in few bits."
+    )
+    made.add_argument("rows", type=Path, help="LLaVA-format .json or .jsonl")
+    add_flag(
+        made, "--images", type=Path, required=True, help="folder that the rows' paths start from"
+    )
+    against = "folder of pictures that must not be among them; repeatable"
+    add_flag(made, "--against", type=Path, action="append", required=True, help=against)
+    bits = "most differing bits; 0 is equal hashes"
+    add_flag(made, "--bits", type=int, default=4, help=bits)
+    add_flag(made, "--out", type=Path, required=True, help=".json or .jsonl to write")
+
+
 def _add_out(made: ArgumentParser) -> None:
     add_flag(made, "--out", type=Path, required=True, help=".json or .jsonl to write")
     add_flag(made, "--seed", type=int, default=0, help="of what is drawn")
@@ -79,7 +114,7 @@ def _add_out(made: ArgumentParser) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run the verb."""
     options = parser().parse_args(arguments)
-    run = {"captions": captions, "instruct": instruct}
+    run = {"captions": captions, "instruct": instruct, "mix": mix, "distinct": distinct}
     with one_message():
         run[options.what](options)
 
@@ -161,3 +196,82 @@ def instruct(options: Namespace) -> None:
     how |= counts | {"examples_of_failures": made.examples, "spent_now": dict(engine.spent)}
     inputs = [options.captions, *([options.boxes] if options.boxes else [])]
     print(f"llava_lab: {write_made(options.out, made.rows, inputs, how):,} rows: {options.out}")
+
+
+def mix(options: Namespace) -> None:
+    """Make rows of question files by rules."""
+    from llava_lab.core.records import check_rows_name
+    from llava_lab.data.official import files_of
+    from llava_lab.make_data.mix import Mixer
+    from llava_lab.make_data.rules import read_rules
+    from llava_lab.make_data.written import write_made
+    from llava_lab.model.weights import locate
+
+    check_rows_name(options.out)
+    path = Path(locate(options.rules))
+    rules, sources, labels = read_rules(path), _named(options.source), _named(options.labels)
+    if unknown := [name for name in (*sources, *labels) if name not in rules]:
+        raise ValueError(f"{path}: has no rule {unknown[0]!r}; it has {', '.join(rules)}")
+    if lost := [name for name in labels if name not in sources]:
+        raise ValueError(f"--labels {lost[0]}: name its rows, too: --source {lost[0]}=FILE")
+    rows, counts = [], {}
+    for name, file in sources.items():
+        mixer = Mixer(name, rules[name], file, labels.get(name), options.images, options.seed)
+        rows += mixer.rows(options.on_bad_row)
+        found = mixer.counts
+        counts[name] = {"read": found.read, "left_out": len(found.bad)}
+        counts[name] |= {"conversations": found.made, "questions": found.turns}
+        line = ", ".join(f"{number:,} {what}" for what, number in counts[name].items())
+        print(f"llava_lab: {name}: {line.replace('_', ' ')}")
+        if found.bad:
+            print(f"llava_lab: {name}: left out first: {found.bad[0]}")
+    inputs = [
+        path,
+        *(file for each in (*sources.values(), *labels.values()) for file in files_of(each)),
+    ]
+    how = {"make": "mix", "seed": options.seed, "sources": counts}
+    print(f"llava_lab: {write_made(options.out, rows, inputs, how):,} rows: {options.out}")
+
+
+def _named(given: Sequence[str]) -> dict[str, str]:
+    """Files by the name of their rule.
+
+    Raises:
+        ValueError: If one is not NAME=FILE, or a name is repeated.
+    """
+    found: dict[str, str] = {}
+    for each in given:
+        name, equals, file = each.partition("=")
+        if not (name and equals and file):
+            raise ValueError(f"{each!r} is not NAME=FILE")
+        if found.setdefault(name, file) != file:
+            raise ValueError(f"{name} has two files, {found[name]} and {file}")
+    return found
+
+
+def distinct(options: Namespace) -> None:
+    """Leave out rows with pictures of benchmarks."""
+    from dataclasses import asdict
+
+    from llava_lab.core.records import check_rows_name
+    from llava_lab.data.rows import read_rows
+    from llava_lab.make_data.distinct import Pictures, split
+    from llava_lab.make_data.written import write_made
+
+    check_rows_name(options.out)
+    pictures = Pictures(options.against, options.bits)
+    kept, matches, videos = split(read_rows(options.rows), options.images, pictures)
+    if not kept:
+        raise ValueError(f"{options.rows}: every row has a picture of {options.against[0]}")
+    how = {"make": "distinct", "bits": options.bits, "against": list(map(str, options.against))}
+    how |= {"rows_with_videos_not_compared": videos, "left_out": list(map(asdict, matches))}
+    number = write_made(options.out, kept, [options.rows], how)
+    exact = sum(each.bits is None for each in matches)
+    alike = len(matches) - exact
+    print(f"llava_lab: left out {exact} pictures with the same pixels, {alike} that look the same")
+    for each in matches[:10]:
+        why = "same pixels" if each.bits is None else f"{each.bits} bits differ"
+        print(f"llava_lab:   {each.place}: {each.image} is {each.other} ({why})")
+    if videos:
+        print(f"llava_lab: {videos} rows have videos, which are not compared; they stay")
+    print(f"llava_lab: {number:,} rows: {options.out}")

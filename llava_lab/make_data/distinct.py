@@ -1,0 +1,154 @@
+"""Distinct: rows whose pictures are none of a benchmark's, by their pixels and by how they look."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from llava_lab.core.messages import listed
+from llava_lab.data.fields import read_media
+from llava_lab.data.image_folder import ImageFolder
+from llava_lab.data.known_files import KnownFiles
+from llava_lab.data.media.picture import load_image
+from llava_lab.data.rows import FileRow, Refused
+
+BITS = 64  # of imagehash's phash
+INSTALL = "pip install 'llava-lab[make]'"
+
+
+@dataclass(frozen=True)
+class Match:
+    """A row's picture that is one of a benchmark's.
+
+    Attributes:
+        place: File and number of the row.
+        image: Name of its picture.
+        other: The benchmark's picture.
+        bits: How many bits of their hashes differ; None where their pixels are the same.
+    """
+
+    place: str
+    image: str
+    other: str
+    bits: int | None
+
+
+class Pictures:
+    """Pictures to compare with.
+
+    Args:
+        folders: Folders of them, looked through with all folders inside.
+        bits: Most differing bits of two hashes that are taken for one picture; below 0 compares
+            pixels alone.
+
+    Raises:
+        ValueError: If imagehash is not installed, a folder has no pictures, or some are damaged.
+    """
+
+    def __init__(self, folders: Iterable[Path], bits: int = 4):
+        if not -1 <= bits < BITS:
+            raise ValueError(f"--bits {bits}: a hash has {BITS}; -1 compares pixels alone")
+        self.bits = bits
+        self.known = KnownFiles("pixels-phash-1")
+        self.by_pixels: dict[str, str] = {}
+        self.hashes: dict[int, str] = {}
+        self.near: dict[tuple[int, int], list[int]] = {}
+        for folder in folders:
+            self._add(folder)
+
+    def _add(self, folder: Path) -> None:
+        known = set(Image.registered_extensions())
+        paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in known and p.is_file()]
+        if not paths:
+            raise ValueError(f"{folder}: there is no picture")
+        for path, (pixels, looks) in self.look(paths).items():
+            self.by_pixels.setdefault(pixels, str(path))
+            value = int(looks, 16)
+            if value not in self.hashes:
+                self.hashes[value] = str(path)
+                for key in self._bands(value):
+                    self.near.setdefault(key, []).append(value)
+
+    def look(self, paths: Iterable[Path]) -> dict[Path, tuple[str, str]]:
+        """Hash of the pixels of each picture, and perceptual hash; kept from start to start.
+
+        Raises:
+            ValueError: If some cannot be read.
+        """
+        try:
+            import imagehash
+        except ImportError:
+            raise ValueError(f"hashes of pictures need imagehash: {INSTALL}") from None
+
+        def of(path: Path) -> list[str]:
+            picture = load_image(path)
+            total = hashlib.sha256(f"{picture.width}x{picture.height}".encode())
+            total.update(picture.tobytes())
+            return [total.hexdigest(), str(imagehash.phash(picture))]
+
+        found, faults = self.known.find(paths, of, "hashes of pictures")
+        if faults:
+            lines = listed(list(faults.values()), 10)
+            raise ValueError(f"{len(faults)} pictures cannot be read:\n  {lines}")
+        return found
+
+    def match(self, pixels: str, looks: str) -> tuple[str, int | None] | None:
+        """The picture that one is the same as, and how many bits differ; None if there is none."""
+        if pixels in self.by_pixels:
+            return self.by_pixels[pixels], None
+        if self.bits < 0:
+            return None
+        value = int(looks, 16)
+        candidates = {other for key in self._bands(value) for other in self.near.get(key, ())}
+        found = [((value ^ other).bit_count(), other) for other in candidates]
+        distance, other = min(found, default=(BITS, 0))
+        return (self.hashes[other], distance) if distance <= self.bits else None
+
+    def _bands(self, value: int) -> Iterator[tuple[int, int]]:
+        """Parts of a hash: two hashes that differ in `bits` of it have one of `bits` + 1 alike."""
+        number = max(self.bits, 0) + 1
+        edges = [BITS * at // number for at in range(number + 1)]
+        for at in range(number):
+            yield at, (value >> edges[at]) & ((1 << (edges[at + 1] - edges[at])) - 1)
+
+
+def split(
+    rows: Iterable[FileRow], images: Path, pictures: Pictures
+) -> tuple[list[Mapping[str, Any]], list[Match], int]:
+    """Part rows from those with a picture of a benchmark.
+
+    Args:
+        rows: LLaVA-format rows.
+        images: Folder that their pictures' names start from.
+        pictures: The benchmark's.
+
+    Returns:
+        Rows that stay; what the others show; and how many have a video, and stay unseen.
+
+    Raises:
+        ValueError: If a row's pictures are not there.
+    """
+    every, folder = list(rows), ImageFolder(images)
+    shown: list[list[Path]] = []
+    names: list[list[str]] = []
+    videos = 0
+    for row in every:
+        try:
+            found, video = read_media(row.value)
+            names.append(found)
+            shown.append([folder.find(name) for name in found])
+        except Refused as problem:
+            raise ValueError(f"{row.place}: {problem}") from None
+        videos += video is not None
+    hashes = pictures.look(path for paths in shown for path in paths)
+    kept, matches = [], []
+    for row, paths, called in zip(every, shown, names, strict=True):
+        same = [(name, pictures.match(*hashes[p])) for name, p in zip(called, paths, strict=True)]
+        hits = [Match(row.place, name, *hit) for name, hit in same if hit]
+        matches += hits
+        if not hits:
+            kept.append(row.value)
+    return kept, matches, videos

@@ -1,0 +1,101 @@
+"""Rows with pictures of benchmarks are left out, by pixels and by how pictures look."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava_lab.__main__ import main
+
+pytest.importorskip("imagehash")
+
+from llava_lab.make_data.distinct import Pictures
+
+
+def picture(seed: int, side: int = 64) -> Image.Image:
+    """A picture of soft blobs, so that it looks the same when it is scaled or compressed."""
+    levels = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(levels).resize((side, side), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Pictures to train on, and a benchmark's: 1 is the same file, 2 scaled, 3 compressed."""
+    train, test = tmp_path / "train", tmp_path / "test"
+    train.mkdir()
+    (test / "more").mkdir(parents=True)
+    for number in range(6):
+        picture(number).save(train / f"{number}.png")
+    picture(1).save(test / "same.bmp")  # other bytes, the same pixels
+    picture(2).resize((200, 150)).save(test / "more" / "scaled.png")
+    picture(3).save(test / "compressed.jpg", quality=60)
+    picture(9).save(test / "other.png")
+    return train, test
+
+
+def write(tmp_path: Path) -> Path:
+    rows = [
+        {
+            "id": number,
+            **({"image": f"{number}.png"} if number < 6 else {}),
+            "conversations": [
+                {"from": "human", "value": ("<image>\n" if number < 6 else "") + "What?"},
+                {"from": "gpt", "value": "It."},
+            ],
+        }
+        for number in range(7)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    return tmp_path / "rows.json"
+
+
+@pytest.mark.parametrize(("bits", "kept"), [(4, [0, 4, 5, 6]), (-1, [0, 2, 3, 4, 5, 6])])
+def test_rows_with_the_same_pictures_are_left_out(
+    folders: tuple[Path, Path], tmp_path: Path, bits: int, kept: list[int], capsys
+) -> None:
+    train, test = folders
+    out = tmp_path / "out.json"
+    command = ["make", "distinct", str(write(tmp_path)), "--images", str(train)]
+    main([*command, "--against", str(test), f"--bits={bits}", "--out", str(out)])
+    assert [row["id"] for row in json.loads(out.read_text())] == kept
+    left = json.loads((tmp_path / "out.json.made.json").read_text())["left_out"]
+    assert left[0]["other"] == str(test / "same.bmp") and left[0]["bits"] is None
+    assert "1 pictures with the same pixels" in capsys.readouterr().out
+
+
+def test_hashes_that_differ_in_few_bits_are_found_and_no_others(folders) -> None:
+    """Against every pair one by one; hashes are made, not of pictures."""
+    pictures = Pictures([folders[1]], bits=4)
+    draw = np.random.default_rng(0)
+    base = [int(each) for each in draw.integers(0, 2**63, 40)]
+    pictures.hashes, pictures.near = {}, {}
+    for value in base:
+        pictures.hashes[value] = str(value)
+        for key in pictures._bands(value):
+            pictures.near.setdefault(key, []).append(value)
+    for value in base[:20]:
+        for number in range(8):
+            flipped = value
+            for bit in draw.choice(64, number, replace=False):
+                flipped ^= 1 << int(bit)
+            nearest = min(bin(flipped ^ other).count("1") for other in base)
+            found = pictures.match("", f"{flipped:016x}")
+            assert (found is not None) == (nearest <= 4)
+            assert found is None or found[1] == nearest
+
+
+def test_what_cannot_be_compared_is_said(folders, tmp_path: Path, monkeypatch) -> None:
+    train, _ = folders
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match="there is no picture"):
+        Pictures([tmp_path / "none"])
+    with pytest.raises(ValueError, match="a hash has 64"):
+        Pictures([train], bits=64)
+    (tmp_path / "none" / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="1 pictures cannot be read"):
+        Pictures([tmp_path / "none"])
+    monkeypatch.setitem(__import__("sys").modules, "imagehash", None)
+    with pytest.raises(ValueError, match=r"need imagehash: pip install 'llava-lab\[make\]'"):
+        Pictures([train])
