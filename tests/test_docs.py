@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from test_exchange import make_theirs
+from test_official import CASES, lay_out, picture, write
 
 from llava_lab.__main__ import main
 from llava_lab.report.claims import read_claims
@@ -27,6 +29,16 @@ WITH_PYTHON = [
     if any(kind == "python" and not title for kind, title, _ in blocks)
 ]
 WITH_FILES = [name for name, blocks in PAGES.items() if any(title for _, title, _ in blocks)]
+QUICK = ("own_part.md",)  # the others train and ask more
+# LLaVA-Bench in the Wild as it is published, with the file that has its prompt.
+WILD = {
+    "questions.jsonl": [
+        {"question_id": 0, "image": "001.jpg", "text": "Where?", "category": "conv"}
+    ],
+    "answers_gpt4.jsonl": [{"question_id": 0, "text": "At sea.", "answer_id": "x"}],
+    "context.jsonl": [{"id": "001", "image": "001.jpg", "caption": "A boat at sea."}],
+    "rule.json": {"llava_bench_conv": {"role": "Assistant", "prompt": "Two scores on one line."}},
+}
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON)
@@ -48,17 +60,41 @@ def test_python_of_a_page_prints_what_the_page_says(
     assert runner.summarize().failed == 0
 
 
-@pytest.mark.parametrize("page", WITH_FILES)
+def furnish(page: str, folder: Path) -> None:
+    """What a page says that its reader has: published files of benchmarks, and a checkpoint."""
+    text = "".join(text for _, _, text in PAGES[page])
+    asked = set(re.findall(r"configs/benchmarks/(\w+)\.yaml", text))
+    asked = {"textvqa_ocr" if name == "textvqa" else name for name in asked}
+    for name in asked & CASES.keys():
+        lay_out(name, folder / "data" / "eval")
+    if "llava_bench_wild" in asked:
+        wild = folder / "data" / "eval" / "llava-bench-in-the-wild"
+        for name, content in WILD.items():
+            write(wild / name, content)
+        (wild / "images").mkdir()
+        (wild / "images" / "001.jpg").write_bytes(picture())
+    if "checkpoints/mine" in text:
+        make_theirs(folder / "checkpoints" / "mine", "clip", "llama")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WITH_FILES],
+)
 def test_files_and_commands_of_a_page_work_in_an_empty_folder(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge_server
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # as `python -m` does
+    monkeypatch.delenv("LLAVA_DATA", raising=False)
+    monkeypatch.setenv("JUDGE_URL", judge_server(lambda body: "8 7").url)
+    monkeypatch.setenv("JUDGE_MODEL", "judge-1")
+    furnish(page, tmp_path)
     for kind, title, text in PAGES[page]:
         if title:
             (tmp_path / title).write_text(text, encoding="utf-8")
         elif kind == "sh":
-            for line in text.splitlines():
+            for line in text.replace("\\\n", "").splitlines():
                 command = shlex.split(line, comments=True)
                 assert command[:3] == ["python", "-m", "llava_lab"]
                 main(command[3:])

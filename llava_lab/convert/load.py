@@ -16,7 +16,7 @@ from llava_lab.core.trust import check_tree, only_trusted
 from llava_lab.core.yaml_file import read_mapping
 from llava_lab.data.chat import get_template
 from llava_lab.data.views.base import Views
-from llava_lab.experiment.compose import short
+from llava_lab.experiment.compose import EXTENDS, short
 from llava_lab.experiment.options import class_of
 from llava_lab.experiment.parser import LabParser
 from llava_lab.experiment.run import finished_stages
@@ -104,10 +104,10 @@ def _build(config: dict[str, Any], path: Path) -> Namespace:
     parser = LabParser()
     parser.add_argument("--model", type=Llava, required=True)
     parser.add_argument("--views", type=Views, required=True)
-    wanted = {
-        "model": class_of(Llava, _section(config, path, "model")),
-        "views": _section(config, path, "data", "views"),
-    }
+    views = _section(config, path, "data", "views")
+    if isinstance(views, dict):
+        views = {key: value for key, value in views.items() if key != EXTENDS}  # null: an import's
+    wanted = {"model": class_of(Llava, _section(config, path, "model")), "views": views}
     seed = config.get("seed_everything") or 0
     if not isinstance(seed, int):
         raise ValueError(f"{path}: seed_everything is {seed!r}, not a whole number")

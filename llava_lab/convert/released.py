@@ -24,6 +24,7 @@ from llava_lab.convert.names import our_names
 from llava_lab.convert.original import original_parts
 from llava_lab.core.atomic import new_folder
 from llava_lab.data.chat import get_template
+from llava_lab.experiment.compose import EXTENDS
 from llava_lab.model.encoder.tower import first_line
 
 # Parts -> prefix of the names of their tensors in our model.
@@ -171,6 +172,8 @@ def _write_yaml(released: Released, draft: Path, place: Path, source: str) -> No
             keys[name] = str(place / f"{part}.safetensors")
     if (draft / "tokenizer").is_dir():
         model["llm"]["init_args"]["tokenizer"] = str(place / "tokenizer")
-    written = {"scale": "imported", "model": model, "data": {"views": released.parts["views"]}}
+    # An experiment's own views may refer to a stage, which may be switched off.
+    views = {EXTENDS: None, **released.parts["views"]}
+    written = {"scale": "imported", "model": model, "data": {"views": views}}
     text = yaml.safe_dump(written, sort_keys=False)
     (draft / MODEL).write_text(f"# Imported from {source}.\n{text}", "utf-8")

@@ -52,6 +52,7 @@ from llava_lab.data.views.base import Views
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.square import Square
 from llava_lab.data.views.video import Frames
+from llava_lab.experiment.experiment import Experiment
 from llava_lab.model.connector.linear import Linear
 from llava_lab.model.connector.mlp import MLP
 from llava_lab.model.connector.pixel_shuffle import PixelShuffle
@@ -370,6 +371,13 @@ def test_pixels_equal_those_of_transformers(views, pads: bool) -> None:
     for picture in pictures():
         wanted = torch.from_numpy(np.stack(theirs(picture)["pixel_values"]))
         assert torch.equal(views.pixels(picture, view_spec), wanted), picture.size
+
+
+def test_an_imported_model_is_asked_where_the_stages_of_an_experiment_are_off(
+    imported: Path,
+) -> None:
+    found = Experiment.read("experiments/llava15.yaml", imported / "model.yaml")
+    assert found.changed({"stages.align": None, "stages.instruct": None}).config["data"]["views"]
 
 
 def test_out_and_in_again_is_the_identity(imported: Path, tmp_path: Path) -> None:
