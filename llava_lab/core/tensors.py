@@ -8,8 +8,9 @@ import hashlib
 import json
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -54,6 +55,33 @@ def read_tensors(path: Path, key: str, names: list[str] | None = None) -> dict[s
             file belongs to something else.
         FileNotFoundError: If there is no such file.
     """
+    found, checksums = _opened(
+        path, key, lambda file, every: {n: file.get_tensor(n) for n in names or every}
+    )
+    for name, tensor in found.items():
+        if _checksum(tensor) != checksums[name]:
+            raise Damaged(f"{path}: damaged: {name!r} is not what was written")
+    return found
+
+
+def tensor_names(path: Path, key: str) -> set[str]:
+    """Names of the tensors of a file, whose values are not read.
+
+    Args:
+        path: The file.
+        key: Key that the file must have.
+
+    Raises:
+        Damaged: If the file is cut short or belongs to something else.
+        FileNotFoundError: If there is no such file.
+    """
+    return set(_opened(path, key, lambda file, every: {})[1])
+
+
+def _opened(
+    path: Path, key: str, read: Callable[[Any, Iterable[str]], dict[str, Tensor]]
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """What is read of a file that has this key, and the checksums of all its tensors."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     try:
@@ -70,15 +98,12 @@ def read_tensors(path: Path, key: str, names: list[str] | None = None) -> dict[s
                     f"{path}: damaged: {len(odd)} of {len(checksums)} tensors are missing or left "
                     f"over, the first {odd[0]!r}"
                 )
-            found = {name: file.get_tensor(name) for name in names or checksums}
+            found = read(file, checksums)
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         if isinstance(error, Damaged):
             raise
         raise Damaged(f"{path}: damaged or cut short ({error})") from error
-    for name, tensor in found.items():
-        if _checksum(tensor) != checksums[name]:
-            raise Damaged(f"{path}: damaged: {name!r} is not what was written")
-    return found
+    return found, checksums
 
 
 def made_again(

@@ -23,6 +23,7 @@ class StepPart(NamedTuple):
         step: Indices of all rows of the step, over all devices.
         number: Its place among the step's micro-batches that are no fillers.
         parts: Number of micro-batches of the step that are no fillers.
+        source: Name of the source that all its rows are of, or None.
     """
 
     rows: list[int]
@@ -30,6 +31,7 @@ class StepPart(NamedTuple):
     step: list[int]
     number: int
     parts: int
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class MicroBatch:
             known before its first micro-batch is computed.
         first: Whether the step begins with it.
         last: Whether the step ends with it.
+        source: Name of the source that all its rows are of, or None.
     """
 
     batch: StageBatch
@@ -50,6 +53,7 @@ class MicroBatch:
     step: "tuple[MicroBatch, ...]" = ()
     first: bool = True
     last: bool = True
+    source: str | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "MicroBatch":
         """Copy the batch to another device."""
@@ -73,7 +77,7 @@ class StepParts(Dataset):
 
     def __getitem__(self, index: StepPart) -> MicroBatch:
         batch = self.collate([self.rows[row] for row in index.rows], index)
-        return MicroBatch(batch, index.filler)
+        return MicroBatch(batch, index.filler, source=index.source)
 
 
 class StepPartSampler:
@@ -170,10 +174,11 @@ def stage_steps(
     group_by_modality: bool,
     seed: int,
     stage: str,
+    rows: Callable[[int], Sequence[int] | None] = lambda epoch: None,
 ) -> list[list[int]]:
     """List the rows of every optimizer step of a stage, whatever the number of devices.
 
-    The last batch of an epoch may be smaller.
+    The last batch of an epoch may be smaller. `rows` gives those of an epoch, None being each once.
     """
     steps: list[list[int]] = []
     total = math.inf if max_steps is None else max_steps
@@ -187,6 +192,7 @@ def stage_steps(
             stage=stage,
             epoch=epoch,
             group_by_modality=group_by_modality,
+            rows=rows(epoch),
         )
         epoch += 1
     return steps[: max_steps or None]
@@ -210,16 +216,18 @@ def split_step(
     ]
 
 
-def deal(rows: int, size: int, rank: int, world: int) -> list[list[StepPart]]:
+def deal(
+    rows: Sequence[int], size: int, rank: int, world: int, source: str | None = None
+) -> list[list[StepPart]]:
     """One device's share of rows that are read once in their order, such as held-out rows.
 
     Every device has as many batches as the others, and every row counts once: the batches are
     the same on any number of devices, and dealt out in turn.
     """
-    every = [list(range(start, min(start + size, rows))) for start in range(0, rows, size)]
+    every = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
     steps = []
     for start in range(0, len(every), world):
         filler = start + rank >= len(every)
         batch = every[start] if filler else every[start + rank]
-        steps.append([StepPart(batch, filler, batch, 0, 1)])
+        steps.append([StepPart(batch, filler, batch, 0, 1, source)])
     return steps

@@ -24,8 +24,9 @@ def epoch_batches(
     stage: str,
     epoch: int,
     group_by_modality: bool,
+    rows: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Deal all samples into batches, each sample once; the last batch may be smaller.
+    """Deal samples into batches, each once or as often as asked; the last batch may be smaller.
 
     With grouping, a batch has one modality and samples of similar lengths, the longest first: each
     modality is shuffled, split into groups of eight batches, sorted by length within a group, and
@@ -42,30 +43,33 @@ def epoch_batches(
         stage: Name of the stage.
         epoch: Number of the epoch within the stage.
         group_by_modality: Whether to group by modality and length, or only to shuffle.
+        rows: The samples, rising; one may stand there several times. None takes each once.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; at least 1 is needed")
     if len(lengths) != len(modalities):
         raise ValueError(f"{len(lengths)} lengths, but {len(modalities)} modalities")
     rng = random.Random(f"{seed}/{stage}/{epoch}")
+    rows = range(len(lengths)) if rows is None else rows
     if not group_by_modality:
-        return _cut(_shuffled(range(len(lengths)), rng), batch_size)
+        return _cut(shuffled(rows, rng), batch_size)
     for index, length in enumerate(lengths):
         if length < 1:
             raise ValueError(f"sample {index} has length {length}; at least 1 is needed")
     batches: list[list[int]] = []
     rest: list[int] = []
     for modality in sorted(set(modalities), reverse=True):
-        indices = [index for index, each in enumerate(modalities) if each == modality]
-        drawn = _shuffled(indices, rng)
+        indices = [index for index in rows if modalities[index] == modality]
+        drawn = shuffled(indices, rng)
         full = len(drawn) - len(drawn) % batch_size
         for mega in _cut(drawn[:full], _MEGA * batch_size):
             batches += _cut(sorted(mega, key=lambda i: -lengths[i]), batch_size)
         rest += drawn[full:]
-    return _shuffled(batches, rng) + _cut(rest, batch_size)
+    return shuffled(batches, rng) + _cut(rest, batch_size)
 
 
-def _shuffled(items: Sequence[_Item], rng: random.Random) -> list[_Item]:
+def shuffled(items: Sequence[_Item], rng: random.Random) -> list[_Item]:
+    """The items in an order that the generator draws, the same in every version of Python."""
     # Python promises the same random() from the same seed in every version, but not shuffle().
     keys = [rng.random() for _ in items]
     return [items[i] for i in sorted(range(len(items)), key=keys.__getitem__)]

@@ -1,5 +1,7 @@
 """1. Source: a file of rows and its options -> the parsed rows, and the bad ones."""
 
+import math
+import re
 import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -41,6 +43,13 @@ class Source:
             that are no JSON, and rows whose images cannot be read, whose text holds a marker of
             the template, or that are too long to train on.
         template: Chat template of these rows; null takes the stage's.
+        name: Name of the source: letters, digits, - and _. Logs and results.json show the held-out
+            loss of each source that has one, and overrides find it by its name:
+            `stages.instruct.data.sources.NAME.weight=0`.
+        weight: How often its rows are read in an epoch: 2.5 is each row twice and half of them
+            once more, 0.5 half of them; epochs go on where the one before has stopped, so that all
+            have their turn. 0 trains on none; its held-out rows stay held out and measured, so
+            that stages with and without it have the same.
     """
 
     path: Path
@@ -48,8 +57,16 @@ class Source:
     sampling: str = "all"
     on_bad_row: Literal["error", "skip"] = "error"
     template: str | None = None
+    name: str | None = None
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(r"(?!\d+$)[\w-]+", self.name):
+            raise ValueError(
+                f"{self.path}: name {self.name!r}: it is of letters, digits, - and _, and no number"
+            )
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"{self.path}: weight is {self.weight}; it is 0 or more")
         try:
             parse_sampling(self.sampling)
         except ValueError as problem:

@@ -174,7 +174,7 @@ class Samples(Sequence[Sample]):
     def hold_out(self, fraction: float) -> "tuple[Samples, Samples]":
         """Rows to train on and rows that are held out, by the rule of `split.hold_out`."""
         if not fraction:
-            return self, Samples([])
+            return self, Samples(self.tables, self.rows[:0])
         held = np.array(held_out(self.split_names(), fraction))
         return Samples(self.tables, self.rows[~held]), Samples(self.tables, self.rows[held])
 

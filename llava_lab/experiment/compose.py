@@ -5,7 +5,7 @@ The configuration is a tree in the short form: a class and its arguments are one
 `init_args`, means the same wherever something is read. Later layers win, with three rules:
 
 - Mappings are merged key by key; lists and values are replaced. `key+: [...]` appends to a list,
-  and `key.0.option` changes its first entry.
+  and `key.0.option` changes its first entry, `key.NAME.option` the one of that name.
 - Where a layer names another class, the arguments of the class before it are dropped.
 - `extends: FILE`, or `extends: ${another.key}`, begins a mapping with what stands there, and
   `extends: null` with nothing, whatever earlier layers say. A text that names a YAML file with a
@@ -183,15 +183,18 @@ def _same_class(name: Any, other: Any) -> bool:
 
 
 def _merged_entries(base: list[Any], over: Tree) -> list[Any]:
-    """A list of which some entries are changed; keys are their numbers, from 0."""
+    """A list of which some entries are changed; keys are their names, or numbers from 0."""
     found = list(base)
+    names = {each.get("name"): n for n, each in enumerate(base) if isinstance(each, dict)}
     for key, value in over.items():
-        if not key.isdecimal() or int(key) >= len(found):
+        number = int(key) if key.isdecimal() else names.get(key, len(found))
+        if number >= len(found):
+            known = ", ".join(str(name) for name in names if name)
             raise ValueError(
                 f"{key!r} is an option of a list of {len(found)} entries; name the entry by its "
-                f"number: 0.{key}"
+                f"number: 0.{key}" + f"; or by its name: {known}" * bool(known)
             )
-        found[int(key)] = merge(found[int(key)], value)
+        found[number] = merge(found[number], value)
     return found
 
 

@@ -140,7 +140,7 @@ class Llava(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """The means over all held-out rows of all devices."""
-        for name, value in self.step_loss.means().items():
+        for name, value in self.step_loss.watched().items():
             # Alike on all devices already; Lightning warns where it is not to gather, too.
             self.log(f"held_out_{name}", value, prog_bar=name == "loss", sync_dist=True)
 

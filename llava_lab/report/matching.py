@@ -70,7 +70,7 @@ def _shortened(config: Config) -> Iterator[str]:
     for name, stage in (config.get("stages") or {}).items():
         data = stage.get("data", {})
         sources = data.get("sources") or []
-        part = [each for each in sources if each.get("sampling", "all") != "all"]
+        part = [e for e in sources if e.get("sampling", "all") != "all" or e.get("weight", 1) != 1]
         if part or data.get("max_steps") is not None:
             yield f"stages.{name} reads a part of its data"
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llava_lab.data.geometry import Layout
+from llava_lab.data.mix import weighted
 from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.modules.stage import StageDataModule
 from llava_lab.data.rows import choose
@@ -82,12 +83,13 @@ def samples(data: StageDataModule) -> tuple[int | None, str]:
         published = PUBLISHED_ROWS.get(f"{path.parent.name}/{path.name}")
         published = published or PUBLISHED_ROWS.get(path.name)
         if path.exists():
-            rows += len(choose(source.rows(), source.sampling, "", path))
+            count = len(choose(source.rows(), source.sampling, "", path))
         elif published is None or source.sampling != "all":
             return None, f"{path} is not here"
         else:
-            rows += published
+            count = published
             known.append(f"{path.name} as published")
+        rows += weighted(count, source.weight)
     formula = "; ".join([f"{rows:,} rows x {data.epochs} epoch{'s'[: data.epochs > 1]}", *known])
     if data.max_steps and data.max_steps * data.batch_size < rows * data.epochs:
         return data.max_steps * data.batch_size, f"{data.max_steps} steps x {data.batch_size}"

@@ -36,6 +36,8 @@ class StepLoss:
         self.work: dict[str, int] = {}
         # Sums and counts [2] by name: of the loss's terms, and of the numbers beside it.
         self.seen: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+        # The terms of held-out rows of each source that has a name.
+        self.apart: dict[str, dict[str, Tensor]] = {}
 
     def train(self, model: Any, micro: MicroBatch) -> dict[str, Any]:
         """What is to be differentiated; after the step's last micro-batch its numbers, too.
@@ -67,8 +69,22 @@ class StepLoss:
         return found
 
     def watch(self, model: Any, micro: MicroBatch) -> None:
-        """Count a batch of held-out rows; `means` gives the means when all are seen."""
-        self._add(*self._ratios(model, micro.batch), micro.filler)
+        """Count a batch of held-out rows; `watched` gives the means when all are seen."""
+        terms, numbers = self._ratios(model, micro.batch)
+        self._add(terms, numbers, micro.filler)
+        if micro.source is not None:
+            seen = self.apart.setdefault(micro.source, {})
+            _add(seen, terms, micro.filler, summed(terms).device)
+
+    def watched(self) -> dict[str, Tensor]:
+        """The means of all held-out rows, and `loss/NAME` of those of each source with a name."""
+        apart, self.apart = self.apart, {}
+        found = self.means()
+        for name, seen in apart.items():
+            values = over_devices(torch.stack(list(seen.values())))
+            pairs = zip(values[:, 0], values[:, 1], strict=True)
+            found[f"loss/{name}"] = summed(dict(zip(seen, pairs, strict=True)))
+        return found
 
     def means(self) -> dict[str, Tensor]:
         """The loss and the numbers beside it, over all that was counted on all devices."""
@@ -106,10 +122,14 @@ class StepLoss:
         """Add sums and counts to those that were seen; a filler's are zero."""
         device = summed(terms).device
         for ratios, seen in zip((terms, numbers), self.seen, strict=True):
-            for name, pair in ratios.items():
-                found = torch.stack([_on(device, each) for each in pair])
-                found = torch.zeros_like(found) if filler else found.detach()
-                seen[name] = seen[name] + found if name in seen else found
+            _add(seen, ratios, filler, device)
+
+
+def _add(seen: dict[str, Tensor], ratios: Ratios, filler: bool, device: torch.device) -> None:
+    for name, pair in ratios.items():
+        found = torch.stack([_on(device, each) for each in pair])
+        found = torch.zeros_like(found) if filler else found.detach()
+        seen[name] = seen[name] + found if name in seen else found
 
 
 def _on(device: torch.device, number: Tensor | float) -> Tensor:

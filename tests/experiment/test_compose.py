@@ -92,6 +92,14 @@ def test_what_is_appended_waits_for_the_list_of_an_earlier_layer() -> None:
         merge({"a": {"b": 1}}, {"a+": [1]})
 
 
+def test_an_entry_of_a_list_is_found_by_its_name_or_number() -> None:
+    entries = {"a": [{"name": "x", "b": 1}, {"b": 2}, {"name": "y", "b": 3}]}
+    changed = merge(entries, {"a": {"y": {"b": 4}, "0": {"c": 5}}})
+    assert changed == {"a": [{"name": "x", "b": 1, "c": 5}, {"b": 2}, {"name": "y", "b": 4}]}
+    with pytest.raises(ValueError, match=r"number: 0\.z; or by its name: x, y"):
+        merge(entries, {"a": {"z": {"b": 4}}})
+
+
 def test_an_option_of_a_list_names_its_entry() -> None:
     with pytest.raises(ValueError, match=r"list of 1 entries; name the entry by its number: 0\.b"):
         merge({"a": [{"b": 1}]}, {"a": {"b": 2}})

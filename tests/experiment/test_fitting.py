@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import REPOSITORY
 
 from llava_lab.experiment.experiment import Experiment
@@ -38,11 +39,19 @@ def test_each_experiment_keeps_its_own_seed(experiment: Experiment, tmp_path: Pa
 
 
 def test_a_model_that_was_trained_is_no_beginning(experiment: Experiment, tmp_path: Path) -> None:
+    half = "{path: '${paths.instruct}', images: '${paths.instruct_images}', sampling: '%s:50%%'}"
+    named = [{**yaml.safe_load(half % name), "name": name} for name in ("first", "end")]
+    weight = {"stages.instruct.data.sources.end.weight": 0}
+    experiment = experiment.changed({"stages.instruct.data.sources": named, **weight})
     fitting = experiment.fitting(tmp_path / "runs")
     fitting.fit("align")
     for again in (fitting.fit, fitting.preview, fitting.test):
         with pytest.raises(ValueError, match="has changed its model"):
             again()
     run = experiment.fit(tmp_path / "runs")
-    assert [stage["reused"] for stage in run.results["stages"]] == [False, False]
+    align, instruct = run.results["stages"]
+    assert not align["reused"] and not instruct["reused"]
+    losses = [instruct["held_out"][f"loss{name}"] for name in ("/first", "", "/end")]
+    assert sorted(losses)[1] == losses[1] and losses[0] != losses[2]
+    assert set(align["held_out"]) == set()
     assert len(list((tmp_path / "runs").glob("llava15/*"))) == 1

@@ -206,6 +206,11 @@ class AnswerDataModule(ImageDataModule):
             max_steps=max_steps,
             num_workers=num_workers,
         )
+        if odd := [each for each in sources if each.name is not None or each.weight != 1]:
+            raise ValueError(
+                f"{odd[0].path}: sources of answers have neither a name nor a weight; repeat their "
+                "rows in the file"
+            )
         self.reference_store = reference_store
         self.references: References | None = None
 

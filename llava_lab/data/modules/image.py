@@ -12,6 +12,7 @@ from typing import Any, Literal
 from llava_lab.core.cache import remembered
 from llava_lab.core.fingerprint import fingerprint
 from llava_lab.core.progress import shown
+from llava_lab.data import mix
 from llava_lab.data.chat import Masking, Template, get_template
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.loader import StageLoader, deal
@@ -77,6 +78,7 @@ class ImageDataModule(StageDataModule):
         super().__init__(
             batch_size, micro_batch_size, epochs, max_steps, group_by_modality, num_workers
         )
+        mix.check_names(sources)
         self.sources, self.views, self.template = sources, views, template
         self.max_length = max_length
         self.masking, self.image_position, self.held_share = masking, image_position, hold_out
@@ -106,7 +108,7 @@ class ImageDataModule(StageDataModule):
 
     def split(self, rows: Any) -> tuple[Sequence[Sample], Sequence[Sample]]:
         """Rows to train on, and rows that are held out."""
-        return rows.hold_out(self.held_share)
+        return mix.split(self.sources, rows, self.held_share, f"stages.{self.name}.data")
 
     def parsed(self, source: Source) -> ParsedRows[Sample]:
         """The rows of a source."""
@@ -222,6 +224,15 @@ class ImageDataModule(StageDataModule):
         words = [sum(len(text.split()) for _, text in row.messages) for row in samples]
         return words, [_modality(row, apart) for row in samples]
 
+    def epoch_rows(self, epoch: int) -> Sequence[int] | None:
+        """Training rows that an epoch reads, by the weights of their sources."""
+        weights = [source.weight for source in self.sources]
+        if all(weight in (0, 1) for weight in weights):
+            return None
+        assert isinstance(self.samples, Samples)
+        sizes = mix.counts(self.samples)
+        return mix.epoch_rows(sizes, weights, run_seed(), str(self.name), epoch)
+
     def _templates(self, llm: Any, samples: Sequence[Sample]) -> dict[str | None, Template]:
         """Template of each name that a sample has; a sample without one has the stage's."""
         tables = isinstance(samples, Samples)
@@ -245,14 +256,19 @@ class ImageDataModule(StageDataModule):
         return self.encoded(self.samples)
 
     def val_dataloader(self) -> StageLoader | list[Any]:
-        """Held-out rows, each on one of the devices, or nothing."""
+        """Held-out rows, each on one of the devices, or nothing; of named sources apart."""
         if not self.held or not self.held_limit:
             return []
         trainer: Any = self.trainer
         size = self.micro_batch_size or min(self.batch_size, 32)
-        batches = limited(math.ceil(len(self.held) / size), self.held_limit)
-        rows = min(len(self.held), batches * size)
-        steps = deal(rows, size, trainer.global_rank, trainer.world_size)
+        parts: Any = [(None, range(len(self.held)))]
+        if isinstance(self.held, Samples) and any(source.name for source in self.sources):
+            parts = mix.held_parts(self.sources, self.held)
+        steps = []
+        for source, rows in parts:
+            batches = limited(math.ceil(len(rows) / size), self.held_limit)
+            part = rows[: batches * size]
+            steps += deal(part, size, trainer.global_rank, trainer.world_size, source)
         return StageLoader(self.encoded(self.held), steps, self.collate)
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -109,6 +110,10 @@ class StageDataModule(LightningDataModule):
     def lengths(self) -> tuple[list[int], list[int]]:
         """Length of every training row, and its modality: 0 is text."""
 
+    def epoch_rows(self, epoch: int) -> Sequence[int] | None:
+        """Training rows that an epoch reads, rising; None where that is each of them once."""
+        return None
+
     @abstractmethod
     def train_rows(self) -> Dataset:
         """Training rows, encoded at access."""
@@ -142,6 +147,7 @@ class StageDataModule(LightningDataModule):
             group_by_modality=bool(self.group_by_modality),
             seed=run_seed(),
             stage=str(self.name),
+            rows=self.epoch_rows,
         )
         return steps[: limited(len(steps), self.limit)]
 
