@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_lab.cli.verb import (
+    ENGINES_MODEL,
     MODEL_HELP,
+    add_engine_flags,
     add_flag,
     add_generation_flags,
     add_model_flags,
     add_price_flags,
+    add_video_flags,
     one_message,
-    positive,
     read_prices,
+    refuse_local_flags,
+    remote_model,
     verb_parser,
 )
 from llava_lab.core.cost import summary
@@ -33,17 +37,12 @@ def parser() -> ArgumentParser:
     )
     add_flag(made, "--images", type=Path, help="folder that the rows' paths start from")
     add_flag(made, "--out", type=Path, required=True, help=".json or .jsonl to write")
-    help_of_model = f"{MODEL_HELP}; or the engine's name of its model"
-    add_flag(made, "--model", required=True, help=help_of_model)
+    add_flag(made, "--model", required=True, help=f"{MODEL_HELP}; {ENGINES_MODEL}")
     add_model_flags(made)
-    add_flag(made, "--engine-url", help="any OpenAI-compatible engine: http://127.0.0.1:8000/v1")
     add_flag(made, "--prompt", help="by default 'Describe this image [or video] in detail.'")
-    add_flag(made, "--frames", type=positive, help="of a video, locally; or else 16")
-    add_flag(made, "--stride", type=positive, help="pooling of its frames; or else 2")
+    add_video_flags(made)
     add_generation_flags(made, max_new_tokens=256)
-    add_flag(made, "--in-flight", type=positive, default=32, help="requests to it at once")
-    stop = "text that ends an engine's answers, such as '###' of the template v0"
-    add_flag(made, "--stop", help=stop)
+    add_engine_flags(made)
     add_price_flags(made)
     shard = "every N-th input from the I-th, from 0"
     add_flag(made, "--shard", type=_shard, default=(0, 1), metavar="I/N", help=shard)
@@ -54,10 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the verb."""
     made = parser()
     options = made.parse_args(arguments)
-    if options.engine_url and (options.frames or options.stride):
-        made.error("--frames and --stride are the local model's; an engine has its own setting")
-    if options.engine_url and (options.template or options.trust_code):
-        made.error("--template and --trust-code are the local model's; an engine has its own")
+    refuse_local_flags(made, options)
     with one_message():
         index, number = options.shard
         prices = read_prices(options)
@@ -68,21 +64,14 @@ def main(arguments: Sequence[str]) -> None:
         made = caption(inputs, engine, options.prompt, options.out, _request(options))
         seconds = time.monotonic() - began
         print(f"llava_lab: {len(inputs)} captions: {options.out}")
-        spent = engine.engine.spent if isinstance(engine, RemoteEngine) else {}
+        spent = engine.model.engine.spent if isinstance(engine, RemoteEngine) else {}
         where = options.engine_url or "the local engine"
         print(f"llava_lab: {where}: {summary('captions', made, seconds, spent, prices)}")
 
 
 def _engine(options: Namespace) -> CaptionEngine:
     if options.engine_url:
-        return RemoteEngine(
-            options.engine_url,
-            options.model,
-            options.prompt,
-            options.max_new_tokens,
-            options.in_flight,
-            options.stop,
-        )
+        return RemoteEngine(remote_model(options), options.prompt)
     return LocalEngine(
         options.model,
         options.prompt,

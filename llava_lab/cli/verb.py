@@ -9,16 +9,20 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llava_lab.core import ranks, signals
 from llava_lab.core.cost import Prices
 from llava_lab.core.messages import explained
 
+if TYPE_CHECKING:
+    from llava_lab.serve.remote import RemoteModel
+
 MODEL_HELP = (
     "run folder, weights that it kept (stages/NAME/kept/step-*.safetensors), imported folder, "
     "checkpoint folder or hub id"
 )
+ENGINES_MODEL = "with --engine-url, the engine's name of its model"
 TEMPLATE_HELP = (
     "chat template: v1, mistral_instruct, qwen_1_5, ...; by default the model's own, or the one "
     "that writes exactly what a checkpoint's own does"
@@ -63,9 +67,9 @@ def add_flag(parser: argparse.ArgumentParser, flag: str, /, **options: Any) -> a
     return action
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, more: str = "") -> None:
     """Add the MODEL that a verb works on, and the flags that say how to open it."""
-    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("model", help=MODEL_HELP + more)
     add_model_flags(parser)
 
 
@@ -117,6 +121,32 @@ def add_price_flags(parser: argparse.ArgumentParser) -> None:
 def read_prices(options: argparse.Namespace) -> Prices:
     """The prices of a verb's options."""
     return Prices(options.price_prompt, options.price_completion)
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of an engine that works in place of the local model."""
+    add_flag(parser, "--engine-url", help="any OpenAI-compatible engine: http://127.0.0.1:8000/v1")
+    add_flag(parser, "--in-flight", type=positive, default=32, help="requests to it at once")
+    stop = "text that ends an engine's answers, such as '###' of the template v0"
+    add_flag(parser, "--stop", help=stop)
+
+
+def refuse_local_flags(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse flags of the local model beside an engine, and an engine's beside the local model."""
+    if options.engine_url and (options.frames or options.stride):
+        parser.error("--frames and --stride are the local model's; an engine has its own setting")
+    if options.engine_url and (options.template or options.trust_code):
+        parser.error("--template and --trust-code are the local model's; an engine has its own")
+    if options.stop and not options.engine_url:
+        parser.error("--stop is an engine's; the local model's template says how answers end")
+
+
+def remote_model(options: argparse.Namespace) -> "RemoteModel":
+    """The model behind the engine that the flags name."""
+    from llava_lab.serve.remote import RemoteModel
+
+    length, in_flight = options.max_new_tokens, options.in_flight
+    return RemoteModel(options.engine_url, options.model, length, in_flight, options.stop)
 
 
 def positive(text: str) -> int:

@@ -89,15 +89,18 @@ class ChatEngine:
                 raise ValueError(f"{KEY} holds characters that no key has")
             self.session.headers["Authorization"] = f"Bearer {self.key}"
 
-    def complete(self, messages: list[dict[str, Any]], **sampling: Any) -> str:
-        """Return the model's reply to messages, whole and not empty.
+    def complete(
+        self, messages: list[dict[str, Any]], *, whole: bool = True, **sampling: Any
+    ) -> str:
+        """Return the model's reply to messages.
 
         Args:
             messages: Messages in OpenAI's format.
+            whole: Refuse a reply that is empty or truncated.
             sampling: `max_tokens`, `temperature` and the like.
 
         Raises:
-            UnusableReply: If the engine replies, but not with a whole answer.
+            UnusableReply: If the engine replies, but not with an answer.
             ValueError: If the engine is not reached, refuses, or replies in another form.
         """
         body = {"model": self.model, "messages": messages, **sampling}
@@ -113,7 +116,7 @@ class ChatEngine:
         self._count(answered)
         match answered:
             case {"choices": [{"message": dict() as message} as choice, *_]}:
-                return _whole(message, choice.get("finish_reason"), sampling.get("max_tokens"))
+                return _text(message, choice.get("finish_reason"), sampling, whole)
         raise ValueError(f"{self.url} answers without a choice: {shown}")
 
     def _count(self, reply: Any) -> None:
@@ -159,8 +162,8 @@ class ChatEngine:
                         raise error
 
 
-def _whole(message: dict[str, Any], finish: Any, max_tokens: int | None) -> str:
-    """Return the text of a reply if it is whole, not empty, and can be encoded."""
+def _text(message: dict[str, Any], finish: Any, sampling: dict[str, Any], whole: bool) -> str:
+    """Return the text of a reply if it can be encoded; by default also whole and not empty."""
     if refusal := message.get("refusal"):
         raise UnusableReply(f"the engine refuses: {str(refusal)[:200]}")
     content = message.get("content")
@@ -168,13 +171,13 @@ def _whole(message: dict[str, Any], finish: Any, max_tokens: int | None) -> str:
         texts = [part.get("text") if isinstance(part, dict) else part for part in content]
         strings = [text for text in texts if isinstance(text, str)]
         content = "".join(strings) if len(strings) == len(texts) else None
-    if finish == "length":
+    if finish == "length" and whole:
         raise TruncatedReply(
-            f"the answer is cut off at {max_tokens} tokens (finish_reason 'length')"
+            f"the answer is cut off at {sampling.get('max_tokens')} tokens (finish_reason 'length')"
         )
-    if finish not in ENDED:
+    if finish not in (*ENDED, "length"):
         raise UnusableReply(f"the answer is not whole (finish_reason {str(finish)[:50]!r})")
-    if not isinstance(content, str) or not content.strip():
+    if not isinstance(content, str) or (whole and not content.strip()):
         what = "nothing" if content is None or isinstance(content, str) else type(content).__name__
         raise UnusableReply(f"the engine says {what}")
     try:

@@ -1,19 +1,15 @@
 """Caption engines: images and videos -> captions, by a model of ours or by an inference server."""
 
-import base64
-import mimetypes
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Protocol
 
-from llava_lab.core.engine import ChatEngine, TruncatedReply, UnusableReply
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
-from llava_lab.data.image_folder import frame_files
 from llava_lab.data.questions import Question
 from llava_lab.serve.caption_inputs import CaptionInput
+from llava_lab.serve.remote import RemoteModel
 
 PROMPT = "Describe this {kind} in detail."
-TRIES = 3  # requests before an unusable reply is an error
 
 
 class CaptionEngine(Protocol):
@@ -67,11 +63,10 @@ class LocalEngine:
         """Caption all inputs, batch by batch."""
         if not inputs:
             return
-        # Not at the top: it imports torch, which a remote engine does without.
-        from llava_lab.serve.models import open_model, show_videos
-
-        model, views = open_model(self.source, self.template, self.trusted)
+        model, views = self.opened
         if any(each.kind == "video" for each in inputs):
+            from llava_lab.serve.models import show_videos
+
             views = show_videos(model, views, self.frames, self.stride)
         for start in range(0, len(inputs), self.images_per_batch):
             batch = inputs[start : start + self.images_per_batch]
@@ -85,6 +80,14 @@ class LocalEngine:
                         yield each, error
             else:
                 yield from zip(batch, captions, strict=True)
+
+    @cached_property
+    def opened(self) -> tuple[Any, Any]:
+        """The model, and its views."""
+        # Not at the top: it imports torch, which a remote engine does without.
+        from llava_lab.serve.models import open_model
+
+        return open_model(self.source, self.template, self.trusted)
 
     def _caption(self, model: Any, views: Any, inputs: Sequence[CaptionInput]) -> list[str]:
         from llava_lab.serve.answer import answer_questions
@@ -113,56 +116,18 @@ class RemoteEngine:
     """Captions with any server of OpenAI's chat completions, such as vLLM and SGLang, greedily.
 
     Args:
-        url: Address of the server, up to and with /v1.
-        model: The server's name of its model.
+        model: The model behind the server.
         prompt: Prompt of every input, or None.
-        max_new_tokens: Longest caption.
-        in_flight: Requests at once.
-        stop: Text that ends an answer, or None where a token does.
     """
 
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        prompt: str | None,
-        max_new_tokens: int,
-        in_flight: int,
-        stop: str | None = None,
-    ):
-        self.engine = ChatEngine(url, model, in_flight)
-        self.prompt, self.stop, self.max_new_tokens = prompt, stop, max_new_tokens
+    def __init__(self, model: RemoteModel, prompt: str | None):
+        self.model, self.prompt = model, prompt
 
     def __call__(
         self, inputs: Sequence[CaptionInput]
     ) -> Iterator[tuple[CaptionInput, str | Exception]]:
         """Caption all inputs; each is yielded as its answer comes."""
-        return self.engine.each(self._caption, inputs)
+        return self.model.engine.each(self._caption, inputs)
 
     def _caption(self, shown: CaptionInput) -> str:
-        # A folder of frames is sent as images.
-        frames = shown.path.is_dir()
-        kind = "image_url" if shown.kind == "image" or frames else "video_url"
-        files = frame_files(shown.path) if frames else [shown.path]
-        content: list[dict[str, Any]] = [
-            {"type": kind, kind: {"url": _data_url(file)}} for file in files
-        ]
-        content.append({"type": "text", "text": prompt_of(shown, self.prompt)})
-        messages = [{"role": "user", "content": content}]
-        sampling: dict[str, Any] = {"max_tokens": self.max_new_tokens, "temperature": 0}
-        if self.stop is not None:
-            sampling["stop"] = [self.stop]
-        for tries in range(1, TRIES + 1):
-            try:
-                return self.engine.complete(messages, **sampling)
-            except TruncatedReply as problem:
-                raise UnusableReply(f"{problem}; raise --max-new-tokens") from None
-            except UnusableReply as problem:
-                if tries == TRIES:
-                    raise UnusableReply(f"{problem}, asked {TRIES} times") from None
-        raise AssertionError("returned or raised")
-
-
-def _data_url(file: Path) -> str:
-    kind = mimetypes.guess_type(file.name)[0] or "image/png"
-    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+        return self.model.ask([shown.path], prompt_of(shown, self.prompt))

@@ -8,20 +8,15 @@ or more, patch grids of even sides. The first run makes vLLM's environment (`env
 
 import base64
 import json
-import os
-import socket
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
 import torch
-from environment import vllm
 from PIL import Image
+from vllm_server import serve
 
 from llava_lab.__main__ import main
 from llava_lab.convert.save import export_model
@@ -107,42 +102,28 @@ def media(folder: Path, videos: bool) -> Path:
     return folder / "pictures"
 
 
-@contextmanager
-def serve(folder: Path, name: str, log: Path) -> Iterator[str]:
-    """vLLM's OpenAI server of a checkpoint; gives its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [str(vllm()), "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--host", "127.0.0.1", "--port", port, "--model", str(folder)]
-    command += ["--served-model-name", name, "--dtype", "float32", "--enforce-eager"]
-    # Pictures are scaled by Pillow as ours are, and not by torchvision, which rounds otherwise.
-    command += ["--mm-processor-kwargs", json.dumps({"use_fast": False})]
-    command += ["--media-io-kwargs", json.dumps({"video": {"num_frames": FRAMES}})]
-    quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    with log.open("w") as file:
-        server = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **quiet})
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while True:
-            try:
-                if requests.get(f"{url}/health", timeout=5).ok:
-                    break
-            except requests.ConnectionError:
-                assert server.poll() is None, log.read_text()[-5000:]
-                time.sleep(1)
-        yield f"{url}/v1"
-    finally:
-        server.terminate()
-        server.wait(60)
-
-
 def captions(folder: Path, out: Path, model: str, *more: str) -> dict[str, str]:
     """What `caption` writes; an engine leaves out a character whose bytes are not all there."""
     arguments = ["--out", str(out), "--model", model, "--max-new-tokens", str(LENGTH), *more]
     main(["caption", str(folder), *arguments])
     rows = json.loads(out.read_text())
     return {row["id"]: row["conversations"][1]["value"].rstrip("\ufffd ") for row in rows}
+
+
+def answers(items: list[CaptionInput], out: Path, model: str, *more: str) -> dict[str, str]:
+    """What `answer` writes of two questions about each input."""
+    rows = [
+        {"question_id": f"{item.id}/{text}", item.kind: item.name, "text": text}
+        for item in items
+        for text in ("What is it?", "Which colors are there?")
+    ]
+    asked = out.with_suffix(".asked.jsonl")
+    asked.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    images = str(items[0].path)[: -len(items[0].name)]
+    flags = ["--images", images, "--out", str(out), "--max-new-tokens", str(LENGTH), *more]
+    main(["answer", model, str(asked), *flags])
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    return {row["question_id"]: row["text"].rstrip("\ufffd ") for row in found}
 
 
 def our_tokens(
@@ -185,14 +166,17 @@ def test_vllm_answers_as_we_do(name: str, tmp_path: Path) -> None:
     folder = media(tmp_path, views.videos)
     items = read_inputs(folder, None)
     began = time.perf_counter()
-    with serve(out, name, tmp_path / "vllm.log") as url:
+    with serve(str(out), name, tmp_path / "vllm.log", FRAMES) as url:
         ready = time.perf_counter()
         theirs = captions(folder, tmp_path / "theirs.json", name, "--engine-url", url)
+        said = answers(items, tmp_path / "theirs.jsonl", name, "--engine-url", url)
         tokens = {item.id: their_tokens(url, name, item) for item in items}
         done = time.perf_counter()
     frames = ["--frames", str(FRAMES)] if views.videos else []
     ours = captions(folder, tmp_path / "ours.json", str(out), *frames)
     mismatches = [key for key in ours if ours[key] != theirs[key]]
+    known = answers(items, tmp_path / "ours.jsonl", str(out), *frames)
+    mismatches += [key for key in known if known[key] != said[key]]
     key = "video_token_index" if views.videos else "image_token_index"
     place = json.loads((out / "config.json").read_text())[key]
     for name_, (prompt, said) in our_tokens(model, views, items).items():
@@ -200,7 +184,7 @@ def test_vllm_answers_as_we_do(name: str, tmp_path: Path) -> None:
         if (prompt, said) != tokens[name_]:
             mismatches.append(name_)
     print(
-        f"\n{name}: {2 * len(items)} requests, {len(mismatches)} mismatches, "
+        f"\n{name}: {4 * len(items)} requests, {len(mismatches)} mismatches, "
         f"{ready - began:.0f} s to start, {done - ready:.1f} s to answer"
     )
     assert not mismatches
