@@ -140,7 +140,7 @@ def check_file(path: Path) -> None:
 
 def place_of(path: Path, number: int) -> str:
     """Where a row stands: "mix.json, row 12", or "mix.jsonl, line 12"."""
-    return f"{path}, {'row' if path.suffix == '.json' else 'line'} {number}"
+    return f"{path}, {'line' if path.suffix == '.jsonl' else 'row'} {number}"
 
 
 def nearest(path: Path) -> str:

@@ -60,7 +60,8 @@ def read_shards(path: Path, by_name: bool) -> list[FileRow]:
 
     Args:
         path: The shard or the folder.
-        by_name: Whether pictures are in a folder of their own, by the names that rows have of them.
+        by_name: Whether pictures are in a folder of their own, under the names that rows of a
+            .parquet have of them.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -72,8 +73,12 @@ def read_shards(path: Path, by_name: bool) -> list[FileRow]:
     with progress(f"{path.name}: shards read", len(shards)) as bar:
         for shard in shards:
             name = shard.relative_to(root).as_posix()
-            read = _of_table if shard.suffix == TABLE else _of_tar
-            rows += read(shard, name, by_name)
+            if shard.suffix == TABLE:
+                rows += _of_table(shard, name, by_name)
+            elif by_name:
+                raise ValueError(f"{shard}: a .tar has its pictures inside; leave images out")
+            else:
+                rows += _of_tar(shard, name)
             bar.update()
     if not rows:
         raise ValueError(f"{path}: holds no rows")
@@ -81,7 +86,7 @@ def read_shards(path: Path, by_name: bool) -> list[FileRow]:
 
 
 def _of_table(shard: Path, name: str, by_name: bool) -> Iterator[FileRow]:
-    number = 0
+    number, named = 0, None
     try:
         with ParquetFile(shard) as file:
             held = pictures(file.schema_arrow)
@@ -90,11 +95,23 @@ def _of_table(shard: Path, name: str, by_name: bool) -> Iterator[FileRow]:
                 for row in batch.to_pylist():
                     number += 1
                     for column in held:
-                        within = f"{name}/{number}.{column}"
-                        row[column] = _named(row.get(column), within, by_name)
+                        cell = row.get(column)
+                        if named is None and isinstance(cell, dict) and not by_name:
+                            named = cell.get("path")
+                            _check_inside(shard, f"{number}.{column}", named)
+                        row[column] = _named(cell, f"{name}/{number}.{column}", by_name)
                     yield FileRow(place_of(shard, number), number, _with_id(row, shard, number))
     except (pa.ArrowException, OSError) as problem:
         raise ValueError(f"{shard}: cannot be read as parquet ({problem})") from None
+
+
+def _check_inside(shard: Path, picture: str, named: str | None) -> None:
+    """Refuse a file that has names of pictures in place of their bytes."""
+    if named and not _is_there(shard / picture):
+        raise ValueError(
+            f"{shard}: names its pictures, the first {named!r}, but does not hold them; set images "
+            "to their folder"
+        )
 
 
 def _named(cell: Any, within: str, by_name: bool) -> Any:
@@ -111,7 +128,7 @@ def _with_id(row: dict[str, Any], shard: Path, number: int) -> dict[str, Any]:
     return row if row.get("id") is not None else {**row, "id": f"{shard.stem}-{number}"}
 
 
-def _of_tar(shard: Path, name: str, by_name: bool) -> Iterator[FileRow]:
+def _of_tar(shard: Path, name: str) -> Iterator[FileRow]:
     """Rows of a shard of webdataset's: members of one name, up to its first dot, are a row."""
     archive = open_archive(shard)
     samples: dict[str, dict[str, str]] = {}
@@ -126,7 +143,7 @@ def _of_tar(shard: Path, name: str, by_name: bool) -> Iterator[FileRow]:
                 for ending in ("json", "txt")
                 if ending in members
             }
-            paths = {} if by_name else {end: f"{name}/{each}" for end, each in members.items()}
+            paths = {ending: f"{name}/{each}" for ending, each in members.items()}
             value: Any = _of_members(key, texts, paths)
         except (OSError, ValueError) as problem:
             value = Unreadable(str(problem))
@@ -158,12 +175,11 @@ def _of_members(key: str, texts: Mapping[str, str], paths: Mapping[str, str]) ->
         row = {"conversations": asked}
     elif not row:
         raise ValueError(f"has neither .json nor .txt; its members are {', '.join(sorted(paths))}")
-    if (named := row.get("image") or row.get("video")) and not images and not videos and paths:
+    if (named := row.get("image") or row.get("video")) and not images and not videos:
         raise ValueError(f"names {reprlib.repr(named)}, but the shard holds no picture for it")
     if len(videos) > 1:
         raise ValueError(f"{len(videos)} videos in one sample; a row has one")
-    shown = {"image": images or None, "video": videos[0] if videos else None} if paths else {}
-    return {"id": key, **row, **shown}
+    return {"id": key, **row, "image": images or None, "video": videos[0] if videos else None}
 
 
 def with_one_path_each(rows: Sequence[FileRow], root: Path) -> list[FileRow]:
@@ -178,9 +194,7 @@ def with_one_path_each(rows: Sequence[FileRow], root: Path) -> list[FileRow]:
     """
     names = list(dict.fromkeys(name for row in rows for name in _pictures_of(row.value)))
     paths = {name: root / name for name in names if inside(root / name) is not None}
-    digests, faults = readable_digests(paths.values())
-    if faults and not digests:
-        raise ValueError(f"{root}: {next(iter(faults.values()))}; set images to their folder")
+    digests, _ = readable_digests(paths.values())
     first: dict[str, str] = {}
     new: dict[str, str | None] = {}
     for name, path in paths.items():

@@ -12,6 +12,7 @@ from llava_lab.core.messages import listed
 from llava_lab.core.progress import progress
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.image_folder import VideoPath, frame_files
+from llava_lab.data.media import inside
 from llava_lab.data.questions import Question
 
 TRIES = 3  # requests before an unusable reply is an error
@@ -71,7 +72,9 @@ def _parts(path: Path) -> Iterator[dict[str, Any]]:
 
 def _data_url(file: Path) -> str:
     kind = mimetypes.guess_type(file.name)[0] or "image/png"
-    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    packed = inside.content(file)
+    content = file.read_bytes() if packed is None else packed
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def answer_remotely(
