@@ -33,9 +33,10 @@ def read_official(path: str, under: str | None = None) -> Iterator[FileRow]:
 
     A JSON list, JSON lines (also under the name .json), a JSON object with the rows under a key, or
     whose keys are the rows' ids (each becomes `key` of its row); tables with tabs (.tsv), commas
-    (.csv) or .parquet; or a folder of text files of two columns with a tab between, as MME's
-    answers (columns `folder`, `stem`, `left`, `right`). Each row has `file`, too, the name of its
-    file without ending, and `row`, its number there.
+    (.csv) or .parquet; a text file, whose first line is `line`, as descriptions of Video-ChatGPT's
+    videos are; or a folder of text files of two columns with a tab between, as MME's answers
+    (columns `folder`, `stem`, `left`, `right`). Each row has `file`, too, the name of its file
+    without ending, and `row`, its number there.
 
     Args:
         path: The file, or a pattern of several.
@@ -66,8 +67,11 @@ def _rows(file: Path, under: str | None) -> Iterator[FileRow]:
         yield from _table(file, "\t" if file.suffix == ".tsv" else ",")
     elif file.suffix == ".parquet":
         yield from _parquet(file)
+    elif file.suffix == ".txt":
+        first, _, _ = file.read_text(encoding="utf-8-sig").partition("\n")
+        yield FileRow(str(file), 1, {"line": first.strip()})
     else:
-        raise ValueError(f"{file}: read are .json, .jsonl, .tsv, .csv, .parquet, and folders")
+        raise ValueError(f"{file}: read are .json, .jsonl, .tsv, .csv, .parquet, .txt, and folders")
 
 
 def _json(file: Path, under: str | None) -> Iterator[FileRow]:

@@ -48,7 +48,9 @@ class Benchmark:
     """
 
     idle: tuple[str, ...] = ("questions", "images")  # files are hashed by content
-    max_new_tokens: int | None = None  # longest answer, where the benchmark's own rule says so
+    # Longest answer and temperature, where the benchmark's own rule says so.
+    max_new_tokens: int | None = None
+    temperature: float | None = None
 
     def __init__(
         self,
@@ -68,6 +70,18 @@ class Benchmark:
         if limit is not None and limit < 1:
             raise ValueError(f"benchmark {name}: limit is {limit}; it is 1 or more, or null")
         self._questions: list[Question] = []
+
+    def decode_by(self, max_new_tokens: int | None, temperature: float | None) -> None:
+        """Set how answers are decoded, where the benchmark's own rule says so."""
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise ValueError(
+                f"benchmark {self.name}: max_new_tokens is {max_new_tokens}; it is 1 or more"
+            )
+        if temperature is not None and not 0 <= temperature < math.inf:
+            raise ValueError(
+                f"benchmark {self.name}: temperature is {temperature}; it is 0 or more"
+            )
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
 
     @property
     def questions(self) -> list[Question]:
@@ -153,7 +167,7 @@ class BenchmarkDataModule(LightningDataModule):
         image_position: Where the image goes in the question.
         max_new_tokens: Longest answer, where a benchmark does not say otherwise.
         temperature: Answers are sampled at this temperature, each by the run's seed and its
-            question's id; 0 takes the likeliest token.
+            question's id; 0 takes the likeliest token. A benchmark may say otherwise.
         images_per_batch: Images whose questions are answered at once.
         template: Chat template; null takes the LM's.
         num_workers: Processes that load images beside the main one.
@@ -238,6 +252,12 @@ class BenchmarkDataModule(LightningDataModule):
         """Longest answer of a pass: the benchmark's own, or that of all."""
         return one_pass.benchmark.max_new_tokens or self.max_new_tokens
 
+    def sampling(self, one_pass: BenchmarkPass) -> Sampling | None:
+        """How answers of a pass are drawn; None for the likeliest tokens."""
+        own = one_pass.benchmark.temperature
+        temperature = self.temperature if own is None else own
+        return Sampling(temperature, run_seed()) if temperature else None
+
     def loader(self, one_pass: BenchmarkPass) -> DataLoader:
         """Its questions in batches, of which this device has its share."""
         assert self.trainer is not None
@@ -251,7 +271,7 @@ class BenchmarkDataModule(LightningDataModule):
             max_new_tokens=self.longest(one_pass),
             images_per_batch=self.images_per_batch,
             num_workers=self.num_workers,
-            sampling=Sampling(self.temperature, run_seed()) if self.temperature else None,
+            sampling=self.sampling(one_pass),
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
             sizes=self.sizes,

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from llava_lab.core.atomic import write
 from llava_lab.core.engine import ChatEngine, UnusableReply, check_url
@@ -52,7 +52,8 @@ class JudgePrompt:
             if not any(f"{{{name}}}" in text for text in texts):
                 raise ValueError(f"{path}: shows no {{{name}}}, which is to be judged by it")
         known = [role for role in ("system", "user") if role in found]
-        self.texts = {role: found[role] if rule else found[role].strip() for role in known}
+        # Line ends alone are cut: published prompts may end in a space.
+        self.texts = {role: found[role] if rule else found[role].strip("\n") for role in known}
         self.sha256 = hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
 
     def messages(self, case: Mapping[str, str]) -> Messages:
@@ -104,6 +105,8 @@ class Judge:
         max_tokens: Longest reply of the judge.
         tries: Number of requests before a reply that cannot be parsed is an error.
         in_flight: Most requests at once.
+        on_unread: What a reply that cannot be parsed is: an "error" once all others are kept, or
+            the "worst" score, as the published scripts count it; `unread` is their share.
     """
 
     url: str
@@ -113,9 +116,12 @@ class Judge:
     max_tokens: int = 512
     tries: int = 3
     in_flight: int = 8
+    on_unread: Literal["error", "worst"] = "error"
 
     def __post_init__(self) -> None:
         check_url(self.url)
+        if self.on_unread not in ("error", "worst"):
+            raise ValueError(f"judge.on_unread is {self.on_unread!r}; it is error or worst")
         self._spent: Counter[str] = Counter()
 
     @property
@@ -133,13 +139,17 @@ class Judge:
         return {"temperature": self.temperature, "max_tokens": self.max_tokens}
 
     def judge(
-        self, cases: Mapping[str, Messages], read: Callable[[str], Verdict]
+        self,
+        cases: Mapping[str, Messages],
+        read: Callable[[str], Verdict],
+        worst: Verdict | None = None,
     ) -> dict[str, Verdict]:
         """Judge all cases.
 
         Args:
             cases: Messages by the case's name.
             read: Parses a reply; raises a ValueError if it cannot.
+            worst: Verdict of a reply that cannot be parsed, where `on_unread` asks for it.
 
         Raises:
             ValueError: If the server refuses; or, once all other cases are judged and cached, with
@@ -162,7 +172,9 @@ class Judge:
             else:
                 verdicts[place] = found
         self._spent.update(engine.spent)
-        if unparsed:
+        if unparsed and self.on_unread == "worst" and worst is not None:
+            verdicts |= dict.fromkeys(unparsed, worst)
+        elif unparsed:
             lines = [f"{name}: {unparsed[at]}" for name, at in places.items() if at in unparsed]
             raise ValueError(
                 f"{len(lines)} of {len(cases)} judgements of {self.model} cannot be read, asked "

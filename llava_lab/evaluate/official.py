@@ -13,6 +13,7 @@ from llava_lab.data.image_folder import ImageFolder, VideoPath
 from llava_lab.data.official import files_of, read_official, unpack
 from llava_lab.data.questions import Question
 from llava_lab.data.rows import BadRow, BadRows, FileRow, Refused
+from llava_lab.data.video_names import VideoNames
 from llava_lab.evaluate.benchmark import Benchmark
 from llava_lab.evaluate.metrics.base import BenchmarkMetric
 from llava_lab.evaluate.submission import SUBMISSIONS
@@ -37,7 +38,8 @@ class Columns:
         choices: Column of a list of options, or columns of one each; the first empty one ends them.
         kind: Template of what sort of answer is wanted, for the metric.
         prompts: Line that is added to a question, by its kind; null adds none.
-        video: Whether `image` is the path of a video.
+        video: Whether `image` is the path of a video, whose ending may be left out.
+        caption: Template of what a judge reads beside question and answer, or null.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Columns:
     kind: str | None = None
     prompts: dict[str, str] | None = None
     video: bool = False
+    caption: str | None = None
 
 
 @dataclass
@@ -75,6 +78,28 @@ class Labels:
     repeated: Literal["equal", "last"] = "equal"
 
 
+def check_roles(name: str, files: Mapping[str, str], roles: Sequence[str]) -> None:
+    """Refuse the description of a file that a benchmark does not have."""
+    if odd := set(files) - set(roles):
+        raise ValueError(f"benchmark {name}: files are {', '.join(roles)}; not {odd}")
+
+
+def all_there(name: str, needed: Mapping[str, str], files: Mapping[str, str]) -> None:
+    """Refuse to begin where files are missing, with one message that names all of them.
+
+    Args:
+        name: Name of the benchmark.
+        needed: Paths of its files and folders, by their role.
+        files: What each role's file is, and from which download.
+    """
+    if lost := [role for role, path in needed.items() if not files_of(path)]:
+        lines = [f"\n  {needed[role]}: {files.get(role, role)}" for role in lost]
+        raise FileNotFoundError(
+            f"benchmark {name}: {len(lost)} of {len(needed)} files and folders are not "
+            f"there; put them where they belong:{''.join(lines)}"
+        )
+
+
 class Official(Benchmark):
     """A published benchmark, read from the files that its authors publish.
 
@@ -92,6 +117,7 @@ class Official(Benchmark):
         files: What `questions`, `images` and `labels` are: from which download, how large.
         blind: Ask all questions a second time with the images shuffled between them.
         limit: Number of questions to ask, from the first on; null asks all.
+        temperature: Temperature of answers; null for that of `data`.
     """
 
     idle = ("questions", "images", "labels.file", "files", "submission")
@@ -111,19 +137,17 @@ class Official(Benchmark):
         files: dict[str, str] | None = None,
         blind: bool = False,
         limit: int | None = None,
+        temperature: float | None = None,
     ):
         super().__init__(name, questions, images, metric, prompt, blind, limit)
         if submission is not None and submission not in SUBMISSIONS:
             known = ", ".join(SUBMISSIONS)
             raise ValueError(f"benchmark {name}: submission {submission!r} is none of {known}")
-        if max_new_tokens < 1:
-            raise ValueError(
-                f"benchmark {name}: max_new_tokens is {max_new_tokens}; it is 1 or more"
-            )
-        if odd := set(files or {}) - {"questions", "images", "labels"}:
-            raise ValueError(f"benchmark {name}: files are questions, images, labels; not {odd}")
+        check_roles(name, files or {}, ("questions", "images", "labels"))
         self.folder, self.columns, self.labels, self.under = Path(images), columns, labels, under
-        self.max_new_tokens, self.submission, self.files = max_new_tokens, submission, files or {}
+        self._videos = VideoNames(self.folder)
+        self.submission, self.files = submission, files or {}
+        self.decode_by(max_new_tokens, temperature)
 
     def read(self) -> list[Question]:
         """Read all questions with their answers.
@@ -164,12 +188,7 @@ class Official(Benchmark):
         needed = {"questions": self.path}
         needed |= {"labels": self.labels.file} if self.labels else {}
         needed |= {} if self._inside else {"images": str(self.folder)}
-        if lost := [role for role, path in needed.items() if not files_of(path)]:
-            lines = [f"\n  {needed[role]}: {self.files.get(role, role)}" for role in lost]
-            raise FileNotFoundError(
-                f"benchmark {self.name}: {len(lost)} of {len(needed)} files and folders are not "
-                f"there; put them where they belong:{''.join(lines)}"
-            )
+        all_there(self.name, needed, self.files)
 
     @property
     def _inside(self) -> bool:
@@ -229,6 +248,7 @@ class Official(Benchmark):
             filled(columns.category, cells) if columns.category else None,
             tuple(self._answers(cells)),
             row.place,
+            filled(columns.caption, cells) if columns.caption else None,
             choices=choices,
             kind=kind,
         )
@@ -242,8 +262,11 @@ class Official(Benchmark):
                     yield (self.folder / unpack(inside, self.folder)).absolute()
         elif isinstance(image, str) and all(cell(cells, n) is not None for n, _ in fields(image)):
             name = filled(image, cells)
-            video = self.columns.video
-            yield VideoPath(folder.find(name, "video")) if video else folder.find(name)
+            if self.columns.video:
+                shown = name if "/" in name else self._videos.find(name)
+                yield VideoPath(folder.find(shown, "video"))
+            else:
+                yield folder.find(name)
 
     def _answers(self, cells: Mapping[str, Any]) -> Iterator[str]:
         """The correct answers; none where the file keeps them secret."""
@@ -251,7 +274,8 @@ class Official(Benchmark):
         if column is None:
             return
         if is_template(column):
-            yield filled(column, cells)
+            if text := filled(column, cells).strip():
+                yield text
             return
         value = cell(cells, column)
         for each in value if isinstance(value, list) else [value]:

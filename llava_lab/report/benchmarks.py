@@ -15,6 +15,7 @@ from llava_lab.report.published import PAPER, columns, every
 FOLDER = "configs/benchmarks"
 ROLES = ("questions", "labels", "images", "answers", "captions")
 NONE = "–"
+COMMANDS = ("python -m", "-c ", "export ", "JUDGE_URL=")  # lines of a head that are no notes
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _of_file(path: Path) -> Iterator[Listed]:
     given = read_mapping(path)
     lines = re.match(r"(?:#.*\n)*", path.read_text(encoding="utf-8"))
     head = [line[1:].strip() for line in (lines[0] if lines else "").splitlines()]
-    notes = [line for line in head[1:] if not line.startswith(("python -m", "-c ", "export "))]
+    notes = [line for line in head[1:] if not line.startswith(COMMANDS)]
     for each in given["data"].get("benchmarks+", []):
         file = path.relative_to(shipped(FOLDER)).with_suffix("").as_posix()
         yield Listed(file, head[0] if head else "", " ".join(notes), _placed(each))
@@ -126,12 +127,14 @@ def _asked(found: Sequence[Listed]) -> Grid:
     for each in found:
         tokens = each.options.get("max_new_tokens")
         longest = Figure(NONE if tokens is None else str(tokens), tokens)
-        rows.append([each.name, each.file, each.metric, longest, each.prompt])
+        drawn = each.options.get("temperature")
+        temperature = Figure(NONE if drawn is None else f"{drawn:g}", drawn)
+        rows.append([each.name, each.file, each.metric, longest, temperature, each.prompt])
     notes = {each.file: f"{each.file}: {each.title} {each.notes}".strip() for each in found}
-    headers = ["benchmark", "file", "metric", "tokens", "prompt that is added"]
+    headers = ["benchmark", "file", "metric", "tokens", "T", "prompt that is added"]
     legend = (
-        f"file: {FOLDER}/FILE.yaml, behind an experiment with -c. tokens: longest answer. All "
-        "are greedy. Server: answers are written to the run's submissions, for the server."
+        f"file: {FOLDER}/FILE.yaml, behind an experiment with -c. tokens: longest answer. T: "
+        "temperature. Server: answers are written to the run's submissions, for the server."
     )
     about = {"table": "benchmarks"}
     return Grid("Benchmarks", headers, rows, legend, list(notes.values()), names=3, about=about)

@@ -131,7 +131,7 @@ def test_llava_bench_is_read_with_references_and_captions(tmp_path: Path, videos
 
 
 @pytest.mark.parametrize("name", ASSETS)
-def test_prompts_of_ours_show_what_is_judged(name: str) -> None:
+def test_prompts_that_ship_show_what_is_judged(name: str) -> None:
     prompt = JudgePrompt(f"asset:judge/{name}.yaml", ASSETS[name].needs)
     case = {need: f"<{need}>" for need in ASSETS[name].needs}
     text = prompt.messages(case)[-1]["content"]
@@ -166,7 +166,7 @@ def test_video_answers_are_judged_right_or_wrong(judge_server, tmp_path, videos)
 
 def test_aspects_are_scored_from_0_to_5(judge_server, tmp_path, videos) -> None:
     server = judge_server(
-        lambda body: '{"score": 4.9}' if "one thing alone: detail" in str(body) else "{'score': 1}"
+        lambda body: '{"score": 4.9}' if "the detail orientation" in str(body) else "{'score': 1}"
     )
     prompts = {name: f"asset:judge/{name}.yaml" for name in ("detail", "context")}
     metric = Aspects(Judge(server.url, "j", str(tmp_path / "kept")), prompts)
@@ -344,7 +344,7 @@ def test_one_rank_asks_for_all(tmp_path: Path) -> None:
 def test_a_judged_benchmark_is_fitted_and_tested(
     judge_server, shortened: list[str], small_videos: Path, tmp_path: Path
 ) -> None:
-    server = judge_server(lambda body: '{"verdict": "yes", "score": 3}')
+    server = judge_server(lambda body: '{"pred": "yes", "score": 3}')
     judge = {"url": server.url, "model": "judge-1", "cache": str(tmp_path / "kept")}
     benchmark = {
         "class_path": "llava_lab.evaluate.metrics.open_ended.OpenEnded",
@@ -392,23 +392,25 @@ def test_a_judged_benchmark_is_fitted_and_tested(
     assert len(kept) == 2  # what was answered is there, judged or not
 
 
-def test_the_file_of_judged_benchmarks_is_parsed_and_spelt_out(
+def test_files_of_judged_benchmarks_are_parsed_and_spelt_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    path = REPOSITORY / "configs" / "benchmarks" / "video_judged.yaml"
-    given = yaml.safe_load(path.read_text())["data"]["benchmarks+"]
+    names = ["msvd_qa", "msrvtt_qa", "tgif_qa", "activitynet_qa", "video_chatgpt", "vdd"]
+    paths = [REPOSITORY / "configs" / "benchmarks" / f"{name}.yaml" for name in names]
+    given = [
+        each for path in paths for each in yaml.safe_load(path.read_text())["data"]["benchmarks+"]
+    ]
     monkeypatch.setenv("JUDGE_URL", "http://127.0.0.1:9/v1")
-    monkeypatch.setenv("JUDGE_MODEL", "judge-1")
     experiment, paper = "experiments/llava_next_video.yaml", "configs/scale/paper.yaml"
-    files = [part for each in (experiment, paper) for part in ("-c", str(REPOSITORY / each))]
-    cli.main(["fit", *files, "-c", str(path), "--print_config"])
+    files = [str(REPOSITORY / each) for each in (experiment, paper)] + [str(path) for path in paths]
+    cli.main(["fit", *(part for file in files for part in ("-c", file)), "--print_config"])
     parsed = yaml.safe_load(capsys.readouterr().out)["data"]["benchmarks"]
     assert [each["name"] for each in parsed] == [
         *("msvd_qa", "msrvtt_qa", "tgif_qa", "activitynet_qa"),
-        *("vcg_generic", "vcg_temporal", "vcg_consistency"),
+        *("vcg_generic", "vcg_temporal", "vcg_consistency", "vdd"),
     ]
     for ours, theirs in zip(parsed, given, strict=True):
         assert set(ours) == set(theirs)
         metric = ours["metric"]
         assert set(metric["judge"]) == set(theirs["metric"]["judge"])
-        assert metric["judge"]["model"] == "judge-1"
+        assert metric["judge"]["model"] == "gpt-3.5-turbo-0613"

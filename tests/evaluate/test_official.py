@@ -5,6 +5,7 @@ import csv
 import importlib
 import io
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from llava_lab.data.cells import filled
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.official import read_official
 from llava_lab.data.rows import BadRows, Refused
+from llava_lab.evaluate.judge import Judge
 from llava_lab.evaluate.metrics.server import Server
 from llava_lab.evaluate.official import Columns, Labels, Official
 
@@ -75,30 +77,49 @@ def made(given: Any) -> Any:
         return given
     module, _, name = given["class_path"].rpartition(".")
     options = {key: made(value) for key, value in given.items() if key != "class_path"}
+    if "judge" in options:
+        options["judge"] = Judge(**options["judge"])
     return getattr(importlib.import_module(module), name)(**options)
 
 
-def benchmarks(root: Path) -> dict[str, Official]:
-    """All published benchmarks, with their files below a folder."""
+@cache
+def given() -> dict[str, str]:
+    """Options of all published benchmarks, as JSON.
+
+    LLaVA-Bench's, whose prompts are in a file of theirs, are in test_judged.py.
+    """
     found = {}
     for file in sorted(FOLDER.rglob("*.yaml")):
-        text = file.read_text("utf-8").replace("${oc.env:LLAVA_DATA,data}/eval", str(root))
-        for given in yaml.safe_load(text)["data"].get("benchmarks+", []):
-            if given["class_path"].endswith(".Official"):
-                options = {**given, "columns": Columns(**given["columns"])}
-                options["labels"] = Labels(**given["labels"]) if given["labels"] else None
-                found[given["name"]] = made(options)
+        text = file.read_text("utf-8").replace("${oc.env:LLAVA_DATA,data}/eval", "/ROOT")
+        text = text.replace("${oc.env:JUDGE_URL}", "http://127.0.0.1:9/v1")
+        for each in yaml.load(text, yaml.CSafeLoader)["data"].get("benchmarks+", []):
+            if not each["name"].startswith("llava_bench"):
+                found[each["name"]] = json.dumps(each)
     return found
 
 
-def test_each_published_benchmark_has_a_small_file_in_its_form(tmp_path: Path) -> None:
-    assert benchmarks(tmp_path).keys() == CASES.keys()
+def benchmark_of(name: str, root: Path) -> Any:
+    """A published benchmark, with its files below a folder."""
+    options = json.loads(given()[name].replace("/ROOT", str(root)))
+    if "columns" in options:
+        options["columns"] = Columns(**options["columns"])
+        options["labels"] = Labels(**options["labels"]) if options["labels"] else None
+    return made(options)
+
+
+def benchmarks(root: Path) -> dict[str, Any]:
+    """All published benchmarks, with their files below a folder."""
+    return {name: benchmark_of(name, root) for name in given()}
+
+
+def test_each_published_benchmark_has_a_small_file_in_its_form() -> None:
+    assert given().keys() == CASES.keys()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_published_files_become_the_questions_that_are_asked(name: str, tmp_path: Path) -> None:
     lay_out(name, tmp_path)
-    benchmark = benchmarks(tmp_path)[name]
+    benchmark = benchmark_of(name, tmp_path)
     expected = []
     for id, prompt, image, answers, category in CASES[name]["expected"]:
         kind = None if category == "-" else category
@@ -108,7 +129,7 @@ def test_published_files_become_the_questions_that_are_asked(name: str, tmp_path
         assert each.text.count(IMAGE_PLACEHOLDER) == len(each.images)
         assert all(path.is_file() and path.is_absolute() for path in each.images)
         image = each.images[0].name if each.images else None
-        image = "inside" if image and benchmark._inside else image
+        image = "inside" if image and getattr(benchmark, "_inside", False) else image
         line = f"\n{benchmark.prompt}" if benchmark.prompt else ""
         text = each.text.replace(f"{IMAGE_PLACEHOLDER}\n", "") + line
         found.append((each.id, text, image, each.answers, each.category))
@@ -122,7 +143,7 @@ def test_published_files_become_the_questions_that_are_asked(name: str, tmp_path
 
 def test_all_right_answers_score_one(tmp_path: Path) -> None:
     for name, benchmark in benchmarks(tmp_path).items():
-        if isinstance(benchmark.metric, Server):
+        if isinstance(benchmark.metric, Server) or hasattr(benchmark.metric, "judge"):
             continue
         lay_out(name, tmp_path)
         answers = [question.answers[0] for question in benchmark.questions]
@@ -138,7 +159,7 @@ def test_files_that_are_not_there_are_named_in_one_message(tmp_path: Path) -> No
         assert benchmark.path in message and f"benchmark {benchmark.name}:" in message
         assert all(what in message for what in benchmark.files.values())
     with pytest.raises(FileNotFoundError, match="3 of 3 files and folders are not there"):
-        benchmarks(tmp_path)["pope"].read()
+        benchmark_of("pope", tmp_path).read()
 
 
 def test_a_label_that_is_missing_or_left_over_names_both_files(tmp_path: Path) -> None:
@@ -147,13 +168,13 @@ def test_a_label_that_is_missing_or_left_over_names_both_files(tmp_path: Path) -
     whole = labels.read_text()
     labels.write_text(whole.splitlines()[0])
     with pytest.raises(BadRows, match=r"llava_pope_test\.jsonl, line 2 .* is not in .*coco_pope"):
-        benchmarks(tmp_path)["pope"].read()
+        benchmark_of("pope", tmp_path).read()
     labels.write_text(whole + whole.splitlines()[0].replace("dog", "cow"))
     with pytest.raises(ValueError, match=r"line 3: a label of no question of .*jsonl"):
-        benchmarks(tmp_path)["pope"].read()
+        benchmark_of("pope", tmp_path).read()
     labels.write_text(whole + whole.splitlines()[0].replace("yes", "no"))
     with pytest.raises(ValueError, match=r"line 3: another label for .* than .*, line 1"):
-        benchmarks(tmp_path)["pope"].read()
+        benchmark_of("pope", tmp_path).read()
 
 
 def test_of_two_labels_of_one_question_textvqas_script_takes_the_last(tmp_path: Path) -> None:
@@ -161,29 +182,38 @@ def test_of_two_labels_of_one_question_textvqas_script_takes_the_last(tmp_path: 
     path = tmp_path / "textvqa" / "TextVQA_0.5.1_val.json"
     given = json.loads(path.read_text())
     path.write_text(json.dumps({"data": [*given["data"], {**given["data"][1], "answers": ["go"]}]}))
-    assert benchmarks(tmp_path)["textvqa_ocr"].questions[0].answers == ("go",)
+    assert benchmark_of("textvqa_ocr", tmp_path).questions[0].answers == ("go",)
 
 
 def test_a_picture_that_is_inside_of_a_file_is_written_once(tmp_path: Path) -> None:
     lay_out("mmbench", tmp_path)
-    first = benchmarks(tmp_path)["mmbench"].questions
+    first = benchmark_of("mmbench", tmp_path).questions
     assert len({question.images for question in first}) == 1
     (path,) = first[0].images
     before = path.stat().st_mtime_ns
-    assert benchmarks(tmp_path)["mmbench"].questions == first
+    assert benchmark_of("mmbench", tmp_path).questions == first
     assert path.read_bytes() == picture() and path.stat().st_mtime_ns == before
     text = (tmp_path / "mmbench" / "mmbench_dev_20230712.tsv").read_text()
     broken = text.replace(base64.b64encode(picture()).decode(), "!", 1)
     (tmp_path / "mmbench" / "mmbench_dev_20230712.tsv").write_text(broken)
     with pytest.raises(BadRows, match=r"row 1 .*: its picture is neither bytes nor base64"):
-        benchmarks(tmp_path)["mmbench"].read()
+        benchmark_of("mmbench", tmp_path).read()
 
 
 def test_the_longest_answer_is_the_benchmarks_own(tmp_path: Path) -> None:
-    longest = {name: each.max_new_tokens for name, each in benchmarks(tmp_path).items()}
+    all_of_them = benchmarks(tmp_path)
+    longest = {name: each.max_new_tokens for name, each in all_of_them.items()}
     assert {name for name, tokens in longest.items() if tokens == 1024} == {
         *("scienceqa", "mmbench", "mmbench_cn", "mm_vet"),
         *("scienceqa_img_hub", "mmbench_hub", "mmbench_cn_hub"),
+        *("mm_vet_judged", "mathvista_judged", "vdd"),
+        *("msvd_qa", "msrvtt_qa", "tgif_qa", "activitynet_qa"),
+        *("vcg_generic", "vcg_temporal", "vcg_consistency"),
+    }
+    drawn = {name for name, each in all_of_them.items() if each.temperature}
+    assert drawn == {
+        *("msvd_qa", "msrvtt_qa", "tgif_qa", "activitynet_qa", "vdd"),
+        *("vcg_generic", "vcg_temporal", "vcg_consistency"),
     }
     assert (longest["chartqa"], longest["docvqa"], longest["gqa"]) == (16, 32, 128)
 

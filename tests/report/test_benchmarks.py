@@ -54,11 +54,15 @@ def test_files_of_benchmarks_spell_out_every_option() -> None:
     import inspect
     from dataclasses import fields
 
+    from llava_lab.evaluate.metrics.open_ended import OpenEnded
     from llava_lab.evaluate.official import Columns, Labels, Official
 
     wanted = set(inspect.signature(Official).parameters)
+    open_ended = set(inspect.signature(OpenEnded).parameters)
     for path in sorted((REPOSITORY / "configs" / "benchmarks").rglob("*.yaml")):
         for given in yaml.safe_load(path.read_text("utf-8"))["data"].get("benchmarks+", []):
+            if given["class_path"].endswith(".OpenEnded"):
+                assert set(given) - {"class_path"} == open_ended, path
             if given["class_path"].endswith(".Official"):
                 assert set(given) - {"class_path"} == wanted, path
                 assert set(given["columns"]) == {each.name for each in fields(Columns)}, path

@@ -97,11 +97,15 @@ class MathVista(WholeQuestionMetric):
 
     def rate(self, question: Question, prediction: str) -> float:
         """Score 1 where the answer in its form is the right one, else 0."""
+        said = prediction.strip()
+        found = re.search(r'The answer is "(.*)"\.', said)
+        return self.compare(question, found[1] if found else said)
+
+    @staticmethod
+    def compare(question: Question, said: str) -> float:
+        """Score an answer that nothing stands around."""
         answer = one_answer(question)
         form, kind, decimals = _kind(question)
-        said = prediction.strip()
-        if found := re.search(r'The answer is "(.*)"\.', said):
-            said = found[1]
         if form == "multi_choice":
             return float(_option(said, question.choices).strip() == answer.strip())
         try:

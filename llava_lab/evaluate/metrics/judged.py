@@ -1,14 +1,14 @@
 """11. Judged: free-form answers -> scores by an LM, with intervals.
 
 Scores of two judges, or of two prompts, are not comparable: GPT-3.5's versions alone move the same
-answers by 11 points. Results name both. The prompts that ship with the package are our own words;
-scores with them are not those of the published prompts, which can be given as files.
+answers by 11 points. Results name both. Prompts ship as they are published, each with its source.
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from llava_lab.core import ranks
@@ -33,10 +33,13 @@ class Judged(BenchmarkMetric):
     # How to reach the judge; `settings` has what decides the scores.
     idle = ("judge.url", "judge.cache", "judge.tries", "judge.in_flight")
     needs: tuple[str, ...] = ("question", "answer", "prediction")
+    worst: Verdict | None = None  # verdict of a reply that cannot be parsed, if that has one
     verdicts: list[Tensor] | Tensor
 
     def __init__(self, judge: Judge, prompts: dict[str, str]) -> None:
         super().__init__()
+        if judge.on_unread == "worst" and self.worst is None:
+            raise ValueError(f"{type(self).__name__} has no worst score: judge.on_unread is error")
         self.judge = judge
         self.prompts = {name: JudgePrompt(file, self.needs) for name, file in prompts.items()}
         self.add_state("verdicts", default=[], dist_reduce_fx="cat")
@@ -47,7 +50,11 @@ class Judged(BenchmarkMetric):
 
     @abstractmethod
     def shares(self, verdicts: Array) -> dict[str, Ratio]:
-        """What each case gave each score, from verdicts [q, k], of all prompts concatenated."""
+        """What each case gave each score, from verdicts [q, k], of all prompts concatenated.
+
+        Scores are those of `ratios`, but for `unread`, the share of cases with a reply that cannot
+        be parsed, where those count as the worst.
+        """
 
     @abstractmethod
     def tell(self, verdict: Verdict) -> dict[str, Any]:
@@ -62,15 +69,14 @@ class Judged(BenchmarkMetric):
         self, questions: Sequence[Question], predictions: Sequence[str]
     ) -> dict[int, dict[str, str]]:
         """Values for the prompt of each case, by the question's index; ids may repeat."""
-        return {
-            index: {
-                "question": question.prompt,
-                "answer": question.answers[0],
-                "prediction": prediction,
-                "caption": question.caption or "",
-            }
-            for index, (question, prediction) in enumerate(zip(questions, predictions, strict=True))
-        }
+        pairs = zip(questions, predictions, strict=True)
+        return {index: self.case(*pair) for index, pair in enumerate(pairs)}
+
+    def case(self, question: Question, prediction: str) -> dict[str, str]:
+        """Values for the prompt of one case."""
+        caption, answer = question.caption or "", question.answers[0]
+        values = {"question": question.prompt, "answer": answer, "caption": caption}
+        return {**values, "prediction": prediction}
 
     def unasked(self, case: Mapping[str, str]) -> Verdict | None:
         """Verdict of a case that needs no judge, or None."""
@@ -84,12 +90,15 @@ class Judged(BenchmarkMetric):
         found = self._verdicts(cases, questions)
         self.reset()
         self.update(list(found.values()), [questions[index].category or "" for index in found])
-        return [self.tell(found[at]) if at in found else {} for at in range(len(questions))]
+        lines: list[dict[str, Any]] = [{} for _ in questions]
+        for at, (*verdict, unread) in found.items():
+            lines[at] = self.tell(tuple(verdict)) | ({"unread": True} if unread else {})
+        return lines
 
     def _verdicts(
         self, cases: Mapping[int, Mapping[str, str]], questions: Sequence[Question]
     ) -> dict[int, Verdict]:
-        """Verdicts of all cases, those of all prompts concatenated."""
+        """Verdicts of all cases, those of all prompts concatenated, and whether one is unread."""
         done: dict[str, Verdict] = {}
         requests: dict[str, Messages] = {}
         names = {
@@ -100,42 +109,58 @@ class Judged(BenchmarkMetric):
             known = self.unasked(values)
             for name, prompt in zip(names[at], self.prompts.values(), strict=True):
                 if known is not None:
-                    done[name] = known
+                    done[name] = (*known, 0.0)
                 else:
                     requests[name] = prompt.messages(values)
-        done |= ranks.on_one_rank(lambda: self.judge.judge(requests, self.read))
-        return {at: sum((done[name] for name in names[at]), ()) for at in cases}
+        worst = None if self.worst is None else (*self.worst, 1.0)
+        done |= ranks.on_one_rank(
+            lambda: self.judge.judge(requests, lambda reply: (*self.read(reply), 0.0), worst)
+        )
+        return {
+            at: (
+                *(score for name in names[at] for score in done[name][:-1]),
+                max(done[name][-1] for name in names[at]),
+            )
+            for at in cases
+        }
 
     def update(self, verdicts: Sequence[Verdict], categories: Sequence[str]) -> None:
-        """Add verdicts, each with its question's category."""
+        """Add verdicts, each with whether it is unread (1.0) behind, and its category."""
         self._append_names(categories)
         self._append("verdicts", verdicts)
 
     def ratios(self) -> dict[str, Ratio]:
         """What each case gave each score over all cases."""
-        return self.shares(as_array(self.verdicts).reshape(len(self._categories()), -1))
+        *scores, unread = as_array(self.verdicts).reshape(len(self._categories()), -1).T
+        found = self.shares(np.array(scores).T)
+        return found | ({"unread": mean(unread)} if self.judge.on_unread == "worst" else {})
 
 
 class RightAnswer(Judged):
     """Video question answering: `accuracy`, the share of yes, and `score`, the mean of 0 to 5.
 
-    Metric of MSVD-QA, MSRVTT-QA, TGIF-QA and ActivityNet-QA. `score` is divided by 5.
+    Metric of MSVD-QA, MSRVTT-QA, TGIF-QA and ActivityNet-QA, as in
+    mbzuai-oryx/Video-ChatGPT@659e04b, quantitative_evaluation/evaluate_activitynet_qa.py: a yes is
+    whatever has "yes" in it, else a no has "no". `score` is divided by 5.
 
     Args:
         judge: The judge.
-        prompt: YAML file of its prompt, with `user` and `system`; asset:judge/NAME.yaml for ours.
+        prompt: YAML file of its prompt, with `user` and `system`; asset:judge/NAME.yaml for one
+            that ships.
     """
+
+    worst = (0.0, 0.0)
 
     def __init__(self, judge: Judge, prompt: str) -> None:
         super().__init__(judge, {"answer": prompt})
 
     def read(self, reply: str) -> Verdict:
-        """Read a yes or no under `verdict`, or `pred` as published, and a `score` of 0 to 5."""
+        """Read a yes or no under `pred`, and a `score` of 0 to 5."""
         found = read_object(reply)
-        right = str(found.get("verdict", found.get("pred"))).strip(" .").lower()
-        if right not in ("yes", "no"):
-            raise ValueError(f"neither yes nor no: {right!r}")
-        return float(right == "yes"), read_score(found, 0, 5) / 5
+        match found.get("pred"):
+            case str(said) if "yes" in said.lower() or "no" in said.lower():
+                return float("yes" in said.lower()), read_score(found, 0, 5) / 5
+        raise ValueError(f"neither yes nor no: {found!r}")
 
     def shares(self, verdicts: Array) -> dict[str, Ratio]:
         """Both means."""
@@ -150,14 +175,17 @@ class RightAnswer(Judged):
 class Aspects(Judged):
     """Aspects of Video-ChatGPT's benchmark: the mean of 0 to 5 of each, divided by 5.
 
-    An answer of less than two characters scores 0 without a judge, as published
-    (LLaVA-VL/LLaVA-NeXT@e789bd4, llava/eval).
+    mbzuai-oryx/Video-ChatGPT@659e04b, quantitative_evaluation/evaluate_benchmark_*.py, by which
+    video detailed description (VDD) is scored, too. An answer of less than two characters scores 0
+    without a judge, as in LLaVA-VL/LLaVA-NeXT@e789bd4, llava/eval.
 
     Args:
         judge: The judge.
         prompts: YAML file of the prompt of each aspect, with `user` and `system`;
-            asset:judge/NAME.yaml for ours.
+            asset:judge/NAME.yaml for those that ship.
     """
+
+    worst = (0.0,)
 
     def read(self, reply: str) -> Verdict:
         """Read a `score` of 0 to 5."""

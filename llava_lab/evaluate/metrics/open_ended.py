@@ -1,20 +1,18 @@
 """11. Open-ended: published question files of several layouts -> questions for a judge."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from llava_lab.data.fields import read_id
-from llava_lab.data.image_folder import VIDEO_FILES, ImageFolder
+from llava_lab.data.image_folder import ImageFolder
 from llava_lab.data.questions import Question, read_question
 from llava_lab.data.rows import BadRow, BadRows, FileRow, Refused, read_rows
+from llava_lab.data.video_names import VideoNames
 from llava_lab.evaluate.benchmark import Benchmark
 from llava_lab.evaluate.metrics.base import BenchmarkMetric
-
-SUFFIXES = (*VIDEO_FILES, ".gif")
+from llava_lab.evaluate.official import all_there, check_roles
 
 
 class OpenEnded(Benchmark):
@@ -39,7 +37,12 @@ class OpenEnded(Benchmark):
             doubles the judge's work.
         limit: Number of questions to ask, from the first on; null asks all.
         text_only: Ask all questions once more without any image, at the same price.
+        max_new_tokens: Longest answer; null for that of `data`.
+        temperature: Temperature of answers; null for that of `data`.
+        files: What `questions`, `images`, `answers` and `captions` are: from which download.
     """
+
+    idle = ("questions", "images", "files")
 
     def __init__(
         self,
@@ -53,19 +56,29 @@ class OpenEnded(Benchmark):
         blind: bool = False,
         limit: int | None = None,
         text_only: bool = False,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        files: dict[str, str] | None = None,
     ):
         super().__init__(name, questions, images, metric, prompt, blind, limit, text_only=text_only)
-        self.folder = Path(images)
-        self.answers, self.captions = answers, captions
+        self.folder, self._videos = Path(images), VideoNames(Path(images))
+        self.decode_by(max_new_tokens, temperature)
+        self.answers, self.captions, self.files = answers, captions, files or {}
+        check_roles(name, self.files, ("questions", "images", "answers", "captions"))
 
     def read(self) -> list[Question]:
         """Read all questions of the file.
 
         Raises:
+            FileNotFoundError: If files are not there; names all of them, and what they are.
             BadRows: Some rows are not usable.
             ValueError: If questions and answers have different ids.
         """
         path = Path(self.path)
+        needed = {"questions": self.path, "images": str(self.folder)}
+        more = {"answers": self.answers, "captions": self.captions}
+        needed |= {role: file for role, file in more.items() if file is not None}
+        all_there(self.name, needed, self.files)
         rows, folder = read_rows(path), ImageFolder(self.folder)
         answers, captions = self._answers(), self._captions()
         seen: dict[str, int] = defaultdict(int)
@@ -102,37 +115,12 @@ class OpenEnded(Benchmark):
         if "video_name" not in row:
             yield "", dict(row)
             return
-        shown = {"video": self._video(row["video_name"]), "answer": row.get("A")}
+        shown = {"video": self._videos.find(str(row["video_name"])), "answer": row.get("A")}
         if "Q1" in row:
             for number in (1, 2):
                 yield f"/{number}", {"text": row.get(f"Q{number}"), **shown}
         else:
             yield "", {"text": row.get("Q", row.get("question")), **shown}
-
-    @cached_property
-    def _found(self) -> dict[str, dict[str, str]]:
-        """Map stem and suffix to files and folders of frames."""
-        found: dict[str, dict[str, str]] = defaultdict(dict)
-        for entry in sorted(os.listdir(self.folder)):
-            stem, ending = os.path.splitext(entry)
-            if ending.lower() in SUFFIXES:
-                found[stem][ending.lower()] = entry
-            elif (self.folder / entry).is_dir():
-                found[entry][""] = entry
-        return found
-
-    def _video(self, name: Any) -> str:
-        """Find the file of a video: its name, with or without `v_`, and any known suffix."""
-        stem, ending = os.path.splitext(str(name))
-        stem = stem if ending.lower() in SUFFIXES else str(name)
-        for each in (stem, f"v_{stem}"):
-            for ending in (*SUFFIXES, ""):
-                if ending in self._found.get(each, {}):
-                    return self._found[each][ending]
-        raise Refused(
-            f"video {name!r} is not in {self.folder}, nor v_{name}, as {', '.join(SUFFIXES)} or a "
-            "folder of frames"
-        )
 
     def _answers(self) -> dict[str, list[str]]:
         """Read answers by question id, in order if an id repeats."""
