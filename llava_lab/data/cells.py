@@ -5,6 +5,7 @@ and behind a colon what is done to the value: a format of Python's, or words of 
 another (`{question:line,lower}`).
 """
 
+import json
 import re
 import string
 from collections.abc import Callable, Iterator, Mapping
@@ -43,6 +44,8 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "unit": lambda value: f" (Unit: {value})" if value else "",
     "joined": lambda value: "_".join(sorted(value)),
     "shown": lambda value: "image" if value else "text",
+    "type": lambda value: f"{str(value)[:1]}/{'TN' if value == 'TP' else value}",
+    "parsed": lambda value: json.loads(value)["gt_parse"]["text_sequence"],
 }
 
 
@@ -91,7 +94,7 @@ def filled(template: str, row: Mapping[str, Any]) -> str:
             raise Refused(f"has no {name!r}, which {template!r} names; it has {known}")
     try:
         return _Cells().vformat(template, (), row)
-    except (ValueError, TypeError, IndexError) as problem:
+    except (ValueError, TypeError, IndexError, KeyError) as problem:
         raise Refused(f"{template!r} cannot be filled in: {problem}") from None
 
 

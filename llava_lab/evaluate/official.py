@@ -33,7 +33,8 @@ class Columns:
             has inside, which is written to `images` once; or several such columns. A null cell is a
             question without a picture; null, all are.
         answers: Template of the one answer, or the column of a list of them: texts, or objects with
-            `answer`. Null where answers are secret.
+            `answer`; or several columns of one each, of which some may be null. Null where answers
+            are secret.
         category: Template of the category; "/" parts what has scores of its own at each level.
         choices: Column of a list of options, or columns of one each; the first empty one ends them.
         kind: Template of what sort of answer is wanted, for the metric.
@@ -45,7 +46,7 @@ class Columns:
     id: str
     text: str
     image: str | list[str] | None
-    answers: str | None
+    answers: str | list[str] | None
     category: str | None = None
     choices: str | list[str] | None = None
     kind: str | None = None
@@ -216,8 +217,13 @@ class Official(Benchmark):
 
     def _answer(self, label: FileRow) -> list[Any]:
         """What a label says of the answer."""
-        column = self.columns.answers or ""
-        names = [name for name, _ in fields(column)] if is_template(column) else [column]
+        answers = self.columns.answers or ""
+        columns = [answers] if isinstance(answers, str) else answers
+        names = [
+            name
+            for column in columns
+            for name in ([n for n, _ in fields(column)] if is_template(column) else [column])
+        ]
         return [cell({"label": label.value}, name) for name in names]
 
     def _label(self, labels: Mapping[str, FileRow], key: str) -> FileRow:
@@ -270,18 +276,16 @@ class Official(Benchmark):
 
     def _answers(self, cells: Mapping[str, Any]) -> Iterator[str]:
         """The correct answers; none where the file keeps them secret."""
-        column = self.columns.answers
-        if column is None:
-            return
-        if is_template(column):
-            if text := filled(column, cells).strip():
-                yield text
-            return
-        value = cell(cells, column)
-        for each in value if isinstance(value, list) else [value]:
-            text = each.get("answer") if isinstance(each, Mapping) else each
-            if text is not None and value != "":
-                yield str(text)
+        answers = self.columns.answers or []
+        for column in [answers] if isinstance(answers, str) else answers:
+            if is_template(column):
+                value: Any = filled(column, cells).strip()
+            else:
+                value = cell(cells, column)
+            for each in value if isinstance(value, list) else [value]:
+                text = each.get("answer") if isinstance(each, Mapping) else each
+                if text is not None and value != "":
+                    yield str(text)
 
     def submit(self, folder: Path, predictions: Sequence[str]) -> None:
         """Write the file for the server."""

@@ -1,7 +1,7 @@
 """11. Submission: answers to all questions -> the file that a benchmark's server scores.
 
 The forms are those of haotian-liu/LLaVA@c121f04, scripts/convert_*_for_submission.py and
-convert_mmvet_for_eval.py.
+convert_mmvet_for_eval.py, but where one says otherwise.
 """
 
 import csv
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_lab.data.questions import Question
+from llava_lab.evaluate.metrics.choice import LETTERS, egoschema_letter
 from llava_lab.evaluate.metrics.normalize import vqa_answer
 
 Pairs = Sequence[tuple[Question, str]]
@@ -80,6 +81,30 @@ def _docvqa(pairs: Pairs) -> str:
     return _json([{"questionId": _number(q.id), "answer": text} for q, text in pairs])
 
 
+def _egoschema(pairs: Pairs) -> str:
+    """An object of the options' numbers by video; -1, which is wrong, where no option is named.
+
+    EvolvingLMMs-Lab/lmms-eval@75571cf, lmms_eval/tasks/egoschema/utils.py, which draws one there.
+    """
+    letters = {q.id: egoschema_letter(text.strip(), q.choices) for q, text in pairs}
+    return _json({id: -1 if each is None else LETTERS.index(each) for id, each in letters.items()})
+
+
+def _perception(pairs: Pairs) -> str:
+    """Rows of a video, a question and an option's number; -1 for whatever is no letter alone.
+
+    EvolvingLMMs-Lab/lmms-eval@75571cf, lmms_eval/tasks/perceptiontest/test/utils.py.
+    """
+    rows = []
+    for question, text in pairs:
+        video, _, number = question.id.rpartition("/")
+        asked = question.prompt.rsplit("\n", len(question.choices))[0]
+        option = "ABC".find(text) if text else -1
+        named = {"video_name": video, "question": asked, "question_id": _number(number)}
+        rows.append({**named, "pred_id": option if len(text) == 1 else -1})
+    return _json(rows)
+
+
 def _mmbench(pairs: Pairs) -> str:
     """A table by index, question (with its hint) and options; the server takes it as .xlsx."""
     most = max((len(question.choices) for question, _ in pairs), default=0)
@@ -102,4 +127,6 @@ SUBMISSIONS = {
     "mmvet": Form(".json", _mmvet),
     "docvqa": Form(".json", _docvqa),
     "mmbench": Form(".tsv", _mmbench),
+    "egoschema": Form(".json", _egoschema),
+    "perception": Form(".json", _perception),
 }
