@@ -18,7 +18,8 @@ def yes_no_other(text: str) -> str:
     """Read a yes or no as MME does: the answer itself, or within its first four characters.
 
     BradyFU/Awesome-Multimodal-Large-Language-Models, eval_tool/calculation.py, on the answer in
-    lower case: "yes, it is" is a yes, "not at all" and "nothing" a no, "it is" neither.
+    lower case: "yes, it is" is a yes, "not at all" and "nothing" a no, "it is" neither. A lone "y"
+    or "n" is neither, too; lmms-eval, whose rule is Otter's, reads them as yes and no.
     """
     text = text.lower()
     return next((word for word in ("yes", "no") if word in text[:4]), "other")
