@@ -58,9 +58,9 @@ class Captions(BenchmarkMetric):
 
 def _scorers() -> tuple[Any, Any, Any]:
     try:
-        from pycocoevalcap.cider.cider import Cider
-        from pycocoevalcap.rouge.rouge import Rouge
-        from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+        from pycocoevalcap.cider.cider import Cider  # pyrefly: ignore[missing-import]
+        from pycocoevalcap.rouge.rouge import Rouge  # pyrefly: ignore[missing-import]
+        from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer  # pyrefly: ignore
     except ImportError:
         raise ValueError(
             "captions are scored by pycocoevalcap: pip install -e '.[captions]'"

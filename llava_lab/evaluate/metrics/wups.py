@@ -92,9 +92,9 @@ class Wups(WholeQuestionMetric):
 def _wordnet() -> Lexicon:
     """WordNet, by the libraries of the published script."""
     try:
-        from nltk.corpus import wordnet
-        from nltk.tokenize import word_tokenize
-        from pywsd.utils import lemmatize_sentence
+        from nltk.corpus import wordnet  # pyrefly: ignore[missing-import]
+        from nltk.tokenize import word_tokenize  # pyrefly: ignore[missing-import]
+        from pywsd.utils import lemmatize_sentence  # pyrefly: ignore[missing-import]
 
         lemmatize_sentence("two dogs ran")
         word_tokenize("two dogs")
