@@ -240,7 +240,7 @@ def sweep(path: Path) -> None:
 def judge_prompt(path: Path) -> None:
     """What a judge is told."""
     found, said = JudgePrompt(str(path), ("question",)).texts, yaml.safe_load(path.read_text())
-    same(found, {role: text.strip() for role, text in said.items()}, "texts")
+    same(found, {role: text.strip("\n") for role, text in said.items()}, "texts")
 
 
 def options(path: Path) -> None:
