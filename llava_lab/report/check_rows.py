@@ -5,43 +5,25 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 
-from llava_lab.core.cache import remembered
-from llava_lab.core.progress import shown
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.known_files import KnownFiles
 from llava_lab.data.media.inside import content_or_path
 from llava_lab.data.modules.encoded import EncodedRows
 from llava_lab.data.modules.image import ImageDataModule
+from llava_lab.data.modules.lengths import Length, lengths_of
 from llava_lab.data.modules.phrases import PhraseDataModule
 from llava_lab.data.rows import BadRow, BadRows
 from llava_lab.data.sample import Sample
 from llava_lab.data.source import Source
-from llava_lab.data.table import Samples, files_of
-from llava_lab.data.tokens import IGNORE
+from llava_lab.data.table import files_of
 from llava_lab.data.verified import Size, verified
 
 PLAIN_MODES = ("RGB", "L")  # what photographs are; others are converted, and may look otherwise
 TIMED = 16  # rows that are loaded to see how long a pass takes
-
-
-class Length(NamedTuple):
-    """How long a row is.
-
-    Attributes:
-        tokens: Its tokens, visual ones included, before it is cut.
-        visual: Its visual tokens.
-        messages: Its messages.
-        lost: Tokens that are cut off and would have been trained on.
-    """
-
-    tokens: int
-    visual: int
-    messages: int
-    lost: int
 
 
 @dataclass(frozen=True)
@@ -92,16 +74,8 @@ def look_at(data: ImageDataModule, model: Any, source: Source) -> Looked:
         return Looked(str(data.name), source, 0, [of_file(source.path, problem)])
     rows, what = data.encoded(found.items, model), Path(source.path).name
     files = files_of(found.items)
-    sizes, faults = verified(files, data.views, what)
-
-    def measure() -> list[Length]:
-        return [_length(rows, each, sizes) for each in shown(rows.samples, f"{what}: tokens")]
-
-    if isinstance(found.items, Samples):
-        key = data.measured_by(model, rows, sizes, faults)[:-8] + "-lengths"
-        lengths = [Length(*each) for each in remembered(key, measure, f"{what}: tokens")]
-    else:
-        lengths = measure()
+    sizes, _ = verified(files, data.views, what)
+    lengths = lengths_of(data, model, found.items, what)
     cut = [
         BadRow(sample.source, sample.id, _cut(rows, sample, sizes, each))
         for number, each in enumerate(lengths)
@@ -142,16 +116,6 @@ def look_at_phrases(data: PhraseDataModule) -> Looked:
 def of_file(path: Path, problem: Exception) -> BadRow:
     """A file that cannot be read, as a bad row."""
     return BadRow(str(path), "", str(problem).removeprefix(f"{path}").lstrip(":, "))
-
-
-def _length(rows: EncodedRows, sample: Sample, sizes: Mapping[Path, Size]) -> Length:
-    """How long a row is; of several conversations the longest counts."""
-    layouts = [rows.loader.layout(sizes[image]) for image in sample.images]
-    every = [rows.encode(sample, turns, layouts, whole=True) for turns in sample.conversations]
-    longest = max(every, key=lambda encoded: len(encoded.ids))
-    lost = sum(label != IGNORE for label in longest.labels[rows.max_length :])
-    visual = sum(layout.tokens for layout in layouts)
-    return Length(len(longest.ids), visual, len(sample.messages), lost)
 
 
 def _cut(rows: EncodedRows, sample: Sample, sizes: Mapping[Path, Size], length: Length) -> str:

@@ -1,14 +1,16 @@
 """What a start costs before the first step: seconds and memory for N rows over M pictures.
 
     python tests/benchmarks/rows.py [--rows 1000000] [--pictures 10000] [--workers 2] [--json FILE]
+    git worktree add ../before c28a46b~1          # the last commit without a cache of rows
+    python tests/benchmarks/rows.py --before ../before --json tests/benchmarks/measured/rows.json
 
 A file of LLaVA-1.5's kind is made (rows of a picture and 2 to 12 messages), and read as a stage
 reads it before it is known whether it is finished: rows parsed and measured, pictures decoded,
 content hashed, the order of an epoch drawn. Each start is a process of its own: the first, with an
-empty cache; a second; and a third one that also loads a batch in each of its workers. `own` is the
-memory that the process has for itself, over what it has once the model is built; `shared` is what
-it has in common with others, such as mapped files; `a worker` is the mean of what each of the
-workers has for itself. A commit from before the cache is measured by the same script, run there.
+empty cache, and a second; both then load batches in workers. `seconds` are what the process had of
+cores until its batches begin, `GiB, own` is the memory that it has for itself over what it has once
+the model is built, `GiB, shared` what it has in common with others, such as mapped files, and
+`GiB, a worker` the mean of what each of the workers has for itself.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,43 +68,50 @@ def start(folder: Path, workers: int, given: argparse.Namespace) -> dict[str, fl
     model = make_model(SIZES[given.size], given.device, given.dtype)
     source = Source(folder / "rows.jsonl", folder / "images")
     data = ImageDataModule([source], Square(), 64, group_by_modality=True)
-    before, began = memory(), time.perf_counter()
+    before, began = memory(), time.process_time()
     data.check(model)
     data.content()
     order, lengths = data.order(), data.lengths()[0]
-    found: dict[str, float] = {"seconds": time.perf_counter() - began}
-    found |= {key: (value - before[key]) / 2**30 for key, value in memory().items()}
-    if workers:
-        rows = data.encoded(data.samples, model)
-        steps = [split_step(s, lengths, accumulate=1, rank=0, world=1) for s in order]
-        loader = StageLoader(rows, steps, data.collate, workers)
-        batches = iter(loader)
-        for _ in range(20 * workers):
-            next(batches)
-        iterator: Any = loader._iterator
-        each = [memory(worker.pid)["own"] for worker in iterator._workers]
-        found["a worker"] = sum(each) / len(each) / 2**30
-    return found
+    found: dict[str, float] = {"seconds": time.process_time() - began}
+    found |= {f"GiB, {key}": (n - before[key]) / 2**30 for key, n in memory().items()}
+    rows = data.encoded(data.samples, model)
+    steps = [split_step(s, lengths, accumulate=1, rank=0, world=1) for s in order]
+    loader = StageLoader(rows, steps, data.collate, workers)
+    batches = iter(loader)
+    for _ in range(20 * workers):
+        next(batches)
+    iterator: Any = loader._iterator
+    each = [memory(worker.pid)["own"] for worker in iterator._workers]
+    return {**found, "GiB, a worker": sum(each) / len(each) / 2**30}
+
+
+def starts(folder: Path, given: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
+    """What each start takes, by its name."""
+    code = Path(__file__).resolve().parents[2]
+    each = [("first", code), ("second", code)]
+    if given.before is not None:
+        each.insert(0, ("before", given.before.resolve()))
+    for name, root in each:
+        environment = {**os.environ, "LLAVA_LAB_CACHE": str(folder / "cache")}
+        environment["PYTHONPATH"] = str(root)
+        command = [sys.executable, __file__, "--folder", str(folder / "data"), "--device", "cpu"]
+        command += ["--workers", str(given.workers), "--size", given.size]
+        run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+        found = json.loads(run.stdout.splitlines()[-1])
+        say(f"{name}: {found['seconds']:.1f} s, {found['GiB, own']:.2f} GiB of its own")
+        yield name, found
 
 
 def main(given: argparse.Namespace) -> None:
-    """Three starts, each in a process of its own."""
+    """The starts, and their table."""
     if given.folder:
         print(json.dumps(start(given.folder, given.workers, given)))
         return
-    table = {}
-    with tempfile.TemporaryDirectory() as folder:
-        write_data(Path(folder) / "data", given.rows, given.pictures)
-        environment = {**os.environ, "LLAVA_LAB_CACHE": str(Path(folder) / "cache")}
-        for name, workers in (("first", 0), ("second", 0), ("with workers", given.workers)):
-            command = [sys.executable, __file__, "--folder", str(Path(folder) / "data")]
-            command += ["--workers", str(workers), "--size", given.size, "--device", "cpu"]
-            run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-            found = json.loads(run.stdout.splitlines()[-1])
-            table[name] = {"a worker": 0.0, **found}
-            say(f"{name}: {found['seconds']:.1f} s, {found['own']:.2f} GiB of its own")
-    title = f"A start with {given.rows:,} rows over {given.pictures:,} pictures: seconds, and GiB"
-    report(title, table, given.json)
+    with tempfile.TemporaryDirectory() as name:
+        write_data(Path(name) / "data", given.rows, given.pictures)
+        table = dict(starts(Path(name), given))
+    title = f"A start with {given.rows:,} rows over {given.pictures:,} pictures"
+    report(title, table, given.json, device="cpu", workers=given.workers)
 
 
 if __name__ == "__main__":
@@ -109,5 +119,6 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--pictures", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2, help="processes that load rows")
+    parser.add_argument("--before", type=Path, help="a checkout that is measured, too")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     main(prepared(parser))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llava_lab.core.cache import remembered
-from llava_lab.core.fingerprint import fingerprint
 from llava_lab.core.progress import shown
 from llava_lab.data import mix
 from llava_lab.data.chat import Masking, Template, get_template
@@ -18,12 +17,13 @@ from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.loader import StageLoader, deal
 from llava_lab.data.media.clip import image_digests
 from llava_lab.data.modules.encoded import EncodedRows, Position, ViewLoader
+from llava_lab.data.modules.lengths import costs_of, hashed, rule_of
 from llava_lab.data.modules.stage import StageDataModule, limited, run_seed
 from llava_lab.data.rows import BadRow
 from llava_lab.data.sample import Sample
 from llava_lab.data.source import ParsedRows, Source
 from llava_lab.data.table import Samples, files_of, read_table
-from llava_lab.data.verified import Size, verified
+from llava_lab.data.verified import verified
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views
 from llava_lab.data.views.video import Frames
@@ -52,6 +52,9 @@ class ImageDataModule(StageDataModule):
         max_steps: Stop after so many optimizer steps, or null.
         group_by_modality: Batches of one modality and of similar lengths, as LLaVA-1.5's second
             stage: text, or all that is seen; `video` sets videos apart from images, too.
+        deal_by: What a row counts where a step's rows are dealt to devices and micro-batches: its
+            words, as the released sampler counts, or its tokens, visual ones included, so that all
+            take as long. The rows of a step are the same.
         num_workers: Processes that load rows beside the main one.
     """
 
@@ -73,6 +76,7 @@ class ImageDataModule(StageDataModule):
         epochs: int = 1,
         max_steps: int | None = None,
         group_by_modality: bool | Literal["video"] = False,
+        deal_by: Literal["words", "tokens"] = "words",
         num_workers: int = 0,
     ):
         super().__init__(
@@ -82,7 +86,7 @@ class ImageDataModule(StageDataModule):
         self.sources, self.views, self.template = sources, views, template
         self.max_length = max_length
         self.masking, self.image_position, self.held_share = masking, image_position, hold_out
-        self.feature_store = feature_store
+        self.feature_store, self.deal_by = feature_store, deal_by
         self.samples: Sequence[Sample] = []
         self.held: Sequence[Sample] = []
         self.checked = False
@@ -135,32 +139,11 @@ class ImageDataModule(StageDataModule):
             return rows.refused(what)
         sizes, faults = verified(found.items.files(), self.views, what)
         measured = remembered(
-            self.measured_by(model, rows, sizes, faults),
+            rule_of(self, model, rows, sizes, faults),
             lambda: list(rows.measured(sizes, faults, what).items()),
             f"{what}: rows measured",
         )
         return dict(measured)
-
-    def measured_by(
-        self, model: Any, rows: EncodedRows, sizes: Mapping[Path, Size], faults: Mapping[Path, str]
-    ) -> str:
-        """Hash of all that decides how long the rows of a table are, and whether they are usable.
-
-        Args:
-            model: The model.
-            rows: The rows, of tables.
-            sizes: Size of each picture and video that can be read.
-            faults: What is wrong with each other one.
-        """
-        assert isinstance(rows.samples, Samples)
-        read = image_digests(sizes)
-        pictures = [[read[path], *size] for path, size in sizes.items()]
-        broken = [[str(path), fault] for path, fault in faults.items()]
-        seen = hashed([rows.samples.key(), pictures, broken])
-        chat = [vars(template) for template in rows.templates.values()]
-        chat += [list(rows.templates), hashed(model.llm.identity()), self.chat(model)]
-        how = [type(self), self.views, model.view_spec, self.image_position, run_seed()]
-        return fingerprint(seen, chat, how, rows.context)
 
     def check(self, model: Any) -> None:
         """Also refuse other views, an unknown template, and rows that cannot be trained on."""
@@ -224,6 +207,10 @@ class ImageDataModule(StageDataModule):
         words = [sum(len(text.split()) for _, text in row.messages) for row in samples]
         return words, [_modality(row, apart) for row in samples]
 
+    def costs(self) -> Sequence[int]:
+        """What each training row counts where the rows of a step are dealt."""
+        return super().costs() if self.deal_by == "words" else costs_of(self, self.model)
+
     def epoch_rows(self, epoch: int) -> Sequence[int] | None:
         """Training rows that an epoch reads, by the weights of their sources."""
         weights = [source.weight for source in self.sources]
@@ -270,11 +257,6 @@ class ImageDataModule(StageDataModule):
             part = rows[: batches * size]
             steps += deal(part, size, trainer.global_rank, trainer.world_size, source)
         return StageLoader(self.encoded(self.held), steps, self.collate)
-
-
-def hashed(value: Any) -> str:
-    """SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _modality(row: Sample, videos_apart: bool) -> int:

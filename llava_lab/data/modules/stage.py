@@ -110,6 +110,10 @@ class StageDataModule(LightningDataModule):
     def lengths(self) -> tuple[list[int], list[int]]:
         """Length of every training row, and its modality: 0 is text."""
 
+    def costs(self) -> Sequence[int]:
+        """What each training row counts where the rows of a step are dealt: its length."""
+        return self.lengths()[0]
+
     def epoch_rows(self, epoch: int) -> Sequence[int] | None:
         """Training rows that an epoch reads, rising; None where that is each of them once."""
         return None
@@ -159,9 +163,9 @@ class StageDataModule(LightningDataModule):
         """The whole stage as one pass, so that its progress bar counts to the stage's end."""
         trainer: Any = self.trainer
         rank, world = trainer.global_rank, trainer.world_size
-        lengths, micro = self.lengths()[0], self.accumulate(world)
+        costs, micro = self.costs(), self.accumulate(world)
         steps = [
-            split_step(step, lengths, accumulate=micro, rank=rank, world=world)
+            split_step(step, costs, accumulate=micro, rank=rank, world=world)
             for step in self.order()
         ]
         device = trainer.strategy.root_device
