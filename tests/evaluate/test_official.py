@@ -297,7 +297,8 @@ def test_a_run_asks_all_published_benchmarks_of_small_files(
     of_files = asked_files(videos="video" in experiment)
     names = [name for each in of_files.values() for name in each]
     root = tmp_path / "data" / "eval"
-    for name in names:
+    # Of benchmarks of one file, the last one's has the columns of both.
+    for name in sorted(names, key=lambda name: "no_ocr" not in name):
         lay_out(name, root)
     (clip, *_) = sorted((small_videos / "videos").rglob("*.mp4"))
     for path in root.rglob("*"):
