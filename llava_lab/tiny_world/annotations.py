@@ -1,0 +1,103 @@
+"""Annotations: a world's scenes -> captions and boxes in COCO's form.
+
+`python -m llava_lab.tiny_world.annotations WORLD FOLDER` writes FOLDER/captions.json and
+FOLDER/instances.json of the pictures to train on, as `make instruct` reads them.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llava_lab.core.atomic import write
+from llava_lab.core.records import read_record
+from llava_lab.tiny_world.base import MANIFEST
+from llava_lab.tiny_world.generate import TinyWorld
+from llava_lab.tiny_world.scene import SHAPES, Scene, SceneObject, Sign
+from llava_lab.tiny_world.text import caption
+
+CAPTIONS = 5  # of a picture, as COCO has them
+CATEGORIES = (*SHAPES, "sign")
+
+
+class Described:
+    """The pictures of a world that are trained on, with what COCO would say of them.
+
+    Args:
+        root: The world's folder.
+
+    Raises:
+        ValueError: If it is none, or of another version.
+    """
+
+    def __init__(self, root: Path):
+        way_out = "Make it: python -m llava_lab fit -c experiments/llava15.yaml"
+        settings = read_record(root / MANIFEST, {"settings": dict}, way_out)["settings"]
+        version = settings.pop("generator_version", None)
+        if version != TinyWorld.version:
+            raise ValueError(f"{root}: of version {version}, not {TinyWorld.version}. {way_out}")
+        self.world = TinyWorld(root, **settings)
+        taken = frozenset(scene.signature for scene in self.world.eval_scenes())
+        every = range(self.world.train_images)
+        self.scenes = [self.world.scene("train", index, taken) for index in every]
+
+    def captions(self, index: int) -> list[str]:
+        """Sentences about a picture, each with its things in another order."""
+        scene = self.scenes[index]
+        rngs = (self.world._rng("annotations", index, number) for number in range(CAPTIONS))
+        return [caption(scene, rng) for rng in rngs]
+
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Both files, by name."""
+        images = [
+            {
+                "id": index,
+                "file_name": f"train/{index:06d}.png",
+                "width": scene.width,
+                "height": scene.height,
+            }
+            for index, scene in enumerate(self.scenes)
+        ]
+        said = [(index, text) for index in range(len(images)) for text in self.captions(index)]
+        boxes = [(index, *box) for index, scene in enumerate(self.scenes) for box in _boxes(scene)]
+        return {
+            "captions.json": {
+                "images": images,
+                "annotations": [
+                    {"id": number, "image_id": index, "caption": text}
+                    for number, (index, text) in enumerate(said)
+                ],
+            },
+            "instances.json": {
+                "images": images,
+                "categories": [{"id": n, "name": name} for n, name in enumerate(CATEGORIES, 1)],
+                "annotations": [
+                    {"id": n, "image_id": index, "category_id": kind, "bbox": box, "iscrowd": 0}
+                    for n, (index, kind, box) in enumerate(boxes)
+                ],
+            },
+        }
+
+
+def _boxes(scene: Scene) -> Iterator[tuple[int, list[int]]]:
+    """Category and box of everything in a scene."""
+    things: list[tuple[str, SceneObject | Sign, int]]
+    things = [(item.shape, item, item.pixels) for item in scene.items]
+    if scene.sign:
+        things.append(("sign", scene.sign, scene.sign.pixels + 2 * scene.sign.margin))
+    for name, thing, side in things:
+        x, y = thing.center
+        yield CATEGORIES.index(name) + 1, [x - side // 2, y - side // 2, side, side]
+
+
+def main(root: Path, folder: Path) -> None:
+    """Write both files."""
+    for name, content in Described(root).files().items():
+        write(folder / name, json.dumps(content) + "\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m llava_lab.tiny_world.annotations WORLD FOLDER")
+    main(*map(Path, sys.argv[1:]))
