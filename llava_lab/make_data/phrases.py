@@ -1,14 +1,14 @@
 """Phrases: captions -> the noun phrases of each, by spaCy."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from llava_lab.core.journal import Journal
 from llava_lab.core.progress import progress
 
-CHUNK = 5000  # captions between two entries of the journal
+CHUNK = 1000  # captions between two entries of the journal
 INSTALL = "pip install 'llava-lab[make]'"
 
 
@@ -20,8 +20,8 @@ class PhraseFinder(Protocol):
         """What finds them, with its version: other phrases have another name."""
         ...
 
-    def __call__(self, texts: Iterable[str]) -> list[list[str]]:
-        """The noun phrases of each text."""
+    def __call__(self, texts: Iterable[str]) -> Iterator[list[str]]:
+        """The noun phrases of each text, one after another."""
         ...
 
 
@@ -54,13 +54,11 @@ class NounPhrases:
         self.name = f"spacy {spacy.__version__}, {meta['lang']}_{meta['name']} {meta['version']}"
         self.processes = processes
 
-    def __call__(self, texts: Iterable[str]) -> list[list[str]]:
-        """The noun phrases of each text."""
-        read = self.pipeline.pipe(texts, batch_size=256, n_process=self.processes)
-        return [
-            list(dict.fromkeys(" ".join(chunk.text.lower().split()) for chunk in each.noun_chunks))
-            for each in read
-        ]
+    def __call__(self, texts: Iterable[str]) -> Iterator[list[str]]:
+        """The noun phrases of each text, one after another."""
+        for each in self.pipeline.pipe(texts, batch_size=128, n_process=self.processes):
+            found = (" ".join(chunk.text.lower().split()) for chunk in each.noun_chunks)
+            yield list(dict.fromkeys(found))
 
 
 def find_phrases(texts: Sequence[str], find: PhraseFinder, out: Path) -> list[list[str]]:
@@ -77,14 +75,17 @@ def find_phrases(texts: Sequence[str], find: PhraseFinder, out: Path) -> list[li
         Journal(_beside(out), f"{find.name} {total}") as journal,
         progress("captions read", len(texts)) as bar,
     ):
-        kept = journal.read()
-        for start in range(0, len(texts), CHUNK):
-            chunk = texts[start : start + CHUNK]
-            if str(start) not in kept:
-                kept[str(start)] = find(chunk)
-                journal.add(str(start), kept[str(start)])
-            found += kept.pop(str(start))
-            bar.update(len(chunk))
+        for chunk in journal.read().values():
+            found += chunk
+        bar.update(len(found))
+        waiting: list[list[str]] = []
+        for number, phrases in enumerate(find(texts[len(found) :]), len(found) + 1):
+            waiting.append(phrases)
+            bar.update()
+            if len(waiting) == CHUNK or number == len(texts):
+                journal.add(str(number), waiting)
+                found += waiting
+                waiting = []
     return found
 
 

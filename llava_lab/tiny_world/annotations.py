@@ -1,7 +1,8 @@
 """Annotations: a world's scenes -> captions and boxes in COCO's form.
 
 `python -m llava_lab.tiny_world.annotations WORLD FOLDER` writes FOLDER/captions.json and
-FOLDER/instances.json of the pictures to train on, as `make instruct` reads them.
+FOLDER/instances.json of the pictures to train on, as `make instruct` reads them. A box has a
+`sentence`, too, as RefCOCO's have.
 """
 
 import json
@@ -14,7 +15,7 @@ from llava_lab.core.atomic import write
 from llava_lab.core.records import read_record
 from llava_lab.tiny_world.base import MANIFEST
 from llava_lab.tiny_world.generate import TinyWorld
-from llava_lab.tiny_world.scene import SHAPES, Scene, SceneObject, Sign
+from llava_lab.tiny_world.scene import SHAPES, Scene, Sign
 from llava_lab.tiny_world.text import caption
 
 CAPTIONS = 5  # of a picture, as COCO has them
@@ -73,22 +74,34 @@ class Described:
                 "images": images,
                 "categories": [{"id": n, "name": name} for n, name in enumerate(CATEGORIES, 1)],
                 "annotations": [
-                    {"id": n, "image_id": index, "category_id": kind, "bbox": box, "iscrowd": 0}
-                    for n, (index, kind, box) in enumerate(boxes)
+                    {
+                        "id": number,
+                        "image_id": index,
+                        "category_id": CATEGORIES.index(name) + 1,
+                        "bbox": box,
+                        "iscrowd": 0,
+                        "sentence": sentence,
+                    }
+                    for number, (index, name, sentence, box) in enumerate(boxes)
                 ],
             },
         }
 
 
-def _boxes(scene: Scene) -> Iterator[tuple[int, list[int]]]:
-    """Category and box of everything in a scene."""
-    things: list[tuple[str, SceneObject | Sign, int]]
-    things = [(item.shape, item, item.pixels) for item in scene.items]
-    if scene.sign:
-        things.append(("sign", scene.sign, scene.sign.pixels + 2 * scene.sign.margin))
-    for name, thing, side in things:
-        x, y = thing.center
-        yield CATEGORIES.index(name) + 1, [x - side // 2, y - side // 2, side, side]
+def _boxes(scene: Scene) -> Iterator[tuple[str, str, list[int]]]:
+    """Category of everything in a scene, words for it, and box."""
+    for item in scene.items:
+        yield item.shape, f"the {item.size} {item.name}", _box(item.center, item.pixels)
+    if sign := scene.sign:
+        yield "sign", f"the sign that reads {sign.glyph}", _box(sign.center, _side(sign))
+
+
+def _side(sign: Sign) -> int:
+    return sign.pixels + 2 * sign.margin
+
+
+def _box(center: tuple[int, int], side: int) -> list[int]:
+    return [center[0] - side // 2, center[1] - side // 2, side, side]
 
 
 def main(root: Path, folder: Path) -> None:
