@@ -31,8 +31,7 @@ def locate(name: str) -> str:
     path = ASSETS / name.removeprefix("asset:")
     if not path.exists():
         raise FileNotFoundError(
-            f"{name}: {path} is not there. Make it: python -m llava_lab fit "
-            "-c experiments/tiny_parts.yaml"
+            f"{name}: {path} is not there. Make it: python -m llava_lab.cli.tiny_parts"
         )
     return str(path)
 

@@ -24,8 +24,9 @@ from llava_lab.tiny_world.scene import (
 LENGTHS = (16, 320)
 ACTS = ("motion", "order", "count", "detail", "reading")
 ACTS_A_FILM = 3
-# Share of the film in which the evidence of an act is visible.
-ORDER_SHARE, DETAIL_SHARE, READING_SHARE = 0.2, 0.12, 0.3
+# Least and largest share of the film in which the evidence of an act is visible, spread evenly over
+# their logarithm; each of two things in order has at most `ORDER_SHARE`.
+SHARES, ORDER_SHARE = (0.01, 0.5), 0.3
 MOST_TIMES = 4
 
 
@@ -50,13 +51,14 @@ def sample_film(rng: random.Random) -> Film:
         if act == "motion":
             continue
         if act == "order":
-            question, more = _order(rng, shapes.pop(), shapes.pop(), cells.pop(), cells.pop())
+            pair = (shapes.pop(), shapes.pop()), (cells.pop(), cells.pop())
+            question, more = _order(rng, frames, *pair)
         elif act == "count":
             question, more = _count(rng, shapes.pop(), cells.pop())
         elif act == "detail":
-            question, more = _detail(rng, shapes.pop(), cells.pop())
+            question, more = _detail(rng, frames, shapes.pop(), cells.pop())
         else:
-            question, more = _reading(rng, cells.pop())
+            question, more = _reading(rng, frames, cells.pop())
         questions.append(question)
         shown += more
     return Film(frames, empty, tuple(shown), tuple(questions))
@@ -78,14 +80,13 @@ def _motion(rng: random.Random, shape: str) -> tuple[QA, Shown, tuple[int, ...]]
 
 
 def _order(
-    rng: random.Random, first: str, second: str, cell: int, other: int
+    rng: random.Random, frames: int, shapes: tuple[str, str], cells: tuple[int, int]
 ) -> tuple[QA, list[Shown]]:
-    starts = sorted(rng.uniform(0, 1 - 2 * ORDER_SHARE) for _ in range(2))
-    starts[1] += ORDER_SHARE
-    items = [_item(rng, first, cell), _item(rng, second, other)]
-    shown = [
-        Shown(item, start, start + ORDER_SHARE) for item, start in zip(items, starts, strict=True)
-    ]
+    first, second = (_share(rng, frames, ORDER_SHARE) for _ in range(2))
+    start = rng.uniform(0, 1 - first - second)
+    then = rng.uniform(start + first, 1 - second)
+    items = [_item(rng, shape, cell) for shape, cell in zip(shapes, cells, strict=True)]
+    shown = [Shown(items[0], start, start + first), Shown(items[1], then, then + second)]
     return ask_order(items[0], items[1], rng), shown
 
 
@@ -106,18 +107,19 @@ def _count(rng: random.Random, shape: str, cell: int) -> tuple[QA, list[Shown]]:
     return question, shown
 
 
-def _detail(rng: random.Random, shape: str, cell: int) -> tuple[QA, list[Shown]]:
-    item = _item(rng, shape, cell)
-    start = rng.uniform(0, 1 - DETAIL_SHARE)
+def _detail(rng: random.Random, frames: int, shape: str, cell: int) -> tuple[QA, list[Shown]]:
+    item, share = _item(rng, shape, cell), _share(rng, frames)
+    start = rng.uniform(0, 1 - share)
     question = replace(ask_color(item), sentence=say_detail(item.name))
-    return question, [Shown(item, start, start + DETAIL_SHARE)]
+    return question, [Shown(item, start, start + share)]
 
 
-def _reading(rng: random.Random, cell: int) -> tuple[QA, list[Shown]]:
+def _reading(rng: random.Random, frames: int, cell: int) -> tuple[QA, list[Shown]]:
     large = rng.random() < LARGE_SIGN_SHARE
     pixels = rng.randint(*(LARGE_GLYPH_PIXELS if large else SMALL_GLYPH_PIXELS))
     sign = Sign(rng.choice(GLYPHS), large, cell, _middle(cell), pixels)
-    start = rng.uniform(0, 1 - READING_SHARE)
+    share = _share(rng, frames)
+    start = rng.uniform(0, 1 - share)
     question = QA(
         "reading",
         "What does the sign say?",
@@ -126,7 +128,12 @@ def _reading(rng: random.Random, cell: int) -> tuple[QA, list[Shown]]:
         "sign",
         {"size": sign.size},
     )
-    return question, [Shown(sign, start, start + READING_SHARE)]
+    return question, [Shown(sign, start, start + share)]
+
+
+def _share(rng: random.Random, frames: int, most: float = SHARES[1]) -> float:
+    """Share of the film in which something is visible, at least one frame."""
+    return max(SHARES[0] * (most / SHARES[0]) ** rng.random(), 1 / frames)
 
 
 def _item(rng: random.Random, shape: str, cell: int) -> SceneObject:

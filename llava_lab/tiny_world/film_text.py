@@ -15,6 +15,7 @@ from llava_lab.tiny_world.scene import (
 
 # How often the false detail is another object, rather than a property of the one that is there.
 INVENTED_SHARE = 0.4
+STORY_REQUEST = "Describe the video."
 TIMES = ("", "once", "twice", "three times", "four times")
 # An object in a sentence: its article, and its name as a group.
 NAMED = re.compile(rf"[Aa]n? ((?:{'|'.join(COLORS)}) (?:{'|'.join(SHAPES)}))")

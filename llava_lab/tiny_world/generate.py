@@ -3,16 +3,20 @@
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from llava_lab.core.progress import shown
 from llava_lab.tiny_world import text
+from llava_lab.tiny_world.acts import sample_film
 from llava_lab.tiny_world.base import World, json_lines, json_list
 from llava_lab.tiny_world.draw import render
-from llava_lab.tiny_world.question import QA, QUESTION_TYPES
+from llava_lab.tiny_world.film import Film
+from llava_lab.tiny_world.film_rows import film_facts_row, film_text_row
+from llava_lab.tiny_world.question import QA, QUESTION_TYPES, ask_several
+from llava_lab.tiny_world.reasoning import ask_reasoning
 from llava_lab.tiny_world.scene import Scene, listable, sample_scene, simplified
 from llava_lab.tiny_world.tiles import tile
 
@@ -21,10 +25,18 @@ from llava_lab.tiny_world.tiles import tile
 ALIGN_10 = "LLaVA-CC3M-Pretrain-595K/chat.json"
 ALIGN_15 = "LLaVA-Pretrain/blip_laion_cc_sbu_558k.json"
 INSTRUCT_10 = "llava_instruct_150k.json"
+# The three kinds of which it is made, and how many thousand rows of each there are.
+KINDS = {"conversation_58k.json": 58, "detail_23k.json": 23, "complex_reasoning_77k.json": 77}
 INSTRUCT_15 = "llava_v1_5_mix665k.json"
 INSTRUCT_NEXT = "LLaVA-NeXT-Data/llava_next_raw_format/llava_next_raw_format_processed.json"
 LISTS, FACTS = "lists.json", "facts.json"
 TEXT, PHRASES, QUESTIONS = "text.json", "phrases.jsonl", "questions.jsonl"
+# Asked without a format prompt, as LLaVA-Bench asks; and requests for a description.
+OPEN_QUESTIONS, DESCRIPTIONS = "open_questions.jsonl", "descriptions.jsonl"
+# Controls: the same rows, each with the picture of another.
+DEALT_ALIGN, DEALT_INSTRUCT = f"dealt/{ALIGN_15}", f"dealt/{INSTRUCT_10}"
+# Share of the text rows that are about films, and numbers of descriptions in a row of text.
+FILM_SHARE, ALBUMS = 0.2, (1, 2)
 # Share of the evaluation images with a question of each type; fewer have signs.
 QUESTION_SHARE = 0.74
 # Share of the text rows with two objects only: from them an LM learns to look things up.
@@ -42,13 +54,13 @@ class TinyWorld(World):
         seed: Seed of every scene and sentence.
         train_images: Number of training images.
         eval_images: Number of images for evaluation questions.
-        text_rows: Number of text-only rows about scenes that are never drawn; there are half as
-            many rows of lists, and of facts.
+        text_rows: Number of descriptions of scenes and films that are never drawn, one or two to a
+            text-only row; there are half as many rows of lists, and of facts.
         tiles: Number of AnyRes tiles of further images. They are only in the file of phrases, to
             train an encoder on tiles.
     """
 
-    version: ClassVar[int] = 10
+    version: ClassVar[int] = 11
     train_images: int = 5000
     eval_images: int = 300
     text_rows: int = 30000
@@ -80,14 +92,17 @@ class TinyWorld(World):
         files = {
             ALIGN_10: (captions := json_list(self._align_rows(train_scenes))),
             ALIGN_15: captions,
-            INSTRUCT_10: json_list(self._conversation_rows(train_scenes)),
+            DEALT_ALIGN: json_list(dealt(self._align_rows(train_scenes))),
+            **self._instruct_files(train_scenes),
             INSTRUCT_15: (mix := json_list(self._mix_rows(train_scenes, taken))),
             INSTRUCT_NEXT: mix,
             LISTS: json_list(self._list_rows(taken)),
             FACTS: json_list(self._fact_rows(taken)),
-            TEXT: json_list(self._text_rows("text", self.text_rows, taken)),
+            TEXT: json_list(self._albums(self._text_rows("text", self.text_rows, taken))),
             PHRASES: json_lines([*_phrase_rows(train_scenes), *self._tile_rows(folder, taken)]),
             QUESTIONS: json_lines(self._question_rows(eval_scenes)),
+            OPEN_QUESTIONS: json_lines(self._open_rows(eval_scenes)),
+            DESCRIPTIONS: json_lines(self._requests(eval_scenes)),
         }
         self.finish(folder, files)
 
@@ -96,18 +111,24 @@ class TinyWorld(World):
             rng = self._rng("align", index)
             yield text.caption_row(f"{index:06d}", _image_name("train", index), scene, rng)
 
-    def _conversation_rows(self, scenes: list[Scene]) -> Iterable[dict[str, Any]]:
+    def _instruct_files(self, scenes: list[Scene]) -> dict[str, bytes]:
+        """LLaVA-Instruct-150K: each kind of rows, all of them, and all with wrong pictures."""
+        write = (text.conversation_row, text.detail_row, text.reasoning_row)
+        kinds: dict[str, list[dict[str, Any]]] = {name: [] for name in KINDS}
         for index, scene in enumerate(scenes):
             rng = self._rng("conversation", index)
-            # LLaVA-Instruct has 58K conversations and 23K long descriptions: about 2 in 7.
-            write = text.detail_row if rng.random() < 0.28 else text.conversation_row
-            yield write(f"{index:06d}", _image_name("train", index), scene, rng)
+            (kind,) = rng.choices(range(len(KINDS)), weights=list(KINDS.values()))
+            row = write[kind](f"{index:06d}", _image_name("train", index), scene, rng)
+            list(kinds.values())[kind].append(row)
+        rows = sorted(itertools.chain(*kinds.values()), key=lambda row: row["id"])
+        every = {**kinds, INSTRUCT_10: rows, DEALT_INSTRUCT: dealt(rows)}
+        return {name: json_list(rows) for name, rows in every.items()}
 
     def _mix_rows(self, scenes: list[Scene], taken: frozenset[str]) -> Iterable[dict[str, Any]]:
         for index, scene in enumerate(scenes):
             rng = self._rng("mix", index)
             name, image = f"{index:06d}", _image_name("train", index)
-            number = rng.randint(6, 9)
+            number = rng.randint(12, 16)
             yield text.short_answer_row(f"{name}-short", image, scene, rng, number)
             if rng.random() < 0.2:
                 yield text.conversation_row(f"{name}-conversation", image, scene, rng)
@@ -127,11 +148,24 @@ class TinyWorld(World):
             if rows == self.tiles:
                 return
 
-    def _text_rows(self, split: str, count: int, taken: frozenset[str]) -> Iterable[dict[str, Any]]:
+    def _text_rows(self, split: str, count: int, taken: frozenset[str]) -> Iterator[dict[str, Any]]:
         for index in shown(range(count), f"{self.root}: rows of {split}"):
-            rng = self._rng(split, index, "text")
-            scene = self._text_scene(split, index, taken, rng)
-            yield text.text_row(f"{split}-{index:06d}", scene, rng)
+            rng, name = self._rng(split, index, "text"), f"{split}-{index:06d}"
+            if rng.random() < FILM_SHARE:
+                yield film_text_row(name, self._film(split, index), rng)
+            else:
+                yield text.text_row(name, self._text_scene(split, index, taken, rng), rng)
+
+    def _albums(self, rows: Iterator[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+        """Join some rows, so that an LM reads longer texts than one description."""
+        rng = self._rng("albums")
+        for first in rows:
+            more = itertools.islice(rows, rng.choice(ALBUMS) - 1)
+            yield text.album(first["id"], [first, *more])
+
+    def _film(self, split: str, index: int) -> Film:
+        """A film that is put into words and never drawn."""
+        return sample_film(self._rng(split, index, "film"))
 
     def _list_rows(self, taken: frozenset[str]) -> Iterable[dict[str, Any]]:
         scenes = (self.scene("lists", index, taken) for index in itertools.count())
@@ -142,9 +176,11 @@ class TinyWorld(World):
 
     def _fact_rows(self, taken: frozenset[str]) -> Iterable[dict[str, Any]]:
         for index in range(self.text_rows // 2):
-            rng = self._rng("facts", index, "text")
-            scene = self._text_scene("facts", index, taken, rng)
-            yield text.facts_row(f"facts-{index:06d}", scene, rng)
+            rng, name = self._rng("facts", index, "text"), f"facts-{index:06d}"
+            if rng.random() < FILM_SHARE:
+                yield film_facts_row(name, self._film("facts", index), rng)
+            else:
+                yield text.facts_row(name, self._text_scene("facts", index, taken, rng), rng)
 
     def _text_scene(
         self, split: str, index: int, taken: frozenset[str], rng: random.Random
@@ -175,6 +211,39 @@ class TinyWorld(World):
                         **question.detail,
                     }
                     number += 1
+
+    def _open_rows(self, scenes: list[Scene]) -> Iterable[dict[str, Any]]:
+        """Questions that are answered in sentences: of conversations, and of two steps."""
+        for index, scene in enumerate(scenes):
+            rng = self._rng("open", index)
+            for question in (ask_several(scene, rng, 1)[0], ask_reasoning(scene, rng)):
+                kind = "reasoning" if question.type == "reasoning" else "conversation"
+                yield {
+                    "question_id": f"{index:06d}-{kind}",
+                    "image": _image_name("eval", index),
+                    "text": question.text,
+                    "category": kind,
+                    "answer": question.sentence,
+                }
+
+    def _requests(self, scenes: list[Scene]) -> Iterable[dict[str, Any]]:
+        """Requests for a description, with all true sentences as answers."""
+        for index, scene in enumerate(scenes):
+            rng = self._rng("request", index)
+            yield {
+                "question_id": f"{index:06d}",
+                "image": _image_name("eval", index),
+                "text": rng.choice(text.DETAIL_REQUESTS),
+                "answers": text.all_true(scene),
+                "caption": text.detail(scene, rng),
+            }
+
+
+def dealt(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, each with the picture of the next: a control that has nothing to see."""
+    kept = list(rows)
+    others = kept[1:] + kept[:1]
+    return [row | {"image": other["image"]} for row, other in zip(kept, others, strict=True)]
 
 
 def _rarest(kind: str, scene: Scene, rng: random.Random, used: Counter[object]) -> QA | None:

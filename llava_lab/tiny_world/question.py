@@ -67,14 +67,16 @@ def relation_phrase(relation: str) -> str:
 
 
 def ask_color(scene: Scene, rng: random.Random) -> QA:
-    """Ask the color of an object named by its unique shape, or else by its position."""
-    item = rng.choice(scene.items)
+    """Ask the color of an object, named by its unique shape about as often as by its position."""
     shapes = Counter(item.shape for item in scene.items)
-    if shapes[item.shape] == 1 and rng.random() < 0.6:
-        name, key, by = f"the {item.shape}", f"color of {item.shape}", "shape"
+    unique = [item for item in scene.items if shapes[item.shape] == 1]
+    # A sixth of the scenes have no unique shape.
+    if unique and rng.random() < 0.6:
+        item, by = rng.choice(unique), "shape"
+        name, key = f"the {item.shape}", f"color of {item.shape}"
     else:
-        place = POSITIONS[item.cell]
-        name, key, by = f"the object {position(item.cell)}", f"color at {place}", "position"
+        item, by = rng.choice(scene.items), "position"
+        name, key = f"the object {position(item.cell)}", f"color at {POSITIONS[item.cell]}"
     sentence = f"{name[0].upper()}{name[1:]} is {item.color}."
     detail = {"size": item.size, "by": by}
     return QA("color", f"What color is {name}?", item.color, sentence, key, detail)
@@ -198,10 +200,14 @@ QUESTION_TYPES: dict[str, Callable[[Scene, random.Random], QA | None]] = {
     "reading": ask_reading,
 }
 TRAINING_TYPES = {**QUESTION_TYPES, "what": ask_what, "where": ask_where}
+# Drawn twice as often: "what" and "where" tie shapes and colors to places, these to one another.
+TWICE = ("color", "count")
 
 
 def ask_several(scene: Scene, rng: random.Random, number: int, *types: str) -> list[QA]:
-    """Ask 1 to `number` different questions of the given types (all types by default).
+    """Ask 1 to `number` different questions of the given types.
+
+    By default these are all types, those of `TWICE` twice as often.
 
     At least one of the types must have a question about every scene, as `count` does.
     """
@@ -209,7 +215,7 @@ def ask_several(scene: Scene, rng: random.Random, number: int, *types: str) -> l
     tries = 0
     while not found or (len(found) < number and tries < 4 * number):
         tries += 1
-        question = TRAINING_TYPES[rng.choice(types or tuple(TRAINING_TYPES))](scene, rng)
+        question = TRAINING_TYPES[rng.choice(types or (*TRAINING_TYPES, *TWICE))](scene, rng)
         if question:
             found.setdefault(question.text, question)
     return list(found.values())

@@ -17,6 +17,8 @@ POSITIONS = (
 )
 # Width and height. A third of the shortest side holds the largest object.
 PICTURE_SIZES = ((160, 128), (128, 160), (168, 168), (192, 128), (128, 192), (224, 128))
+# How many times as many pixels a side a picture may have, all that it shows included.
+SCALES = (1, 1, 2)
 BACKGROUNDS = (
     (150, 150, 150),
     (172, 160, 140),
@@ -77,6 +79,7 @@ class Sign:
         cell: Cell of the 3x3 grid, row by row from the top left.
         center: Middle of the plate in pixels, x and y.
         pixels: Height of the glyph; the plate is `margin` larger on each side.
+        scale: Pixels of the picture for one of a picture of the usual size.
     """
 
     glyph: str
@@ -84,6 +87,7 @@ class Sign:
     cell: int
     center: tuple[int, int]
     pixels: int
+    scale: int = 1
 
     @property
     def size(self) -> str:
@@ -93,7 +97,7 @@ class Sign:
     @property
     def margin(self) -> int:
         """Pixels of plate between the glyph and the plate's edge."""
-        return 5 if self.large else 3
+        return self.scale * (5 if self.large else 3)
 
 
 @dataclass(frozen=True)
@@ -131,18 +135,19 @@ class Scene:
 
 def sample_scene(rng: random.Random) -> Scene:
     """Draw one scene; the same generator state gives the same scene."""
-    width, height = rng.choice(PICTURE_SIZES)
+    scale = rng.choice(SCALES)
+    width, height = (scale * side for side in rng.choice(PICTURE_SIZES))
     background = rng.choice(BACKGROUNDS)
     grain = rng.getrandbits(32)
     has_sign = rng.random() < SIGN_SHARE
     cells = rng.sample(range(len(POSITIONS)), rng.randint(2, 5) + has_sign)
-    sign = _sample_sign(rng, cells.pop(), width, height) if has_sign else None
+    sign = _sample_sign(rng, cells.pop(), width, height, scale) if has_sign else None
     items: list[SceneObject] = []
     for cell in cells:
         shape = _repeat_or(rng, [item.shape for item in items], _sample_shape)
         color = _repeat_or(rng, [item.color for item in items], _sample_color)
         large = rng.random() < 0.5
-        pixels = rng.randint(*(LARGE_PIXELS if large else SMALL_PIXELS))
+        pixels = scale * rng.randint(*(LARGE_PIXELS if large else SMALL_PIXELS))
         center = _place(rng, cell, width, height, pixels)
         items.append(SceneObject(shape, color, large, cell, center, pixels))
     return Scene(width, height, background, grain, tuple(items), sign)
@@ -161,12 +166,11 @@ def listable(scene: Scene) -> Scene | None:
     return replace(scene, items=items, sign=None) if distinct else None
 
 
-def _sample_sign(rng: random.Random, cell: int, width: int, height: int) -> Sign:
+def _sample_sign(rng: random.Random, cell: int, width: int, height: int, scale: int) -> Sign:
     large = rng.random() < LARGE_SIGN_SHARE
-    pixels = rng.randint(*(LARGE_GLYPH_PIXELS if large else SMALL_GLYPH_PIXELS))
-    sign = Sign(rng.choice(GLYPHS), large, cell, (0, 0), pixels)
-    center = _place(rng, cell, width, height, pixels + 2 * sign.margin)
-    return Sign(sign.glyph, large, cell, center, pixels)
+    pixels = scale * rng.randint(*(LARGE_GLYPH_PIXELS if large else SMALL_GLYPH_PIXELS))
+    sign = Sign(rng.choice(GLYPHS), large, cell, (0, 0), pixels, scale)
+    return replace(sign, center=_place(rng, cell, width, height, pixels + 2 * sign.margin))
 
 
 def _repeat_or(rng: random.Random, seen: list[str], sample: Callable[[random.Random], str]) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
@@ -17,7 +18,8 @@ from llava_lab.tiny_world.question import (
     relation_of,
     relation_phrase,
 )
-from llava_lab.tiny_world.scene import COLORS, POSITIONS, SHAPES, Scene
+from llava_lab.tiny_world.reasoning import ask_reasoning
+from llava_lab.tiny_world.scene import COLORS, POSITIONS, SHAPES, Scene, SceneObject
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 CAPTION_REQUESTS = (
@@ -34,7 +36,7 @@ DETAIL_REQUESTS = (
     "Write a thorough description of the picture.",
 )
 # Questions of a row of facts, and the types that it asks twice as often.
-FACTS, HARD_TYPES = 16, ("relation", "count")
+FACTS, HARD_TYPES = 16, ("relation", "count", "color")
 NOTES_REQUEST = "Take notes."
 TEXT_INTRODUCTIONS = (
     "A picture shows",
@@ -58,20 +60,32 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 def detail(scene: Scene, rng: random.Random) -> str:
     """Write a description of several sentences."""
-    sign = " and a sign" if scene.sign else ""
-    sentences = [f"The picture shows {NUMBERS[len(scene.items)]} objects{sign}."]
     items = rng.sample(scene.items, len(scene.items))
+    return " ".join(_details(scene, items, itertools.pairwise(items)))
+
+
+def all_true(scene: Scene) -> list[str]:
+    """List all true sentences of the kinds in a description."""
+    return list(_details(scene, scene.items, itertools.permutations(scene.items, 2)))
+
+
+def _details(
+    scene: Scene,
+    items: Iterable[SceneObject],
+    pairs: Iterable[tuple[SceneObject, SceneObject]],
+) -> Iterator[str]:
+    sign = " and a sign" if scene.sign else ""
+    yield f"The picture shows {NUMBERS[len(scene.items)]} objects{sign}."
     for item in items:
         named = article(f"{item.size} {item.name}")
-        sentences.append(f"{named[0].upper()}{named[1:]} is {position(item.cell)}.")
+        yield f"{named[0].upper()}{named[1:]} is {position(item.cell)}."
     if scene.sign:
-        sentences.append(f"The sign {position(scene.sign.cell)} reads {scene.sign.glyph}.")
-    for first, second in itertools.pairwise(items):
+        yield f"The sign {position(scene.sign.cell)} reads {scene.sign.glyph}."
+    for first, second in pairs:
         relation = relation_of(first, second)
         if relation and first.name != second.name:
             stand = relation_phrase(relation)
-            sentences.append(f"One can see the {first.name} {stand} the {second.name}.")
-    return " ".join(sentences)
+            yield f"One can see the {first.name} {stand} the {second.name}."
 
 
 def phrases(scene: Scene) -> list[str]:
@@ -108,6 +122,12 @@ def conversation_row(row_id: str, image: str, scene: Scene, rng: random.Random) 
     return as_row(row_id, _image_first_turn(turns, rng), image=image)
 
 
+def reasoning_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
+    """Conversation of one or two questions of two steps, whose answers show both."""
+    turns = _reasoned_turns(scene, rng, rng.randint(1, 2))
+    return as_row(row_id, _image_first_turn(turns, rng), image=image)
+
+
 def detail_row(row_id: str, image: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
     """Ask for a long description."""
     turns = [(rng.choice(DETAIL_REQUESTS), detail(scene, rng))]
@@ -118,14 +138,19 @@ def short_answer_row(
     row_id: str, image: str, scene: Scene, rng: random.Random, number: int, *types: str
 ) -> dict[str, Any]:
     """Merge several questions about one image; only the first has the format prompt."""
-    turns = _short_turns(ask_several(scene, rng, number, *types))
+    turns = short_turns(ask_several(scene, rng, number, *types))
     return as_row(row_id, _image_first_turn(turns, rng), image=image)
 
 
 def notes(scene: Scene, rng: random.Random) -> str:
     """Answer many questions in key words: "color of star: red; stars: 1; sign: N"."""
     # Types that need two objects at once are asked more often.
-    questions = ask_several(scene, rng, 20, *TRAINING_TYPES, "where", "what", "relation")
+    questions = ask_several(scene, rng, 20, *TRAINING_TYPES, "where", "what", "relation", "color")
+    return in_notes(questions)
+
+
+def in_notes(questions: list[QA]) -> str:
+    """Write questions and answers in key words."""
     return "; ".join(f"{question.key}: {question.answer}" for question in questions)
 
 
@@ -136,19 +161,26 @@ def text_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
     object up by its name in a tenth of the steps.
     """
     way = rng.random()
-    if way < 0.65:
+    if way < 0.6:
         turns = [(NOTES_REQUEST, notes(scene, rng))]
-    elif way < 0.93:
-        turns = _short_turns(ask_several(scene, rng, rng.randint(7, 10)))
-    elif way < 0.96:
+    elif way < 0.88:
+        turns = short_turns(ask_several(scene, rng, rng.randint(7, 10)))
+    elif way < 0.91:
         turns = _sentence_turns(scene, rng, rng.randint(3, 5))
+    elif way < 0.96:
+        turns = _reasoned_turns(scene, rng, rng.randint(2, 4))
     elif way < 0.99:
         turns = [(rng.choice(DETAIL_REQUESTS), detail(scene, rng))]
     else:
         turns = [(rng.choice(CAPTION_REQUESTS), caption(scene, rng))]
-    described = f"{rng.choice(TEXT_INTRODUCTIONS)} {caption(scene, rng)}"
-    turns[0] = (f"{described}\n{turns[0][0]}", turns[0][1])
-    return as_row(row_id, turns)
+    told = f"{rng.choice(TEXT_INTRODUCTIONS)} {caption(scene, rng)}"
+    return as_row(row_id, described(turns, told))
+
+
+def described(turns: list[tuple[str, str]], description: str) -> list[tuple[str, str]]:
+    """Turns about something in words: its description is before the first question."""
+    (question, answer), *others = turns
+    return [(f"{description}\n{question}", answer), *others]
 
 
 def facts_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
@@ -162,7 +194,7 @@ def facts_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
         question = TRAINING_TYPES[rng.choice((*TRAINING_TYPES, *HARD_TYPES))](scene, rng)
         if question:
             facts.append((question.key, question.answer))
-    return _facts(row_id, f"{caption(scene, rng)}\n", facts)
+    return as_facts(row_id, f"{caption(scene, rng)}\n", facts)
 
 
 def list_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
@@ -179,12 +211,13 @@ def list_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
         ]
         facts.append(rng.choice(of_item))
     lines = [f"{item.color} {item.shape} {POSITIONS[item.cell]}\n" for item in items]
-    return _facts(row_id, "".join(lines), facts)
+    return as_facts(row_id, "".join(lines), facts)
 
 
-def _facts(row_id: str, described: str, facts: list[tuple[str, str]]) -> dict[str, Any]:
+def as_facts(row_id: str, description: str, facts: list[tuple[str, str]]) -> dict[str, Any]:
+    """Make a row of facts in key words, behind a description."""
     (key, answer), *others = facts
-    return as_row(row_id, [(f"{described} {key}", answer), *others])
+    return as_row(row_id, [(f"{description} {key}", answer), *others])
 
 
 def with_format_prompt(question: QA) -> str:
@@ -192,7 +225,8 @@ def with_format_prompt(question: QA) -> str:
     return f"{question.text}\n{SHORT_ANSWER}"
 
 
-def _short_turns(questions: list[QA]) -> list[tuple[str, str]]:
+def short_turns(questions: list[QA]) -> list[tuple[str, str]]:
+    """Questions with answers in a word; the first has the format prompt."""
     turns = [(question.text, question.answer) for question in questions]
     turns[0] = (with_format_prompt(questions[0]), questions[0].answer)
     return turns
@@ -207,6 +241,11 @@ def _sentence_turns(scene: Scene, rng: random.Random, number: int) -> list[tuple
     return turns
 
 
+def _reasoned_turns(scene: Scene, rng: random.Random, number: int) -> list[tuple[str, str]]:
+    asked = [ask_reasoning(scene, rng) for _ in range(number)]
+    return list({question.text: (question.text, question.sentence) for question in asked}.values())
+
+
 def _image_first_turn(turns: list[tuple[str, str]], rng: random.Random) -> list[tuple[str, str]]:
     return [(_with_image(turns[0][0], rng), turns[0][1]), *turns[1:]]
 
@@ -216,6 +255,11 @@ def _with_image(text: str, rng: random.Random) -> str:
     if rng.random() < 0.5:
         return f"{IMAGE_PLACEHOLDER}\n{text}"
     return f"{text}\n{IMAGE_PLACEHOLDER}"
+
+
+def album(row_id: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """One text-only row of the turns of several, for an LM that reads at longer distances."""
+    return {"id": row_id, "conversations": [turn for row in rows for turn in row["conversations"]]}
 
 
 def as_row(row_id: str, turns: list[tuple[str, str]], **media: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from PIL import Image
 
 from llava_lab.data.views.anyres import fit
 from llava_lab.tiny_world.draw import render
-from llava_lab.tiny_world.question import position
 from llava_lab.tiny_world.scene import Scene, SceneObject, Sign
 
 # Width and height in tiles; the encoder's view is 96 px.
@@ -39,18 +38,15 @@ def tile(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[str]]:
 def phrases(scene: Scene, factor: float, offset: tuple[float, float]) -> list[str]:
     """List phrases that are true of the tile at `offset` of the scene, scaled by `factor`.
 
-    Sizes, numbers and relations are left out, since they depend on the whole image; positions are
-    those in the tile.
+    Places, sizes, numbers and relations are left out, since they are those of the whole image: an
+    encoder that names places in a tile misleads about them.
     """
     found: set[str] = set()
     for thing in _seen([*scene.items, *([scene.sign] if scene.sign else [])], factor, offset):
-        x, y = (factor * middle - start for middle, start in zip(thing.center, offset, strict=True))
-        cell = 3 * min(2, max(0, int(3 * y / SIDE))) + min(2, max(0, int(3 * x / SIDE)))
-        place = position(cell)
         if isinstance(thing, Sign):
-            found |= {thing.glyph, f"sign reads {thing.glyph}", f"sign {place}"}
+            found |= {"sign", thing.glyph, f"sign reads {thing.glyph}"}
         else:
-            found |= {thing.color, thing.name, f"{thing.shape} {place}", f"{thing.color} {place}"}
+            found |= {thing.color, thing.shape, thing.name}
     return sorted(found)
 
 

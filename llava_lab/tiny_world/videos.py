@@ -12,16 +12,25 @@ from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.tiny_world.acts import sample_film
 from llava_lab.tiny_world.base import World, json_lines, json_list
 from llava_lab.tiny_world.film import FPS, SIDE, Film
-from llava_lab.tiny_world.film_text import all_true, ask_all, ask_presence, hallucinated, story
+from llava_lab.tiny_world.film_text import (
+    STORY_REQUEST,
+    all_true,
+    ask_all,
+    ask_presence,
+    hallucinated,
+    story,
+)
 from llava_lab.tiny_world.text import as_row, with_format_prompt
 
 INSTRUCT_VIDEO, QUESTIONS = "video_conversations.json", "questions.jsonl"
 PREFERENCES = "preferences.jsonl"
+# Controls: rows with the film of another, pairs with chosen and rejected exchanged, and the chosen
+# stories as rows to train on.
+DEALT_VIDEO, SWAPPED, CHOSEN = f"dealt/{INSTRUCT_VIDEO}", f"swapped/{PREFERENCES}", "chosen.json"
 # Requests for a description: of training films, from which `prefer` makes pairs, and of the others.
 PROMPTS, DESCRIPTIONS, PRESENCE = "prompts.jsonl", "descriptions.jsonl", "presence.jsonl"
 PAIRS_A_FILM = 4
 PRESENCE_QUESTIONS = 4
-STORY_REQUEST = "Describe the video."
 # Distance of key frames: most frames that are decoded for one chosen frame.
 KEY_FRAMES = 16
 
@@ -38,8 +47,8 @@ class TinyVideos(World):
             objects, and requests for a description.
     """
 
-    version: ClassVar[int] = 6
-    train_videos: int = 600
+    version: ClassVar[int] = 7
+    train_videos: int = 1200
     eval_videos: int = 150
 
     def film(self, split: str, index: int) -> Film:
@@ -55,10 +64,17 @@ class TinyVideos(World):
             (folder / "videos" / split).mkdir(parents=True)
             for index, film in enumerate(shown(made, f"{self.root}: {split} videos")):
                 write_film(film, folder / "videos" / _video_name(split, index))
-        rows = (row for index, film in enumerate(films["train"]) for row in self._rows(index, film))
+        names = [_video_name("train", index) for index in range(len(films["train"]))]
+        train = list(zip(names, films["train"], strict=True))
+        others = zip(names[1:] + names[:1], films["train"], strict=True)
+        pairs = list(self._pairs(films["train"]))
+        swapped = [{**p, "chosen": p["rejected"], "rejected": p["chosen"]} for p in pairs]
         files = {
-            INSTRUCT_VIDEO: json_list(rows),
-            PREFERENCES: json_lines(self._pairs(films["train"])),
+            INSTRUCT_VIDEO: json_list(self._rows(train)),
+            DEALT_VIDEO: json_list(self._rows(others)),
+            CHOSEN: json_list(self._rows(train, ("story",))),
+            PREFERENCES: json_lines(pairs),
+            SWAPPED: json_lines(swapped),
             PROMPTS: json_lines(_requests("train", films["train"])),
             QUESTIONS: json_lines(_question_rows(films["eval"])),
             DESCRIPTIONS: json_lines(_requests("eval", films["eval"])),
@@ -66,16 +82,19 @@ class TinyVideos(World):
         }
         self.finish(folder, files)
 
-    def _rows(self, index: int, film: Film) -> Iterable[dict[str, Any]]:
-        """Rows of a film: short answers to all questions, and the story."""
-        name, video = f"{index:06d}", _video_name("train", index)
-        (first, *others) = ask_all(film, self._rng("asked", index))
-        turns = [(with_format_prompt(first), first.answer)]
-        turns += [(question.text, question.answer) for question in others]
-        for kind, pairs in (("short", turns), ("story", [(STORY_REQUEST, story(film))])):
-            (question, answer), *more = pairs
-            shown = [(f"{IMAGE_PLACEHOLDER}\n{question}", answer), *more]
-            yield as_row(f"{name}-{kind}", shown, video=video)
+    def _rows(
+        self, films: Iterable[tuple[str, Film]], kinds: tuple[str, ...] = ("short", "story")
+    ) -> Iterable[dict[str, Any]]:
+        """Rows of each film under a name: short answers to all questions, and the story."""
+        for index, (video, film) in enumerate(films):
+            (first, *others) = ask_all(film, self._rng("asked", index))
+            turns = [(with_format_prompt(first), first.answer)]
+            turns += [(question.text, question.answer) for question in others]
+            of_kind = {"short": turns, "story": [(STORY_REQUEST, story(film))]}
+            for kind in kinds:
+                (question, answer), *more = of_kind[kind]
+                shown = [(f"{IMAGE_PLACEHOLDER}\n{question}", answer), *more]
+                yield as_row(f"{index:06d}-{kind}", shown, video=video)
 
     def _pairs(self, films: list[Film]) -> Iterable[dict[str, Any]]:
         """Preference rows: the story, and stories with one false detail."""

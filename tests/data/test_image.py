@@ -16,6 +16,7 @@ from llava_lab.data.media.picture import load_image
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views, normalise, verify_media
 from llava_lab.data.views.pad import Pad
+from llava_lab.data.views.reduced import Reduced
 from llava_lab.data.views.square import Square
 from llava_lab.data.views.video import Frames
 from llava_lab.evaluate.sheet import SheetItem, sheet
@@ -249,3 +250,28 @@ def test_a_check_returns_what_the_layout_takes_and_refuses_what_loading_refuses(
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-200])
     with pytest.raises(ValueError, match=r"b\.png: damaged or truncated"):
         verify_media(tmp_path / "b.png", Square())
+
+
+@pytest.mark.parametrize("views", [Pad(), Square(), AnyRes("2x2")])
+def test_reduced_views_have_the_layout_of_the_picture_and_no_more_detail_than_a_view(
+    views: Views,
+) -> None:
+    image = picture((168, 120))
+    reduced = Reduced(28, views)
+    assert reduced.layout(image.size, CLIP) == views.layout(image.size, CLIP)
+    assert reduced.newline == views.newline and reduced.pool == views.pool
+    once = reduced.pixels(image, CLIP)
+    assert once.shape == views.pixels(image, CLIP).shape
+    # What is lost beyond 28 pixels a side is lost at once, and nothing of what is below.
+    coarse = resample.scale(resample.scale(image, (28, 28)), image.size)
+    assert torch.equal(once, views.pixels(coarse, CLIP))
+    blocks = np.asarray(picture((28, 28)).resize((168, 168), Image.Resampling.NEAREST))
+    same = Reduced(168, views).pixels(Image.fromarray(blocks), CLIP)
+    assert torch.equal(same, views.pixels(Image.fromarray(blocks), CLIP))
+
+
+def test_reduced_views_refuse_videos_and_no_pixels() -> None:
+    with pytest.raises(ValueError, match="side is 0; it is 1 or more"):
+        Reduced(0, Pad())
+    with pytest.raises(ValueError, match="Frames shows videos, which are not reduced"):
+        Reduced(28, Frames())

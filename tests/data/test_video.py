@@ -23,6 +23,7 @@ from llava_lab.data.sample import read_samples
 from llava_lab.data.source import Source
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.pad import Pad
+from llava_lab.data.views.repeated import Repeated
 from llava_lab.data.views.square import Square
 from llava_lab.data.views.video import Frames
 from llava_lab.evaluate.benchmark import Benchmark
@@ -41,8 +42,15 @@ from llava_lab.tiny_world.film_text import (
     hallucinated,
     story,
 )
-from llava_lab.tiny_world.scene import COLORS, Scene
-from llava_lab.tiny_world.videos import TinyVideos
+from llava_lab.tiny_world.scene import COLORS, Scene, Sign
+from llava_lab.tiny_world.videos import (
+    CHOSEN,
+    DEALT_VIDEO,
+    INSTRUCT_VIDEO,
+    PREFERENCES,
+    SWAPPED,
+    TinyVideos,
+)
 from llava_lab.train.feature_store import FeatureStore
 
 CLIP = ViewSpec(336, (24, 24), False, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -575,12 +583,57 @@ def test_videos_are_grouped_with_images_or_apart(tmp_path: Path) -> None:
         assert data.lengths()[1] == kinds
 
 
+def test_repeated_frames_are_as_many_and_fewer_different_ones() -> None:
+    assert Repeated(4, frames=16).choose(100, 4.0) == sorted([0, 33, 66, 99] * 4)
+    assert Repeated(3, frames=7).choose(9, 4.0) == [0, 0, 0, 4, 4, 8, 8]
+    assert Repeated(8, frames=8).choose(9, 4.0) == Frames(frames=8).choose(9, 4.0)
+    assert Repeated(4, frames=16).tokens(16, CLIP) == Frames(frames=16).tokens(16, CLIP)
+    for distinct in (0, 17):
+        with pytest.raises(
+            ValueError, match=rf"distinct is {distinct}; it is from 1 to frames \(16"
+        ):
+            Repeated(distinct, frames=16)
+    with pytest.raises(ValueError, match=r"fps is 1\.0; leave it out"):
+        Repeated(4, frames=16, fps=1.0)
+
+
+def test_what_is_shown_for_a_moment_lasts_from_a_frame_to_half_a_film() -> None:
+    shares = []
+    for number in range(400):
+        film = sample_film(random.Random(number))
+        for shown in film.shown:
+            if isinstance(shown.what, Sign):
+                shares.append(shown.end - shown.start)
+                seen = [film.scene(n / film.frames).sign is not None for n in range(film.frames)]
+                assert any(seen) and shown.start >= 0 and shown.end <= 1
+    assert 0.01 <= min(shares) < 0.015 and 0.45 < max(shares) <= 0.5
+    assert 0.055 < sorted(shares)[len(shares) // 2] < 0.095
+
+
 def test_a_world_of_films_is_the_same_for_a_seed(tmp_path: Path, small_videos: Path) -> None:
     TinyVideos(tmp_path / "again", train_videos=6, eval_videos=4).generate()
     for file in sorted(small_videos.rglob("*")):
         if file.is_file():
             again = tmp_path / "again" / file.relative_to(small_videos)
             assert file.read_bytes() == again.read_bytes(), file.name
+
+
+def test_controls_of_films_differ_in_one_thing(small_videos: Path) -> None:
+    rows, dealt, chosen = (
+        json.loads((small_videos / name).read_text())
+        for name in (INSTRUCT_VIDEO, DEALT_VIDEO, CHOSEN)
+    )
+    assert [row["conversations"] for row in rows] == [row["conversations"] for row in dealt]
+    assert not any(a["video"] == b["video"] for a, b in zip(rows, dealt, strict=True))
+    assert {row["video"] for row in rows} == {row["video"] for row in dealt}
+    assert chosen == [row for row in rows if row["id"].endswith("story")]
+    pairs, swapped = (
+        [json.loads(line) for line in (small_videos / name).read_text().splitlines()]
+        for name in (PREFERENCES, SWAPPED)
+    )
+    for pair, other in zip(pairs, swapped, strict=True):
+        assert (pair["chosen"], pair["rejected"]) == (other["rejected"], other["chosen"])
+        assert pair["prompt"] == other["prompt"] and pair["video"] == other["video"]
 
 
 def test_every_true_sentence_is_true_and_no_pair_has_another() -> None:

@@ -26,6 +26,7 @@ from llava_lab.data.table import Samples, files_of, read_table
 from llava_lab.data.verified import verified
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.base import Views
+from llava_lab.data.views.reduced import Reduced
 from llava_lab.data.views.video import Frames
 
 
@@ -59,7 +60,7 @@ class ImageDataModule(StageDataModule):
     """
 
     idle = ("num_workers", "feature_store", "sources.path", "sources.images")
-    takes: type = Views
+    takes: tuple[type, ...] = (Views,)
 
     def __init__(
         self,
@@ -149,7 +150,7 @@ class ImageDataModule(StageDataModule):
         """Also refuse other views, an unknown template, and rows that cannot be trained on."""
         super().check(model)
         if not isinstance(self.views, self.takes):
-            given, ours, taken = type(self.views), type(self).__name__, self.takes
+            given, ours, taken = type(self.views), type(self).__name__, self.takes[0]
             raise ValueError(
                 f"stages.{self.name}.data: views is {given.__name__}; {ours} takes "
                 f"{taken.__module__}.{taken.__qualname__}"
@@ -266,15 +267,15 @@ def _modality(row: Sample, videos_apart: bool) -> int:
 
 
 class AnyResDataModule(ImageDataModule):
-    """Rows whose images become a base view and tiles; `views` is an AnyRes.
+    """Rows whose images become a base view and tiles; `views` is an AnyRes, or Reduced.
 
     The tiles of a whole batch are encoded at once, however many an image has.
     """
 
-    takes = AnyRes
+    takes = (AnyRes, Reduced)
 
 
 class VideoDataModule(ImageDataModule):
     """Rows with videos, with images, or with neither, mixed; `views` is a Frames."""
 
-    takes = Frames
+    takes = (Frames,)
