@@ -33,8 +33,8 @@ LISTS, FACTS = "lists.json", "facts.json"
 TEXT, PHRASES, QUESTIONS = "text.json", "phrases.jsonl", "questions.jsonl"
 # Asked without a format prompt, as LLaVA-Bench asks; and requests for a description.
 OPEN_QUESTIONS, DESCRIPTIONS = "open_questions.jsonl", "descriptions.jsonl"
-# Controls: the same rows, each with the picture of another.
-DEALT_ALIGN, DEALT_INSTRUCT = f"dealt/{ALIGN_15}", f"dealt/{INSTRUCT_10}"
+# Controls: the same rows, each with the picture of another. No published table has such a file.
+DEALT_ALIGN, DEALT_INSTRUCT = "dealt_captions.json", "dealt_instruct.json"
 # Share of the text rows that are about films, and numbers of descriptions in a row of text.
 FILM_SHARE, ALBUMS = 0.2, (1, 2)
 # Share of the evaluation images with a question of each type; fewer have signs.

@@ -26,7 +26,8 @@ INSTRUCT_VIDEO, QUESTIONS = "video_conversations.json", "questions.jsonl"
 PREFERENCES = "preferences.jsonl"
 # Controls: rows with the film of another, pairs with chosen and rejected exchanged, and the chosen
 # stories as rows to train on.
-DEALT_VIDEO, SWAPPED, CHOSEN = f"dealt/{INSTRUCT_VIDEO}", f"swapped/{PREFERENCES}", "chosen.json"
+DEALT_VIDEO, SWAPPED = "dealt_videos.json", "swapped_preferences.jsonl"
+CHOSEN = "chosen_descriptions.json"
 # Requests for a description: of training films, from which `prefer` makes pairs, and of the others.
 PROMPTS, DESCRIPTIONS, PRESENCE = "prompts.jsonl", "descriptions.jsonl", "presence.jsonl"
 PAIRS_A_FILM = 4
