@@ -70,7 +70,7 @@ def ask_color(scene: Scene, rng: random.Random) -> QA:
     """Ask the color of an object, named by its unique shape about as often as by its position."""
     shapes = Counter(item.shape for item in scene.items)
     unique = [item for item in scene.items if shapes[item.shape] == 1]
-    # A sixth of the scenes have no unique shape.
+    # A quarter of the scenes have no unique shape.
     if unique and rng.random() < 0.6:
         item, by = rng.choice(unique), "shape"
         name, key = f"the {item.shape}", f"color of {item.shape}"

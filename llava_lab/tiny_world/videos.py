@@ -30,7 +30,7 @@ DEALT_VIDEO, SWAPPED = "dealt_videos.json", "swapped_preferences.jsonl"
 CHOSEN = "chosen_descriptions.json"
 # Requests for a description: of training films, from which `prefer` makes pairs, and of the others.
 PROMPTS, DESCRIPTIONS, PRESENCE = "prompts.jsonl", "descriptions.jsonl", "presence.jsonl"
-PAIRS_A_FILM = 4
+PAIRS_A_FILM = 2
 PRESENCE_QUESTIONS = 4
 # Distance of key frames: most frames that are decoded for one chosen frame.
 KEY_FRAMES = 16
