@@ -162,6 +162,34 @@ PLACES: dict[str, dict[str, dict[str, str]]] = {
         "llava_next_video/representation": {
             "4 unpooled": "24x24 x 4 frames",
             "16 by 2": "12x12 x 16 frames",
+            "8 unpooled, factor 2": "24x24 x 8 frames",
+            "32 by 2, factor 2": "12x12 x 32 frames",
+            "16 unpooled, factor 4": "24x24 x 16 frames",
+            "64 by 2, factor 4": "12x12 x 64 frames",
+        }
+    },
+    "data_kinds": {
+        "llava10/table4": {
+            "all": "Full data",
+            "detail and reasoning": "Detail + complex",
+            "conversation": "Conversation only",
+            "none": "No instruction tuning",
+        }
+    },
+    "base_view": {
+        "llava15/section4.2": {
+            "tiles alone": "Tiles only",
+            "tiles and whole": "Tiles and the whole picture at 224 px",
+        }
+    },
+    "resolution": {
+        "llava15/table2": {"224 px": "3 + MLP connector", "336 px": "8 + ShareGPT"},
+    },
+    "alignment": {"llava15/table2": {"first": "8 + ShareGPT"}},
+    "preference": {
+        "llava_next_video/main": {
+            "before": "LLaVA-NeXT-Video (7B), 4096 and 8192",
+            "preferences": "LLaVA-NeXT-Video-DPO (7B), 4096 and 8192",
         }
     },
     "inference_grids": {
