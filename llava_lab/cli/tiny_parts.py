@@ -41,7 +41,9 @@ class Part(NamedTuple):
     options: dict[str, Any]
 
 
-ENCODER: dict[str, Any] = {f"stages.{name}": None for name in ("lists", "facts", "language")}
+ENCODER: dict[str, Any] = {
+    f"stages.{name}": None for name in ("lists", "facts", "language", "length")
+}
 LLM: dict[str, Any] = {"stages.contrast": None}
 SMALL = {
     "hidden_size": 96,
@@ -50,11 +52,11 @@ SMALL = {
     "num_key_value_heads": 3,
 }
 PARTS = {
-    "llm": Part("language", "llm.model.", LLM),
+    "llm": Part("length", "llm.model.", LLM),
     "encoder_96": Part("contrast", "encoder.tower.", ENCODER),
     "encoder_64": Part("contrast", "encoder.tower.", ENCODER | {"resolution": 224}),
     "llm_small": Part(
-        "language",
+        "length",
         "llm.model.",
         LLM | {f"model.llm.config.{key}": value for key, value in SMALL.items()},
     ),

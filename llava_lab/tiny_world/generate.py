@@ -35,8 +35,10 @@ TEXT, PHRASES, QUESTIONS = "text.json", "phrases.jsonl", "questions.jsonl"
 OPEN_QUESTIONS, DESCRIPTIONS = "open_questions.jsonl", "descriptions.jsonl"
 # Controls: the same rows, each with the picture of another. No published table has such a file.
 DEALT_ALIGN, DEALT_INSTRUCT = "dealt_captions.json", "dealt_instruct.json"
-# Share of the text rows that are about films, and numbers of descriptions in a row of text.
-FILM_SHARE, ALBUMS = 0.2, (1, 2)
+# The rows of text joined, so that an LM reads longer ones; how many of them are one row.
+ALBUMS, JOINED = "albums.json", (1, 2)
+# Share of the text rows that are about films.
+FILM_SHARE = 0.2
 # Share of the evaluation images with a question of each type; fewer have signs.
 QUESTION_SHARE = 0.74
 # Share of the text rows with two objects only: from them an LM learns to look things up.
@@ -54,8 +56,8 @@ class TinyWorld(World):
         seed: Seed of every scene and sentence.
         train_images: Number of training images.
         eval_images: Number of images for evaluation questions.
-        text_rows: Number of descriptions of scenes and films that are never drawn, one or two to a
-            text-only row; there are half as many rows of lists, and of facts.
+        text_rows: Number of text-only rows about scenes and films that are never drawn; there are
+            half as many rows of lists, and of facts.
         tiles: Number of AnyRes tiles of further images. They are only in the file of phrases, to
             train an encoder on tiles.
     """
@@ -98,7 +100,8 @@ class TinyWorld(World):
             INSTRUCT_NEXT: mix,
             LISTS: json_list(self._list_rows(taken)),
             FACTS: json_list(self._fact_rows(taken)),
-            TEXT: json_list(self._albums(self._text_rows("text", self.text_rows, taken))),
+            TEXT: json_list(texts := list(self._text_rows("text", self.text_rows, taken))),
+            ALBUMS: json_list(self._albums(iter(texts))),
             PHRASES: json_lines([*_phrase_rows(train_scenes), *self._tile_rows(folder, taken)]),
             QUESTIONS: json_lines(self._question_rows(eval_scenes)),
             OPEN_QUESTIONS: json_lines(self._open_rows(eval_scenes)),
@@ -160,7 +163,7 @@ class TinyWorld(World):
         """Join some rows, so that an LM reads longer texts than one description."""
         rng = self._rng("albums")
         for first in rows:
-            more = itertools.islice(rows, rng.choice(ALBUMS) - 1)
+            more = itertools.islice(rows, rng.choice(JOINED) - 1)
             yield text.album(first["id"], [first, *more])
 
     def _film(self, split: str, index: int) -> Film:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.templates import CHAT_FORMATS
-from llava_lab.tiny_world.generate import ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT
+from llava_lab.tiny_world.generate import ALBUMS, ALIGN_15, INSTRUCT_10, INSTRUCT_15
 
 UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
 # Markers that some templates need as single tokens, <|im_start|> and <|im_end|> among them.
@@ -39,7 +39,7 @@ def world_texts(root: Path) -> Iterator[str]:
     plain lines.
     """
     style = CHAT_FORMATS["v1"]
-    for name in (ALIGN_15, INSTRUCT_10, INSTRUCT_15, TEXT):
+    for name in (ALIGN_15, INSTRUCT_10, INSTRUCT_15, ALBUMS):
         for row in json.loads((root / name).read_text(encoding="utf-8")):
             messages = [
                 turn["value"].replace(IMAGE_PLACEHOLDER, "").strip()

@@ -19,6 +19,7 @@ from llava_lab.tiny_world.acts import sample_film
 from llava_lab.tiny_world.draw import RGB, render
 from llava_lab.tiny_world.film_rows import film_facts_row, film_text_row
 from llava_lab.tiny_world.generate import (
+    ALBUMS,
     ALIGN_15,
     DEALT_ALIGN,
     DEALT_INSTRUCT,
@@ -240,14 +241,17 @@ def test_films_in_words_say_what_is_asked() -> None:
     assert {"move", "first", "times", "color", "sign"} <= set(kinds)
 
 
-def test_some_rows_of_text_are_longer_than_one_description(world: TinyWorld) -> None:
-    rows = json.loads((world.root / TEXT).read_text())
+def test_albums_are_of_one_description_or_two(world: TinyWorld) -> None:
+    rows = json.loads((world.root / ALBUMS).read_text())
     told = [
         sum("\n" in turn["value"] for turn in row["conversations"][::2] if "Answer" not in turn)
         for row in rows
     ]
     assert set(told) == {1, 2}
     assert sum(told) == 200
+    texts = json.loads((world.root / TEXT).read_text())
+    turns = [[turn for row in each for turn in row["conversations"]] for each in (rows, texts)]
+    assert turns[0] == turns[1]
 
 
 def test_adversarial_negatives_mix_what_is_there() -> None:
@@ -409,18 +413,18 @@ def test_rows_are_llava_format(world: TinyWorld) -> None:
             assert [t["from"] for t in turns] == ["human", "gpt"] * (len(turns) // 2)
             first, rest = turns[0]["value"], "".join(t["value"] for t in turns[1:])
             assert first.count("<image>") == ("image" in row)
-            assert "<image>" not in rest and (FORMAT not in rest or name == TEXT)
+            assert "<image>" not in rest and FORMAT not in rest
             formats += FORMAT in first
             if "image" in row:
                 assert (world.root / "images" / row["image"]).is_file()
                 assert first.startswith("<image>\n") != first.endswith("\n<image>")
-            if FORMAT in first and name != TEXT:
+            if FORMAT in first:
                 assert all(len(turn["value"].split()) <= 2 for turn in turns[1::2])
     assert formats > 60
     mix = json.loads((world.root / INSTRUCT_15).read_text())
     assert any("image" not in row for row in mix)
-    for name, least, most in ((TEXT, 120, 150), (LISTS, 100, 100), (FACTS, 100, 100)):
-        assert least <= len(json.loads((world.root / name).read_text())) <= most
+    for name, number in ((TEXT, 200), (LISTS, 100), (FACTS, 100)):
+        assert len(json.loads((world.root / name).read_text())) == number
 
 
 def test_what_and_where_agree_with_the_scene(world: TinyWorld) -> None:
