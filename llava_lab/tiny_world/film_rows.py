@@ -7,9 +7,7 @@ from llava_lab.tiny_world.film import Film
 from llava_lab.tiny_world.film_text import STORY_REQUEST, ask_all, ask_presence, story
 from llava_lab.tiny_world.question import QA
 from llava_lab.tiny_world.text import (
-    FACTS,
     NOTES_REQUEST,
-    as_facts,
     as_row,
     described,
     in_notes,
@@ -21,7 +19,7 @@ INTRODUCTIONS = ("A video shows this.", "Imagine a video.", "Someone sees a vide
 PRESENCE = 2
 
 
-def film_text_row(row_id: str, film: Film, rng: random.Random) -> dict[str, Any]:
+def film_row(row_id: str, film: Film, rng: random.Random) -> dict[str, Any]:
     """A film in words, then notes, questions or the story once more."""
     way = rng.random()
     if way < 0.6:
@@ -31,14 +29,6 @@ def film_text_row(row_id: str, film: Film, rng: random.Random) -> dict[str, Any]
     else:
         turns = [(STORY_REQUEST, story(film))]
     return as_row(row_id, described(turns, f"{rng.choice(INTRODUCTIONS)} {_told(film, rng)}"))
-
-
-def film_facts_row(row_id: str, film: Film, rng: random.Random) -> dict[str, Any]:
-    """A film in words, then questions about everything in it in key words."""
-    facts: list[tuple[str, str]] = []
-    while len(facts) < FACTS:
-        facts += [(question.key, question.answer) for question in _asked(film, rng)]
-    return as_facts(row_id, f"{_told(film, rng)}\n", facts[:FACTS])
 
 
 def _asked(film: Film, rng: random.Random) -> list[QA]:

@@ -13,8 +13,7 @@ from llava_lab.tiny_world import text
 from llava_lab.tiny_world.acts import sample_film
 from llava_lab.tiny_world.base import World, json_lines, json_list
 from llava_lab.tiny_world.draw import render
-from llava_lab.tiny_world.film import Film
-from llava_lab.tiny_world.film_rows import film_facts_row, film_text_row
+from llava_lab.tiny_world.film_rows import film_row
 from llava_lab.tiny_world.question import QA, QUESTION_TYPES, ask_several
 from llava_lab.tiny_world.reasoning import ask_reasoning
 from llava_lab.tiny_world.scene import Scene, listable, sample_scene, simplified
@@ -35,10 +34,8 @@ TEXT, PHRASES, QUESTIONS = "text.json", "phrases.jsonl", "questions.jsonl"
 OPEN_QUESTIONS, DESCRIPTIONS = "open_questions.jsonl", "descriptions.jsonl"
 # Controls: the same rows, each with the picture of another. No published table has such a file.
 DEALT_ALIGN, DEALT_INSTRUCT = "dealt_captions.json", "dealt_instruct.json"
-# The rows of text joined, so that an LM reads longer ones; how many of them are one row.
+# The rows of text and as many about films joined, for longer texts; how many of them are one row.
 ALBUMS, JOINED = "albums.json", (1, 2)
-# Share of the text rows that are about films.
-FILM_SHARE = 0.2
 # Share of the evaluation images with a question of each type; fewer have signs.
 QUESTION_SHARE = 0.74
 # Share of the text rows with two objects only: from them an LM learns to look things up.
@@ -56,8 +53,8 @@ class TinyWorld(World):
         seed: Seed of every scene and sentence.
         train_images: Number of training images.
         eval_images: Number of images for evaluation questions.
-        text_rows: Number of text-only rows about scenes and films that are never drawn; there are
-            half as many rows of lists, and of facts.
+        text_rows: Number of text-only rows about scenes that are never drawn; there are as many
+            about films, and half as many of lists, and of facts.
         tiles: Number of AnyRes tiles of further images. They are only in the file of phrases, to
             train an encoder on tiles.
     """
@@ -101,7 +98,7 @@ class TinyWorld(World):
             LISTS: json_list(self._list_rows(taken)),
             FACTS: json_list(self._fact_rows(taken)),
             TEXT: json_list(texts := list(self._text_rows("text", self.text_rows, taken))),
-            ALBUMS: json_list(self._albums(iter(texts))),
+            ALBUMS: json_list(self._albums(texts)),
             PHRASES: json_lines([*_phrase_rows(train_scenes), *self._tile_rows(folder, taken)]),
             QUESTIONS: json_lines(self._question_rows(eval_scenes)),
             OPEN_QUESTIONS: json_lines(self._open_rows(eval_scenes)),
@@ -153,22 +150,21 @@ class TinyWorld(World):
 
     def _text_rows(self, split: str, count: int, taken: frozenset[str]) -> Iterator[dict[str, Any]]:
         for index in shown(range(count), f"{self.root}: rows of {split}"):
-            rng, name = self._rng(split, index, "text"), f"{split}-{index:06d}"
-            if rng.random() < FILM_SHARE:
-                yield film_text_row(name, self._film(split, index), rng)
-            else:
-                yield text.text_row(name, self._text_scene(split, index, taken, rng), rng)
+            rng = self._rng(split, index, "text")
+            scene = self._text_scene(split, index, taken, rng)
+            yield text.text_row(f"{split}-{index:06d}", scene, rng)
 
-    def _albums(self, rows: Iterator[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-        """Join some rows, so that an LM reads longer texts than one description."""
+    def _albums(self, rows: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+        """Pictures and films in words, some of them joined."""
         rng = self._rng("albums")
-        for first in rows:
-            more = itertools.islice(rows, rng.choice(JOINED) - 1)
+        films = [
+            film_row(f"film-{index:06d}", sample_film(self._rng("films", index, "film")), rng)
+            for index in range(len(rows))
+        ]
+        both = iter(rng.sample(every := [*rows, *films], len(every)))
+        for first in both:
+            more = itertools.islice(both, rng.choice(JOINED) - 1)
             yield text.album(first["id"], [first, *more])
-
-    def _film(self, split: str, index: int) -> Film:
-        """A film that is put into words and never drawn."""
-        return sample_film(self._rng(split, index, "film"))
 
     def _list_rows(self, taken: frozenset[str]) -> Iterable[dict[str, Any]]:
         scenes = (self.scene("lists", index, taken) for index in itertools.count())
@@ -179,11 +175,9 @@ class TinyWorld(World):
 
     def _fact_rows(self, taken: frozenset[str]) -> Iterable[dict[str, Any]]:
         for index in range(self.text_rows // 2):
-            rng, name = self._rng("facts", index, "text"), f"facts-{index:06d}"
-            if rng.random() < FILM_SHARE:
-                yield film_facts_row(name, self._film("facts", index), rng)
-            else:
-                yield text.facts_row(name, self._text_scene("facts", index, taken, rng), rng)
+            rng = self._rng("facts", index, "text")
+            scene = self._text_scene("facts", index, taken, rng)
+            yield text.facts_row(f"facts-{index:06d}", scene, rng)
 
     def _text_scene(
         self, split: str, index: int, taken: frozenset[str], rng: random.Random

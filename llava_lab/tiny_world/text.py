@@ -36,7 +36,7 @@ DETAIL_REQUESTS = (
     "Write a thorough description of the picture.",
 )
 # Questions of a row of facts, and the types that it asks twice as often.
-FACTS, HARD_TYPES = 16, ("relation", "count", "color")
+FACTS, HARD_TYPES = 16, ("relation", "count")
 NOTES_REQUEST = "Take notes."
 TEXT_INTRODUCTIONS = (
     "A picture shows",
@@ -145,7 +145,7 @@ def short_answer_row(
 def notes(scene: Scene, rng: random.Random) -> str:
     """Answer many questions in key words: "color of star: red; stars: 1; sign: N"."""
     # Types that need two objects at once are asked more often.
-    questions = ask_several(scene, rng, 20, *TRAINING_TYPES, "where", "what", "relation", "color")
+    questions = ask_several(scene, rng, 20, *TRAINING_TYPES, "where", "what", "relation")
     return in_notes(questions)
 
 
@@ -161,11 +161,11 @@ def text_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
     object up by its name in a tenth of the steps.
     """
     way = rng.random()
-    if way < 0.6:
+    if way < 0.65:
         turns = [(NOTES_REQUEST, notes(scene, rng))]
-    elif way < 0.88:
+    elif way < 0.9:
         turns = short_turns(ask_several(scene, rng, rng.randint(7, 10)))
-    elif way < 0.91:
+    elif way < 0.93:
         turns = _sentence_turns(scene, rng, rng.randint(3, 5))
     elif way < 0.96:
         turns = _reasoned_turns(scene, rng, rng.randint(2, 4))
@@ -194,7 +194,7 @@ def facts_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
         question = TRAINING_TYPES[rng.choice((*TRAINING_TYPES, *HARD_TYPES))](scene, rng)
         if question:
             facts.append((question.key, question.answer))
-    return as_facts(row_id, f"{caption(scene, rng)}\n", facts)
+    return _facts(row_id, f"{caption(scene, rng)}\n", facts)
 
 
 def list_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
@@ -211,11 +211,10 @@ def list_row(row_id: str, scene: Scene, rng: random.Random) -> dict[str, Any]:
         ]
         facts.append(rng.choice(of_item))
     lines = [f"{item.color} {item.shape} {POSITIONS[item.cell]}\n" for item in items]
-    return as_facts(row_id, "".join(lines), facts)
+    return _facts(row_id, "".join(lines), facts)
 
 
-def as_facts(row_id: str, description: str, facts: list[tuple[str, str]]) -> dict[str, Any]:
-    """Make a row of facts in key words, behind a description."""
+def _facts(row_id: str, description: str, facts: list[tuple[str, str]]) -> dict[str, Any]:
     (key, answer), *others = facts
     return as_row(row_id, [(f"{description} {key}", answer), *others])
 

@@ -17,7 +17,7 @@ from llava_lab.core import atomic as disk
 from llava_lab.tiny_world import text, tiles
 from llava_lab.tiny_world.acts import sample_film
 from llava_lab.tiny_world.draw import RGB, render
-from llava_lab.tiny_world.film_rows import film_facts_row, film_text_row
+from llava_lab.tiny_world.film_rows import film_row
 from llava_lab.tiny_world.generate import (
     ALBUMS,
     ALIGN_15,
@@ -223,35 +223,38 @@ def test_open_questions_and_descriptions_are_true(world: TinyWorld) -> None:
 
 def test_films_in_words_say_what_is_asked() -> None:
     kinds: Counter[str] = Counter()
-    for number in range(100):
+    for number in range(200):
         film = sample_film(random.Random(number))
         asked = {question.key: question.answer for question in film.questions}
-        row = film_facts_row("x", film, random.Random(number))
-        said = [turn["value"] for turn in row["conversations"]]
-        told, _, said[0] = said[0].rpartition("\n ")
+        turns = film_row("x", film, random.Random(number))["conversations"]
+        told, _, request = turns[0]["value"].partition("\n")
         assert all(question.sentence in told for question in film.questions)
-        for key, answer in zip(said[::2], said[1::2], strict=True):
+        if request != text.NOTES_REQUEST:
+            continue
+        for note in turns[1]["value"].split("; "):
+            key, _, answer = note.rpartition(": ")
             kinds[key.split()[0]] += 1
             if key in asked and not key.startswith("first"):
                 assert answer == asked[key]
             elif found := re.fullmatch(r"color of (\w+)", key):
                 assert f"{answer} {found[1]}" in told
-        whole = film_text_row("x", film, random.Random(number))["conversations"]
-        assert all(question.sentence in whole[0]["value"] for question in film.questions)
     assert {"move", "first", "times", "color", "sign"} <= set(kinds)
 
 
-def test_albums_are_of_one_description_or_two(world: TinyWorld) -> None:
-    rows = json.loads((world.root / ALBUMS).read_text())
+def test_albums_are_of_one_description_or_two_of_a_picture_or_a_film(world: TinyWorld) -> None:
+    def turns_of(rows: list[dict]) -> Counter[str]:
+        return Counter(turn["value"] for row in rows for turn in row["conversations"])
+
+    rows, texts = (json.loads((world.root / name).read_text()) for name in (ALBUMS, TEXT))
     told = [
         sum("\n" in turn["value"] for turn in row["conversations"][::2] if "Answer" not in turn)
         for row in rows
     ]
     assert set(told) == {1, 2}
-    assert sum(told) == 200
-    texts = json.loads((world.root / TEXT).read_text())
-    turns = [[turn for row in each for turn in row["conversations"]] for each in (rows, texts)]
-    assert turns[0] == turns[1]
+    assert sum(told) == 2 * len(texts) == 400
+    assert turns_of(texts) <= turns_of(rows)
+    films = [row for row in rows if row["id"].startswith("film-")]
+    assert 50 < len(films) < 250
 
 
 def test_adversarial_negatives_mix_what_is_there() -> None:
