@@ -39,7 +39,7 @@ def test_every_part_is_read_in_the_size_in_which_it_is_made(made: dict[str, dict
 def test_the_package_holds_every_part_and_no_other() -> None:
     there = {path.stem for path in ASSETS.glob("*.safetensors")}
     assert there == tiny_parts.PARTS.keys()
-    assert sum(path.stat().st_size for path in ASSETS.rglob("*")) < 25 * 2**20
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*")) < 16e6
 
 
 def test_an_unknown_part_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:

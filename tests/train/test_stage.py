@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import LLAMA, REPOSITORY
+from conftest import LLAMA
 from safetensors.torch import save_file
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
@@ -181,9 +181,3 @@ def test_weights_that_do_not_fit_are_listed(tmp_path, model: Llava) -> None:
         read_weights(path)
     with pytest.raises(FileNotFoundError, match=r"nope\.safetensors"):
         read_weights("nope.safetensors")
-
-
-def test_shipped_parts_are_within_eight_megabytes() -> None:
-    folder = REPOSITORY / "llava_lab" / "assets"
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    assert 1e6 < size <= 8e6
