@@ -38,7 +38,7 @@ class NounPhrases:
 
     def __init__(self, model: str = "en_core_web_sm", processes: int = 1):
         try:
-            import spacy
+            import spacy  # pyrefly: ignore[missing-import]
         except ImportError:
             raise ValueError(f"noun phrases need spaCy: {INSTALL}") from None
         try:
