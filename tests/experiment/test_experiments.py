@@ -159,7 +159,7 @@ def test_the_parts_of_the_tiny_scale_are_fitted(
     cli.main(options)
     found = results(tmp_path)
     names = [stage["name"] for stage in found["stages"]]
-    assert names == ["contrast", "lists", "facts", "language"]
+    assert names == ["contrast", "lists", "facts", "language", "length"]
     assert all(stage["loss_last"] > 0 for stage in found["stages"])
 
 
