@@ -164,6 +164,13 @@ def stage_options(experiment: Path, folder: Path) -> list[str]:
     return options
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, empty at first."""
+    monkeypatch.setenv("LLAVA_LAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 class EngineHandler(BaseHTTPRequestHandler):
     """What engines on this machine share: they are silent, and answer in OpenAI's form."""
 
@@ -174,7 +181,9 @@ class EngineHandler(BaseHTTPRequestHandler):
         return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
 
     def reply(self, said: str, status: int = 200) -> None:
-        reply = {"choices": [{"message": {"content": said}}]} if status == 200 else {"no": status}
+        self.send({"choices": [{"message": {"content": said}}]} if status == 200 else {}, status)
+
+    def send(self, reply: dict, status: int = 200) -> None:
         content = json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         rows = answer_rows(options.questions, questions, texts, Path(options.model).name)
         write(options.out, "".join(json.dumps(row) + "\n" for row in rows))
         if journal is not None:
-            journal.path.unlink()
+            journal.remove()
         print(f"llava_lab: {len(rows)} answers: {options.out}")
 
 

@@ -14,8 +14,7 @@ from llava_lab.cli.verb import (
     verb_parser,
 )
 from llava_lab.core.cost import summary
-
-FORMATS = ("rich", "md", "latex", "csv", "html", "json")
+from llava_lab.report.formats import FORMATS
 
 
 def parser() -> ArgumentParser:

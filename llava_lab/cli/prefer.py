@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> None:
         )
         rows, without = pairs(questions, scored, options.images)
         write(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        journal.path.unlink()
+        journal.remove()
         print(f"llava_lab: {len(rows)} pairs of {len(questions)} questions: {options.out}")
         print(
             f"llava_lab: no pair: {without['alike']} with answers alike, "

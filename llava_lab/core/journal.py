@@ -3,14 +3,14 @@
 It has one writer: while one process has it open, another that would write it is refused.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from llava_lab.core.lock import Held, lock
 from llava_lab.core.strict_json import parse
 
 
@@ -24,6 +24,7 @@ class Journal:
 
     def __init__(self, output: Path, request: str):
         self.path = output.with_name(output.name + ".journal")
+        self.lock = output.with_name(output.name + ".lock")
         self.fingerprint = hashlib.sha256(request.encode()).hexdigest()
 
     def read(self) -> dict[str, Any]:
@@ -63,35 +64,27 @@ class Journal:
             raise ValueError(f"{place}: damaged ({problem}); remove it to begin anew") from None
 
     def __enter__(self) -> "Journal":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        while not self._lock():
-            pass
+        self.held = ExitStack()
+        try:
+            self.held.enter_context(lock(self.lock, "it", wait=False))
+        except Held as error:
+            raise ValueError(
+                f"{self.path}: another process is writing it ({error}), or share the work: each "
+                "process an --out of its own"
+            ) from None
+        self.file = self.held.enter_context(self.path.open("a", encoding="utf-8"))
         if not self.path.stat().st_size:
             self._line({"asked": self.fingerprint})
         return self
 
-    def _lock(self) -> bool:
-        """Open the file as its one writer; false if it was finished and removed meanwhile."""
-        self.file = self.path.open("a", encoding="utf-8")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
-                return True
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            self.file.close()
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise OSError(error.errno, error.strerror, str(self.path)) from None
-            raise ValueError(
-                f"{self.path}: another process is writing it; wait for its end, or share the work: "
-                "each process an --out of its own"
-            ) from None
-        self.file.close()
-        return False
-
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        self.held.close()
+
+    def remove(self) -> None:
+        """Remove it, when the output is written."""
+        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # Windows removes no file that is open
+            self.lock.unlink()
 
     def add(self, name: str, result: Any) -> None:
         """Append one result, and flush it to disk."""

@@ -84,6 +84,11 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     return number
 
 
+def json_sha256(value: Any) -> str:
+    """SHA-256 of a JSON value, as it is written in one line."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from llava_lab.core.atomic import whole
 from llava_lab.core.cache import alone, cache_folder, kept_if_possible
+from llava_lab.core.records import json_sha256
 from llava_lab.core.version import __version__
 from llava_lab.data.image_folder import VideoPath, open_folder
 from llava_lab.data.media.clip import image_digest
@@ -207,9 +208,9 @@ def read_table(source: Source, seed: int, videos: bool) -> ParsedRows[Sample]:
     path = Path(source.path)
     drawn = f"{seed}/{path.name}" if source.sampling.startswith("random") else ""
     rule = [__version__, path.suffix, source.sampling, drawn, videos, source.images is None]
-    name = _sum([str(path.absolute()), *rule])[:24]
+    name = json_sha256([str(path.absolute()), *rule])[:24]
     read = [[str(each.relative_to(path)), image_digest(each)] for each in source.files()]
-    key = _sum([read, *rule])
+    key = json_sha256([read, *rule])
     stored = cache_folder("rows") / f"{name}-{key[:24]}.arrow"
     if (found := _found(stored, source, key, videos)) is not None:
         return found
@@ -293,7 +294,3 @@ def _read(written: Any) -> Any:
 
 def _starts(counts: Sequence[int]) -> pa.Array:
     return pa.array(np.cumsum([0, *counts]), pa.int64())
-
-
-def _sum(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

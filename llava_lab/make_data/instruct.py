@@ -6,7 +6,6 @@ pictures only theirs are sent.
 """
 
 import contextlib
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from llava_lab.core.cost import Prices, estimate_tokens
 from llava_lab.core.engine import ChatEngine, UnusableReply
 from llava_lab.core.journal import Journal
 from llava_lab.core.progress import progress
-from llava_lab.core.records import check_rows_name
+from llava_lab.core.records import check_rows_name, json_sha256
 from llava_lab.data.rows import Refused
 from llava_lab.make_data.asking import picture_first
 from llava_lab.make_data.coco import Picture
@@ -231,4 +230,4 @@ class Maker:
 
     def _key(self, picture: Picture) -> str:
         """Hash of what is asked about a picture."""
-        return hashlib.sha256(json.dumps(self.kind.messages(picture)).encode()).hexdigest()
+        return json_sha256(self.kind.messages(picture))

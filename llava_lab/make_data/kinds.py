@@ -4,13 +4,12 @@ LLaVA (arXiv:2304.08485, section 3 and Table 13) shows a text-only LM the captio
 picture behind a system message and examples of its own kind. The texts here are ours.
 """
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_lab.core.records import json_sha256
 from llava_lab.core.yaml_file import read_mapping
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.make_data.asking import draw_request, read_requests
@@ -150,7 +149,7 @@ def read_kind(file: str) -> Kind:
         tuple(unwanted),
         float(temperature),
         length,
-        hashlib.sha256(json.dumps(decides).encode()).hexdigest(),
+        json_sha256(decides),
     )
 
 

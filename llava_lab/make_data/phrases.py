@@ -91,7 +91,7 @@ def find_phrases(texts: Sequence[str], find: PhraseFinder, out: Path) -> list[li
 
 def forget_phrases(out: Path) -> None:
     """Remove the journal, when the output is written."""
-    Journal(_beside(out), "").path.unlink(missing_ok=True)
+    Journal(_beside(out), "").remove()
 
 
 def _beside(out: Path) -> Path:

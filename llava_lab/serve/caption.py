@@ -69,7 +69,7 @@ def caption(
                 f"them again and keeps the others:\n  {listed(failed, 10)}"
             )
         write_rows(out, (row_of(each, prompt, replies[each.id]) for each in inputs))
-        journal.path.unlink()
+        journal.remove()
     return len(missing)
 
 

@@ -22,21 +22,12 @@ def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path: Path) -> N
 
 
 def test_a_journal_that_was_finished_meanwhile_is_begun_anew(tmp_path: Path) -> None:
-    """Its file is gone from its folder, though a process has opened it."""
-    journal = Journal(tmp_path / "out.json", "a")
-    opened = journal.path.open("a")
-    real = type(journal.path).open
-    calls = []
-
-    def old_first(path: Path, *arguments: object, **options: object) -> object:
-        calls.append(path)
-        if len(calls) == 1:
-            path.unlink()
-            return opened
-        return real(path, *arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(journal.path), "open", old_first)
-        with journal:
-            journal.add("one", 1)
-    assert Journal(tmp_path / "out.json", "a").read() == {"one": 1}
+    out = tmp_path / "out.json"
+    with Journal(out, "a") as first:
+        first.add("one", 0)
+        journal = Journal(out, "a")
+        assert journal.read() == {"one": 0}
+        first.path.unlink()
+    with journal:
+        journal.add("one", 1)
+    assert Journal(out, "a").read() == {"one": 1}

@@ -18,8 +18,7 @@ from llava_lab.data.views.pad import Pad
 
 
 @pytest.fixture
-def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Source]:
-    monkeypatch.setenv("LLAVA_LAB_CACHE", str(tmp_path / "cache"))
+def sources(tmp_path: Path, cache: Path) -> list[Source]:
     found = []
     for name, weight in (("short", 1.0), ("long", 2.0), ("left_out", 0.0)):
         rows = []

@@ -19,15 +19,12 @@ from llava_lab.train.loss import NextToken
 from llava_lab.train.preference import DPO
 from llava_lab.train.stage import Stage
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 @pytest.fixture(scope="module")
 def model() -> Llava:
     return tiny()
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLAVA_LAB_CACHE", str(tmp_path / "cache"))
 
 
 def data_of(name: str, root: Path, **options: Any) -> ImageDataModule:

@@ -18,11 +18,7 @@ from llava_lab.data.split import hold_out
 from llava_lab.data.table import Samples, read_table
 from llava_lab.data.views.pad import Pad
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LLAVA_LAB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -30,15 +30,12 @@ from llava_lab.data.views.pad import Pad
 from llava_lab.model.llava import Llava
 from llava_lab.report.check_rows import look_at
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 @pytest.fixture(scope="module")
 def model() -> Llava:
     return tiny()
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLAVA_LAB_CACHE", str(tmp_path / "cache"))
 
 
 def lmms(number: int, shown: Any = 0, **changes: Any) -> dict[str, Any]:

@@ -85,8 +85,7 @@ def write(folder: Path, name: str, rows: int) -> Path:
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("LLAVA_LAB_CACHE", str(tmp_path / "cache"))
+def made(tmp_path: Path, cache: Path) -> Any:
     files = {name: write(tmp_path, name, rows) for name, rows in (("ocr", 12), ("talk", 30))}
 
     def make(*weights: float, **options: Any) -> ImageDataModule:

@@ -181,10 +181,9 @@ def test_more_tokens_than_the_lm_reads_are_refused(folder: Path) -> None:
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], int]:
+def counted(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Callable[[], int]:
     """How many files were decoded since it was last asked."""
     real, files = module.verify_media, []
-    monkeypatch.setenv("LLAVA_LAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(
         module, "verify_media", lambda path, views: files.append(path) or real(path, views)
     )

@@ -41,11 +41,7 @@ class WriterHandler(EngineHandler):
         reply = {"choices": [{"message": message, "finish_reason": "stop"}]}
         if self.server.usage:
             reply["usage"] = {"prompt_tokens": 1000, "completion_tokens": 100}
-        content = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        self.send(reply)
 
 
 @pytest.fixture

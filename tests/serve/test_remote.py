@@ -37,11 +37,7 @@ class Handler(EngineHandler):
             return self.reply("", 400)
         said = f"{len(shown)} and {last['text']}"
         choice = {"message": {"content": "" if "nothing" in said else said}}
-        content = json.dumps({"choices": [{**choice, "finish_reason": "length"}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        self.send({"choices": [{**choice, "finish_reason": "length"}]})
 
 
 @pytest.fixture

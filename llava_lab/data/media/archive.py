@@ -4,9 +4,7 @@ Where each member stands is found once and kept in a table that all processes ma
 558,128 pictures of LCS-558K are found again without reading the archive's own list in every worker.
 """
 
-import hashlib
 import itertools
-import json
 import struct
 import tarfile
 import zipfile
@@ -22,6 +20,7 @@ import pyarrow as pa
 
 from llava_lab.core.atomic import whole
 from llava_lab.core.cache import alone, cache_folder, kept_if_possible, stamp
+from llava_lab.core.records import json_sha256
 
 ARCHIVES = (".zip", ".tar")
 _ENCRYPTED = 0x1
@@ -103,10 +102,7 @@ def open_archive(path: Path) -> Archive:
 
 @lru_cache(maxsize=1024)
 def _open(path: Path, state: str) -> Archive:
-    name, key = (
-        hashlib.sha256(json.dumps(values).encode()).hexdigest()[:24]
-        for values in ([str(path.absolute())], [state])
-    )
+    name, key = (json_sha256(values)[:24] for values in ([str(path.absolute())], [state]))
     stored = cache_folder("archives") / f"{name}-{key}.arrow"
     if (kept := _kept(path, stored)) is not None:
         return kept

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from llava_lab.core.cache import remembered
 from llava_lab.core.progress import shown
+from llava_lab.core.records import json_sha256
 from llava_lab.data import mix
 from llava_lab.data.chat import Masking, Template, get_template
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.loader import StageLoader, deal
 from llava_lab.data.media.clip import image_digests
 from llava_lab.data.modules.encoded import EncodedRows, Position, ViewLoader
-from llava_lab.data.modules.lengths import costs_of, hashed, rule_of
+from llava_lab.data.modules.lengths import costs_of, rule_of
 from llava_lab.data.modules.stage import StageDataModule, limited, run_seed
 from llava_lab.data.rows import BadRow
 from llava_lab.data.sample import Sample
@@ -187,7 +188,7 @@ class ImageDataModule(StageDataModule):
         known = image_digests(files_of(samples))
         if not isinstance(samples, Samples):
             return cls._hash(samples, known)
-        key = hashed([samples.key(), list(known.values())])
+        key = json_sha256([samples.key(), list(known.values())])
         return remembered(key, lambda: cls._hash(samples, known), "digests of rows")
 
     @staticmethod

@@ -1,7 +1,5 @@
 """2. Lengths: rows -> how many tokens each of them is, counted once for a file and a model."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +9,7 @@ import numpy as np
 from llava_lab.core.cache import remembered
 from llava_lab.core.fingerprint import fingerprint
 from llava_lab.core.progress import shown
+from llava_lab.core.records import json_sha256
 from llava_lab.data.media.clip import image_digests
 from llava_lab.data.mix import counts
 from llava_lab.data.modules.encoded import EncodedRows
@@ -109,16 +108,11 @@ def rule_of(
     read = image_digests(sizes)
     pictures = [[read[path], *size] for path, size in sizes.items()]
     broken = [[str(path), fault] for path, fault in faults.items()]
-    seen = hashed([rows.samples.key(), pictures, broken])
+    seen = json_sha256([rows.samples.key(), pictures, broken])
     chat = [vars(template) for template in rows.templates.values()]
-    chat += [list(rows.templates), hashed(model.llm.identity()), data.chat(model)]
+    chat += [list(rows.templates), json_sha256(model.llm.identity()), data.chat(model)]
     how = [type(data), data.views, model.view_spec, data.image_position, run_seed()]
     return fingerprint(seen, chat, how, rows.context)
-
-
-def hashed(value: Any) -> str:
-    """SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _length(rows: EncodedRows, sample: Sample, sizes: Mapping[Path, Size]) -> Length:
