@@ -23,6 +23,7 @@ from llava_lab.report.rows import (
 )
 
 Less = tuple[str, str, str, str]  # scale, score of ours, column and row
+APART = "scores of two judges do not compare"
 NAMED = ("count", "thousands", "millions", "billions")  # units that a column's name says
 
 
@@ -77,7 +78,7 @@ def _grid(
         line = [_text(row.settings.get(key)) for key in settings]
         line += [printed(row.values.get(column.name)) for column in table.columns]
         rows.append([Figure(row.name + mark, row.name), *line])
-    less = {key: each for key, each in _less(table, placed, ours)}
+    less, judged = _less(table, placed, ours)
     figures = signed_figures(less)
     for scale, of in placed.items():
         for name, cells in _columns(table, scale, of, ours[scale], figures):
@@ -101,9 +102,8 @@ def _grid(
     about |= {key: getattr(table, key) for key in ("kind", "source", "source_kind", "provenance")}
     about["units"] = {each.name: each.unit for each in table.columns}
     about["better"] = {each.name: each.better for each in table.columns}
-    title = f"{table.id}: {table.title}"
-    said = list(filter(None, said))
-    return Grid(title, headers, rows, " ".join(said) or None, [*below, *notes], about=about)
+    title, said = f"{table.id}: {table.title}", " ".join(filter(None, said))
+    return Grid(title, headers, rows, said or None, [*below, *judged, *notes], about=about)
 
 
 def _columns(
@@ -125,15 +125,23 @@ def _score(row: ScoreRow | None) -> Figure:
 
 def _less(
     table: Published, placed: Placed, ours: dict[str, list[str]]
-) -> Iterator[tuple[Less, Difference]]:
-    """Our scores less the published ones, which are in %, where they are the same."""
+) -> tuple[dict[Less, Difference], list[str]]:
+    """Our scores less the published ones where they are the same, and notes on other judges."""
     of_row = {row.name: row.values for row in table.rows}
+    less: dict[Less, Difference] = {}
+    notes: dict[str, None] = {}
     for scale, of in placed.items():
         for key, column, (name, each) in product(ours[scale], table.columns, of.items()):
             there = column.name in of_row[name] and key in each.scores
-            if there and each.measures(column, key):
-                published = of_row[name][column.name] / 100
-                yield (scale, key, column.name, name), less_known(each.scores[key].value, published)
+            if not there or not each.measures(column, key):
+                continue
+            if judges := each.other_judge(column, key):
+                mine, its = judges
+                notes[f"{key}: judged by {mine}, {column.name} by {its}; {APART}."] = None
+            else:
+                figure = of_row[name][column.name] / column.whole
+                less[scale, key, column.name, name] = less_known(each.scores[key].value, figure)
+    return less, list(notes)
 
 
 def source(table: Published) -> str:

@@ -55,6 +55,13 @@ class Ours:
         (asked,) = [each for each in benchmarks if each["name"] == row.benchmark] or [{}]
         return column.asked_by(asked)
 
+    def other_judge(self, column: Column, key: str) -> tuple[str, str] | None:
+        """Who judged a score and who a published column, where those are not the same."""
+        published = (column.ours or {}).get("judge")
+        judges = self.runs[0].results.get("judges", {})
+        judge = judges.get(self.scores[key].benchmark, {}).get("model")
+        return (judge, published) if published and judge != published else None
+
 
 Placed = dict[str, dict[str, Ours]]  # by scale, then by row
 

@@ -35,14 +35,16 @@ class Column:
         unit: What its figures are: "%", "points", "hours".
         better: Which way is better, or None where that is not known.
         ours: What a benchmark of ours must be to measure the same: `questions`, a pattern of the
-            file's name, or of its folder's and its own; `metric`, the class; `score`, its name.
-            None where none of ours does.
+            file's name, or of its folder's and its own; `metric`, the class; `score`, its name;
+            `judge`, the model that judged what was published. None where none of ours does.
+        whole: Its figure of a score that is 1 (100 %) with us.
     """
 
     name: str
     unit: str
     better: Literal["higher", "lower"] | None = None
     ours: Mapping[str, str] | None = None
+    whole: float = 100
 
     def asked_by(self, benchmark: Mapping[str, Any]) -> bool:
         """Whether a benchmark of a configuration measures the same.
@@ -163,14 +165,15 @@ def columns(folder: Path) -> dict[str, Column]:
     path, found = folder / COLUMNS, {}
     for group, given in read_mapping(path).items():
         where = f"{path}: {group}"
-        _check(where, given, ("unit", "columns"), {"unit", "columns", "better", "ours"})
+        _check(where, given, ("unit", "columns"), {"unit", "columns", "better", "ours", "whole"})
         if given.get("better") not in (None, "higher", "lower"):
             raise ValueError(f"{where}: better is {given['better']!r}; it is higher or lower")
         for name in given["columns"]:
             if name in found:
                 raise ValueError(f"{where}: {name!r} has a unit already")
             ours = given.get("ours", {}).get(name)
-            found[name] = Column(name, given["unit"], given.get("better"), ours)
+            whole = given.get("whole", 100)
+            found[name] = Column(name, given["unit"], given.get("better"), ours, whole)
     return found
 
 

@@ -31,6 +31,19 @@ def test_every_column_that_is_measured_has_its_benchmark() -> None:
     assert {"DocVQA"} == set(listed(["docvqa"])[0].published_as())
 
 
+def test_a_judged_column_names_the_judge_of_its_benchmark() -> None:
+    known, judged = columns(PAPER), {}
+    for each in listed():
+        metric = each.options["metric"]
+        judge = metric.get("judge") if isinstance(metric, dict) else None
+        for name in each.published_as():
+            judged[name] = (known[name].ours or {}).get("judge")
+            default = f"${{oc.env:JUDGE_MODEL,{judged[name]}}}" if judge else None
+            assert default == (judge and judge["model"]), name
+    assert judged["VDD"] == judged["MSVD"] == "gpt-3.5-turbo-0613"
+    assert judged["GQA"] is None
+
+
 def test_the_list_has_files_prompts_and_published_numbers(capsys: pytest.CaptureFixture) -> None:
     main(["benchmark", "--list", "mme", "vizwiz_val", "--format", "csv"])
     text = capsys.readouterr().out

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from test_matching import golden
 from test_placed import gqa, group_of, with_connector
+from test_table import score
 
 from llava_lab.cli.table import main
+from llava_lab.core.shipped import shipped
+from llava_lab.core.yaml_file import read_mapping
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.paper_table import compute_grids, paper_grids, rows_grid
 from llava_lab.report.published import published
@@ -95,6 +98,35 @@ def test_a_difference_to_a_published_number_is_of_the_same_size_and_benchmark_al
         (grid,) = paper_grids(table, [group_of(tmp_path / name, other)])
         assert any("scenes/accuracy" in head for head in grid.headers)
         assert not any(" less " in head for head in grid.headers)
+
+
+def described(judge: str, accuracy: float, folder: Path) -> dict[str, str]:
+    """The row of a run of LLaVA-NeXT-Video that a judge gave a share of VDD's five points."""
+    config = golden("llava_next_video.paper")
+    vdd = read_mapping(shipped("configs/benchmarks/vdd.yaml"))["data"]["benchmarks+"][0]
+    config["data"]["benchmarks"] = [vdd]
+    scores = {"vdd": {"detail": score(accuracy)}}
+    group = group_of(folder, config, benchmarks=scores, judges={"vdd": {"model": judge}})
+    (grid,) = paper_grids(published("llava_next_video/training_recipe"), [group])
+    line = next(line for line in grid.texts if line[0] == "Mixed, batches mixed")
+    return {**dict(zip(grid.headers, line, strict=True)), "notes": " ".join(grid.notes)}
+
+
+def test_a_score_of_five_is_compared_as_a_share_of_five(tmp_path: Path) -> None:
+    row = described("gpt-3.5-turbo-0613", 0.7, tmp_path / "a")
+    # 3.32 of 5 is 66.4 %.
+    assert row["VDD"] == "3.32" and row["paper: vdd/detail"].startswith("70.0 ±")
+    assert row["paper: vdd/detail less VDD"].startswith("+3.6 ±")
+
+
+def test_scores_of_another_judge_are_not_compared(tmp_path: Path) -> None:
+    row = described("a-model-of-ours", 0.7, tmp_path / "a")
+    assert row["paper: vdd/detail"].startswith("70.0 ±")
+    assert not any(" less " in head for head in row)
+    assert (
+        "vdd/detail: judged by a-model-of-ours, VDD by gpt-3.5-turbo-0613; scores of"
+        in (row["notes"])
+    )
 
 
 def test_scores_that_are_asked_for_are_shown(
