@@ -42,8 +42,8 @@ def parser() -> ArgumentParser:
     judge = "any OpenAI-compatible engine, which reads each question's `caption` and gives 1 to 5"
     add_flag(made, "--judge-url", help=judge)
     add_flag(made, "--judge-model", help="the engine's name of its model")
-    rows = "rows as `caption` writes: the judge reads these, not the questions' own `caption`"
-    add_flag(made, "--captions", type=Path, metavar="FILE", help=rows)
+    rows = "rows as `caption` writes, a file a shard: the judge reads these for what is shown"
+    add_flag(made, "--captions", type=Path, nargs="+", metavar="FILE", help=rows)
     prompt = "YAML of `system` and `user`"
     add_flag(made, "--judge-prompt", default="asset:judge/preference.yaml", help=prompt)
     add_flag(made, "--judge-cache", default="judgements", help="folder of its judgements")
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
             decides = scorer.settings()
         if options.captions:
             questions = with_captions(questions, options.captions, options.images)
-            decides = [decides, file_sha256(options.captions)]
+            decides = [decides, *map(file_sha256, options.captions)]
         check(questions, bool(options.judge_url), options.images)
         sampling = Sampling(options.temperature, options.seed)
         sampler = LocalSampler(

@@ -15,28 +15,31 @@ from llava_lab.data.rows import FileRow, Refused, read_rows
 from llava_lab.data.source import parse_rows
 
 
-def with_captions(questions: Sequence[Question], path: Path, images: Path) -> list[Question]:
+def with_captions(
+    questions: Sequence[Question], files: Sequence[Path], images: Path
+) -> list[Question]:
     """Give every question the caption of what it asks about.
 
     Args:
         questions: Questions about one image or video each.
-        path: Rows that describe them, as `caption` writes: the first answer of a row is the caption
-            of its image or video.
-        images: Folder that the names of both files start from.
+        files: Rows that describe them, as `caption` writes, a file a shard: the first answer of a
+            row is the caption of its image or video.
+        images: Folder that the names of questions and captions start from.
 
     Raises:
         ValueError: If rows are not usable, two describe one picture in different words, or a
             question has no caption, or one of its own.
     """
-    rows, bad = parse_rows(read_rows(path), _caption)
-    if bad:
-        raise ValueError(
-            f"{path}: {len(bad)} rows are no captions:\n  {listed(list(map(str, bad)), 10)}"
-        )
     captions: dict[str, str] = {}
-    for name, caption in rows:
-        if captions.setdefault(name, caption) != caption:
-            raise ValueError(f"{path}: {name} has several captions; keep one of them")
+    for path in files:
+        rows, bad = parse_rows(read_rows(path), _caption)
+        if bad:
+            raise ValueError(
+                f"{path}: {len(bad)} rows are no captions:\n  {listed(list(map(str, bad)), 10)}"
+            )
+        for name, caption in rows:
+            if captions.setdefault(name, caption) != caption:
+                raise ValueError(f"{path}: {name} has several captions; keep one of them")
     found, lacking = [], []
     for question in questions:
         names = [str(each.relative_to(images.absolute())) for each in question.images]
@@ -49,8 +52,8 @@ def with_captions(questions: Sequence[Question], path: Path, images: Path) -> li
             found.append(replace(question, caption=caption))
     if lacking:
         raise ValueError(
-            f"{path}: {len(lacking)} of {len(questions)} questions cannot get their caption from "
-            f"it:\n  {listed(lacking, 10)}"
+            f"{', '.join(map(str, files))}: {len(lacking)} of {len(questions)} questions "
+            f"cannot get their caption there:\n  {listed(lacking, 10)}"
         )
     return found
 

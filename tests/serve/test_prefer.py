@@ -77,6 +77,29 @@ def test_what_could_not_be_scored_is_refused() -> None:
         check([ask("a", "x"), ask("a", "x")], judged=False)
 
 
+def _captioned(videos: Path, folder: Path) -> tuple[list[Path], Path]:
+    """Two shards of captions, and prompts that have none of their own."""
+    prompts = [json.loads(line) for line in (videos / "prompts.jsonl").read_text().splitlines()]
+    names = list(dict.fromkeys(prompt["video"] for prompt in prompts))
+    rows = [
+        {
+            **{"id": name, "video": name},
+            "conversations": [
+                {"from": "human", "value": "<video>\nDescribe this video in detail."},
+                {"from": "gpt", "value": f"A film, told by number {at}."},
+            ],
+        }
+        for at, name in enumerate(names)
+    ]
+    shards = [folder / f"captions-{at}.json" for at in range(2)]
+    for at, shard in enumerate(shards):
+        shard.write_text(json.dumps(rows[at::2]))
+    bare = folder / "bare.jsonl"
+    lines = [{k: v for k, v in prompt.items() if k != "caption"} for prompt in prompts]
+    bare.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return shards, bare
+
+
 @pytest.mark.timeout(600)
 def test_a_models_own_answers_train_it(
     shortened: list[str], small_videos: Path, tmp_path: Path, judge_server, capsys
@@ -116,6 +139,13 @@ def test_a_models_own_answers_train_it(
     (path,) = tmp_path.glob("runs/llava_next_video_dpo/*/results.json")
     stage = json.loads(path.read_text())["stages"][-1]
     assert stage["name"] == "dpo" and stage["steps"] == 2
+    shards, bare = _captioned(small_videos, tmp_path)
+    others = ["prefer", str(run), str(bare), "--out", str(tmp_path / "captioned.jsonl")]
+    others += [*arguments[5:], *judged, "--captions", *map(str, shards)]
+    before = len(server.bodies)
+    main(others)
+    seen = {body["messages"][-1]["content"] for body in server.bodies[before:]}
+    assert seen and all("Caption: A film, told by number " in text for text in seen)
     with pytest.raises(SystemExit):
         main([*arguments, "--judge-url", server.url])
     assert "--judge-url and --judge-model go together" in capsys.readouterr().err
