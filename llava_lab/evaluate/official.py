@@ -45,8 +45,8 @@ class Columns:
 
     id: str
     text: str
-    image: str | list[str] | None
-    answers: str | list[str] | None
+    image: str | list[str] | None = None
+    answers: str | list[str] | None = None
     category: str | None = None
     choices: str | list[str] | None = None
     kind: str | None = None

@@ -62,6 +62,19 @@ def test_a_benchmark_that_is_not_there_is_one_message(capsys: pytest.CaptureFixt
     assert "--list lists all" in capsys.readouterr().err
 
 
+def test_every_file_can_stand_behind_an_experiment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("JUDGE_URL", "http://127.0.0.1:1")
+    files = sorted((REPOSITORY / "configs" / "benchmarks").rglob("*.yaml"))
+    more = [file for file in files if "benchmarks+" in file.read_text("utf-8")]
+    options = [part for file in more for part in ("-c", str(file))]
+    experiment = REPOSITORY / "experiments" / "llava_next_video.yaml"
+    main(["fit", "-c", str(experiment), *options, "--print_config"])
+    asked = yaml.safe_load(capsys.readouterr().out.partition("\n")[2])["data"]["benchmarks"]
+    assert {each["name"] for each in asked} >= {each.name for each in listed()}
+
+
 def test_files_of_benchmarks_spell_out_every_option() -> None:
     """So that what decides a published number stands in its file."""
     import inspect
