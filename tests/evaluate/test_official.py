@@ -283,8 +283,7 @@ def asked_files(videos: bool) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("experiment", ["llava15", "llava_next_video"])
 def test_a_run_asks_all_published_benchmarks_of_small_files(
     experiment: str,
