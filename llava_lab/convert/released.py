@@ -5,7 +5,6 @@ files. The folder holds `model.yaml`, one .safetensors file a part, and the toke
 """
 
 import copy
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,9 +131,8 @@ def _tokenizer(folder: Path) -> Any:
             f"{folder}: no tokenizer can be made of its files (tokenizer.json, "
             f"tokenizer_config.json, ...): {reason}"
         ) from error
-    bos = re.escape(tokenizer.bos_token or "bos_token")
     text, _ = templates.read_chat_template(folder)
-    if re.match(rf"\s*\{{\{{-?\s*(bos_token\b|['\"]{bos})", text):
+    if templates.opens_with_bos(text, tokenizer.bos_token or "bos_token"):
         tokenizer.add_bos_token = True
     return tokenizer
 

@@ -5,6 +5,7 @@ are compared by what they write for a small conversation, not by strings in thei
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from llava_lab.data.chat import get_template
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.sample import Turn
 from llava_lab.data.templates import CHAT_FORMATS
+from llava_lab.data.tokens import adds_bos
 
 CPU_SECONDS = 5
 MEMORY_BYTES = 2 << 30
@@ -69,6 +71,17 @@ def read_chat_template(folder: Path) -> tuple[str, str]:
     return "", ""
 
 
+def opens_with_bos(text: str, bos: str) -> bool:
+    """Whether a chat template puts the beginning-of-sequence token before a text.
+
+    One that opens with the token does. But where a format of ours opens with the token as its mark,
+    as ChatML does with SmolLM2's `<|im_start|>`, the first is the mark, and it takes two.
+    """
+    marks = any(f"{each.system}{each.question}".startswith(bos) for each in CHAT_FORMATS.values())
+    opening = re.escape(2 * bos if marks else bos)
+    return re.match(rf"\s*\{{\{{-?\s*(bos_token\b|['\"]{opening})", text) is not None
+
+
 def match(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """Find the template of ours that writes the same as the checkpoint's own; and that one's file.
 
@@ -116,7 +129,7 @@ def _written(
     text: str, tokenizer: PreTrainedTokenizerBase, source: str
 ) -> list[tuple[str | None, ...]]:
     """Render conversations with a chat template, with content as parts and as one text."""
-    bos = str(tokenizer.bos_token or "")
+    bos = str(tokenizer.bos_token) if adds_bos(tokenizer) else ""  # which we put, too
     tokens = {k: str(v) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
     both = [_in_parts(turns) for turns in CONVERSATIONS], [_as_text(t) for t in CONVERSATIONS]
     request = {"template": text, "tokens": tokens, "conversations": [*both[0], *both[1]]}

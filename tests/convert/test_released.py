@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -421,6 +422,27 @@ def test_a_template_that_writes_the_same_in_other_words_is_taken(
 def test_our_own_template_comes_back(name: str, llama_tokenizer, tmp_path: Path) -> None:
     text = chat_template(name, llama_tokenizer)
     assert match(with_template(tmp_path / "out", llama_tokenizer, text), llama_tokenizer)[0] == name
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_a_mark_that_is_the_beginning_of_sequence_token_is_put_once(
+    doubled: bool, byte_tokenizer, tmp_path: Path
+) -> None:
+    """As of SmolLM2, whose token that begins a sequence is ChatML's mark, and which adds none."""
+    tokenizer = deepcopy(byte_tokenizer)
+    tokenizer.bos_token = "<|im_start|>"
+    text = chat_template("qwen_1_5", tokenizer)
+    assert text.startswith('{{ "<|im_start|>system')
+    if doubled:
+        text = text.replace('{{ "', '{{ "<|im_start|>', 1)
+    assert templates.opens_with_bos(text, tokenizer.bos_token) is doubled
+    assert templates.opens_with_bos("{{ bos_token + 'a' }}", tokenizer.bos_token)
+    folder = with_template(tmp_path / "out", tokenizer, text)
+    if doubled:
+        with pytest.raises(ValueError, match="none of ours does to the letter"):
+            match(folder, tokenizer)
+    else:
+        assert match(folder, tokenizer)[0] == "qwen_1_5"
 
 
 @pytest.mark.parametrize(
