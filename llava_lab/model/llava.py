@@ -109,10 +109,7 @@ class Llava(LightningModule):
         """Embeddings [t, d] of a batch, visual features at their placeholders."""
         embeddings = self.llm.embed(batch.ids)
         if batch.views is None:
-            # Where devices share the LM, gradients of its first layer are reduced when those of
-            # its input are there: before the connector's, also where a device's rows are text.
-            trains = any(weight.requires_grad for weight in self.connector.parameters())
-            return embeddings.requires_grad_() if trains and torch.is_grad_enabled() else embeddings
+            return embeddings
         if batch.views.ndim == 3:  # from a feature store
             features = batch.views.unflatten(1, self.encoder.view_spec.encoded)
             kind = next((weight.dtype for weight in self.connector.parameters()), features.dtype)

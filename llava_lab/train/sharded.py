@@ -133,7 +133,7 @@ class Sharded(ModelParallelStrategy):
                 self.kept[name] = part.cpu()
                 setattr(model, name, double(part))
         self._bind_loss(model)
-        self.hook = model.llm.register_forward_pre_hook(self._see)
+        self.hook = model.llm.register_forward_pre_hook(self._in_step)
         mixed = isinstance(self.precision_plugin, MixedPrecision)
         mesh = self.device_mesh
         options: dict[str, Any] = {
@@ -185,15 +185,19 @@ class Sharded(ModelParallelStrategy):
         encoded = "encoder" in self.kept and self.module.trainer.datamodule.features is None
         return encoded and getattr(micro.batch, "views", micro) is None
 
-    def _see(self, llm: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Encode an empty view for an LM's embeddings where a batch has no picture.
+    def _in_step(self, llm: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Have all devices gather and reduce in one order, whatever their rows are.
 
-        The layers of an encoder that is shared out are gathered on all devices or on none.
+        The layers of an encoder that is shared out are gathered on all devices or on none: a batch
+        without a picture encodes an empty view. And gradients of the LM's first layer are reduced
+        when those of its input are there, which text beside frozen embeddings would not have.
         """
-        blind, self.blind = self.blind, False
-        if not blind:
-            return given
-        return given[0] + 0.0 * idle_encoder(self.module).mean(), *given[1:]
+        embeddings, blind, self.blind = given[0], self.blind, False
+        if blind:
+            embeddings = embeddings + 0.0 * idle_encoder(self.module).mean()
+        if torch.is_grad_enabled():
+            embeddings.requires_grad_()
+        return embeddings, *given[1:]
 
     def post_backward(self, closure_loss: Tensor) -> None:
         """Give weights that no device has used a gradient of zero, as one device alone would."""
