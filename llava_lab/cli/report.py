@@ -35,6 +35,8 @@ def main(arguments: Sequence[str]) -> None:
             made.error(f"unrecognized arguments: {' '.join(map(str, more))}")
         if options.given and (options.run, options.plan, options.docs) != (None, None, None):
             made.error("runs are for the page alone: leave out --run, --plan and --docs")
+        if options.every_point and (options.run, options.plan) == (None, None):
+            made.error("--every-point says which runs to make: give --run or --plan")
         own = not options.given or options.results is not None
         options.results = options.results or Path("results")
         if options.run is not None:
@@ -88,6 +90,8 @@ def parser() -> ArgumentParser:
     made.add_argument("--run", nargs="*", metavar="ID", help=what)
     what = "say how many runs these are, what they share, and about how long they take"
     made.add_argument("--plan", nargs="*", metavar="ID", help=what)
+    what = "with --run or --plan, also points of their sweeps that no finding compares"
+    made.add_argument("--every-point", action="store_true", help=what)
     made.add_argument(
         "--results", type=Path, metavar="FOLDER", help="by default results; with RUNs, both"
     )
@@ -134,4 +138,5 @@ def _running(options: Namespace, named: Sequence[str], more: Layers) -> tuple["R
     findings = read_findings()
     ids = [each.id for each in chosen(findings, named)]
     quiet()
-    return Running(findings, options.results, options.runs, options.jobs, more), ids
+    given = (options.results, options.runs, options.jobs, more, options.every_point)
+    return Running(findings, *given), ids

@@ -96,25 +96,27 @@ def judge(findings: Mapping[str, Finding], runs: Runs, histories: Mapping[str, H
     return Claims(findings, runs, verdicts(findings, measured), histories)
 
 
-def keys(finding: Finding, look: Look) -> list[tuple[str, str, int]]:
-    """Sweep, point and seed of the runs of a look."""
-    seeds = finding.seeds(look)
-    return [(finding.sweep.name, point, seed) for point in finding.points for seed in seeds]
+def keys(finding: Finding, look: Look, every_point: bool = False) -> list[tuple[str, str, int]]:
+    """Sweep, point and seed of the runs of a look: of points that are compared, or of every one."""
+    points = finding.points
+    if every_point:
+        points = list(dict.fromkeys(point.name for point in finding.sweep.points()))
+    return [(finding.sweep.name, point, seed) for point in points for seed in finding.seeds(look)]
 
 
 def fresh(findings: Sequence[Finding], runs: Runs, more: Layers = ()) -> Runs:
-    """Runs whose files and options are those that findings have now.
+    """Runs whose files and options are those that findings and their sweeps have now.
 
     Args:
-        findings: The findings that they are for.
+        findings: The findings, in whose sweeps they are.
         runs: The runs.
         more: Files and overrides for all points.
     """
     found: dict[tuple[str, str, int], Committed] = {}
     for finding in findings:
-        left = runs.keys() - found.keys()
-        every = [key for key in keys(finding, finding.looks[-1]) if key in left]
-        wanted = [(point, seed) for _, point, seed in every]
+        known = {(finding.sweep.name, point.name) for point in finding.sweep.points()}
+        left = [key for key in runs if key not in found and key[:2] in known]
+        wanted = [(point, seed) for _, point, seed in left]
         chosen = choose(finding.sweep, wanted, finding.draw, more)
         for point in chosen.points():
             key = (finding.sweep.name, point.name, point.seed)

@@ -33,7 +33,7 @@ def claims_grid(claims: Claims, ids: Sequence[str]) -> Grid:
             first = place == 0
             rows.append(
                 [
-                    id if first else "",
+                    id,
                     finding.claim if first else "",
                     _rule(finding, move),
                     *_measured(each, verdict),
@@ -45,7 +45,7 @@ def claims_grid(claims: Claims, ids: Sequence[str]) -> Grid:
             notes.append(f"{id}: {'; '.join(each.rstrip('.') for each in remarks)}.")
     headers = ["finding", "claim", "rule", "effect", "flipped", "seeds", "verdict"]
     about = {"table": "claims", "family": len(claims.findings)}
-    return Grid("findings", headers, rows, LEGEND, notes, names=3, about=about)
+    return Grid("findings", headers, rows, LEGEND, notes, about=about)
 
 
 def _rule(finding: Finding, move: Move) -> str:

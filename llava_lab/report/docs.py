@@ -5,7 +5,8 @@
     <!-- end of results -->
 
 `finding F3` is one claim with its verdict, effects and history; `findings` a table of all;
-`every finding` all of them, one below another; `published ID` a published table.
+`every finding` all of them, one below another; `published ID` a published table, with the runs
+under results/ in the rows that they are.
 """
 
 import re
@@ -26,7 +27,10 @@ from llava_lab.report.claims_grid import claims_grid
 from llava_lab.report.forest_plot import forest_svg
 from llava_lab.report.formats import to_markdown
 from llava_lab.report.grid import Grid
+from llava_lab.report.matching import row_of
+from llava_lab.report.page.configurations import committed
 from llava_lab.report.paper_table import paper_grids
+from llava_lab.report.placed import Ours
 from llava_lab.report.published import published
 
 BEGIN, END = "<!-- results: ", "<!-- end of results -->"
@@ -112,7 +116,7 @@ def _body(page: str, what: str, claims: Claims) -> str:
         return "\n\n".join(f"## {id}\n\n{_finding(claims, id)}" for id in claims.findings)
     makers: Mapping[str, Callable[[str], str]] = {
         "finding": lambda id: _finding(claims, id),
-        "published": lambda id: "\n\n".join(map(_table, paper_grids(published(id)))),
+        "published": lambda id: "\n\n".join(map(_table, _published(claims, id))),
     }
     if kind not in makers or (kind == "finding" and name not in claims.findings):
         known = ["findings", "every finding", *(f"finding {id}" for id in claims.findings)]
@@ -146,6 +150,17 @@ def _finding(claims: Claims, id: str) -> str:
         parts.append(f"![{id}: effects with their intervals]({PLOTS}/{id}.svg)")
     parts += [_table(grid) for grid in (scores_grid(claims, id), history_grid(claims, id)) if grid]
     return "\n\n".join(parts)
+
+
+def _published(claims: Claims, id: str) -> list[Grid]:
+    """A published table with the runs that are rows of it: usual scores, and those of claims."""
+    table = published(id)
+    found = [each.group for each in committed(claims.runs.values())]
+    placed = [group for group in found if row_of(table, group[1][0].config or {})]
+    usual = [score for group in placed for score in Ours.of(group).usual]
+    claimed = [each for each in claims.findings.values() if id in each.tables]
+    moved = [move.score for each in claimed for move in each.must_move] if placed else []
+    return paper_grids(table, placed, list(dict.fromkeys([*usual, *moved])))
 
 
 def _table(grid: Grid) -> str:

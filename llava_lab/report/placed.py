@@ -67,7 +67,10 @@ Placed = dict[str, dict[str, Ours]]  # by scale, then by row
 
 
 def place(table: Published, groups: Sequence[Group]) -> tuple[Placed, list[str]]:
-    """Put groups into their rows; notes say which have none, or share one."""
+    """Put groups into their rows; notes say which have none, or share one.
+
+    Groups of one configuration, as points of two sweeps may be, are one: that of most runs.
+    """
     found: dict[tuple[str, str], list[Ours]] = {}
     notes = []
     for group in groups:
@@ -80,7 +83,9 @@ def place(table: Published, groups: Sequence[Group]) -> tuple[Placed, list[str]]
         else:
             notes.append(_unplaced(table, group[0], config))
     placed: Placed = {}
-    for (scale, name), several in found.items():
+    for (scale, name), sharing in found.items():
+        sharing.sort(key=lambda each: len(each.runs))
+        several = list({repr(each.runs[0].recipe()): each for each in sharing}.values())
         if len(several) > 1:
             labels = ", ".join(each.label for each in several)
             notes.append(

@@ -32,6 +32,8 @@ class Running:
         runs: The folder of all runs.
         jobs: Runs at once; None for one a GPU, or one without GPUs.
         more: Files and overrides for all runs.
+        every_point: Whether points of a sweep that a finding does not compare are run, too, for
+            the seeds of its first look: for a published table, of which the finding is a part.
     """
 
     findings: Mapping[str, Finding]
@@ -39,6 +41,7 @@ class Running:
     runs: Path
     jobs: int | None = None
     more: Layers = ()
+    every_point: bool = False
 
     @cached_property
     def git(self) -> str | None:
@@ -94,13 +97,15 @@ class Running:
         return judge(self.findings, runs, found.histories)
 
     def lacking(self, ids: Sequence[str], claims: Claims) -> Iterator[Chosen]:
-        """The runs that the next looks lack: a sweep each, of the points that are compared."""
+        """The runs that the next looks lack: a sweep each, of the points that are asked for."""
         sweeps: dict[str, list[tuple[str, int]]] = {}
         of: dict[str, Finding] = {}
         for finding in (self.findings[id] for id in ids):
-            if (look := claims.verdicts[finding.id].next) is None:
-                continue
-            for name, point, seed in keys(finding, look):
+            look = claims.verdicts[finding.id].next
+            wanted = [] if look is None else keys(finding, look)
+            if self.every_point:
+                wanted += keys(finding, finding.looks[0], every_point=True)
+            for name, point, seed in wanted:
                 if (name, point, seed) not in claims.runs:
                     sweeps.setdefault(name, []).append((point, seed))
                     of[name] = finding
@@ -111,6 +116,9 @@ class Running:
         """Number of runs that are lacking if every undecided finding goes to its last look."""
         undecided = [self.findings[id] for id in ids if claims.verdicts[id].next is not None]
         wanted = {key for finding in undecided for key in keys(finding, finding.looks[-1])}
+        if self.every_point:
+            asked = [self.findings[id] for id in ids]
+            wanted |= {key for each in asked for key in keys(each, each.looks[0], every_point=True)}
         return len(wanted - claims.runs.keys())
 
     def _sweep(self, sweep: Chosen) -> bool:

@@ -4,7 +4,8 @@
     python tests/benchmarks/serve.py --size 7b                                   one GPU of 80 GB
     python tests/benchmarks/serve.py --size tiny --rounds 1 --pictures 1 --videos 1    a trial
 
-18 questions about each picture, 5 about each video of 16 frames, and a caption of each; greedy.
+18 questions about each picture, 5 about each video of 16 frames, and captions of as many others;
+greedy.
 What is measured is what a user waits for but for the start: files are read, decoded and scaled.
 
     ours        what the verbs do, all pictures at once
@@ -141,14 +142,20 @@ def write_videos(folder: Path, number: int, draw: np.random.Generator) -> list[P
     return paths
 
 
-def work(kind: str, paths: Sequence[Path]) -> tuple[list[Question], list[CaptionInput]]:
-    """The questions and the captions of a round, by the names of files."""
+def work(
+    kind: str, number: int, folder: Path, draw: np.random.Generator
+) -> tuple[list[Question], list[CaptionInput]]:
+    """The questions and the captions of a round, about files that no request has named before."""
+    write = write_pictures if kind == "pictures" else write_videos
+    for what in ("asked", "shown"):
+        (folder / what).mkdir(parents=True)
     asked = [
         Question(f"{path.name}/{n}", (path,), f"<image>\n{text}", None, (), path.name)
-        for path in paths
+        for path in write(folder / "asked", number, draw)
         for n, text in enumerate(ASKED[: QUESTIONS[kind]])
     ]
-    return asked, [CaptionInput(path.name, path.name, path) for path in paths]
+    shown = write(folder / "shown", number, draw)
+    return asked, [CaptionInput(path.name, path.name, path) for path in shown]
 
 
 class Ours:
@@ -290,10 +297,9 @@ def opened(source: str, kind: str, given: argparse.Namespace, folder: Path) -> I
 
 
 def one_round(
-    ways: dict[str, Any], kind: str, paths: Sequence[Path], turn: int
+    ways: dict[str, Any], asked: list[Question], shown: list[CaptionInput], turn: int
 ) -> tuple[dict[str, float], dict[str, Tokens]]:
     """Rates of all sides, and what they said; another side begins in each round."""
-    asked, shown = work(kind, paths)
     names = [*ways]
     rates, said = {}, {}
     for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -310,14 +316,12 @@ def measured(
     kind: str, number: int, given: argparse.Namespace, folder: Path
 ) -> Iterator[tuple[str, dict[str, float | str]]]:
     """A row of the table for each side."""
-    write = write_pictures if kind == "pictures" else write_videos
     draw = np.random.default_rng(0)
     rounds, equal, total = [], {}, {}
     with opened(make(given, kind, folder), kind, given, folder) as ways:
         for turn in range(given.rounds + 1):
-            place = folder / f"{kind}-{turn}"
-            place.mkdir()
-            rates, said = one_round(ways, kind, write(place, number if turn else 1, draw), turn)
+            todo = work(kind, number if turn else 1, folder / f"{kind}-{turn}", draw)
+            rates, said = one_round(ways, *todo, turn)
             if not turn:
                 say(f"{kind}: all sides are warm")
                 continue

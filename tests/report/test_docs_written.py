@@ -5,6 +5,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from conftest import REPOSITORY
 from test_running import rule
 
 from llava_lab.report.claim_text import effects
@@ -88,6 +89,16 @@ def test_all_findings_are_written_where_all_are_asked_for(claims: Claims) -> Non
 def test_a_published_table_is_a_block_too(claims: Claims) -> None:
     text = written(block("published llava15/table2"), "page.md", claims)
     assert "| 3 + MLP connector | 7B | 224 | 47.3 | 1355.2 | 27.8 |" in text
+
+
+def test_runs_under_results_stand_in_the_rows_of_a_published_table() -> None:
+    """With usual scores and those that a claim from this table names, and with directions."""
+    claims = read_claims(read_findings(), REPOSITORY / "results")
+    text = written(block("published llava10/table4"), "page.md", claims)
+    head, _, full, *_ = (line for line in text.splitlines() if line.startswith("|"))
+    assert "| tiny: open/accuracy | " in head and "| tiny: open/accuracy/conversation | " in head
+    assert full.startswith("| Full data | 83.1 | 75.3 | 96.5 | 85.1 | ") and full.endswith("| 8 |")
+    assert "| Full data → " in text
 
 
 @pytest.mark.parametrize(

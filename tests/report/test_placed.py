@@ -63,6 +63,15 @@ def test_two_configurations_that_are_one_row_are_both_left_out(tmp_path: Path) -
     assert notes == ["Resampler: several configurations are this row, and none is placed: 9, 36."]
 
 
+def test_one_configuration_of_two_sweeps_is_placed_once(tmp_path: Path) -> None:
+    config = golden("llava15.tiny")
+    few = group_of(tmp_path / "first", config)
+    more = group_of(tmp_path / "mlp2", config, (0.5, 0.7))
+    for groups in ([few, more], [more, few]):
+        placed, notes = place(published("llava15/table2"), groups)
+        assert placed["tiny"]["8 + ShareGPT"].label == "mlp2" and notes == []
+
+
 def test_results_without_a_configuration_are_not_placed(tmp_path: Path) -> None:
     alone = read(write(tmp_path / "alone", results()))
     placed, notes = place(published("llava15/table2"), [("alone", [alone])])

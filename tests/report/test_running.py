@@ -26,7 +26,7 @@ from llava_lab.report.history import history_of, read_history
 from llava_lab.report.running import Running, check_written
 
 KINDS = ["count", "color"] * 50
-MOVED = {"1": 0.4, "2": 0.9}  # share of counts that a point has right
+MOVED = {"1": 0.4, "2": 0.9, "4": 0.6}  # share of counts that a point has right
 
 
 # As much of an experiment as a run needs that is not made.
@@ -133,9 +133,9 @@ def ran(rehearsed: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run(tmp_path: Path, ran: list[str]) -> Callable[..., Claims]:
     """Makes the runs of findings that lie in a folder."""
 
-    def start(*ids: str) -> Claims:
+    def start(*ids: str, every_point: bool = False) -> Claims:
         findings = read_findings(tmp_path / "findings")
-        made = Running(findings, tmp_path / "results", tmp_path / "runs")
+        made = Running(findings, tmp_path / "results", tmp_path / "runs", every_point=every_point)
         return made.run(ids or list(findings))
 
     return start
@@ -154,6 +154,25 @@ def test_runs_are_made_look_by_look_until_each_is_decided(
     assert [claims.verdicts[id].evidence.look.seeds for id in ("T1", "T2")] == [3, 4]
     run()
     assert len(ran) == 8
+
+
+def test_points_that_no_contrast_names_are_run_where_every_point_is_asked_for(
+    tmp_path: Path, run: Callable[..., Claims], ran: list[str]
+) -> None:
+    rule(tmp_path)
+    before = run()
+    before = {id: each.word for id, each in before.verdicts.items()}
+    done = len(ran)
+    claims = run(every_point=True)
+    assert ran[done:] == ["4 100", "4 101", "4 102"]  # seeds of the first look
+    assert {id: each.word for id, each in claims.verdicts.items()} == before
+    (of,) = {tuple(each.rules) for (_, point, _), each in claims.runs.items() if point == "4"}
+    assert of == ()
+    run(every_point=True)
+    assert len(ran) == done + 3
+    findings = read_findings(tmp_path / "findings")
+    made = Running(findings, tmp_path / "none", tmp_path / "runs", every_point=True)
+    assert made.most(["T1"], made.claims()) == 4 + 4 + 3
 
 
 def test_results_alone_give_the_same_verdicts_and_scores(
