@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from llava_lab.core import signals
+from llava_lab.core.modes import evaluating
 from llava_lab.core.progress import progress, say
 from llava_lab.core.random_state import kept_random_state
 from llava_lab.data.modules.stage import limited
@@ -111,19 +112,14 @@ class Trajectory(Callback):
 
     def _ask(self, trainer: Trainer, model: Any) -> None:
         """Ask, and keep the scores; a signal ends it without, for the step is asked again."""
-        before = {module: module.training for module in model.modules()}
         precision = trainer.precision_plugin.forward_context()
-        model.eval()
-        try:
-            with kept_random_state(model.device), scaled(model.llm, self.data.rope_factor):
-                with torch.no_grad(), precision:
-                    texts, stopped = self._answers(trainer, model)
-                if any(over_processes([int(stopped)])):
-                    return
-                scored = self._scores(of_all_ranks(texts))
-        finally:
-            for module, training in before.items():
-                module.training = training
+        kept = kept_random_state(model.device)
+        with evaluating(model), kept, scaled(model.llm, self.data.rope_factor):
+            with torch.no_grad(), precision:
+                texts, stopped = self._answers(trainer, model)
+            if any(over_processes([int(stopped)])):
+                return
+            scored = self._scores(of_all_ranks(texts))
         counts = {key: int(count) for key, count in self.record.counts.items()}
         self.points.append({"step": trainer.global_step, "counts": counts, "benchmarks": scored})
         values = {f"{n}/{k}": s["value"] for n, found in scored.items() for k, s in found.items()}

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from llava_lab.core.fingerprint import fingerprint
 from llava_lab.core.lock import lock
+from llava_lab.core.modes import evaluating
 from llava_lab.core.progress import progress, shown
 from llava_lab.core.tensors import Damaged, digest, read_tensors, tensor_names, write_tensors
 from llava_lab.data.image_folder import VideoPath
@@ -126,18 +127,16 @@ class FeatureStore:
     def _compute(self, images: dict[str, Path], bar: tqdm) -> dict[str, Tensor]:
         """Features of some pictures by name, and the pictures' sizes in the names' order."""
         device = next(self.encoder.parameters()).device
-        training = self.encoder.training
-        self.encoder.eval()
         loaded = [self.views.load(path) for path in images.values()]
         views = [self.views.pixels(image, self.encoder.view_spec) for image in loaded]
         groups = torch.cat(views).split(VIEWS)  # videos have many views
         found = []
-        for group in groups:
-            filled = torch.cat([group, group[:1].expand(VIEWS - len(group), *group.shape[1:])])
-            found.append(self.encoder(filled.to(device))[: len(group)].cpu())
-            bar.update(len(images) // len(groups))
+        with evaluating(self.encoder):
+            for group in groups:
+                filled = torch.cat([group, group[:1].expand(VIEWS - len(group), *group.shape[1:])])
+                found.append(self.encoder(filled.to(device))[: len(group)].cpu())
+                bar.update(len(images) // len(groups))
         features = torch.cat(found).flatten(1, 2)
-        self.encoder.train(training)
         pieces = features.split([len(view) for view in views])
         # Images have no frames: 0 stands for the missing third number of their size.
         sizes = torch.tensor([(*image.size, 0)[:3] for image in loaded])

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llava_lab.core.fingerprint import fingerprint
+from llava_lab.core.modes import evaluating
 from llava_lab.core.progress import progress
 from llava_lab.core.tensors import digest, made_again
 from llava_lab.data.modules.answers import (
@@ -70,12 +71,12 @@ class ReferenceStore:
         """Compute the chunks that are not there yet, each on one of the devices, and read all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         starts = range(0, len(self.rows), CHUNK)
-        with ranks_apart(trainer, self.model):
+        with ranks_apart(trainer, self.model), evaluating(self.model):
             self._write_missing(starts[trainer.global_rank :: trainer.world_size])
         if trainer.world_size > 1:
             trainer.strategy.barrier()
         # Nothing is computed any more, unless machines have disks of their own.
-        with ranks_apart(trainer, self.model):
+        with ranks_apart(trainer, self.model), evaluating(self.model):
             self._write_missing(starts)
             found = [self._chunk(start) for start in starts]
             if self.first_held < len(self.rows):
@@ -84,8 +85,6 @@ class ReferenceStore:
         self.hidden = {k: each[k] for each in found for k in each if k != "logps"}
 
     def _write_missing(self, starts: range) -> None:
-        training = self.model.training
-        self.model.eval()
         with progress("reference", sum(map(len, map(self._indices, starts)))) as bar:
             for start in starts:
                 end = bar.n + len(self._indices(start))
@@ -93,7 +92,6 @@ class ReferenceStore:
                 bar.update(end - bar.n)
         if self.first_held < len(self.rows):
             self._head()
-        self.model.train(training)
 
     def _indices(self, start: int) -> range:
         return range(start, min(start + CHUNK, len(self.rows)))

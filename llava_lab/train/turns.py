@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llava_lab.core.modes import evaluating
 from llava_lab.data.forest import Forest
 
 
@@ -53,7 +54,8 @@ class Turns:
     @torch.no_grad()
     def _compute_along(self, number: int) -> None:
         self.idle = True
-        with self.precision.forward_context():
+        # In training mode statistics of batch norm would move on this device alone.
+        with evaluating(self.model), self.precision.forward_context():
             (idle_encoder if self.parts[number - 1] == "encoder" else idle_lm)(self.model)
         self.idle = False
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,7 @@ from llava_lab.train.doubles import layers
 from llava_lab.train.loss import NextToken
 from llava_lab.train.sharded import Sharded
 from llava_lab.train.stage import Stage
-from llava_lab.train.turns import ranks_apart
+from llava_lab.train.turns import Turns, ranks_apart
 
 CONFIG = {**LLAMA, "tie_word_embeddings": True}
 # Rows of a step, a letter each: a picture, or text. Of two devices one has text alone, at times.
@@ -229,6 +230,24 @@ def test_two_devices_that_share_a_model_out_learn_what_one_learns(tmp_path: Path
     fit(tmp_path / "on", "auto")
     assert len(losses(tmp_path / "on")) == 1
     close(tmp_path / "one", tmp_path / "on")
+
+
+def test_what_a_device_computes_along_with_others_moves_nothing() -> None:
+    """Not the statistics of an encoder with batch norm, whatever mode its parts are in."""
+    options = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    encoder = TimmEncoder("xcit_nano_12_p16_224", -1, False, False, 64, None, options)
+    llm = CausalLM(None, "v1", pretrained=False, config=CONFIG, tokenizer="asset:tokenizer")
+    model = Llava(encoder, MLP, llm).train()
+    model.connector.eval()
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    assert any("running_mean" in name for name in before)
+    modes = [module.training for module in model.modules()]
+    precision: Any = SimpleNamespace(forward_context=nullcontext)
+    turns = Turns(model, ("llm", "encoder"), lambda step: step(), precision)
+    for number in (1, 2):
+        turns._compute_along(number)
+    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
 
 
 def strategy(world: int, **options: Any) -> Sharded:
