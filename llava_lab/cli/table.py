@@ -7,9 +7,10 @@ from pathlib import Path
 from llava_lab.cli.arguments import split
 from llava_lab.cli.verb import one_message, verb_parser
 from llava_lab.experiment.sweep import Layers, Sweep
+from llava_lab.report.committed import is_results, read_results
 from llava_lab.report.foreign import read_all
 from llava_lab.report.formats import FORMATS, show
-from llava_lab.report.page.configurations import configurations
+from llava_lab.report.page.configurations import configurations, rows_in
 from llava_lab.report.paper_table import list_grid, paper_grids
 from llava_lab.report.placed import Group
 from llava_lab.report.plot import plot
@@ -64,7 +65,8 @@ def _parser() -> ArgumentParser:
     )
     what = (
         "run folder, results.json, folder of runs, or one sweep file; log of lmms-eval "
-        "(DATE_results.json, or its folder); file made by `answer` (.jsonl)"
+        "(DATE_results.json, or its folder); file made by `answer` (.jsonl); with --paper, also "
+        "the folder results, of runs that verdicts are made from"
     )
     parser.add_argument("runs_or_sweep", metavar="RUN", nargs="*", type=Path, help=what)
     formats = "csv and json have figures as numbers (scores as fractions)"
@@ -130,7 +132,11 @@ def paper_table(options: Namespace, more: Layers) -> None:
     if options.plot:
         raise ValueError("--plot is of a sweep, without --paper")
     shown = published(options.paper)
-    groups = _groups(options, more)
+    given = options.runs_or_sweep
+    if len(given) == 1 and is_results(given[0]):
+        groups = rows_in(shown, read_results(given[0]))
+    else:
+        groups = _groups(options, more)
     show(paper_grids(shown, groups, options.scores, options.against), options.format)
 
 

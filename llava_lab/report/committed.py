@@ -146,6 +146,11 @@ def commit(
     return path
 
 
+def is_results(folder: Path) -> bool:
+    """Whether a folder is one of runs that verdicts are made from."""
+    return (folder / QUESTIONS).is_dir()
+
+
 def read_results(folder: Path) -> list[Committed]:
     """Every run under a folder of results, by sweep, point and seed.
 

@@ -27,8 +27,7 @@ from llava_lab.report.claims_grid import claims_grid
 from llava_lab.report.forest_plot import forest_svg
 from llava_lab.report.formats import to_markdown
 from llava_lab.report.grid import Grid
-from llava_lab.report.matching import row_of
-from llava_lab.report.page.configurations import committed
+from llava_lab.report.page.configurations import rows_in
 from llava_lab.report.paper_table import paper_grids
 from llava_lab.report.placed import Ours
 from llava_lab.report.published import published
@@ -155,8 +154,7 @@ def _finding(claims: Claims, id: str) -> str:
 def _published(claims: Claims, id: str) -> list[Grid]:
     """A published table with the runs that are rows of it: usual scores, and those of claims."""
     table = published(id)
-    found = [each.group for each in committed(claims.runs.values())]
-    placed = [group for group in found if row_of(table, group[1][0].config or {})]
+    placed = rows_in(table, claims.runs.values())
     usual = [score for group in placed for score in Ours.of(group).usual]
     claimed = [each for each in claims.findings.values() if id in each.tables]
     moved = [move.score for each in claimed for move in each.must_move] if placed else []

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import REPOSITORY
 from test_matching import golden
 from test_placed import gqa, group_of, with_connector
 from test_table import score
@@ -210,3 +211,14 @@ def test_compute_beside_a_plan_is_that_of_its_experiment() -> None:
         "LLaVA-1.5-13B, second stage, 665K",
     ]
     assert list(compute_grids("tiny_parts")) == []
+
+
+def test_runs_that_verdicts_are_made_from_are_given_by_their_folder(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Those alone that are rows of the table; there is no note on the others."""
+    main(["--paper", "llava10/table4", str(REPOSITORY / "results"), "--format=csv"])
+    said = capsys.readouterr().out
+    row = next(line for line in said.splitlines() if line.startswith("Conversation only"))
+    assert row.startswith("Conversation only,76.5,59.8,84.9,73.8,0.28")
+    assert "is none of the rows" not in said

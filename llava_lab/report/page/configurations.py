@@ -7,7 +7,9 @@ from typing import Any
 
 from llava_lab.experiment.compose import flat, write_value
 from llava_lab.report.committed import Committed
+from llava_lab.report.matching import row_of
 from llava_lab.report.placed import Group
+from llava_lab.report.published import Published
 from llava_lab.report.rows import ScoreRow, score_rows
 from llava_lab.report.runs import RunResults
 from llava_lab.report.table import grouped
@@ -94,6 +96,12 @@ def committed(runs: Iterable[Committed]) -> list[Configuration]:
         Configuration(f"{sweep}: {point}", sweep, found, _options(found[0]))
         for (sweep, point), found in points.items()
     ]
+
+
+def rows_in(table: Published, runs: Iterable[Committed]) -> list[Group]:
+    """Runs under results/ that are rows of a published table, by sweep and point."""
+    groups = [each.group for each in committed(runs)]
+    return [group for group in groups if row_of(table, group[1][0].config or {})]
 
 
 def _options(run: RunResults) -> dict[str, Any]:
