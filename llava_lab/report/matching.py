@@ -49,7 +49,7 @@ def _lacking(row: Row, config: Config) -> Iterator[str]:
         yield from _unmet(row.everywhere or {}, config)
     else:
         yield from _unmet(row.paper or {}, config)
-        yield from _shortened(config)
+        yield from _shortened(row.paper or {}, config)
 
 
 def _open(table: Published, config: Config) -> list[Row]:
@@ -65,13 +65,17 @@ def _unmet(conditions: Conditions, config: Config) -> Iterator[str]:
             yield f"{key} is {_shown(found)}, not {_shown(wanted)}"
 
 
-def _shortened(config: Config) -> Iterator[str]:
-    """Stages that do not read all of their data, as published models did."""
+def _shortened(conditions: Conditions, config: Config) -> Iterator[str]:
+    """Stages that do not read all of their data, as published models did but where it is said."""
     for name, stage in (config.get("stages") or {}).items():
         data = stage.get("data", {})
         sources = data.get("sources") or []
-        part = [e for e in sources if e.get("sampling", "all") != "all" or e.get("weight", 1) != 1]
-        if part or data.get("max_steps") is not None:
+        sampled = [part for part in _names(sources) if part.endswith(")")]
+        said = conditions.get(f"stages.{name}.data.sources")
+        asked = said if isinstance(said, list) else []
+        part = [each for each in sampled if not any(fnmatchcase(each, name) for name in asked)]
+        weighed = any(each.get("weight", 1) != 1 for each in sources)
+        if part or weighed or data.get("max_steps") is not None:
             yield f"stages.{name} reads a part of its data"
 
 
@@ -93,7 +97,7 @@ def _is(wanted: Any, found: Any, key: str) -> bool:
         return wanted is found
     if isinstance(wanted, list):
         names = _names(found)
-        pairs = [[fnmatchcase(name, pattern) for name in names] for pattern in wanted]
+        pairs = [[_named(name, pattern) for name in names] for pattern in wanted]
         return len(names) == len(wanted) and all(map(any, [*pairs, *zip(*pairs, strict=True)]))
     if isinstance(wanted, bool) or isinstance(found, bool):
         return wanted is found or wanted == "*"
@@ -105,13 +109,27 @@ def _is(wanted: Any, found: Any, key: str) -> bool:
 
 
 def _names(found: Any) -> list[str]:
-    """Names of stages, file names of sources, or the texts of a list."""
+    """Names of stages, file names of sources, or the texts of a list.
+
+    A source of which a part is read has that behind its name: "detail_23k.json (random:5%)".
+    """
     if isinstance(found, Mapping):
         return [name for name, stage in found.items() if stage is not None]
     if not isinstance(found, Sequence) or isinstance(found, str):
         return [str(found)]
-    paths = [each.get("path", "") if isinstance(each, Mapping) else each for each in found]
-    return [PurePath(str(path)).name for path in paths]
+    return [
+        _source(each) if isinstance(each, Mapping) else PurePath(str(each)).name for each in found
+    ]
+
+
+def _source(source: Config) -> str:
+    name, part = PurePath(str(source.get("path", ""))).name, source.get("sampling", "all")
+    return name if part == "all" else f"{name} ({part})"
+
+
+def _named(name: str, pattern: str) -> bool:
+    """Whether a name is of a pattern, which may leave out how much of a source is read."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name.partition(" (")[0], pattern)
 
 
 def _class(found: Mapping[str, Any]) -> str:

@@ -172,6 +172,7 @@ PLACES: dict[str, dict[str, dict[str, str]]] = {
         "llava10/table4": {
             "all": "Full data",
             "detail and reasoning": "Detail + complex",
+            "conversation, 5 % detail, 10 % reasoning": "Conversation + 5% detail + 10% complex",
             "conversation": "Conversation only",
             "none": "No instruction tuning",
         }
@@ -349,3 +350,21 @@ def test_conditions_name_options_that_there_are() -> None:
     for table in every():
         for row in table.rows:
             assert {*(row.everywhere or {}), *(row.paper or {})} <= known, (table.id, row.name)
+
+
+def test_a_row_may_say_which_part_of_a_source_is_read() -> None:
+    """At the paper scale, where all is read otherwise, as well as at the tiny one."""
+    table = published("llava10/table4")
+    for scale in ("paper", "tiny"):
+        config = golden(f"llava10.{scale}")
+        stage = config["stages"]["instruct"]["data"]
+        parts = {"conversation_58k": "all", "detail_23k": "random:5%"}
+        parts["complex_reasoning_77k"] = "random:10%"
+        (first, *_), stage["max_steps"] = stage["sources"], None
+        stage["sources"] = [
+            {**first, "path": f"a/{name}.json", "sampling": part} for name, part in parts.items()
+        ]
+        row = row_of(table, config)
+        assert row and row.name == "Conversation + 5% detail + 10% complex"
+        stage["sources"][1]["sampling"] = "random:50%"
+        assert row_of(table, config) is None
