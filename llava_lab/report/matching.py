@@ -70,12 +70,12 @@ def _shortened(conditions: Conditions, config: Config) -> Iterator[str]:
     for name, stage in (config.get("stages") or {}).items():
         data = stage.get("data", {})
         sources = data.get("sources") or []
-        sampled = [part for part in _names(sources) if part.endswith(")")]
         said = conditions.get(f"stages.{name}.data.sources")
         asked = said if isinstance(said, list) else []
-        part = [each for each in sampled if not any(fnmatchcase(each, name) for name in asked)]
+        parts = [_source(each) for each in sources if each.get("sampling", "all") != "all"]
+        own = any(not any(fnmatchcase(part, pattern) for pattern in asked) for part in parts)
         weighed = any(each.get("weight", 1) != 1 for each in sources)
-        if part or weighed or data.get("max_steps") is not None:
+        if own or weighed or data.get("max_steps") is not None:
             yield f"stages.{name} reads a part of its data"
 
 
