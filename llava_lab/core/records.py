@@ -95,6 +95,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def canonical(value: Any) -> str:
+    """A JSON value as one text, the same when it is read again: 12 comes before 5, as "12" does."""
+    return json.dumps(json.loads(json.dumps(value)), sort_keys=True)
+
+
 def _checksum(record: Mapping[str, Any]) -> str:
-    text = json.dumps(json.loads(json.dumps(record)), sort_keys=True)  # keys as text, as when read
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(record).encode()).hexdigest()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_lab.core.atomic import write
+from llava_lab.core.records import canonical
 from llava_lab.core.yaml_file import read_mapping
 from llava_lab.report.committed import FINDINGS, Committed
 from llava_lab.report.family import Verdict
@@ -170,4 +171,4 @@ def _today() -> str:
 
 
 def _chain(before: str, event: Mapping[str, Any]) -> str:
-    return hashlib.sha256(f"{before}{json.dumps(event, sort_keys=True)}".encode()).hexdigest()
+    return hashlib.sha256(f"{before}{canonical(event)}".encode()).hexdigest()

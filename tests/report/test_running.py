@@ -22,7 +22,7 @@ from llava_lab.report import effort, running
 from llava_lab.report.claims import Claims, read_claims
 from llava_lab.report.committed import read_results
 from llava_lab.report.finding_file import read_findings
-from llava_lab.report.history import history_of, read_history
+from llava_lab.report.history import begin, history_of, read_history
 from llava_lab.report.running import Running, check_written
 
 KINDS = ["count", "color"] * 50
@@ -322,6 +322,14 @@ def test_a_history_that_was_changed_is_refused(
     path.write_text("\n".join(damage(path.read_text().splitlines())) + "\n")
     with pytest.raises(ValueError, match=message):
         read_history(path)
+
+
+def test_a_rule_of_any_looks_is_read_again(tmp_path: Path) -> None:
+    """A look at 12 seeds stands behind that at 5, and "12" before "5", where keys are texts."""
+    for each in read_findings().values():
+        begin(tmp_path, each, None)
+        assert history_of(tmp_path, each.id).rule == each.sha256
+        assert history_of(tmp_path, each.id).added([]).rule == each.sha256
 
 
 def test_what_is_damaged_or_deleted_is_named(tmp_path: Path, run: Callable[..., Claims]) -> None:
