@@ -147,8 +147,8 @@ def commit(
 
 
 def is_results(folder: Path) -> bool:
-    """Whether a folder is one of runs that verdicts are made from."""
-    return (folder / QUESTIONS).is_dir()
+    """Whether a folder is one of runs that verdicts are made from, and not of an experiment's."""
+    return all((folder / name).is_dir() for name in (QUESTIONS, FINDINGS))
 
 
 def read_results(folder: Path) -> list[Committed]:

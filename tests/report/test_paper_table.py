@@ -222,3 +222,12 @@ def test_runs_that_verdicts_are_made_from_are_given_by_their_folder(
     row = next(line for line in said.splitlines() if line.startswith("Conversation only"))
     assert row.startswith("Conversation only,76.5,59.8,84.9,73.8,0.28")
     assert "is none of the rows" not in said
+
+
+def test_runs_of_an_experiment_called_questions_are_no_folder_of_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run(tmp_path / "questions" / "tiny", golden("llava15.tiny"))
+    main(["--paper", "llava15/table2", str(tmp_path), "--format=csv"])
+    row = next(e for e in capsys.readouterr().out.splitlines() if e.startswith("8 + ShareGPT"))
+    assert ",0.6," in row

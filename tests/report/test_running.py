@@ -175,6 +175,13 @@ def test_points_that_no_contrast_names_are_run_where_every_point_is_asked_for(
     assert made.most(["T1"], made.claims()) == 4 + 4 + 3
 
 
+def test_every_point_is_refused_where_nothing_is_run(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--every-point"])
+    assert stop.value.code == 2
+    assert "--every-point says which runs to make: give --run or --plan" in capsys.readouterr().err
+
+
 def test_results_alone_give_the_same_verdicts_and_scores(
     tmp_path: Path, run: Callable[..., Claims]
 ) -> None:
