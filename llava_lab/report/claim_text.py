@@ -107,19 +107,25 @@ def verdict_word(verdict: Verdict) -> str:
 
 
 def scores_grid(claims: Claims, id: str) -> Grid | None:
-    """Scores of the points that a finding compares, means over the seeds of its last look."""
-    finding, used = claims.findings[id], claims.used(id)
+    """Scores of the points that a finding compares, means over the seeds of its last look.
+
+    Points of its sweep that it does not compare follow, where there are runs of them.
+    """
+    finding, used, beside = claims.findings[id], claims.used(id), claims.beside(id)
     if not used:
         return None
     scores = list(dict.fromkeys(finding.scores))
     rows: list[list[str | Figure]] = []
-    for point in finding.points:
-        runs = [run for run in used if run.point == point]
+    for point in (*finding.points, *dict.fromkeys(run.point for run in beside)):
+        runs = [run for run in (*used, *beside) if run.point == point]
         tokens = [run.run.visual_tokens(scores[0].partition("/")[0]) for run in runs]
         mean = sum(tokens) / len(tokens)
         cells = [_mean(runs, score) for score in scores]
         rows.append([point, figure(len(runs)), Figure(f"{mean:.0f}", mean), *cells])
     legend = "In %, ± half of a 95 % interval over seeds and questions together."
+    if beside:
+        number = len(finding.points)
+        legend += f" The verdict is from the first {number} points; the others decide nothing."
     heads = ["point", "seeds", "visual tokens", *scores]
     return Grid(f"{id}: scores", heads, rows, legend, about={"table": "scores of a finding"})
 

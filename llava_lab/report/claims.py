@@ -40,6 +40,23 @@ class Claims:
             return []
         return [self.runs[key] for key in keys(verdict.finding, verdict.evidence.look)]
 
+    def beside(self, id: str) -> list[Committed]:
+        """Runs of points that a finding's sweep has and no rule compares, in the sweep's order."""
+        finding = self.findings[id]
+        compared = {
+            point
+            for each in self.findings.values()
+            if each.sweep.name == finding.sweep.name
+            for point in each.points
+        }
+        others = dict.fromkeys(point.name for point in finding.sweep.points())
+        return [
+            run
+            for other in others
+            for (sweep, point, _), run in self.runs.items()
+            if sweep == finding.sweep.name and point == other not in compared
+        ]
+
     def remarks(self, id: str) -> list[str]:
         """What has to be known beside a verdict: whether rule or runs have changed since."""
         finding, history, used = self.findings[id], self.histories[id], self.used(id)

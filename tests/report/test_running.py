@@ -19,6 +19,7 @@ from llava_lab.evaluate.ratio import by_category, mean
 from llava_lab.experiment.rehearsal import Rehearsal
 from llava_lab.experiment.sweep import Point, Sweep
 from llava_lab.report import effort, running
+from llava_lab.report.claim_text import scores_grid
 from llava_lab.report.claims import Claims, read_claims
 from llava_lab.report.committed import read_results
 from llava_lab.report.finding_file import read_findings
@@ -166,6 +167,9 @@ def test_points_that_no_contrast_names_are_run_where_every_point_is_asked_for(
     claims = run(every_point=True)
     assert ran[done:] == ["4 100", "4 101", "4 102"]  # seeds of the first look
     assert {id: each.word for id, each in claims.verdicts.items()} == before
+    scores = scores_grid(claims, "T1")
+    assert [(row[0], row[1].text) for row in scores.rows] == [("2", "3"), ("1", "3"), ("4", "3")]
+    assert "from the first 2 points; the others decide nothing" in scores.legend
     (of,) = {tuple(each.rules) for (_, point, _), each in claims.runs.items() if point == "4"}
     assert of == ()
     run(every_point=True)
