@@ -11,7 +11,7 @@ from llava_lab.report.family import Verdict
 from llava_lab.report.grid import Figure, Grid, figure
 from llava_lab.report.history import RULE, VERDICT
 from llava_lab.report.rows import NONE
-from llava_lab.report.verdict import NOT_RUN, STAY_LEVEL
+from llava_lab.report.verdict import STAY_LEVEL
 
 LEVEL = 0.95  # of what decides nothing
 
@@ -86,9 +86,9 @@ def effects_grid(verdict: Verdict) -> Grid:
 def sentence(claims: Claims, id: str) -> str:
     """What the rule says of a claim, and what has to be known beside it."""
     verdict, finding = claims.verdicts[id], claims.findings[id]
+    command = f"`python -m llava_lab report --run {id}`"
     if verdict.evidence is None:
-        runs = f"its runs are still to come (`python -m llava_lab report --run {id}`)"
-        said = [f"No verdict yet: {runs}."]
+        said = [f"No verdict yet: its runs are still to come ({command})."]
     else:
         look = verdict.evidence.look
         number = finding.looks.index(look) + 1
@@ -98,12 +98,9 @@ def sentence(claims: Claims, id: str) -> str:
         ]
         if verdict.lacking:
             said.append(f"Against the claim: {'; '.join(verdict.lacking)}.")
+        if verdict.next:
+            said.append(f"The next look is at {verdict.next.seeds} seeds ({command}).")
     return " ".join([*said, *claims.remarks(id)])
-
-
-def verdict_word(verdict: Verdict) -> str:
-    """The verdict in a word or two."""
-    return "to be run" if verdict.word == NOT_RUN else verdict.word
 
 
 def scores_grid(claims: Claims, id: str) -> Grid | None:

@@ -37,7 +37,7 @@ def claims_grid(claims: Claims, ids: Sequence[str]) -> Grid:
                     finding.claim if first else "",
                     _rule(finding, move),
                     *_measured(each, verdict),
-                    verdict.word if first else "",
+                    verdict.said if first else "",
                 ]
             )
         remarks = [*verdict.lacking, *claims.remarks(id)]

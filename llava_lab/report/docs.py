@@ -20,7 +20,6 @@ from llava_lab.report.claim_text import (
     history_grid,
     scores_grid,
     sentence,
-    verdict_word,
 )
 from llava_lab.report.claims import Claims
 from llava_lab.report.claims_grid import claims_grid
@@ -140,7 +139,7 @@ def _shown(text: str, claims: Claims) -> Iterator[str]:
 def _finding(claims: Claims, id: str) -> str:
     verdict, finding = claims.verdicts[id], claims.findings[id]
     claim = finding.claim.rstrip(".")
-    parts = [f"**{id}. {claim}: {verdict_word(verdict)}.** {sentence(claims, id)}"]
+    parts = [f"**{id}. {claim}: {verdict.said}.** {sentence(claims, id)}"]
     source = [*(f"`table --paper {table}`" for table in finding.tables), finding.citation or ""]
     rule = f"`configs/findings/{finding.path.name}`"
     parts.append(f"Claimed in {', '.join(filter(None, source))}; the rule is {rule}.")

@@ -40,6 +40,11 @@ class Verdict:
         return self.evidence.look.alpha / self.family if self.evidence else None
 
     @property
+    def said(self) -> str:
+        """The verdict for readers: "inconclusive so far" where another look is to be taken."""
+        return f"{self.word} so far" if self.evidence and self.next else self.word
+
+    @property
     def next(self) -> Look | None:
         """The look that is to be taken next; None where there is none, or no need."""
         if self.evidence is None:

@@ -63,7 +63,7 @@ def test_a_verdict_changes_with_the_results_alone(
     findings = read_findings(tmp_path / "findings")
     path = page(tmp_path, block("finding T1"))
     write_docs(path.parent, read_claims(findings, tmp_path / "results"))
-    assert "to be run.** No verdict yet" in path.read_text()
+    assert "not run.** No verdict yet" in path.read_text()
     assert "report --run T1" in path.read_text() and "![" not in path.read_text()
     run_findings()
     write_docs(path.parent, read_claims(findings, tmp_path / "results"))

@@ -127,6 +127,8 @@ def test_a_look_spends_its_alpha(tmp_path: Path) -> None:
     assert list(words.values()) == ["reproduced", "inconclusive", "reproduced", "inconclusive"]
     assert found[0.011, 0.039]["T1"].alpha == 0.04
     assert [each["T1"].next for each in found.values()] == [None, rule.looks[1], None, None]
+    said = [each["T1"].said for each in found.values()]
+    assert said == ["reproduced", "inconclusive so far", "reproduced", "inconclusive"]
 
 
 def test_a_finding_that_a_look_decides_stops_there(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from llava_lab.report.claim_text import (
     history_grid,
     scores_grid,
     sentence,
-    verdict_word,
 )
 from llava_lab.report.claims import Claims
 from llava_lab.report.claims_grid import claims_grid
@@ -111,7 +110,7 @@ def _story(claims: Claims, id: str) -> Story:
     grids = [effects_grid(verdict), scores_grid(claims, id), history_grid(claims, id)]
     plot = forest(f"effects-{id}", f"{id}: effects", list(effects(verdict)))
     told = [grid for grid in grids if grid]
-    return Story(claims.findings[id], verdict_word(verdict), sentence(claims, id), plot, told)
+    return Story(claims.findings[id], verdict.said, sentence(claims, id), plot, told)
 
 
 def _title(found: Sequence[Configuration], stories: Sequence[Story]) -> str:
