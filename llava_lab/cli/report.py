@@ -37,6 +37,8 @@ def main(arguments: Sequence[str]) -> None:
             made.error("runs are for the page alone: leave out --run, --plan and --docs")
         if options.every_point and (options.run, options.plan) == (None, None):
             made.error("--every-point says which runs to make: give --run or --plan")
+        if options.one_look and options.run is None:
+            made.error("--one-look says how far --run goes: give it, too")
         own = not options.given or options.results is not None
         options.results = options.results or Path("results")
         if options.run is not None:
@@ -92,6 +94,8 @@ def parser() -> ArgumentParser:
     made.add_argument("--plan", nargs="*", metavar="ID", help=what)
     what = "with --run or --plan, also points of their sweeps that no finding compares"
     made.add_argument("--every-point", action="store_true", help=what)
+    what = "with --run, stop once the next look of each finding is taken, decided or not"
+    made.add_argument("--one-look", action="store_true", help=what)
     made.add_argument(
         "--results", type=Path, metavar="FOLDER", help="by default results; with RUNs, both"
     )
@@ -138,5 +142,6 @@ def _running(options: Namespace, named: Sequence[str], more: Layers) -> tuple["R
     findings = read_findings()
     ids = [each.id for each in chosen(findings, named)]
     quiet()
-    given = (options.results, options.runs, options.jobs, more, options.every_point)
-    return Running(findings, *given), ids
+    given = (options.results, options.runs, options.jobs, more)
+    how_far = (options.every_point, options.one_look)
+    return Running(findings, *given, *how_far), ids

@@ -34,6 +34,7 @@ class Running:
         more: Files and overrides for all runs.
         every_point: Whether points of a sweep that a finding does not compare are run, too, for
             the seeds of its first look: for a published table, of which the finding is a part.
+        one_look: Whether to stop once the next look of each finding is taken, decided or not.
     """
 
     findings: Mapping[str, Finding]
@@ -42,6 +43,7 @@ class Running:
     jobs: int | None = None
     more: Layers = ()
     every_point: bool = False
+    one_look: bool = False
 
     @cached_property
     def git(self) -> str | None:
@@ -49,7 +51,7 @@ class Running:
         return git_commit()
 
     def run(self, ids: Sequence[str]) -> Claims:
-        """Make the runs of findings until each is decided, or has had its last look.
+        """Make the runs of findings until each is decided, has had its last look, or its next.
 
         Runs that are under results/ already, made with the same files and options, count. A run
         that fails does not stop the others; at the end it is said.
@@ -67,12 +69,14 @@ class Running:
         with lock(self.runs / ".report.lock", "report --run", wait=False), verdict_worlds.opened():
             while sweeps := list(self.lacking(ids, claims := self.claims())):
                 failed = [sweep.name for sweep in sweeps if not self._sweep(sweep)]
-                self._note(self.claims())
+                self._note(claims := self.claims())
                 if failed:
                     raise ValueError(
                         f"runs of {', '.join(failed)} failed, and a look waits for all of its "
                         "runs; the same command tries them again"
                     )
+                if self.one_look:
+                    return claims
             self._note(claims)
         return claims
 

@@ -134,9 +134,9 @@ def ran(rehearsed: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run(tmp_path: Path, ran: list[str]) -> Callable[..., Claims]:
     """Makes the runs of findings that lie in a folder."""
 
-    def start(*ids: str, every_point: bool = False) -> Claims:
+    def start(*ids: str, **options: bool) -> Claims:
         findings = read_findings(tmp_path / "findings")
-        made = Running(findings, tmp_path / "results", tmp_path / "runs", every_point=every_point)
+        made = Running(findings, tmp_path / "results", tmp_path / "runs", **options)
         return made.run(ids or list(findings))
 
     return start
@@ -155,6 +155,16 @@ def test_runs_are_made_look_by_look_until_each_is_decided(
     assert [claims.verdicts[id].evidence.look.seeds for id in ("T1", "T2")] == [3, 4]
     run()
     assert len(ran) == 8
+
+
+def test_where_one_look_is_asked_for_the_next_one_waits(
+    tmp_path: Path, run: Callable[..., Claims], ran: list[str]
+) -> None:
+    rule(tmp_path)
+    claims = run(one_look=True)
+    assert [claims.verdicts[id].evidence.look.seeds for id in ("T1", "T2")] == [3, 3]
+    assert claims.verdicts["T2"].said == "inconclusive so far" and len(ran) == 6
+    assert run(one_look=True).verdicts["T2"].said == "inconclusive" and len(ran) == 8
 
 
 def test_points_that_no_contrast_names_are_run_where_every_point_is_asked_for(
@@ -179,11 +189,19 @@ def test_points_that_no_contrast_names_are_run_where_every_point_is_asked_for(
     assert made.most(["T1"], made.claims()) == 4 + 4 + 3
 
 
-def test_every_point_is_refused_where_nothing_is_run(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--every-point"], "--every-point says which runs to make: give --run or --plan"),
+        (["--one-look", "--plan"], "--one-look says how far --run goes: give it, too"),
+    ],
+)
+def test_what_only_says_how_runs_are_made_is_refused_without(
+    given: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["--every-point"])
-    assert stop.value.code == 2
-    assert "--every-point says which runs to make: give --run or --plan" in capsys.readouterr().err
+        main(given)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_results_alone_give_the_same_verdicts_and_scores(
