@@ -88,7 +88,7 @@ def parser() -> ArgumentParser:
     docs = "in place of a page, write every table, plot and verdict of a folder of docs"
     made.add_argument("--docs", nargs="?", const=Path("docs"), type=Path, help=docs)
     made.add_argument("-c", "--config", metavar="FILE", help="YAML file for every run; repeatable")
-    what = "make the runs that findings such as F3, or all, lack; interrupted, it goes on"
+    what = "make the runs that findings such as F3 lack, by default all; interrupted, it goes on"
     made.add_argument("--run", nargs="*", metavar="ID", help=what)
     what = "say how many runs these are, what they share, and about how long they take"
     made.add_argument("--plan", nargs="*", metavar="ID", help=what)
