@@ -45,9 +45,8 @@ def effects(verdict: Verdict) -> Iterator[Effect]:
     level = 1 - (verdict.alpha or 1 - LEVEL)
     for place, move in enumerate(finding.must_move):
         moved = there.moved[place] if there else None
-        way = "above" if move.direction == "up" else "below"
-        sign = "+" if move.direction == "up" else "−"
-        asked = f"{sign}{move.least:g} or {'more' if sign == '+' else 'less'}, {way} 0"
+        way = "above" if move.sign > 0 else "below"
+        asked = f"{move.asked}, {way} 0"
         measured = moved.effect if moved else None
         known = (move.score, asked, move.least, measured, level)
         yield Effect("effect", str(finding.effect), *known)

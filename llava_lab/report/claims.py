@@ -1,7 +1,7 @@
 """12. Claims: findings and the runs under results/ -> the state of all claims."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from llava_lab.report.finding import Contrast, Finding, Look
 from llava_lab.report.history import TYPED, History, check_runs, history_of
 from llava_lab.report.verdict import Evidence, measure
 
-Runs = Mapping[tuple[str, str, int], Committed]  # by sweep, point and seed
+Key = tuple[str, str, int]  # sweep, point and seed
+Runs = Mapping[Key, Committed]
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Claims:
         runs: The runs that verdicts are made from.
         verdicts: What the rules say, by id.
         histories: What became of each finding, by id.
+        outdated: Which runs were made with other files or options than their sweeps have now.
     """
 
     findings: Mapping[str, Finding]
     runs: Runs
     verdicts: Mapping[str, Verdict]
     histories: Mapping[str, History]
+    outdated: Collection[Key] = ()
 
     def used(self, id: str) -> list[Committed]:
         """The runs that a verdict is from."""
@@ -69,6 +72,10 @@ class Claims:
                 sum(run.rules.get(id, finding.sha256) != finding.sha256 for run in used),
                 "made for an earlier rule",
             ),
+            (
+                sum((run.sweep, run.point, run.seed) in self.outdated for run in used),
+                f"made with other files or options than sweep {finding.sweep.name} has now",
+            ),
         ):
             if count:
                 found.append(f"{count} of {len(used)} runs were {what}.")
@@ -93,7 +100,11 @@ def read_claims(findings: Mapping[str, Finding], folder: Path) -> Claims:
     runs = read_results(folder) if folder.is_dir() else []
     histories = {id: history_of(folder, id) for id in findings}
     check_runs(histories, runs)
-    return judge(findings, {(run.sweep, run.point, run.seed): run for run in runs}, histories)
+    claims = judge(findings, {(run.sweep, run.point, run.seed): run for run in runs}, histories)
+    known = {each.sweep.name for each in findings.values()}
+    present = fresh(list(findings.values()), claims.runs)
+    outdated = {key for key in claims.runs if key[0] in known and key not in present}
+    return replace(claims, outdated=outdated)
 
 
 def judge(findings: Mapping[str, Finding], runs: Runs, histories: Mapping[str, History]) -> Claims:

@@ -49,8 +49,7 @@ def claims_grid(claims: Claims, ids: Sequence[str]) -> Grid:
 
 
 def _rule(finding: Finding, move: Move) -> str:
-    sign = "+" if move.direction == "up" else "-"
-    return f"{finding.effect}: {move.score} {sign}{move.least:g} or more"
+    return f"{finding.effect}: {move.score} {move.asked}"
 
 
 def _measured(moved: Moved | None, verdict: Verdict) -> list[str | Figure]:

@@ -43,6 +43,16 @@ class Move:
     direction: Literal["up", "down"]
     least: float
 
+    @property
+    def sign(self) -> int:
+        """1 where it must rise, -1 where it must fall."""
+        return 1 if self.direction == "up" else -1
+
+    @property
+    def asked(self) -> str:
+        """The least that counts, in words: "-2 or less"."""
+        return f"{self.sign * self.least:+g} or {'more' if self.sign > 0 else 'less'}"
+
 
 @dataclass(frozen=True)
 class Stay:

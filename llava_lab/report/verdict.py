@@ -64,7 +64,7 @@ class Evidence:
 
     def _one_sided(self, side: int) -> list[float]:
         return [
-            each.p(0.0, "above" if _sign(moved.move, side) > 0 else "below")
+            each.p(0.0, "above" if moved.move.sign * side > 0 else "below")
             for moved in self.moved
             for each in (moved.effect, *moved.controls.values())
         ]
@@ -113,7 +113,7 @@ def _off_side(evidence: Evidence, alpha: float, side: int) -> list[str]:
     """What of effect and controls does not lie on a side: 1 for the claimed one, -1 the other."""
     found = []
     for moved in evidence.moved:
-        sign, move = _sign(moved.move, side), moved.move
+        move, sign = moved.move, moved.move.sign * side
         for name, each in (("the effect", moved.effect), *moved.controls.items()):
             low, high = each.interval(1 - alpha)
             if (low if sign > 0 else -high) <= 0:
@@ -123,8 +123,7 @@ def _off_side(evidence: Evidence, alpha: float, side: int) -> list[str]:
                 )
         if 100 * sign * moved.effect.value < move.least - HAIR:
             found.append(
-                f"{move.score}: the effect is {100 * moved.effect.value:+.1f}, not "
-                f"{sign * move.least:+g} or more"
+                f"{move.score}: the effect is {100 * moved.effect.value:+.1f}, not {move.asked}"
             )
     return found
 
@@ -142,10 +141,6 @@ def _strayed(evidence: Evidence) -> list[str]:
 def _inside(difference: Difference, level: float, margin: float) -> bool:
     low, high = difference.interval(level)
     return -margin <= 100 * low and 100 * high <= margin
-
-
-def _sign(move: Move, side: int) -> int:
-    return side if move.direction == "up" else -side
 
 
 def _ends(low: float, high: float) -> str:

@@ -325,9 +325,12 @@ def test_runs_of_other_options_than_the_sweeps_are_made_anew(
     run("T1")
     path = tmp_path / "sweeps" / "some.yaml"
     path.write_text(path.read_text().replace("model.connector.depth: 3", "resolution: 448"))
+    said = "3 of 6 runs were made with other files or options than sweep some has now."
+    claims = read_claims(read_findings(tmp_path / "findings"), tmp_path / "results")
+    assert said in claims.remarks("T1")
     for folder in (tmp_path / "runs").glob("2-*"):
         folder.rename(folder.with_name(f"old-{folder.name}"))
-    run("T1")
+    assert said not in run("T1").remarks("T1")
     assert ran[6:] == ["2 100", "2 101", "2 102"]
     earlier = history_of(tmp_path / "results", "T1").earlier
     assert [event["look"] for event in earlier] == [3]
