@@ -93,8 +93,8 @@ class Table:
 
     def split_names(self) -> Iterator[tuple[str, ...]]:
         """Of each row the names by which it is held out or not."""
-        names = [image_name(Path("/") / name) for name in self.names.to_pylist()]
-        assert self.root is not None or not names
+        root = self.root or Path()
+        names = [image_name(root / name) for name in self.names.to_pylist()]
         starts = self.image_starts.tolist()
         for row, (first, end) in enumerate(itertools.pairwise(starts)):
             if first == end:

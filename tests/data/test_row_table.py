@@ -11,6 +11,7 @@ from PIL import Image
 
 from llava_lab.data import table as module
 from llava_lab.data.modules.image import ImageDataModule
+from llava_lab.data.questions import read_questions
 from llava_lab.data.rows import BadRows
 from llava_lab.data.sample import read_samples
 from llava_lab.data.source import Source
@@ -102,6 +103,17 @@ def test_rows_of_several_sources_are_split_counted_and_hashed_as_lists_are(tmp_p
     assert data.lengths() == of_tables
     assert list(tables.without([0, 2])) == [lists[1], *lists[3:]]
     assert tables[-1] == lists[-1] and list(tables[3:5]) == lists[3:5]
+
+
+def test_what_a_stage_holds_out_is_what_its_benchmark_asks_about(tmp_path: Path) -> None:
+    given = source(tmp_path, [row(n, image=f"{n % 20}.png") for n in range(1, 40, 3)])
+    for number in range(20):
+        picture = tmp_path / "images" / f"{number % 5}" / f"{number // 5}.png"
+        picture.rename(tmp_path / "images" / f"{number}.png")  # right in the folder
+    trained, held = read_table(given, 0, False).items.hold_out(0.4)
+    asked = read_questions(given.path, given.images, 0.4)
+    assert {sample.images for sample in held} == {question.images for question in asked}
+    assert not {sample.images for sample in trained} & {question.images for question in asked}
 
 
 def test_a_changed_file_is_never_read_as_the_old_one(
