@@ -12,6 +12,7 @@ from llava_lab.report.estimate import Difference, difference_of
 from llava_lab.report.family import Verdict, verdicts
 from llava_lab.report.finding import Contrast, Finding, Look
 from llava_lab.report.history import TYPED, History, check_runs, history_of
+from llava_lab.report.runs import version_notes
 from llava_lab.report.verdict import Evidence, measure
 
 Key = tuple[str, str, int]  # sweep, point and seed
@@ -79,6 +80,7 @@ class Claims:
         ):
             if count:
                 found.append(f"{count} of {len(used)} runs were {what}.")
+        found += version_notes(run.run for run in used)
         for event in history.earlier:
             if event["event"] == TYPED:
                 by = "typed by hand"

@@ -11,6 +11,7 @@ from llava_lab.core import verdict_worlds
 from llava_lab.core.checkout import git_commit
 from llava_lab.core.lock import lock
 from llava_lab.core.progress import say
+from llava_lab.core.version import __version__
 from llava_lab.experiment.rehearsal import rehearse
 from llava_lab.experiment.sweep import Layers, Point
 from llava_lab.experiment.sweeping import run as run_sweep
@@ -94,10 +95,11 @@ class Running:
                         finding.check_scores(scores, f"sweep {sweep.name}")
 
     def claims(self) -> Claims:
-        """The claims by the runs that were made with the present files and options."""
+        """The claims by the runs that were made with the present version, files and options."""
         found = read_claims(self.findings, self.results)
         check_runs(found.histories, list(found.runs.values()))
-        runs = fresh(list(self.findings.values()), found.runs, self.more)
+        present = fresh(list(self.findings.values()), found.runs, self.more)
+        runs = {key: each for key, each in present.items() if each.run.version == __version__}
         return judge(self.findings, runs, found.histories)
 
     def lacking(self, ids: Sequence[str], claims: Claims) -> Iterator[Chosen]:

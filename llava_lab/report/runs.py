@@ -1,7 +1,7 @@
 """12. Runs: folders and files -> the checked contents of their results.json."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
@@ -47,14 +47,20 @@ class RunResults:
     def recipe(self) -> object:
         """What is equal for two runs that differ only in their seed.
 
-        That is the configuration beside the file, less the seed. Where the file stands alone,
-        sizes and steps must do.
+        That is the lab's version and the configuration beside the file, less the seed. Where the
+        file stands alone, sizes and steps must do.
         """
         if (text := self._config()) is not None:
-            return [line for line in text.splitlines() if not line.startswith("seed_everything:")]
+            lines = text.splitlines()
+            return [self.version, *(x for x in lines if not x.startswith("seed_everything:"))]
         sizes = ("parameters", "trainable_parameters", "visual_tokens_mean")
         steps = [(stage["name"], stage.get("steps")) for stage in self.results["stages"]]
-        return [*(self.results["cost"].get(key) for key in sizes), *steps]
+        return [self.version, *(self.results["cost"].get(key) for key in sizes), *steps]
+
+    @property
+    def version(self) -> str | None:
+        """Version of the lab that made it, or None where that is not said."""
+        return self.results.get("versions", {}).get("llava_lab")
 
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
@@ -80,6 +86,16 @@ class RunResults:
                 "run again to rewrite it."
             )
         return content.decode()
+
+
+def version_notes(runs: Iterable[RunResults]) -> list[str]:
+    """A note where runs were made by several versions of a package: not only options differ."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        for package, version in run.results.get("versions", {}).items():
+            found.setdefault(package, set()).add(str(version))
+    several = [f"{name} {', '.join(sorted(e))}" for name, e in found.items() if len(e) > 1]
+    return [f"Made by several versions: {'; '.join(several)}."] if several else []
 
 
 def find(paths: Sequence[Path]) -> list[Path]:

@@ -23,7 +23,7 @@ from llava_lab.report.rows import (
     signed_figures,
     stars,
 )
-from llava_lab.report.runs import RunResults, read
+from llava_lab.report.runs import RunResults, read, version_notes
 from llava_lab.report.stated import over_runs
 
 UNKNOWN = Figure(NONE, None)
@@ -62,6 +62,8 @@ def held_out(runs: list[RunResults]) -> dict[str, Estimate]:
     stages = [run.results["stages"][-1] for run in runs if run.results["stages"]]
     found = {}
     for name, value in stages[0].get("held_out", {}).items() if stages else ():
+        if not all(name in stage.get("held_out", {}) for stage in stages):
+            continue  # of a version that measured something else
         values = [Estimate(stage["held_out"][name], inf, 1, 1, 0) for stage in stages]
         alone = replace(values[0], ends=(value, value))  # one run has no interval
         mean = over_runs(values) if len(values) > 1 else alone
@@ -114,6 +116,7 @@ def sweep_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
         "less the same beside a wrong picture, question by question, in points."
     )
     notes = [f"{missing} of {len(sweep.points())} points have no results."] if missing else []
+    notes += version_notes(run for _, runs in found for run in runs)
     scale = found[0][1][0].results["scale"]
     for benchmark in dict.fromkeys(row.benchmark for each in rows for row in each):
         lines = []
@@ -210,7 +213,8 @@ def difference_grids(sweep: Sweep, found: list[PointRuns], base: str) -> Iterato
         )
         title = f"sweep {sweep.name}, {benchmark}: against {base}"
         about = {"table": "against", "sweep": sweep.name, "benchmark": benchmark, "against": base}
-        yield _named(sweep, title, lines, said, about)
+        grid = _named(sweep, title, lines, said, about)
+        yield replace(grid, notes=version_notes(run for _, runs in found for run in runs))
 
 
 def tokens(runs: list[RunResults], benchmark: str) -> float:

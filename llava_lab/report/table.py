@@ -23,7 +23,7 @@ from llava_lab.report.rows import (
     plain_figure,
     score_rows,
 )
-from llava_lab.report.runs import RunResults
+from llava_lab.report.runs import RunResults, version_notes
 
 COST = {
     "parameters": "parameters",
@@ -110,8 +110,10 @@ def _name(run: RunResults) -> tuple[str, str]:
 def all_grids(groups: Sequence[list[RunResults]]) -> Iterator[Grid]:
     """Tables of all groups, then the published rows that they are."""
     names = [_name(group[0]) for group in groups]
+    versions = version_notes(run for group in groups for run in group)
     for group, name in zip(groups, names, strict=True):
         scores = score_grid(group, group[0].path if len(group) == 1 else None)
+        scores.notes.extend(versions)
         if len(group) > 1:
             yield scores
             continue
@@ -121,7 +123,8 @@ def all_grids(groups: Sequence[list[RunResults]]) -> Iterator[Grid]:
             continue
         if names.count(name) > 1:
             scores.notes.append(
-                f"Not averaged with the other runs of {name[0]}: their recipe or seeds do not fit."
+                f"Not averaged with the other runs of {name[0]}: their recipe, version or seeds do "
+                "not fit."
             )
         yield from (scores, stages_grid(results), cost_grid(results))
     yield from map(rows_grid, labelled([g for g in groups if "origin" not in g[0].results]))

@@ -13,6 +13,7 @@ from test_finding import RULE
 
 from llava_lab.cli.report import main
 from llava_lab.core.records import file_sha256, write_record
+from llava_lab.core.version import __version__
 from llava_lab.data.questions import Question
 from llava_lab.evaluate.points import PointsFile
 from llava_lab.evaluate.ratio import by_category, mean
@@ -86,7 +87,7 @@ def make_run(folder: Path, point: Point, right: dict[str, float]) -> Path:
         "scale": "tiny",
         "seed": point.seed,
         "git": None,
-        "versions": {},
+        "versions": {"llava_lab": running.__version__},
         "config_sha256": file_sha256(folder / "config.yaml"),
         "stages": [{"name": "align", "steps": 2, "seconds": 3.5, "reused": False}],
         "benchmarks": {
@@ -334,6 +335,22 @@ def test_runs_of_other_options_than_the_sweeps_are_made_anew(
     assert ran[6:] == ["2 100", "2 101", "2 102"]
     earlier = history_of(tmp_path / "results", "T1").earlier
     assert [event["look"] for event in earlier] == [3]
+
+
+def test_runs_of_another_version_are_made_anew_and_never_mixed(
+    tmp_path: Path, run: Callable[..., Claims], ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule(tmp_path)
+    run("T1")
+    monkeypatch.setattr(running, "__version__", "9.0.0")
+    for folder in (tmp_path / "runs").glob("2-*"):
+        folder.rename(folder.with_name(f"old-{folder.name}"))
+    with pytest.raises(OSError):  # runs of point 1 lie there: those of point 2 are made
+        run("T1")
+    assert ran[6:10] == ["2 100", "2 101", "2 102", "1 100"]
+    claims = read_claims(read_findings(tmp_path / "findings"), tmp_path / "results")
+    said = f"Made by several versions: llava_lab {__version__}, 9.0.0."
+    assert said in claims.remarks("T1")
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,16 @@ def test_runs_that_are_not_averaged_say_so(tmp_path: Path, capsys: Any) -> None:
     assert "seeds (" not in out
 
 
+def test_runs_of_two_versions_are_not_averaged_and_say_so(tmp_path: Path, capsys: Any) -> None:
+    for seed, version in enumerate(["0.7.0", "0.8.0"]):
+        made = results(seed, versions={"llava_lab": version, "torch": "2.14.1"})
+        write(tmp_path / "runs" / version, made, f"seed_everything: {seed}\ndepth: 2")
+    table([tmp_path / "runs"], "md")
+    out = capsys.readouterr().out
+    assert out.count("Made by several versions: llava_lab 0.7.0, 0.8.0.") == 2
+    assert "version or seeds do not fit" in out and "seeds (" not in out and "torch" not in out
+
+
 def test_csv(tmp_path: Path, capsys: Any) -> None:
     write(tmp_path / "a" / "0", results(0, 0.5))
     write(tmp_path / "a" / "1", results(1, 0.7))
@@ -331,6 +341,10 @@ def test_points_against_one_are_paired_by_seed(tmp_path: Path) -> None:
     assert scenes.texts[0] == ["b", "3", "+10.0 ± 2.5*", "+0.0 ± 5.1"]
     assert scenes.texts[1] == ["c", "1", "+40.0 ± 7.1*", "+0.0 ± 7.1"]
     assert "for all 4 comparisons of this table together (Holm)" in str(scenes.legend)
+    found[1][1][0].results["versions"] = {"torch": "2.14.1"}
+    found[1][1][1].results["versions"] = {"torch": "2.9.0"}
+    grids = [*difference_grids(sweep, found, "a"), *sweep_grids(sweep, found)]
+    assert all("Made by several versions: torch 2.14.1, 2.9.0." in each.notes for each in grids)
     assert pope.headers == ["grid", "seeds", "f1"] and "against a" in pope.title
     with pytest.raises(ValueError, match="'d' is no finished point of s; it has 'a', 'b', 'c'"):
         list(difference_grids(sweep, found, "d"))

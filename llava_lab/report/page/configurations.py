@@ -105,8 +105,10 @@ def rows_in(table: Published, runs: Iterable[Committed]) -> list[Group]:
 
 
 def _options(run: RunResults) -> dict[str, Any]:
-    """Options by dotted name, without the seed; none where there is no config.yaml."""
-    options = dict(flat(dict(run.config or {})))
+    """Options by dotted name, without the seed, and the version; none without config.yaml."""
+    if run.config is None:
+        return {}
+    options = {**dict(flat(dict(run.config))), "llava_lab": run.version}
     options.pop(SEED, None)
     return options
 
