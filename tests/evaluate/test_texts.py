@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llava_lab.data.questions import Question
-from llava_lab.evaluate.metrics.captions import Captions
+from llava_lab.evaluate.metrics.captions import Captions, caption_scores
 from llava_lab.evaluate.metrics.distance import TreeDistance, edit_distance
 from llava_lab.evaluate.metrics.wups import Lexicon, Wups
 
@@ -87,6 +87,35 @@ def test_what_scores_texts_is_named_where_it_is_not_there(monkeypatch: pytest.Mo
         Wups().check([question("1", ["dog"])])
     with pytest.raises(ValueError, match=r"pip install -e '\.\[captions\]'"):
         Captions().check([question("1", ["a dog"])])
+
+
+class Lines:
+    """Stands for pycocoevalcap's tokenizer: one text for all captions, read line by line."""
+
+    def tokenize(self, captions: dict[int, list[dict[str, str]]]) -> dict[int, list[str]]:
+        keys = [key for key, each in captions.items() for _ in each]
+        texts = [one["caption"].replace("\n", " ") for each in captions.values() for one in each]
+        found: dict[int, list[str]] = {key: [] for key in captions}
+        for key, line in zip(keys, "\n".join(texts).splitlines(), strict=False):
+            found[key].append(line)
+        return found
+
+
+class Equal:
+    """Scores 1 where a caption is the only reference."""
+
+    def compute_score(self, told: dict, said: dict) -> tuple[float, list[float]]:
+        return 0.0, [float(told[key] == said[key]) for key in told]
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\r", "\r\n", "\x0b", "\n"])
+def test_a_caption_of_several_lines_moves_no_other(mark: str, monkeypatch) -> None:
+    """Each line behind it was scored against the references of the picture before."""
+    scorers = (Lines(), Equal(), Equal())
+    monkeypatch.setattr("llava_lab.evaluate.metrics.captions._scorers", lambda: scorers)
+    told = [["a dog"], ["a cat"], ["a hill"]]
+    assert caption_scores([f"a{mark}dog", "a cat", "a hill"], told) == [(1.0, 1.0)] * 3
+    assert caption_scores(["a dog", "a cat", "a hill"], [[f"a{mark}dog"], *told[1:]])[2] == (1, 1)
 
 
 @pytest.mark.slow

@@ -83,8 +83,16 @@ def caption_scores(
         ValueError: If pycocoevalcap or Java is not there.
     """
     tokenizer, cider, rouge = _scorers()
-    told = {at: [{"caption": each} for each in texts] for at, texts in enumerate(references)}
-    said = {at: [{"caption": text}] for at, text in enumerate(predictions)}
+    told = {at: list(map(_in_a_line, texts)) for at, texts in enumerate(references)}
+    said = {at: [_in_a_line(text)] for at, text in enumerate(predictions)}
     told, said = tokenizer.tokenize(told), tokenizer.tokenize(said)
     columns = [scorer.compute_score(told, said)[1] for scorer in (cider, rouge)]
     return [(float(one), float(other)) for one, other in zip(*columns, strict=True)]
+
+
+def _in_a_line(text: str) -> dict[str, str]:
+    """A caption for the tokenizer, which takes every line for one, also behind U+2028 and the like.
+
+    pycocoevalcap itself joins the lines of a text only where a line feed parts them.
+    """
+    return {"caption": " ".join(text.splitlines())}
