@@ -30,12 +30,12 @@ def frame_files(folder: Path) -> list[Path]:
     files = [file for file in folder.iterdir() if file.suffix.lower() in FRAME_FILES]
     if not files:
         raise ValueError(f"{folder}: no frames; files named {', '.join(FRAME_FILES)} are read")
-    files.sort(key=_natural)
+    files.sort(key=natural)
     _check_numbers(folder, files)
     return files
 
 
-def _natural(file: Path) -> tuple[list[tuple[bool, int, str]], str]:
+def natural(file: Path) -> tuple[list[tuple[bool, int, str]], str]:
     """Sort key of natural order: text as text, and numbers in it as numbers."""
     parts = re.findall(r"([0-9]+)|([^0-9]+)", file.stem)
     return [(not number, int(number or 0), text) for number, text in parts], file.name

@@ -23,7 +23,7 @@ def in_llava_format(row: dict[str, Any]) -> dict[str, Any]:
     """A row in LLaVA's format; one that is in no other known layout is returned as it is.
 
     Raises:
-        Refused: If a row of another layout lacks a text.
+        Refused: If a row of another layout lacks a text, or a list of pictures.
     """
     if row.keys() >= _QUESTION:
         video = row["video_id"]
@@ -34,6 +34,8 @@ def in_llava_format(row: dict[str, Any]) -> dict[str, Any]:
         texts, images = row["texts"], row["images"]
         if not isinstance(texts, list) or not all(isinstance(each, dict) for each in texts):
             raise Refused(f"'texts' must be a list of objects, not {reprlib.repr(texts)}")
+        if images is not None and not isinstance(images, list):
+            raise Refused(f"'images' must be a list of pictures, not {reprlib.repr(images)}")
         messages = []
         for number, each in enumerate(texts, 1):
             for who, key in (("human", "user"), ("gpt", "assistant")):

@@ -17,7 +17,7 @@ from pyarrow.parquet import ParquetFile
 from llava_lab.core import verdict_worlds
 from llava_lab.core.progress import progress
 from llava_lab.core.strict_json import parse
-from llava_lab.data.image_folder import FRAME_FILES, VIDEO_FILES
+from llava_lab.data.image_folder import FRAME_FILES, VIDEO_FILES, natural
 from llava_lab.data.media.archive import open_archive
 from llava_lab.data.media.clip import readable_digests
 from llava_lab.data.media.columns import pictures, without_content
@@ -96,9 +96,11 @@ def _of_table(shard: Path, name: str, by_name: bool) -> Iterator[FileRow]:
                     number += 1
                     for column in held:
                         cell = row.get(column)
-                        if named is None and isinstance(cell, dict) and not by_name:
-                            named = cell.get("path")
-                            _check_inside(shard, f"{number}.{column}", named)
+                        several = isinstance(cell, list) and len(cell) > 0
+                        first = cell[0] if several else cell
+                        if named is None and isinstance(first, dict) and not by_name:
+                            named = first.get("path")
+                            _check_inside(shard, f"{number}.{column}{'.1' * several}", named)
                         row[column] = _named(cell, f"{name}/{number}.{column}", by_name)
                     yield FileRow(place_of(shard, number), number, _with_id(row, shard, number))
     except (pa.ArrowException, OSError) as problem:
@@ -117,8 +119,8 @@ def _check_inside(shard: Path, picture: str, named: str | None) -> None:
 def _named(cell: Any, within: str, by_name: bool) -> Any:
     """The name of a picture, or of each picture of a list, in place of its bytes."""
     if isinstance(cell, list):
-        every = [_named(each, f"{within}.{at}", by_name) for at, each in enumerate(cell, 1)]
-        return [each for each in every if each is not None]
+        every = [(f"{within}.{at}", each) for at, each in enumerate(cell, 1) if each is not None]
+        return [_named(each, place, by_name) or "" for place, each in every]  # "" is refused
     if by_name and isinstance(cell, dict):
         return cell.get("path")
     return None if cell is None else within
@@ -165,9 +167,15 @@ def _of_members(key: str, texts: Mapping[str, str], paths: Mapping[str, str]) ->
     if not isinstance(row, dict):
         raise ValueError(f"member .json holds a {type(row).__name__}, not an object")
     images, videos = (
-        [paths[ending] for ending in sorted(paths) if f".{ending}".lower().endswith(kinds)]
+        sorted(
+            (path for ending, path in paths.items() if f".{ending}".lower().endswith(kinds)),
+            key=lambda path: natural(Path(path)),
+        )
         for kinds in (_PICTURES, VIDEO_FILES)
     )
+    by_name = {Path(path).name: path for path in images}
+    if isinstance(given := row.get("image"), list) and by_name.keys() == {*map(_last, given)}:
+        images = [by_name[_last(each)] for each in given]
     caption = texts.get("txt", row.get("caption"))
     if "conversations" not in row and isinstance(caption, str):
         marks = "<image>" * len(images) + "<video>" * len(videos)
@@ -182,8 +190,14 @@ def _of_members(key: str, texts: Mapping[str, str], paths: Mapping[str, str]) ->
     return {"id": key, **row, "image": images or None, "video": videos[0] if videos else None}
 
 
+def _last(name: Any) -> str:
+    return str(name).rpartition("/")[2]
+
+
 def with_one_path_each(rows: Sequence[FileRow], root: Path) -> list[FileRow]:
-    """Give pictures of the same bytes one path, that of the first, and drop those without bytes.
+    """Give pictures of the same bytes one path, that of the first, and drop one without bytes.
+
+    A row of which a list has a picture without bytes is not readable.
 
     So a picture that several rows have is one picture, as it is where rows name files: it is on one
     side of a hold-out, and is decoded, measured and encoded once.
@@ -225,8 +239,11 @@ def _with_pictures(value: Any, new: Mapping[str, str | None]) -> Any:
         return value
 
     def named(given: Any) -> Any:
-        if isinstance(given, list):
-            return [each for each in map(named, given) if each is not None]
-        return new.get(given, given)
+        return list(map(named, given)) if isinstance(given, list) else new.get(given, given)
 
-    return {key: named(each) if key in _PICTURE_KEYS else each for key, each in value.items()}
+    row = {key: named(each) if key in _PICTURE_KEYS else each for key, each in value.items()}
+    for key in _PICTURE_KEYS:
+        if isinstance(row.get(key), list) and None in row[key]:
+            number = row[key].index(None) + 1
+            return Unreadable(f"picture {number} of {key!r} has no bytes in the shard")
+    return row

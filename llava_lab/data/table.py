@@ -27,6 +27,7 @@ from llava_lab.data.source import ParsedRows, Source, parse_rows, read_source
 from llava_lab.data.split import held_out, image_name, sample_name
 
 BAD = b"bad rows"  # key of the schema's metadata
+READER = 2  # another number where the same file is read as other rows, within one version
 
 
 class Table:
@@ -207,7 +208,8 @@ def read_table(source: Source, seed: int, videos: bool) -> ParsedRows[Sample]:
     """
     path = Path(source.path)
     drawn = f"{seed}/{path.name}" if source.sampling.startswith("random") else ""
-    rule = [__version__, path.suffix, source.sampling, drawn, videos, source.images is None]
+    rule = [__version__, READER, path.suffix, source.sampling, drawn, videos]
+    rule.append(source.images is None)
     name = json_sha256([str(path.absolute()), *rule])[:24]
     read = [[str(each.relative_to(path)), image_digest(each)] for each in source.files()]
     key = json_sha256([read, *rule])

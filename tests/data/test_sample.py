@@ -146,6 +146,7 @@ REFUSED = {
         "2 <image> placeholders for 1 image(s)",
     ),
     "too few": (row(image=["a.png", "b.png"]), "1 <image> placeholders for 2 image(s)"),
+    "no list": ({"images": 5, "texts": [{}]}, "'images' must be a list of pictures, not 5"),
     "text with a placeholder": (row(**TEXT), "no 'image', but a literal <image> in the text"),
     "image": (row(image=3), "'image' must be a path or a list of paths, not 3"),
     "empty list": (row(image=[]), "not []; leave it out of a text-only row"),

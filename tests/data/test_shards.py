@@ -293,22 +293,56 @@ def test_shards_that_are_links_into_a_cache_of_the_hub_are_read(tmp_path: Path) 
     assert image_digest(data.samples[0].images[0])
 
 
-def test_texts_of_finevision_lose_placeholders_that_they_hold_by_chance(tmp_path: Path) -> None:
-    texts = [{"user": "Is <image> a tag?", "assistant": "<image> is."}]
+def finevision(path: Path, *images: list[Any], texts: Any = None) -> Path:
     schema = pa.schema(
         [
             ("images", pa.list_(IMAGE)),
             ("texts", pa.list_(pa.struct([("user", pa.string()), ("assistant", pa.string())]))),
         ]
     )
-    row = {"images": [{"bytes": picture(1), "path": None}] * 2, "texts": texts}
-    data = stage(Source(tabled(tmp_path / "a.parquet", [row], schema)))
+    texts = texts or [{"user": "Q?", "assistant": "A."}]
+    return tabled(path, [{"images": each, "texts": texts} for each in images], schema)
+
+
+def test_texts_of_finevision_lose_placeholders_that_they_hold_by_chance(tmp_path: Path) -> None:
+    texts = [{"user": "Is <image> a tag?", "assistant": "<image> is."}]
+    images = [{"bytes": picture(1), "path": None}] * 2
+    data = stage(Source(finevision(tmp_path / "a.parquet", images, texts=texts)))
     data.read()
     assert data.samples[0].messages == [
         ["user", "<image>\n<image>\nIs  a tag?"],
         ["assistant", " is."],
     ]
     assert data.samples[0].id == "a-1" and len(set(data.samples[0].images)) == 1
+
+
+def test_a_picture_of_a_list_that_is_not_there_never_makes_a_row_of_text(tmp_path: Path) -> None:
+    held, gone = {"bytes": picture(1), "path": "1.jpg"}, {"bytes": None, "path": "2.jpg"}
+    with pytest.raises(ValueError, match=r"the first '2\.jpg', but does not hold them"):
+        stage(Source(finevision(tmp_path / "a.parquet", [gone]))).read()
+    path = finevision(tmp_path / "b.parquet", [], [held], [held, gone], [None, held])
+    data = stage(Source(path, on_bad_row="skip"))
+    for _ in range(2):  # read, and found again
+        with pytest.warns(UserWarning, match="row 3 .*: picture 2 of 'images' has no bytes in the"):
+            data.read()
+        assert [len(sample.images) for sample in data.samples] == [0, 1, 1]
+        data = stage(Source(path, on_bad_row="skip"))
+    save(tmp_path / "images" / "1.jpg", picture(1))
+    path = finevision(tmp_path / "c.parquet", [{"bytes": picture(1), "path": None}])
+    with pytest.raises(BadRows, match=r"'image' must be a path or a list of paths, not \[''\]"):
+        stage(Source(path, tmp_path / "images")).read()
+
+
+def test_pictures_of_a_sample_are_in_the_order_of_numbers_or_of_its_json(tmp_path: Path) -> None:
+    asked = talk("<image>" * 12, "A.")
+    files = [(f"0.{n}.png", picture(n, "png")) for n in range(12)]
+    path = tarred(tmp_path / "a.tar", [("0.json", json_of(conversations=asked)), *files])
+    (sample,) = read_table(Source(path), 0, False).items
+    assert [image.name for image in sample.images] == [name for name, _ in files]
+    row = {"image": [f"x/0.{n}.png" for n in (9, 2, 9)], "conversations": talk("<image>" * 3, "A.")}
+    path = tarred(tmp_path / "b.tar", [("0.json", json_of(**row)), files[2], files[9]])
+    (sample,) = read_table(Source(path), 0, False).items
+    assert [image.name for image in sample.images] == ["0.9.png", "0.2.png", "0.9.png"]
 
 
 def test_a_name_without_its_ending_is_found_and_an_ambiguous_one_refused(tmp_path: Path) -> None:
