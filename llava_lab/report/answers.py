@@ -1,9 +1,12 @@
 """12. Answers: files that `answer` made, scored by a benchmark's rule -> results beside ours."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from fnmatch import fnmatchcase
+from importlib import import_module
+from inspect import Parameter, isabstract, signature
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 from llava_lab.data.questions import Question
@@ -50,7 +53,7 @@ def read_answers(path: Path, questions: Path, images: Path | None, metric: str) 
     results = {
         **{"experiment": model, "scale": None, "seed": 0, "stages": []},
         **{"benchmarks": {benchmark.name: scores}, "cost": {"visual_tokens_mean": None}},
-        **{"origin": ORIGIN, "columns": _columns(questions.name, type(rule).__name__, scores)},
+        **{"origin": ORIGIN, "columns": _columns(questions, type(rule).__name__, scores)},
         "notes": [f"{benchmark.name}: {missing} questions have no answer, and do not count."]
         if missing
         else [],
@@ -68,27 +71,37 @@ def _metric(name: str) -> Any:
     """A metric by its class; those of this package by their name alone."""
     from jsonargparse._util import import_object
 
-    from llava_lab.evaluate.metrics import hallucination, question
+    from llava_lab.evaluate import metrics
     from llava_lab.evaluate.metrics.base import BenchmarkMetric
 
+    modules = [
+        import_module(f"{metrics.__name__}.{each.name}") for each in iter_modules(metrics.__path__)
+    ]
     ours = {
         each.__name__: each
-        for module in (question, hallucination)
+        for module in modules
         for each in vars(module).values()
-        if isinstance(each, type) and issubclass(each, BenchmarkMetric)
+        if isinstance(each, type) and issubclass(each, BenchmarkMetric) and not isabstract(each)
     }
     try:
         found = ours[name] if name in ours else import_object(name)
         return found()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        known = ", ".join(sorted(n for n in ours if not n.endswith("Metric")))
+        known = ", ".join(sorted(name for name, each in ours.items() if not _needs(each)))
         raise ValueError(f"--metric {name}: no metric ({error}); there are {known}") from error
+
+
+def _needs(metric: type) -> list[str]:
+    """Options of a metric without a default, which a class's name alone does not give."""
+    options = signature(metric).parameters.values()
+    return [each.name for each in options if each.default is Parameter.empty]
 
 
 def _matched(path: Path, questions: Sequence[Question], file: Path) -> tuple[dict[int, str], str]:
     """Answers by the place of their questions, and the model's name.
 
-    Both files have one order; ids may repeat, and questions that could not be asked are left out.
+    Both files have one order, and questions that could not be asked are left out. Ids may repeat,
+    where all questions of an id have their answers.
     """
     found: dict[int, str] = {}
     models: dict[str, None] = {}
@@ -107,18 +120,23 @@ def _matched(path: Path, questions: Sequence[Question], file: Path) -> tuple[dic
             )
         found[place] = value["text"]
         place += 1
+    asked = Counter(each.id for each in questions)
+    for name, number in Counter(questions[each].id for each in found).items():
+        if number < asked[name]:
+            raise ValueError(
+                f"{path}: {number} answers to question {name!r}, which {file} asks {asked[name]} "
+                "times: which of them has none cannot be told. `answer` the missing ones again"
+            )
     if len(models) != 1:
         raise ValueError(f"{path}: answers of {len(models)} models ({', '.join(models)}), not one")
     return found, next(iter(models))
 
 
-def _columns(file: str, metric: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(questions: Path, metric: str, scores: Mapping[str, Any]) -> dict[str, Any]:
     """Published columns that this file, scored so, measures."""
+    asked = {"questions": str(questions.absolute()), "metric": metric}
     return {
         column.name: column.ours["score"]
         for column in columns(PAPER).values()
-        if column.ours is not None
-        and column.ours["metric"] == metric
-        and column.ours["score"] in scores
-        and fnmatchcase(file, column.ours["questions"])
+        if column.ours is not None and column.asked_by(asked) and column.ours["score"] in scores
     }

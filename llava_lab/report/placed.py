@@ -89,7 +89,8 @@ def place(table: Published, groups: Sequence[Group]) -> tuple[Placed, list[str]]
         if len(several) > 1:
             labels = ", ".join(each.label for each in several)
             notes.append(
-                f"{name}: several configurations are this row, and none is placed: {labels}."
+                f"{name}: several configurations or versions are this row, and none is placed: "
+                f"{labels}."
             )
         else:
             placed.setdefault(scale, {})[name] = several[0]

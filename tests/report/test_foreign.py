@@ -179,11 +179,27 @@ def test_an_answer_file_is_scored_question_by_question(answered: tuple[Path, Pat
     assert run.results["notes"] == ["asked: 1 questions have no answer, and do not count."]
 
 
+def test_an_answer_file_is_of_the_columns_that_its_folder_says(tmp_path: Path) -> None:
+    """Question files of many benchmarks are called alike: "validation-00000"."""
+    asked = tmp_path / "docvqa" / "validation-0.jsonl"
+    asked.parent.mkdir()
+    asked.write_text(json.dumps({"question_id": "a", "text": "What?", "answer": "red"}) + "\n")
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text(json.dumps({"question_id": "a", "text": "red", "model_id": "mine"}) + "\n")
+    (run,) = read_all([answers], asked, None, "ANLS")
+    assert run.results["columns"] == {"DocVQA": ("validation-0", "accuracy")}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ([], "has no right answers; name the question file"),
         (["--questions", "asked.jsonl", "--metric", "Bleu"], "--metric Bleu: no metric"),
+        (
+            ["--questions", "asked.jsonl", "--metric", "Choice"],
+            "'rule'); there are ANLS, Captions, ",
+        ),
+        (["--questions", "twice.jsonl"], "2 answers to question 'b', which twice.jsonl asks 3"),
         (["--questions", "other.jsonl"], "question 'b' is not in other.jsonl, or not in the order"),
     ],
 )
@@ -197,6 +213,7 @@ def test_answers_that_cannot_be_scored_are_one_message(
     monkeypatch.chdir(answered[0].parent)
     lines = answered[0].read_text().splitlines(keepends=True)
     Path("other.jsonl").write_text(lines[0] + lines[3])
+    Path("twice.jsonl").write_text("".join([*lines, lines[1]]))
     with pytest.raises(SystemExit):
         main(["answers.jsonl", *options])
     assert message in capsys.readouterr().err

@@ -60,7 +60,9 @@ def test_two_configurations_that_are_one_row_are_both_left_out(tmp_path: Path) -
     groups.append(group_of(tmp_path / "mlp", config))
     placed, notes = place(published("tinyllava/figure6"), groups)
     assert list(placed["tiny"]) == ["MLP"]
-    assert notes == ["Resampler: several configurations are this row, and none is placed: 9, 36."]
+    assert notes == [
+        "Resampler: several configurations or versions are this row, and none is placed: 9, 36."
+    ]
 
 
 def test_one_configuration_of_two_sweeps_is_placed_once(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """12. Configurations: runs -> those that differ in their seed alone, by what sets them apart."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -88,13 +89,19 @@ def configurations(runs: Sequence[RunResults]) -> list[Configuration]:
 
 
 def committed(runs: Iterable[Committed]) -> list[Configuration]:
-    """Runs under results/, by sweep and point; each seed has a world of its own."""
-    points: dict[tuple[str, str], list[RunResults]] = {}
+    """Runs under results/, by sweep, point and version; each seed has a world of its own."""
+    points: dict[tuple[str, str, str | None], list[RunResults]] = {}
     for each in runs:
-        points.setdefault((each.sweep, each.point), []).append(each.run)
+        points.setdefault((each.sweep, each.point, each.run.version), []).append(each.run)
+    names = Counter((sweep, point) for sweep, point, _ in points)
     return [
-        Configuration(f"{sweep}: {point}", sweep, found, _options(found[0]))
-        for (sweep, point), found in points.items()
+        Configuration(
+            f"{sweep}: {point}" + (f" ({version})" if names[sweep, point] > 1 else ""),
+            sweep,
+            found,
+            _options(found[0]),
+        )
+        for (sweep, point, version), found in points.items()
     ]
 
 
