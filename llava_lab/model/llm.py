@@ -13,8 +13,10 @@ from llava_lab.model.attention.forest import ATTENTION
 from llava_lab.model.attention.plan import AttentionPlan
 from llava_lab.model.encoder.tower import first_line, refuse_depth
 from llava_lab.model.kernels import Kernels, refuse_cpu, use_kernels
+from llava_lab.model.lm_checks import check_lm
 from llava_lab.model.weights import (
     check_values,
+    few,
     load_part,
     locate,
     refuse_adapter,
@@ -76,7 +78,11 @@ class CausalLM(nn.Module):
         scale_positions(settings, rope_factor)
         kind = getattr(torch, dtype)
         if pretrained and weights is None:
-            assert name is not None
+            if name is None:
+                raise ValueError(
+                    "model.llm: there is no `name` to load weights of; set pretrained to false "
+                    "for random ones, or give `weights`"
+                )
             self.model = _download(
                 AutoModelForCausalLM, locate(name), "model.llm.name", config=settings, dtype=kind
             )
@@ -85,23 +91,9 @@ class CausalLM(nn.Module):
                 self.model = _build(settings, kind)
             if weights is not None:
                 load_part(self.model, weights, "llm.model.")
-        self._check()
+        check_lm(self.model, attention)
         self.model.set_attn_implementation(ATTENTION if attention == "forest" else "sdpa")
         self.kernels = use_kernels(self.model, kernels)
-
-    def _check(self) -> None:
-        """Refuse an LM whose attention the packed forest cannot compute."""
-        kind, config = type(self.model).__name__, self.model.config
-        for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-            if getattr(config, key, None) not in (None, 1, 1.0):
-                raise ValueError(f"{kind} scales its logits ({key}), which losses here do not do")
-        if self.attention == "forest" and not getattr(
-            self.model, "_supports_attention_backend", False
-        ):
-            raise ValueError(
-                f"{kind} does not use transformers' attention interface, so the packed forest "
-                "cannot reach it. Set model.llm.attention to padded."
-            )
 
     def identity(self) -> Any:
         """Full definition of the tokenizer, for keys of caches."""
@@ -284,6 +276,8 @@ def _download(kind: Any, name: str, key: str, **options: Any) -> Any:
     if Path(name).is_dir():
         refuse_adapter(Path(name))
         refuse_quantized(Path(name))
+    if kind is AutoModelForCausalLM:  # which would draw what is missing at random
+        options["output_loading_info"] = True
     try:
         found = kind.from_pretrained(name, trust_remote_code=False, **options)
     except BaseException as error:  # a damaged file may raise anything; tokenizers panics
@@ -294,6 +288,12 @@ def _download(kind: Any, name: str, key: str, **options: Any) -> Any:
             f"{key}: cannot load {name!r} as {kind.__name__} ({hint}, and the hub gave nothing: "
             f"{first_line(error)}). Give a hub id that this machine can reach, or a local folder."
         ) from error
-    if isinstance(found, nn.Module):
+    if kind is AutoModelForCausalLM:
+        found, report = found
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(
+                f"{key}: {name}: weights are {few('missing', missing)}; take a whole LM, or leave "
+                "out what model.llm.config changes"
+            )
         check_values(found.state_dict(), name)
     return found

@@ -197,6 +197,11 @@ def load_part(part: nn.Module, path: str | Path, prefix: str = "") -> None:
     needed = {key: own[key] for key in sorted(own) if key not in tied}
     if problem := misfit(found, needed, own):
         raise ValueError(f"{path} does not fit {type(part).__name__}: {problem}")
+    if apart := _apart(own, found):
+        raise ValueError(
+            f"{path} does not fit {type(part).__name__}: {few('tied in the model alone', apart)}; "
+            "an LM ties none with config.tie_word_embeddings false"
+        )
     part.load_state_dict(found, strict=not tied)
 
 
@@ -204,6 +209,18 @@ def _is_tied(key: str, own: dict[str, Tensor], found: dict[str, Tensor]) -> bool
     """Whether a missing tensor shares its memory with one that was found (tied embeddings)."""
     memory = own[key].data_ptr()
     return memory != 0 and any(own[k].data_ptr() == memory for k in own.keys() & found.keys())
+
+
+def _apart(own: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+    """Tensors that share their memory with one before them, of which the file has another value."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    apart = []
+    for key, value in found.items():
+        memory, kind = own[key].data_ptr(), own[key].dtype
+        other = first.setdefault((memory, own[key].shape), key)
+        if memory and other != key and not torch.equal(value.to(kind), found[other].to(kind)):
+            apart.append(key)
+    return apart
 
 
 @contextmanager

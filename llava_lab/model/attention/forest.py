@@ -10,6 +10,7 @@ from transformers import AttentionInterface
 from llava_lab.model.attention.cache import LayerKind
 from llava_lab.model.attention.kernel import takes
 from llava_lab.model.attention.plan import AttentionPlan
+from llava_lab.model.lm_checks import lost_window
 
 ATTENTION = "llava_lab_forest"
 
@@ -47,6 +48,11 @@ def forest_attention(
         [1, q, h, d], and no weights.
     """
     plan = _plan_of(type(module).__name__, forest, attention_mask, others)
+    if lost_window(module, sliding_window):
+        raise ValueError(
+            f"{type(module).__name__} has a sliding window that it leaves to a mask, which the "
+            "packed forest does not take. Set the LM's `attention: padded`."
+        )
     if query.is_cuda and torch.is_autocast_enabled("cuda"):  # which knows torch's attention only
         dtype = torch.get_autocast_dtype("cuda")
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)

@@ -1,0 +1,113 @@
+"""An LM that would come out as another one is refused: its files, its layers, its logits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_forest import BASE
+
+from llava_lab.data.forest import Forest
+from llava_lab.model.llm import CausalLM
+
+ONES = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def lm(family: str, name: str | None = None, **options: Any) -> CausalLM:
+    config = {**BASE, "model_type": family, **options.pop("config", {})}
+    return CausalLM(name, "v1", config=config, tokenizer="unused", **options)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lm")
+    lm("llama", pretrained=False).model.save_pretrained(folder)
+    return folder
+
+
+def test_a_tensor_that_an_lms_folder_lacks_is_named_and_not_drawn(
+    saved: Path, tmp_path: Path
+) -> None:
+    whole = load_file(saved / "model.safetensors")
+    assert CausalLM(str(saved), "v1", tokenizer="unused").model.lm_head.weight.equal(
+        whole["lm_head.weight"]
+    )
+    for lost in ("lm_head.weight", "model.layers.1.mlp.up_proj.weight"):
+        rest = {name: each for name, each in whole.items() if name != lost}
+        save_file(rest, tmp_path / "model.safetensors", {"format": "pt"})
+        (tmp_path / "config.json").write_bytes((saved / "config.json").read_bytes())
+        with pytest.raises(ValueError, match=f"1 missing: {lost}"):
+            CausalLM(str(tmp_path), "v1", tokenizer="unused")
+    with pytest.raises(ValueError, match=r"9 missing: model\.layers\.2\."):
+        CausalLM(str(saved), "v1", tokenizer="unused", config={"num_hidden_layers": 3})
+
+
+def test_without_a_name_there_are_no_weights_to_load() -> None:
+    with pytest.raises(ValueError, match="no `name` to load weights of; set pretrained to false"):
+        lm("llama")
+
+
+def test_a_file_whose_tied_tensors_differ_is_refused(saved: Path, tmp_path: Path) -> None:
+    path, whole = tmp_path / "llm.safetensors", load_file(saved / "model.safetensors")
+    save_file(whole, path)
+    tied = {"tie_word_embeddings": True}
+    with pytest.raises(ValueError, match=r"1 tied in the model alone: .*tie_word_embeddings false"):
+        lm("llama", pretrained=False, weights=str(path), config=tied)
+    save_file({**whole, "lm_head.weight": whole["model.embed_tokens.weight"].clone()}, path)
+    found = lm("llama", pretrained=False, weights=str(path), config=tied)
+    assert found.model.lm_head.weight.equal(whole["model.embed_tokens.weight"])
+
+
+HYBRID: dict[str, dict[str, Any]] = {
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "recurrent_gemma": {"head_dim": 8, "lru_width": 32, "logits_soft_cap": 1.0},
+    "minimax": {
+        "layer_types": ["linear_attention", "full_attention"],
+        "num_local_experts": 2,
+        "head_dim": 8,
+    },
+}
+
+
+@pytest.mark.parametrize("family", HYBRID)
+def test_layers_that_would_mix_packed_rows_are_for_padded_attention(family: str) -> None:
+    config = {**ONES, **HYBRID[family]}
+    with pytest.raises(ValueError, match=r"(conv|linear_attention), .*attention to padded"):
+        lm(family, pretrained=False, config=config)
+    model = lm(family, pretrained=False, config=config, attention="padded").eval()
+    row = torch.randn(9, 32)
+    with torch.no_grad():
+        both = model(row, Forest((4, 5), (None, None)))
+        alone = model(row[4:], Forest((5,), (None,)))
+    torch.testing.assert_close(both[4:], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_window_that_a_layer_leaves_to_a_mask_is_for_padded_attention() -> None:
+    config = {**ONES, "sliding_window": 4, "num_local_experts": 2}
+    row, forest = torch.randn(9, 32), Forest((9,), (None,))
+    with pytest.raises(ValueError, match=r"PhimoeAttention has a sliding window .*padded"):
+        lm("phimoe", pretrained=False, config=config)(row, forest)
+    assert len(
+        lm("phimoe", pretrained=False, config=config | {"sliding_window": None})(row, forest)
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "message"),
+    [
+        ("recurrent_gemma", {"head_dim": 8}, "scales its logits .logits_soft_cap"),
+        ("falcon_h1", {"lm_head_multiplier": 0.5}, "scales its logits .lm_head_multiplier"),
+        ("bert", {"is_decoder": True}, "BertLMHeadModel has more than a decoder"),
+        ("modernbert-decoder", {}, "has more than a decoder"),
+    ],
+)
+def test_logits_that_are_not_the_output_layers_are_refused(
+    family: str, config: dict[str, Any], message: str
+) -> None:
+    base = {k: v for k, v in BASE.items() if k != "num_key_value_heads" or "bert" not in family}
+    options = {"model_type": family, **base, **ONES, **config}
+    with pytest.raises(ValueError, match=message):
+        CausalLM(
+            None, "v1", pretrained=False, config=options, tokenizer="unused", attention="padded"
+        )
