@@ -16,12 +16,14 @@ from llava_lab.__main__ import main
 from llava_lab.data.forest import Forest
 from llava_lab.data.geometry import Layout, Pool, ViewSpec
 from llava_lab.data.packing import EncodedSample, Segment
+from llava_lab.data.questions import Question
 from llava_lab.data.tokens import IGNORE, VISUAL
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.square import Square
 from llava_lab.data.views.video import Frames
 from llava_lab.model.connector.resampler import Resampler
 from llava_lab.model.llm import CausalLM
+from llava_lab.report.look import asked as look_asked
 from llava_lab.report.look.asked import questions_of
 from llava_lab.report.look.attention import recorded
 from llava_lab.report.look.pictures import maps_of, unnormalised
@@ -48,6 +50,21 @@ def test_weights_are_those_of_transformers_own_attention(heads: int) -> None:
     assert sorted(found) == [0, 1]
     for layer, weights in found.items():
         torch.testing.assert_close(weights, wanted[layer][0][:, queries])
+
+
+def test_an_answer_is_drawn_as_long_as_its_benchmark_lets_it_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    longest: list[int] = []
+    monkeypatch.setattr(
+        look_asked, "question_loader", lambda *_, **given: longest.append(given["max_new_tokens"])
+    )
+    benchmarks = [{"name": "own", "max_new_tokens": 4}, {"name": "usual"}]
+    question = Question("1", (Path("a.png"),), "What?", "", (), "file")
+    for given in ({"max_new_tokens": 64}, {}):
+        for name in ("own", "usual"):
+            look_asked._prompt(None, None, {**given, "benchmarks": benchmarks}, name, question)
+    assert longest == [4, 64, 4, 128]
 
 
 VIEWS = [

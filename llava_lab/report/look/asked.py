@@ -238,7 +238,7 @@ def _prompt(model: Any, views: Any, data: Any, benchmark: str, question: Questio
         position=position,
         prompt=own.get("prompt"),
         template=data.get("template"),
-        max_new_tokens=data.get("max_new_tokens") or 128,
+        max_new_tokens=own.get("max_new_tokens") or data.get("max_new_tokens") or 128,
         images_per_batch=1,
     )
 
