@@ -104,6 +104,21 @@ class ImageFolder:
             self._keep_inside(name)
         return self.root / name
 
+    def find_again(self, name: str, kind: Literal["image", "video"]) -> None:
+        """Refuse a file that is gone, or that a row may have named otherwise and would not now.
+
+        Args:
+            name: Name of a file that was found before, maybe by a name without its ending.
+            kind: What it is.
+        """
+        found, (stem, ending) = self.find(name, kind), os.path.splitext(name)
+        if kind == "image" and ending == ".gif":
+            found = self.find(f"{stem}.jpg")
+        elif kind == "video" and ending.lower() in VIDEO_FILES:
+            found = self.find(stem, kind)
+        if found != self.root / name:
+            raise Refused(f"{kind} {name!r} may be {found.name}")
+
     def _frames(self, name: str) -> Path:
         """Return the path of a folder of frames."""
         self._keep_inside(name)

@@ -244,7 +244,7 @@ def _found(stored: Path, source: Source, key: str, videos: bool) -> ParsedRows[S
             rows = np.repeat(table.videos == video, np.diff(table.image_starts))
             for number in np.unique(table.images[rows]):
                 assert folder is not None
-                folder.find(table.names[int(number)].as_py(), "video" if video else "image")
+                folder.find_again(table.names[int(number)].as_py(), "video" if video else "image")
     except Refused:
         return None
     read, path = sample_reader(source, videos), Path(source.path)

@@ -54,6 +54,7 @@ def decoded_by(rule: str) -> KnownFiles:
 def _rule(views: Views, video: bool) -> str:
     """Key of everything that decides how a file is loaded; most views load images alike."""
     decoders = (PIL.__version__, av.__version__)
-    alike = type(views).load is Views.load or (type(views) is Frames and not video)
-    values = (decoders, views.upright) if alike else (decoders, views)
+    shown = views.image if type(views) is Frames and not video else views
+    alike = type(shown).load is Views.load
+    values = (decoders, views.upright) if alike else (decoders, shown)
     return fingerprint(*values, leave_out=("idle", "layout_only"))[:24]

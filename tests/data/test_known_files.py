@@ -12,6 +12,7 @@ from llava_lab.data.known_files import KnownFiles
 from llava_lab.data.media import clip
 from llava_lab.data.verified import verified
 from llava_lab.data.views.pad import Pad
+from llava_lab.data.views.video import Frames
 
 
 @pytest.fixture
@@ -99,3 +100,19 @@ def test_photographs_that_are_turned_and_not_turned_have_sizes_of_their_own(
     Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
     for upright, size in ((False, (40, 30)), (True, (30, 40)), (False, (40, 30))):
         assert verified([tmp_path / "a.jpg"], Pad(upright), "rows")[0] == {tmp_path / "a.jpg": size}
+
+
+class Left(Pad):
+    """Views of the left half of pictures."""
+
+    def load(self, path: Path) -> Image.Image:
+        return super().load(path).crop((0, 0, 2, 9))
+
+
+def test_pictures_of_frames_are_known_by_how_its_views_of_pictures_load_them(
+    cache: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (4, 9)).save(tmp_path / "a.png")
+    for image, size in ((Pad(), (4, 9)), (Left(), (2, 9)), (Pad(), (4, 9))):
+        found, _ = verified([tmp_path / "a.png"], Frames(image=image), "rows")
+        assert found == {tmp_path / "a.png": size}

@@ -146,6 +146,32 @@ def test_bad_rows_are_told_again_and_taken_where_they_are_mended(
     assert [sample.id for sample in read_table(given, 0, False).items] == ["0", "4"]
 
 
+def test_a_file_that_may_be_another_one_by_now_is_found_anew(
+    tmp_path: Path, parsed: list[str]
+) -> None:
+    names = {"image": "0/a.jpg", "video": "v"}
+    rows = [row(2, image=None, conversations=row(4)["conversations"]) for _ in names]
+    for each, (key, name) in zip(rows, names.items(), strict=True):
+        each["conversations"][0]["value"] = "<image>?"
+        each[key] = name
+    given, folder = source(tmp_path, rows), tmp_path / "images"
+    (folder / "0" / "a.gif").write_bytes(b"")
+    (folder / "v.mp4").write_bytes(b"")
+
+    def found() -> list[str]:
+        return [sample.images[0].name for sample in read_table(given, 0, True).items]
+
+    assert found() == found() == ["a.gif", "v.mp4"] and len(parsed) == 1
+    (folder / "0" / "a.jpg").write_bytes(b"")
+    assert found() == ["a.jpg", "v.mp4"], "what a fresh start reads"
+    (folder / "v").mkdir()
+    assert found() == ["a.jpg", "v"]
+    (folder / "v").rmdir()
+    (folder / "v.mkv").write_bytes(b"")
+    with pytest.raises(BadRows, match=r"video 'v' may be v\.mkv or v\.mp4"):
+        found()
+
+
 def test_a_damaged_table_is_made_again(tmp_path: Path, parsed: list[str], cache: Path) -> None:
     given = source(tmp_path, [row(n) for n in range(9)])
     expected = list(read_table(given, 0, False).items)

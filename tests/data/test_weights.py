@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,6 +120,31 @@ def test_a_source_of_weight_0_is_left_out_and_its_held_out_rows_are_not(made: An
     parts = dict(held_parts(without.sources, without.held))
     assert parts.keys() == {"ocr", "talk"} and sum(map(len, parts.values())) == len(whole.held)
     assert all(name in whole.held[row].source for name, rows in parts.items() for row in rows)
+
+
+def test_a_limit_leaves_out_no_source(made: Any) -> None:
+    data = made(1, 1, hold_out=0.5, micro_batch_size=2)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)
+    data.encoded = lambda rows: rows
+    named = {part.source for step in data.val_dataloader().order.steps for part in step}
+    assert named == {"ocr", "talk"}
+    for limit, batches in ((0.01, 2), (1, 2), (3, 6), (0.0, 0)):
+        data.held_limit = limit
+        loader = data.val_dataloader()
+        steps = loader.order.steps if batches else loader
+        assert len(steps) == batches
+        assert {part.source for step in steps for part in step} == (named if batches else set())
+
+
+def test_rows_left_out_of_one_file_by_two_sources_are_all_counted(tmp_path: Path) -> None:
+    path = write(tmp_path, "talk", 10)
+    for number in (0, 8, 9):
+        (tmp_path / "images" / "talk" / f"{number}.png").unlink()
+    ends = [Source(path, tmp_path / "images", each, "skip") for each in ("first:3", "end:3")]
+    data = ImageDataModule(ends, Pad(), 4)
+    with pytest.warns(UserWarning, match="rows are left out"):
+        data.read()
+    assert data.skipped == {str(path): 3}
 
 
 def test_names_and_weights_that_mean_nothing_are_refused(made: Any, tmp_path: Path) -> None:

@@ -105,9 +105,12 @@ class ImageDataModule(StageDataModule):
         if model is not None:
             every = [self.usable(model, found) for found in every]
             self.checked = True
+        self.skipped = {}
         for found in every:
             found.warn()
-        self.skipped = {str(found.source.path): len(found.bad) for found in every if found.bad}
+            if found.bad:  # several sources may read one file
+                path = str(found.source.path)
+                self.skipped[path] = self.skipped.get(path, 0) + len(found.bad)
         items: list[Any] = [found.items for found in every]
         rows = functools.reduce(operator.add, items)
         self.samples, self.held = self.split(rows)

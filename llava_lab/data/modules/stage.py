@@ -173,8 +173,13 @@ class StageDataModule(LightningDataModule):
 
 
 def limited(number: int, limit: float) -> int:
-    """How many of a number of batches a limit of Lightning leaves: a share, or so many at most."""
-    return int(number * limit) if isinstance(limit, float) else min(number, limit)
+    """How many of a number of batches a limit of Lightning leaves: a share, or so many at most.
+
+    A share above 0 leaves one at least, so that of no source's held-out rows nothing is measured.
+    """
+    if isinstance(limit, float):
+        return max(int(number * limit), min(number, math.ceil(limit)))
+    return min(number, limit)
 
 
 def run_seed() -> int:
