@@ -98,6 +98,7 @@ class Fitting:
         """Fingerprint of every stage; reads and checks all data before anything is spent."""
         for stage in stages.values():
             stage.data.check(self.parts.model)
+            watch.check_held_out(stage, self.parts.benchmarks)
         return stage_fingerprints(self.options, self.parts.model, stages, self.probe)
 
     @cached_property

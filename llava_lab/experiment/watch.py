@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from llava_lab.core.atomic import link
+from llava_lab.data.modules.image import ImageDataModule
+from llava_lab.data.table import files_of
 from llava_lab.evaluate.benchmark import BenchmarkDataModule
 from llava_lab.evaluate.trajectory import Trajectory, covers
 from llava_lab.train.kept import Kept, kept_file, steps_between
@@ -61,6 +63,38 @@ class Watch:
             model: The model, without adapters.
         """
         return {"trajectory": self.trajectory.summary(model)} if self.trajectory else {}
+
+
+def check_held_out(stage: Stage, data: BenchmarkDataModule) -> None:
+    """Refuse a benchmark of what a stage holds out that shows what the stage is trained on.
+
+    The two split the same file alike, unless their shares differ, or rows that only one of them
+    reads have several of the file's pictures, which are then on one side.
+
+    Args:
+        stage: The stage, its data read.
+        data: The benchmarks.
+
+    Raises:
+        ValueError: Names the benchmark, the stage and the first such picture.
+    """
+    rows = stage.data
+    if not isinstance(rows, ImageDataModule) or not rows.held_share:
+        return
+    files = {Path(source.path).absolute() for source in rows.sources}
+    for each in data.benchmarks:
+        if not each.held_out or Path(each.path).absolute() not in files:
+            continue
+        trained = set(files_of(rows.samples))
+        asked = dict.fromkeys(path for question in each.questions for path in question.images)
+        if both := [path for path in asked if path in trained]:
+            raise ValueError(
+                f"benchmark {each.name}: {len(both)} of its {len(asked)} pictures are trained on "
+                f"by stages.{stage.name}, the first {both[0]}: its held_out is {each.held_out}, "
+                f"and the stage's hold_out {rows.held_share}. Set them alike; where they are, rows "
+                "of another source show such a picture beside others: leave them out, or ask a "
+                "file of questions"
+            )
 
 
 def check(stage: Stage, data: BenchmarkDataModule) -> None:

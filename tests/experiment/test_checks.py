@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,9 @@ from llava_lab.data.rows import BadRows
 from llava_lab.data.source import Source
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.square import Square
+from llava_lab.evaluate.benchmark import Benchmark
+from llava_lab.evaluate.metrics.question import VQAAccuracy
+from llava_lab.experiment.watch import check_held_out
 
 LONG = "word " * 400
 
@@ -248,3 +252,32 @@ def test_a_run_says_how_many_rows_it_left_out(
     (path,) = tmp_path.glob("runs/llava15/*/results.json")
     records = json.loads(path.read_text())["stages"]
     assert [record["rows_skipped"] for record in records] == [{}, {str(tmp_path / "rows.json"): 2}]
+
+
+def test_a_benchmark_of_what_is_held_out_never_asks_about_what_is_trained_on(
+    folder: Path, cache: Path
+) -> None:
+    for number in range(20):
+        Image.new("RGB", (4, 4)).save(folder / "images" / f"{number}.png")
+    alone = source(folder, [row(str(n), f"{n}.png") for n in range(20)])
+    pairs = [[f"{n}.png", f"{n + 10}.png"] for n in range(10)]
+    rows = [row(str(n), names, "<image><image>?") for n, names in enumerate(pairs)]
+    (folder / "pairs.json").write_text(json.dumps(rows))
+
+    def check(sources: list[Source], held_out: float, **options: Any) -> None:
+        made = ImageDataModule(sources, Pad(), 2, hold_out=0.4)
+        made.name = "instruct"
+        made.read()
+        metric, (path, images) = VQAAccuracy(), (str(alone.path), str(alone.images))
+        asked = Benchmark("held_out", path, images, metric, held_out=held_out, **options)
+        check_held_out(
+            SimpleNamespace(name="instruct", data=made), SimpleNamespace(benchmarks=[asked])
+        )
+
+    check([alone], 0.4)
+    check([alone], 0.2)
+    told = r"benchmark held_out: .* are trained on by stages.instruct, the .*: its held_out is"
+    with pytest.raises(ValueError, match=rf"{told} 0\.9, and the stage's hold_out 0\.4"):
+        check([alone], 0.9)
+    with pytest.raises(ValueError, match=rf"{told} 0\.4.*rows of another source show such"):
+        check([alone, Source(folder / "pairs.json", folder / "images")], 0.4)
