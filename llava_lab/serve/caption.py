@@ -50,7 +50,7 @@ def caption(
         missing = [
             each
             for each in inputs
-            if each.id not in replies or unreadable(row_of(each, prompt, replies[each.id]))
+            if each.key not in replies or unreadable(row_of(each, prompt, replies[each.key]))
         ]
         with progress("captions", len(missing)) as bar:
             for each, reply in engine(missing):
@@ -59,8 +59,8 @@ def caption(
                 if not isinstance(reply, Exception):
                     problem = unreadable(row_of(each, prompt, reply))
                 if problem is None:
-                    replies[each.id] = reply
-                    journal.add(each.id, reply)
+                    replies[each.key] = reply
+                    journal.add(each.key, reply)
                 else:
                     failed.append(f"{each.name}: {problem}")
         if failed:
@@ -68,7 +68,7 @@ def caption(
                 f"{len(failed)} of {len(inputs)} inputs have no caption; the same command tries "
                 f"them again and keeps the others:\n  {listed(failed, 10)}"
             )
-        write_rows(out, (row_of(each, prompt, replies[each.id]) for each in inputs))
+        write_rows(out, (row_of(each, prompt, replies[each.key]) for each in inputs))
         journal.remove()
     return len(missing)
 

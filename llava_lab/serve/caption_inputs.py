@@ -33,6 +33,11 @@ class CaptionInput:
         """Its key in a row: "image" or "video"."""
         return "video" if isinstance(self.path, VideoPath) else "image"
 
+    @property
+    def key(self) -> str:
+        """Its name in a journal: its id and where it is, since an id may be given to another."""
+        return f"{self.id} {os.path.abspath(self.path)}"
+
 
 def read_inputs(source: Path, images: Path | None) -> list[CaptionInput]:
     """List what to caption, in order.

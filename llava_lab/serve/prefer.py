@@ -16,6 +16,7 @@ from typing import Any
 from llava_lab.core.journal import Journal
 from llava_lab.core.messages import listed
 from llava_lab.core.progress import progress
+from llava_lab.core.records import json_sha256
 from llava_lab.data.fields import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, read_text
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.modules.preference import unreadable
@@ -75,12 +76,13 @@ def prefer(
         questions: All questions.
         sample: Answers questions.
         score: Scores answers.
-        journal: Keeps the scored answers of each question.
+        journal: Keeps the scored answers of each question, by all that it asks.
         samples: Answers to each question.
         images_at_once: Images whose questions are answered between two entries of the journal.
     """
     with journal, progress("questions", len(questions)) as bar:
-        done: dict[str, ScoredAnswers] = journal.read()
+        kept: dict[str, ScoredAnswers] = journal.read()
+        done = {each.id: kept[_key(each)] for each in questions if _key(each) in kept}
         groups = by_images([question for question in questions if question.id not in done])
         bar.update(len(questions) - sum(len(each.questions) for each in groups))
         for start in range(0, len(groups), images_at_once):
@@ -91,9 +93,15 @@ def prefer(
             scores = zip((text for _, text in answered), score(answered), strict=True)
             for question in batch:
                 done[question.id] = [next(scores) for _ in range(samples)]
-                journal.add(question.id, done[question.id])
+                journal.add(_key(question), done[question.id])
             bar.update(len(batch))
     return done
+
+
+def _key(question: Question) -> str:
+    """Name of a question in the journal: all that it asks, shows, and is scored by."""
+    shown = [str(path) for path in question.images]
+    return json_sha256([question.id, question.text, shown, question.answers, question.caption])
 
 
 def pairs(

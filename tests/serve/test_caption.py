@@ -202,6 +202,22 @@ def test_a_journal_of_another_question_is_refused(tmp_path: Path, pictures: Path
     ]
 
 
+def test_a_caption_of_another_picture_of_the_same_id_is_not_taken(
+    serve, pictures: Path, tmp_path: Path
+) -> None:
+    """It was: a mended file, or another --images, got the captions of the pictures before."""
+    server = serve({1: "400"})
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.json"
+    rows.write_text('{"id": "a", "image": "00.png"}\n{"id": "b", "image": "02.png"}\n')
+    command = ["--images", str(pictures), "--in-flight", "1"]
+    with pytest.raises(SystemExit):
+        run(rows, out, server.url, *command)
+    rows.write_text('{"id": "a", "image": "28.png"}\n{"id": "b", "image": "02.png"}\n')
+    run(rows, out, server.url, *command)
+    run(rows, tmp_path / "fresh.json", server.url, *command)
+    assert out.read_bytes() == (tmp_path / "fresh.json").read_bytes()
+
+
 def test_rows_of_a_file_keep_their_ids(pictures: Path, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"id": "a", "image": "00.png"}\n{"id": 7, "image": "more/01.png"}\n')

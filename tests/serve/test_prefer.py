@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,30 @@ def test_every_question_is_sampled_once_whenever_it_is_killed(tmp_path: Path) ->
         prefer(questions, sample, score_by_answers, Journal(out, "b"), 3, 2)
     with pytest.raises(ValueError, match="none of 1 questions makes a pair: 1 have answers that"):
         pairs(questions[1:2], scored, tmp_path)
+
+
+def test_answers_to_another_question_of_the_same_id_are_not_taken(tmp_path: Path) -> None:
+    """They were: a mended row of a file got the answers to what it had asked before."""
+    first, other = ask("q0", "left", root=tmp_path), ask("q1", "left", root=tmp_path)
+    journal, asked = Journal(tmp_path / "pairs.jsonl", "a"), []
+
+    def sample(batch: Sequence[Question]) -> list[str]:
+        asked.extend(question.id for question in batch)
+        return ["left" if question.text == first.text else "up" for question in batch]
+
+    prefer([first, other], sample, score_by_answers, journal, 1, 1)
+    for change in (
+        {"text": "<image>\nWhere?"},
+        {"images": (VideoPath(tmp_path / "b.mp4"),)},
+        {"answers": ("up",)},
+        {"caption": "A star."},
+    ):
+        asked.clear()
+        changed = [replace(first, **change), other]
+        scored = prefer(changed, sample, score_by_answers, journal, 1, 1)
+        assert asked == ["q0#0"], change
+        text = "up" if "text" in change else "left"
+        assert scored["q0"] == [(text, score_by_answers([(changed[0], text)])[0])]
 
 
 def test_what_could_not_be_scored_is_refused() -> None:
