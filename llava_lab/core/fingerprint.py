@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llava_lab.core.below import files_below
 from llava_lab.core.records import file_sha256
 from llava_lab.core.tensors import digest
 from llava_lab.core.version import __version__
@@ -178,7 +179,7 @@ def content_or_text(text: str) -> Any:
         if path.is_file():
             return {"file": file_sha256(path)}
         if "/" in text and path.is_dir():
-            inside = sorted(each for each in path.rglob("*") if each.is_file())
+            inside = files_below(path)
             names = [str(each.relative_to(path)) for each in inside]
             return {"folder": [names, *(content_or_text(str(each)) for each in inside)]}
     except ValueError:  # a NUL byte: no name of a file

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetFile
 
 from llava_lab.core import verdict_worlds
+from llava_lab.core.below import files_below
 from llava_lab.core.progress import progress
 from llava_lab.core.strict_json import parse
 from llava_lab.data.image_folder import FRAME_FILES, VIDEO_FILES, natural
@@ -46,7 +47,7 @@ def shards_of(path: Path) -> list[Path]:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file{nearest(path)}")
         return [path]
-    found = sorted(each for each in path.rglob("*") if each.suffix in KINDS and each.is_file())
+    found = [each for each in files_below(path) if each.suffix in KINDS]
     kinds = {each.suffix for each in found}
     if not found:
         raise FileNotFoundError(f"{path}: a folder without {' or '.join(KINDS)} files")

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from llava_lab.core.below import files_below
 from llava_lab.core.messages import listed
 from llava_lab.data.fields import read_media
 from llava_lab.data.image_folder import ImageFolder
@@ -61,7 +62,9 @@ class Pictures:
 
     def _add(self, folder: Path) -> None:
         known = set(Image.registered_extensions())
-        paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in known and p.is_file()]
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder of pictures")
+        paths = [path for path in files_below(folder) if path.suffix.lower() in known]
         if not paths:
             raise ValueError(f"{folder}: there is no picture")
         for path, (pixels, looks) in self.look(paths).items():

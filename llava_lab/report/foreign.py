@@ -6,7 +6,7 @@ from pathlib import Path
 from llava_lab.report.lmms_eval import is_log, logs_in, read_log
 from llava_lab.report.published import Published
 from llava_lab.report.rows import ScoreRow, score_rows
-from llava_lab.report.runs import NAME, RunResults, find, read
+from llava_lab.report.runs import RunResults, find, read, results_below
 
 
 def read_all(
@@ -33,7 +33,7 @@ def read_all(
         found += map(read_log, logs)
         if path.suffix == ".jsonl" and path.is_file():
             found.append(_answers(path, questions, images, metric))
-        elif not logs or (path.is_dir() and any(path.rglob(NAME))):
+        elif not logs or (path.is_dir() and results_below(path)):
             own.append(path)
     if questions is not None and not any(run.results.get("origin") == "answer" for run in found):
         raise ValueError("--questions is of answer files: name one, such as answers.jsonl")

@@ -8,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
+from llava_lab.core.below import files_below
 from llava_lab.core.records import read_record
 from llava_lab.core.yaml_file import parse_value
 from llava_lab.evaluate.points import PASSES
@@ -98,6 +99,11 @@ def version_notes(runs: Iterable[RunResults]) -> list[str]:
     return [f"Made by several versions: {'; '.join(several)}."] if several else []
 
 
+def results_below(folder: Path) -> list[Path]:
+    """Results files in a folder and below it, those of folders that are links too."""
+    return [path for path in files_below(folder) if path.name == NAME]
+
+
 def find(paths: Sequence[Path]) -> list[Path]:
     """Find the results files at, in or below the paths; each one once."""
     found: dict[Path, Path] = {}
@@ -108,7 +114,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
             raise FileNotFoundError(f"{path} does not exist; give a run's folder or its {NAME}")
         else:
             here = path / NAME
-            files = [here] if here.is_file() else sorted(path.rglob(NAME))
+            files = [here] if here.is_file() else results_below(path)
         if not files:
             raise FileNotFoundError(
                 f"no {NAME} in or below {path}; a run writes it when all of its stages are done"

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from llava_lab.core import verdict_worlds
+from llava_lab.core.below import files_below
 from llava_lab.data.fields import read_id, read_media
 from llava_lab.data.image_folder import VIDEO_FILES, ImageFolder, VideoPath
 from llava_lab.data.keys import CAPTION_KEYS
@@ -52,8 +53,8 @@ def read_inputs(source: Path, images: Path | None) -> list[CaptionInput]:
     if source.is_dir():
         verdict_worlds.check_file(source)
         known = (*Image.registered_extensions(), *VIDEO_FILES)
-        paths = [path for path in source.rglob("*") if path.suffix.lower() in known]
-        inputs = [_of_file(path, source) for path in sorted(paths) if path.is_file()]
+        paths = [path for path in files_below(source) if path.suffix.lower() in known]
+        inputs = [_of_file(path, source) for path in paths]
     else:
         folder = ImageFolder(images or source.parent)
         inputs = [_of_row(row, folder) for row in read_rows(source)]
