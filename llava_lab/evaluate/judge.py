@@ -250,6 +250,7 @@ def read_score(found: Mapping[str, Any], least: int, most: int) -> int:
     value = found.get("score")
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"`score` is {value!r}")
-    if not least <= float(value) <= most:
+    number = float(value) if isinstance(value, str) else value
+    if not least <= number <= most:
         raise ValueError(f"`score` is {value!r}, not from {least} to {most}")
-    return int(float(value))
+    return int(number)

@@ -137,7 +137,7 @@ class Scores(Callback):
         if not prefix:
             pairs = zip(predictions.values(), graded, strict=True)
             accepted = [line.get("correct", 0) > 0 for text, line in pairs if not text.strip()]
-            self.answered[name].empty_correct = sum(accepted)
+            self.answered[name].empty_correct = sum(accepted) if any(graded) else None
             if metric.repeats:
                 said = most_frequent(benchmark.questions)
                 self._grade(benchmark, MOST_FREQUENT, {place: said[place] for place in predictions})

@@ -25,6 +25,14 @@ def test_mentions_are_found_under_every_name() -> None:
     ]
 
 
+def test_an_attribute_of_two_words_is_one() -> None:
+    """A circle was invented where a light blue circle is."""
+    metric = Chair({"circle": []}, ["blue", "light blue"], statements=False)
+    there = ["There is a light blue circle."]
+    assert metric.invented("A circle, a light blue circle.", there) == []
+    assert metric.invented("A blue circle.", there) == ["blue circle"]
+
+
 def test_statements_are_compared_as_answers_are() -> None:
     said = "A red star moves left. The sign says N. a RED star moves left"
     assert statements(said) == ["red star moves left", "sign says n"]

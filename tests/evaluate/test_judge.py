@@ -25,7 +25,16 @@ def test_judgements_are_read_in_both_forms() -> None:
     assert read_object(said) == {"verdict": "yes", "score": 4}
     assert read_object("```\n{'pred': 'no', 'score': 2.8}\n```") == {"pred": "no", "score": 2.8}
     assert grade("{'score': 4.8}") == 4 and grade('{"score": "3"}') == 3
-    for broken in ("yes", "{score}", "{'score': 6}", "{'score': true}", "{}", "{'score': 'inf'}"):
+    huge = f"{{'score': {'1' * 400}}}"
+    for broken in (
+        "yes",
+        "{score}",
+        "{'score': 6}",
+        "{'score': true}",
+        "{}",
+        "{'score': 'inf'}",
+        huge,
+    ):
         with pytest.raises(ValueError):
             grade(broken)
 

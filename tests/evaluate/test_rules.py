@@ -90,6 +90,22 @@ def test_a_choice_refuses_an_answer_that_is_none_of_its_letters() -> None:
         Choice("last")  # pyrefly: ignore
 
 
+@pytest.mark.parametrize("rule", ["mmmu", "egoschema"])
+def test_a_rule_that_looks_among_options_refuses_questions_without(rule: Any) -> None:
+    """All answers were wrong in silence, and MMMU's a division by zero."""
+    with pytest.raises(ValueError, match="row 1: its options are not known, among which"):
+        Choice(rule).check([question()])
+    with pytest.raises(ValueError, match="row 1: its options are not known, among which"):
+        MMMU().check([question(kind="multiple-choice")])
+
+
+def test_the_first_order_is_that_of_the_lowest_id_wherever_it_stands() -> None:
+    choices, metric = ("cat", "dog"), Circular()
+    asked = [question("1000007", "A", choices), question("7", "B", choices)]
+    metric.grade(asked, ["A", "A"])
+    assert metric.compute()["accuracy"].value == 0
+
+
 def test_edits_are_counted_as_by_levenshtein() -> None:
     pairs = {("kitten", "sitting"): 3, ("", "ab"): 2, ("ab", ""): 2, ("ab", "ba"): 2, ("a", "a"): 0}
     assert {pair: edit_distance(*pair) for pair in pairs} == pairs

@@ -28,6 +28,7 @@ from llava_lab.evaluate.groups import blind_groups, by_images, most_frequent, pl
 from llava_lab.evaluate.interval import estimate
 from llava_lab.evaluate.loggers import log_picture
 from llava_lab.evaluate.metrics.question import ExactMatch, VQAAccuracy, YesNo
+from llava_lab.evaluate.metrics.server import Server
 from llava_lab.evaluate.scores import Scores
 from llava_lab.model.connector.linear import Linear
 from llava_lab.model.encoder.timm import TimmEncoder
@@ -131,6 +132,12 @@ def read_lines(folder: Path, name: str = "q") -> list[dict[str, Any]]:
 
 def benchmark(path: Path, metric: Any = None, **options: Any) -> Benchmark:
     return Benchmark("q", str(path), str(path.parent / "images"), metric or ExactMatch(), **options)
+
+
+def test_what_is_not_scored_here_accepts_no_empty_answer(model: Llava, tmp_path: Path) -> None:
+    """Beside answers for a server 0 were said to be accepted, where no rule had looked."""
+    scores = run_test(model, [benchmark(repeated(tmp_path, 1), Server(), blind=False)], tmp_path)
+    assert scores.counts()["q"]["empty_correct"] is None
 
 
 def test_rows_with_one_id_have_an_answer_each_in_order(model: Llava, tmp_path: Path) -> None:

@@ -183,6 +183,17 @@ def right_letter(question: Question) -> str:
     return answer
 
 
+def drawn(question: Question, answer: str, letter: str | None) -> float:
+    """Score a letter, or, where none was found, what a draw among the options does on average.
+
+    Raises:
+        ValueError: If the question's options are not known, among which a letter is looked for.
+    """
+    if not question.choices:
+        raise ValueError("its options are not known, among which the rule looks for a letter")
+    return 1 / len(question.choices) if letter is None else float(letter == answer)
+
+
 class Choice(WholeQuestionMetric):
     """Accuracy of multiple choices.
 
@@ -203,10 +214,9 @@ class Choice(WholeQuestionMetric):
     def rate(self, question: Question, prediction: str) -> float:
         """Score 1 for the right letter, else 0."""
         answer = right_letter(question)
-        letter = RULES[self.rule](prediction.strip(), question.choices)
-        if letter is None and self.rule in DRAWN:
-            return 1 / len(question.choices) if question.choices else 0.0
-        return float(letter == answer)
+        if self.rule in DRAWN:
+            return drawn(question, answer, RULES[self.rule](prediction.strip(), question.choices))
+        return float(RULES[self.rule](prediction.strip(), question.choices) == answer)
 
 
 class Circular(BenchmarkMetric):
@@ -255,12 +265,13 @@ class Circular(BenchmarkMetric):
         groups: dict[int, list[int]] = {}
         for place, question in enumerate(questions):
             groups.setdefault(int(question.id) % 1_000_000, []).append(place)
-        # The whole question counts at the place of its first row.
+        # The whole question counts at the place of its row in the first order.
         rows = np.zeros((len(questions), 4))
         rows[:, 0] = right
         rows[:, 3] = [letter is None for letter in letters]
         for places in groups.values():
-            rows[places[0], 1:3] = all(right[place] for place in places), 1
+            first = min(places, key=lambda place: int(questions[place].id))
+            rows[first, 1:3] = all(right[place] for place in places), 1
         self.reset()
         self.update(rows.tolist(), [question.category or "" for question in questions])
         return [

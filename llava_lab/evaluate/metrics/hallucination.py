@@ -70,15 +70,19 @@ class Chair(QuestionMetric):
 
     def mentions(self, text: str) -> list[str]:
         """Every mention, in order: "red circle"."""
+        return [f"{attribute} {name}".strip() for attribute, name in self._pairs(text)]
+
+    def _pairs(self, text: str) -> list[tuple[str, str]]:
+        """Attribute, or nothing, and object of every mention."""
         found = ((first.lower(), last.lower()) for first, last in self.pattern.findall(text))
-        return [f"{attribute} {self.object_of[name]}".strip() for attribute, name in found]
+        return [(attribute, self.object_of[name]) for attribute, name in found]
 
     def invented(self, prediction: str, answers: Sequence[str]) -> list[str]:
         """Mentions that no answer has; a name without an attribute matches any attribute."""
-        there = {mention for answer in answers for mention in self.mentions(answer)}
-        names = set(self.object_of.values())
-        there |= {each if each in names else each.split(" ", 1)[1] for each in there}
-        return [mention for mention in self.mentions(prediction) if mention not in there]
+        there = {pair for answer in answers for pair in self._pairs(answer)}
+        there |= {("", name) for _, name in there}
+        pairs = [pair for pair in self._pairs(prediction) if pair not in there]
+        return [f"{attribute} {name}".strip() for attribute, name in pairs]
 
     def score(self, prediction: str, answers: Sequence[str]) -> float:
         """Score 1 where nothing is invented and nothing untrue, else 0."""

@@ -4,7 +4,7 @@ import ast
 import re
 
 from llava_lab.data.questions import Question
-from llava_lab.evaluate.metrics.choice import mmmu_letter, right_letter
+from llava_lab.evaluate.metrics.choice import drawn, mmmu_letter, right_letter
 from llava_lab.evaluate.metrics.whole import WholeQuestionMetric, one_answer
 
 Value = str | float
@@ -31,8 +31,7 @@ class MMMU(WholeQuestionMetric):
         """Score 1 for a right answer, else 0."""
         if question.kind == "multiple-choice":
             answer = right_letter(question)
-            letter = mmmu_letter(prediction.strip(), question.choices)
-            return 1 / len(question.choices) if letter is None else float(letter == answer)
+            return drawn(question, answer, mmmu_letter(prediction.strip(), question.choices))
         if question.kind != "open":
             raise ValueError(f"its kind is {question.kind!r}, neither multiple-choice nor open")
         wanted = [value for text in _answers(one_answer(question)) for value in normalized(text)]

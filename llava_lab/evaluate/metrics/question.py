@@ -29,6 +29,9 @@ class VQAAccuracy(QuestionMetric):
     taken over n people, and where fewer than 3 others remain, all of them must agree for a 1
     (min(3, n - 1) in place of 3). A single answer is compared as it is: 1 for a match, else 0.
 
+    The evaluator of VQA itself leaves the ten answers as they are where all ten are equal; that of
+    TextVQA, whose rule is this, processes them always.
+
     The official processing removes articles, so that the answer "A" and a prediction without text
     are equal and score 1. Published numbers contain this; `empty_correct` in results.json counts
     such answers.
