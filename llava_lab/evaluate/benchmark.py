@@ -99,10 +99,12 @@ class Benchmark:
     def _rows(self) -> list[Any]:
         """What questions ask, with hashes of the bytes of their images and videos."""
         digests = image_digests(path for q in self.questions for path in q.images)
-        return [
-            [q.id, q.text, q.category, q.answers, q.caption, [digests[i] for i in q.images]]
-            for q in self.questions
-        ]
+        rows: list[list[Any]] = []
+        for q in self.questions:
+            shown = [digests[image] for image in q.images]
+            scored_by = [q.choices, q.kind] if q.choices or q.kind else []
+            rows.append([q.id, q.text, q.category, q.answers, q.caption, shown, *scored_by])
+        return rows
 
     def asked(self) -> str:
         """Hash of questions and of the bytes of their images and videos."""

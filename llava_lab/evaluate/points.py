@@ -32,7 +32,7 @@ class PointsFile:
         self.benchmarks[name] = {
             "questions": content,
             "ids": [question.id for question in questions],
-            "clusters": [cluster(question, place) for place, question in enumerate(questions)],
+            "clusters": clusters_of(questions),
             "categories": [question.category or "" for question in questions],
             "passes": {},
         }
@@ -74,17 +74,24 @@ class PointsFile:
         write_record(path, {"benchmarks": self.benchmarks}, indent=None)
 
 
-def cluster(question: Question, place: int) -> str:
+def clusters_of(questions: Sequence[Question]) -> list[str]:
     """What questions that are not independent share: the first picture or video, by its name.
 
+    A question without a picture is a cluster of its own. A name has the folder before it, and as
+    many folders more as tell all pictures apart.
+
     Args:
-        question: The question.
-        place: Its place in its file; a question without a picture is a cluster of its own.
+        questions: All questions of a file, in its order.
     """
-    if not question.images:
-        return f"question {place}"
-    # Names of two folders may be equal.
-    return "/".join(question.images[0].parts[-2:])
+    shown = {question.images[0].parts for question in questions if question.images}
+    most = max(map(len, shown), default=2)
+    lengths = range(2, most)
+    apart = (size for size in lengths if len({parts[-size:] for parts in shown}) == len(shown))
+    size = next(apart, most)
+    return [
+        "/".join(question.images[0].parts[-size:]) if question.images else f"question {place}"
+        for place, question in enumerate(questions)
+    ]
 
 
 def packed(values: Array) -> int | float | list[int | float]:

@@ -24,7 +24,7 @@ from llava_lab.data.modules.stage import limited
 from llava_lab.evaluate.benchmark import BenchmarkDataModule, BenchmarkPass
 from llava_lab.evaluate.loggers import log_scores
 from llava_lab.evaluate.metrics.score import Score
-from llava_lab.evaluate.points import cluster
+from llava_lab.evaluate.points import clusters_of
 from llava_lab.evaluate.scores import of_all_ranks
 from llava_lab.model.generate import answer
 from llava_lab.train.kept import steps_between
@@ -157,7 +157,8 @@ class Trajectory(Callback):
             graded = benchmark.metric.grade(questions, list(answers.values()))
             # An answer that is scored together with another has no line.
             places = [place for place, line in zip(answers, graded, strict=True) if line]
-            clusters = [cluster(benchmark.questions[place], place) for place in places]
+            every = clusters_of(benchmark.questions)
+            clusters = [every[place] for place in places]
             scored[benchmark.name] = {
                 key: asdict(Score.of(ratio, clusters))
                 for key, ratio in benchmark.metric.all_ratios().items()

@@ -22,6 +22,7 @@ from llava_lab.data.official import read_official
 from llava_lab.data.rows import BadRows, Refused
 from llava_lab.evaluate.judge import Judge
 from llava_lab.evaluate.metrics.captions import Captions
+from llava_lab.evaluate.metrics.choice import Choice
 from llava_lab.evaluate.metrics.server import Server
 from llava_lab.evaluate.metrics.wups import Wups
 from llava_lab.evaluate.official import Columns, Labels, Official
@@ -253,6 +254,25 @@ def test_a_template_says_which_column_is_not_there() -> None:
         filled("{name}", row)
     with pytest.raises(Refused, match="cannot be filled in"):
         filled("{a:03d}", row)
+
+
+def test_a_line_of_json_may_hold_a_separator_of_lines(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", '{"text": "one\u2028two"}\n{"text": "three"}\n')
+    found = [row.value["text"] for row in read_official(str(tmp_path / "a.json"))]
+    assert found == ["one\u2028two", "three"]
+
+
+@pytest.mark.parametrize("change", [{"options": ["y", "x"]}, {"kind": "open"}])
+def test_what_an_answer_is_scored_by_is_part_of_what_is_asked(change: Any, tmp_path: Path) -> None:
+    """Results of a file whose options or kinds were changed since were taken for those of now."""
+    columns = Columns("{id}", "Which?", answers="{answer}", choices="options", kind="{kind}")
+    row = {"id": 1, "answer": "A", "options": ["x", "y"], "kind": "choice"}
+    found = []
+    for name, each in (("a", row), ("b", row | change)):
+        write(tmp_path / f"{name}.jsonl", [each])
+        file, metric = str(tmp_path / f"{name}.jsonl"), Choice("mmmu")
+        found.append(Official("x", file, str(tmp_path), columns, metric).content())
+    assert found[0] != found[1]
 
 
 def test_options_of_a_benchmark_that_mean_nothing_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from llava_lab.core.records import file_sha256
 from llava_lab.data.questions import Question
 from llava_lab.evaluate.metrics.hallucination import Chair
 from llava_lab.evaluate.metrics.question import ExactMatch, YesNo
-from llava_lab.evaluate.points import PointsFile, cluster
+from llava_lab.evaluate.points import PointsFile, clusters_of
 from llava_lab.report.points import read_points
 from llava_lab.report.runs import RunResults, read
 
@@ -123,4 +123,15 @@ def test_what_is_damaged_is_named(change: Any, message: str, tmp_path: Path) -> 
 
 def test_a_question_without_a_picture_is_a_cluster_of_its_own() -> None:
     bare = Question("same", (), "?", None, ("x",), "q")
-    assert [cluster(bare, place) for place in (0, 1)] == ["question 0", "question 1"]
+    assert clusters_of([bare, bare]) == ["question 0", "question 1"]
+
+
+def test_two_pictures_are_two_clusters_however_deep_their_names_differ() -> None:
+    """They were one, and intervals were of too few pictures."""
+
+    def about(*names: str) -> list[Question]:
+        return [Question("q", (Path(f"/data/{n}"),), "<image>", None, ("x",), "q") for n in names]
+
+    assert clusters_of(about("a/1.png", "a/1.png")) == ["a/1.png", "a/1.png"]
+    deep = clusters_of(about("a/x/1.png", "b/x/1.png", "a/x/1.png", "a/x/2.png"))
+    assert deep == ["a/x/1.png", "b/x/1.png", "a/x/1.png", "a/x/2.png"]
