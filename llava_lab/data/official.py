@@ -78,7 +78,7 @@ def _json(file: Path, under: str | None) -> Iterator[FileRow]:
     text = file.read_text(encoding="utf-8-sig")
     first, _, more = text.strip().partition("\n")
     if under is None and first.startswith("{") and first.endswith("}") and more:
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):  # U+2028 stands inside of a text
             if line.strip():
                 place = f"{file}, line {number}"
                 yield FileRow(place, number, parse(line, place))

@@ -126,7 +126,9 @@ def _samples(path: Path, task: str) -> list[Mapping[str, Any]] | None:
     if not file.is_file():
         return None
     lines = []
-    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    # Not str.splitlines, which parts an answer at U+2028, too.
+    texts = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
             lines.append((int(line["doc_id"]), line))

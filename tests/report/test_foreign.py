@@ -73,6 +73,15 @@ def test_other_metrics_have_the_error_that_is_stated_or_say_that_there_is_none(
     assert "no interval is known of mme_cognition_score" not in notes
 
 
+def test_an_answer_with_a_separator_of_lines_is_one_line(tmp_path: Path) -> None:
+    """lmms-eval writes U+2028 as it is, at which str.splitlines parts a line."""
+    path = log(tmp_path)
+    file = tmp_path / f"{DATE}_samples_gqa.jsonl"
+    before = read_log(path)
+    file.write_text(file.read_text().replace('"red"', '"red\u2028blue"'), encoding="utf-8")
+    assert read_log(path).points == before.points
+
+
 def test_two_models_that_answered_the_same_documents_have_equal_questions(tmp_path: Path) -> None:
     one, two = (read_log(log(tmp_path / name)) for name in ("a", "b"))
     asked = [run.points["benchmarks"]["gqa"]["questions"] for run in (one, two) if run.points]

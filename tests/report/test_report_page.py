@@ -241,6 +241,16 @@ def test_another_question_at_the_same_place_is_not_compared(tmp_path: Path) -> N
     assert [label for label, _ in found[0].answers] == ["depth 1"]
 
 
+def test_an_answer_with_a_separator_of_lines_is_one_line(tmp_path: Path) -> None:
+    """Predictions are written with U+2028 as it is, at which str.splitlines parts them."""
+    one = run(tmp_path, 0)
+    said = line("a", "count", 1.0) | {"prediction": "one\u2028two\x85three"}
+    predicted(one, "scenes", [said])
+    path = one.path.parent / "predictions" / "scenes.jsonl"
+    path.write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert samples(configurations([one]))[0]
+
+
 def test_a_damaged_line_of_predictions_is_named(tmp_path: Path) -> None:
     one = run(tmp_path, 0)
     predicted(one, "scenes", [line("a", "count", 1.0), {"id": "b"}])

@@ -215,14 +215,17 @@ def _lines(path: Path) -> list[Line]:
         ValueError: If one is damaged; names it.
     """
     lines: list[Line] = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if not isinstance(line, dict) or not {"id", "question", "prediction"} <= line.keys():
-            raise ValueError(f"{path}, line {number}: no prediction. `test` writes the file anew.")
-        lines.append(line)
+    with path.open(encoding="utf-8") as file:  # str.splitlines parts an answer at U+2028, too
+        for number, text in enumerate(file, 1):
+            try:
+                line = json.loads(text)
+            except ValueError:
+                line = None
+            if not isinstance(line, dict) or not {"id", "question", "prediction"} <= line.keys():
+                raise ValueError(
+                    f"{path}, line {number}: no prediction. `test` writes the file anew."
+                )
+            lines.append(line)
     return lines
 
 
