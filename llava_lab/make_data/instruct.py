@@ -48,12 +48,14 @@ class Estimate:
         requests: How many there are.
         prompt_tokens: Tokens that the engine reads, at about four characters each.
         completion_tokens: Tokens that it writes, if replies are as long as those of the examples.
+        most_prompt_tokens: Tokens that it reads if every reply takes all tries.
         most_tokens: Tokens that it writes at most.
     """
 
     requests: int
     prompt_tokens: int
     completion_tokens: int
+    most_prompt_tokens: int
     most_tokens: int
 
     def text(self, prices: Prices) -> str:
@@ -63,7 +65,7 @@ class Estimate:
             f"{self.completion_tokens:,} to write (at most {self.most_tokens:,})"
         )
         price = prices.of(self.prompt_tokens, self.completion_tokens)
-        most = prices.of(self.prompt_tokens, self.most_tokens)
+        most = prices.of(self.most_prompt_tokens, self.most_tokens)
         return (
             tokens if price is None else f"{tokens}: cost about {price:,.4g}, at most {most:,.4g}"
         )
@@ -78,7 +80,7 @@ class Made:
         failures: How many pictures have no row, by reason.
         examples: The first of these, by picture.
         asked: How many replies were made now, the others were in the journal.
-        stopped: Whether the limit of cost was reached before the end.
+        stopped: Whether the limit of cost was reached before all was asked.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -129,7 +131,7 @@ class Maker:
         lengths = [estimate_tokens(reply) for _, reply in self.kind.examples]
         usual = sum(lengths) / len(lengths) if lengths else self.kind.max_tokens / 2
         most = self.kind.max_tokens * len(asked) * self.tries
-        return Estimate(len(asked), read, round(usual * len(asked)), most)
+        return Estimate(len(asked), read, round(usual * len(asked)), read * self.tries, most)
 
     def make(self, prices: Prices, max_cost: float | None) -> Made:
         """Ask what the journal does not hold, and make rows of all replies.
@@ -160,11 +162,11 @@ class Maker:
                         made.asked += 1
                         replies[self.keys[at]] = found
                         self.journal.add(self.keys[at], found)
-        made.stopped = self._spent(prices, max_cost)
         for at, picture in enumerate(self.pictures):
             if self.keys[at] in replies:
                 made.rows.append(self._row(picture, replies[self.keys[at]]))
         left = len(self.pictures) - len(made.rows) - made.failures.total()
+        made.stopped = left > 0 and self._spent(prices, max_cost)
         made.failures["not asked"] += left
         made.failures = +made.failures
         return made

@@ -56,7 +56,8 @@ class Rule:
         padded: Whether boxes are shares of the square that the picture is padded to, and not of the
             picture's own sides.
         decimals: Decimals of a box.
-        most_per_picture: Rows that are drawn of each picture, at most; None takes all.
+        most_per_picture: Rows that are drawn of each picture, at most; needs `merged`; None takes
+            all.
         most_turns: Questions of one conversation; more are several conversations.
         most_rows: Conversations that are drawn; None takes all.
     """
@@ -97,6 +98,8 @@ class Rule:
             raise ValueError("a question has either `answer` or `choices`")
         if self.rotated and not self.choices:
             raise ValueError("`rotated` needs `choices`")
+        if self.most_per_picture is not None and not self.merged:
+            raise ValueError("`most_per_picture` needs `merged`: questions of a picture together")
         if self.prompt_at not in ("first", "each"):
             raise ValueError(f"`prompt_at` is {self.prompt_at!r}; known are 'first' and 'each'")
         for name in ("most_per_picture", "most_turns", "most_rows"):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from conftest import EngineHandler, EngineServer
 
 from llava_lab.__main__ import main
 from llava_lab.core import engine as engine_module
+from llava_lab.core.cost import Prices
 from llava_lab.core.engine import ChatEngine
 from llava_lab.data.rows import BadRows
 from llava_lab.make_data.coco import read_coco
@@ -220,6 +222,34 @@ def test_cost_is_said_before_it_is_spent_and_held(
     with pytest.raises(SystemExit):
         main([*priced, "--max-cost=4"])
     assert "--max-cost cannot be held" in capsys.readouterr().err
+
+
+def test_what_it_costs_at_most_is_every_try_read_and_written(
+    coco: Path, tmp_path: Path, running
+) -> None:
+    server = Writer(None)
+    running(server)
+    about = _maker(coco, tmp_path / "out.json", server).estimate()
+    most = 2 * about.prompt_tokens * 1000 / 1e6
+    assert f"at most {most:,.4g}" in about.text(Prices(1000, 0))
+
+
+def test_a_limit_that_the_last_replies_pass_loses_nothing(
+    coco: Path, tmp_path: Path, running, capsys
+) -> None:
+    """All four are asked at once, so that nothing is left that a higher limit would go on with."""
+
+    def say(shown: str) -> str:
+        time.sleep(0.2)
+        return PAIR.format("cat") + "===\n" + PAIR.format("dog")
+
+    server = Writer(say)
+    running(server)
+    out = tmp_path / "conversation.json"
+    limit = _maker(coco, out, server).estimate().prompt_tokens / 1000 + 0.01
+    command = [*arguments(coco, out, server.url), "--price-prompt=1000", "--price-completion=0"]
+    main([*command, f"--max-cost={limit}"])
+    assert len(json.loads(out.read_text())) == 4
 
 
 def _maker(coco: Path, out: Path, server: Writer) -> Maker:

@@ -200,6 +200,9 @@ def test_a_file_of_rules_with_an_unknown_option_names_it(tmp_path: Path) -> None
     file.write_text("own: {question: b}")
     with pytest.raises(ValueError, match="own: needs 'image'"):
         read_rules(file)
+    file.write_text("own: {image: a, question: b, answer: c, most_per_picture: 1}")
+    with pytest.raises(ValueError, match="own: `most_per_picture` needs `merged`"):
+        read_rules(file)
     file.write_text("own: {image: a, question: b, answer: c, labels: {key: d}}")
     with pytest.raises(ValueError, match=r"own\.labels: needs 'of'"):
         read_rules(file)
