@@ -44,6 +44,8 @@ def split(
     waiting = list(arguments)
     while waiting:
         argument = waiting.pop(0)
+        if argument.startswith("-c") and argument[2:3] not in ("", "="):  # -cFILE
+            argument = f"-c={argument[2:]}"
         name, equals, value = argument.partition("=")
         if name.endswith(".help"):
             print_class_help(name.removeprefix("--").removesuffix(".help"))

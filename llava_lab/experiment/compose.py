@@ -29,7 +29,7 @@ from llava_lab.experiment.renamed import refuse_old_names
 
 Tree = dict[str, Any]
 CLASS, ARGUMENTS, EXTENDS = "class_path", "init_args", "extends"
-REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+REFERENCE = re.compile(r"\$\{([\w.-]+)\}")
 
 
 def read_layer(path: Path) -> Tree:
@@ -122,14 +122,14 @@ def _with_files(value: Any, folder: Path, above: tuple[Path, ...]) -> Any:
     bases = value.get(EXTENDS)
     if EXTENDS in value and bases is None:
         return {EXTENDS: None, **inner}
-    for base in reversed([bases] if isinstance(bases, str) else bases or []):
-        if not isinstance(base, str):
-            raise ValueError(f"{EXTENDS}: {base!r:.80} is neither a file nor a reference")
-        if "${" in base:
-            inner = {EXTENDS: base, **inner}
-            continue
-        inner = merge(_read_layer(folder / base, above), inner)
-    return inner
+    if isinstance(bases, str) and "${" in bases:
+        return {EXTENDS: bases, **inner}
+    found: Any = {}
+    for base in [bases] if isinstance(bases, str) else bases or []:
+        if not isinstance(base, str) or "${" in base:
+            raise ValueError(f"{EXTENDS}: {base!r:.80} is no file; a reference stands alone")
+        found = merge(found, _read_layer(folder / base, above))
+    return merge(found, inner)
 
 
 def _class_file(text: str, folder: Path, above: tuple[Path, ...]) -> Tree | None:
@@ -137,8 +137,9 @@ def _class_file(text: str, folder: Path, above: tuple[Path, ...]) -> Tree | None
     if not text.endswith((".yaml", ".yml")) or "${" in text or "\n" in text:
         return None
     path = here_or_shipped(folder / text)
-    if path.is_file() and CLASS in read_mapping(path):
-        return {EXTENDS: None, **_read_layer(path, above)}
+    if path.is_file() and {CLASS, EXTENDS} & read_mapping(path).keys():
+        layer = _read_layer(path, above)
+        return {EXTENDS: None, **layer} if CLASS in layer else None
     return None
 
 
@@ -159,19 +160,18 @@ def merge(base: Any, over: Any) -> Any:
         base = {}
     found = dict(base)
     for key, value in over.items():
-        name = key.removesuffix("+")
-        if name != key and isinstance(value, list):
-            # Where there is no list yet, what is appended waits for one of an earlier layer.
-            there = found.get(name) if name in found else found.get(key)
-            if not isinstance(there or [], list):
-                raise ValueError(f"{key}: {name} is no list that something could be appended to")
-            found[name if name in found else key] = [*(there or []), *value]
-            continue
-        if isinstance(value, dict):
-            found |= _merged_key(found, key, value)
-        else:
-            found[key] = merge(found.get(key), value)
+        found |= (_appended if key.endswith("+") else _merged_key)(found, key, value)
     return found
+
+
+def _appended(there: Tree, key: str, value: Any) -> Tree:
+    """`key+` of a mapping; where there is no list yet, it waits for one of an earlier layer."""
+    name = key.removesuffix("+")
+    before = there.get(name) if name in there else there.get(key)
+    for each, what in ((value, "put brackets around it"), (before or [], "nothing is appended")):
+        if not isinstance(each, list):
+            raise ValueError(f"{key}: {each!r:.80} is no list; {what}")
+    return {name if name in there else key: [*(before or []), *value]}
 
 
 def _same_class(name: Any, other: Any) -> bool:
@@ -198,15 +198,16 @@ def _merged_entries(base: list[Any], over: Tree) -> list[Any]:
     return found
 
 
-def _merged_key(there: Tree, key: str, value: Tree) -> Tree:
+def _merged_key(there: Tree, key: str, value: Any) -> Tree:
     """One key of a mapping merged; a plain value's name may also begin a longer, dotted name.
 
-    `lr: {encoder: 2e-6}` with `lr.encoder.blocks.0-3: 0` has both afterwards.
+    `lr: {encoder: 2e-6}` with `lr.encoder.blocks.0-3: 0` has both afterwards, in either order.
     """
     before = there.get(key)
-    plain = isinstance(before, int | float) and not isinstance(before, bool)
-    if plain and CLASS not in value:
-        return {f"{key}.{name}": leaf for name, leaf in leaves(value)}
+    plain, longer = (before, value) if isinstance(value, dict) else (value, before)
+    number = isinstance(plain, int | float) and not isinstance(plain, bool)
+    if number and isinstance(longer, dict) and not {CLASS, EXTENDS} & longer.keys():
+        return {key: plain, **{f"{key}.{name}": leaf for name, leaf in leaves(longer)}}
     return {key: merge(before, value)}
 
 
@@ -241,8 +242,7 @@ def read_options(options: Mapping[str, Any]) -> Tree:
     Raises:
         ValueError: If an option has its name of an older version, or a file cannot be read.
     """
-    layer = expand_keys(_short(options, ""))
-    refuse_old_names(layer)
+    refuse_old_names(layer := expand_keys(_short(options, "")))
     return _with_files(layer, Path(), ())
 
 
@@ -265,7 +265,9 @@ def write_value(value: Any) -> str:
     """The text that `read_value` reads as a value."""
     if isinstance(value, str) and read_value(value) == value:
         return value
-    return json.dumps(value)
+    text = json.dumps(value)
+    # YAML reads no pairs of surrogates.
+    return text if read_value(text) == value else json.dumps(value, ensure_ascii=False)
 
 
 def differences(left: Tree, right: Tree) -> list[tuple[str, Any, Any]]:

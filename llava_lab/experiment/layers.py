@@ -56,6 +56,11 @@ def _default_scale() -> Path:
 
 def _layer(given: Path | str) -> Tree:
     layer = read_layer(given) if isinstance(given, Path) else override(given)
+    if not isinstance(given, Path) and "scale" in layer:
+        raise ValueError(
+            f"--{given}: that alone would only be a name. A scale is a file: "
+            f"-c configs/scale/{layer['scale']}.yaml"
+        )
     if CLASS in layer:
         raise ValueError(
             f"{given}: describes a {layer[CLASS]}, and not options of an experiment; name the file "

@@ -73,7 +73,7 @@ def find(tree: Tree, key: str) -> Any:
 def _explained(tree: Tree, error: OmegaConfBaseException) -> str:
     """The message of a reference that cannot be resolved."""
     first = str(error).splitlines()[0]
-    if missing := re.search(r"Interpolation key '([\w.]+)' not found", first):
+    if missing := re.search(r"Interpolation key '([\w.-]+)' not found", first):
         try:
             find(tree, missing[1])
         except ValueError as problem:

@@ -239,9 +239,10 @@ def test_an_experiment_without_a_scale_gets_the_tiny_one(capsys: pytest.CaptureF
 def test_a_users_file_stands_above_the_scale(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("stages: {instruct: {lr_scale: 7}}\n")
-    config = printed(capsys, "-c", str(path))
-    assert config["scale"] == "tiny"
-    assert config["stages"]["instruct"]["lr_scale"] == 7
+    for given in (["-c", str(path)], [f"-c{path}"], [f"-c={path}"], [f"--config={path}"]):
+        config = printed(capsys, *given)
+        assert config["scale"] == "tiny"
+        assert config["stages"]["instruct"]["lr_scale"] == 7
 
 
 def test_files_in_configs_spell_out_every_argument() -> None:

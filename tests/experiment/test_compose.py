@@ -70,6 +70,11 @@ def test_both_forms_are_one_tree() -> None:
             {"lr": {"encoder": {"blocks": {"0-3": 1e-4}}}},
             {"lr": {"encoder": 1e-3, "encoder.blocks.0-3": 1e-4}},
         ),
+        (
+            {"lr": {"encoder": {"blocks": {"0-3": 1e-4}}}},
+            {"lr": {"encoder": 1e-3}},
+            {"lr": {"encoder": 1e-3, "encoder.blocks.0-3": 1e-4}},
+        ),
     ],
 )
 def test_later_layers_win(base: dict, over: dict, expected: dict) -> None:
@@ -88,8 +93,11 @@ def test_what_is_appended_waits_for_the_list_of_an_earlier_layer() -> None:
     assert resolve(merge({"a": [1]}, both)) == {"a": [1, 2, 3]}
     assert resolve(both) == {"a": [2, 3]}
     assert resolve(merge(both, {"a": [4]})) == {"a": [4]}
-    with pytest.raises(ValueError, match=r"a\+: a is no list"):
+    with pytest.raises(ValueError, match=r"a\+: \{'b': 1\} is no list; nothing"):
         merge({"a": {"b": 1}}, {"a+": [1]})
+    for value in (3, "x", None, {"name": "x"}):
+        with pytest.raises(ValueError, match=r"a\+: .* is no list; put brackets around it"):
+            merge({"a": [1]}, {"a+": value})
 
 
 def test_an_entry_of_a_list_is_found_by_its_name_or_number() -> None:
@@ -121,6 +129,41 @@ def test_files_extend_files_and_stand_for_classes(tmp_path: Path) -> None:
     # A file that stands for a class is all of it, also where the class is the same.
     assert resolve(read_layer(files["theirs"]))["part"] == {"class_path": MLP, "bias": False}
     assert resolve(read_layer(files["theirs"]))["a"] == {"b": 3, "c": 2}
+
+
+def test_files_are_extended_in_their_order_as_c_files_are(tmp_path: Path) -> None:
+    files = written(
+        tmp_path,
+        first=f"part: {{class_path: {MLP}, depth: 2}}\n",
+        second=f"part: {{class_path: {LINEAR}, bias: true}}\n",
+        mine=f"extends: [first.yaml, second.yaml]\npart: {{class_path: {MLP}, width: 1}}\n",
+        alone=f"part: {{class_path: {MLP}, width: 1}}\n",
+        mixed="part: {extends: [part.yaml, '${other}'], width: 1}\n",
+    )
+    tree: dict = {}
+    for name in ("first", "second", "alone"):
+        tree = merge(tree, read_layer(files[name]))
+    assert read_layer(files["mine"]) == tree == {"part": {"class_path": MLP, "width": 1}}
+    files |= written(tmp_path, part=f"class_path: {MLP}\ndepth: 2\n")
+    with pytest.raises(ValueError, match=r"'\$\{other\}' is no file; a reference stands alone"):
+        read_layer(files["mixed"])
+
+
+def test_a_file_that_extends_one_of_a_class_stands_for_that_class(tmp_path: Path) -> None:
+    files = written(
+        tmp_path,
+        part=f"class_path: {MLP}\ndepth: 2\n",
+        wider="extends: part.yaml\nwidth: 3\n",
+        mine="model: {connector: wider.yaml}\n",
+    )
+    found = resolve(read_layer(files["mine"]))["model"]["connector"]
+    assert found == {"class_path": MLP, "depth": 2, "width": 3}
+
+
+def test_a_name_with_a_hyphen_is_referred_to_as_any_other() -> None:
+    tree = {"stages": {"second-one": {"views": {"class_path": MLP, "grid": 1}}}}
+    tree = merge(tree, {"views": "${stages.second-one.views}"})
+    assert resolve(merge(tree, {"views": {"grid": 2}}))["views"] == {"class_path": MLP, "grid": 2}
 
 
 def test_extends_null_begins_with_nothing() -> None:
@@ -203,7 +246,10 @@ def test_values_of_the_command_line(text: str, value: object) -> None:
     assert override(f"x.init_args.y={text}") == {"x": {"y": value}}
 
 
-@pytest.mark.parametrize("value", [1, 1e-5, "1", "null", "a b", "{2x2, 1x2}", [1, "x"], None, True])
+@pytest.mark.parametrize(
+    "value",
+    [1, 1e-5, "1", "null", "a b", "{2x2, 1x2}", [1, "x"], None, True, "a: 😀", ["😀", "é"]],
+)
 def test_a_value_survives_the_command_line(value: object) -> None:
     assert read_value(write_value(value)) == value
 
@@ -216,6 +262,12 @@ def test_own_files_of_a_scale_follow_the_line_of_experiments(tmp_path: Path) -> 
     for layer in read_layers([mine, small]):
         tree = merge(tree, layer)
     assert tree["experiment"] == "mine" and tree["stages"]["instruct"]["data"]["max_steps"] == 1000
+
+
+def test_a_scale_is_a_file_and_no_name() -> None:
+    llava15 = REPOSITORY / "experiments" / "llava15.yaml"
+    with pytest.raises(ValueError, match=r"scale=small: .* -c configs/scale/small\.yaml"):
+        read_layers([llava15, "scale=small"])
 
 
 def test_a_file_of_a_class_is_no_layer() -> None:
