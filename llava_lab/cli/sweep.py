@@ -49,6 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         given = [str(each).removeprefix("slurm.") for each in layers if each not in more]
         quiet()
         sweep = Sweep.read(options.sweep)
+        sweep.refuse_overrides(more)
         if options.dry_run:
             dry_run(sweep, options.runs, more, options.format)
         elif options.launcher == "local":

@@ -9,8 +9,9 @@ from torch import Tensor
 from llava_lab.core.atomic import check_regular
 from llava_lab.model.weights import few, read_weights, refuse_adapter, refuse_pointer
 
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SINGLE = ("model.safetensors", "pytorch_model.bin", "mm_projector.bin")
+# As transformers looks for them: a folder may hold older weights beside those that count.
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+WEIGHTS += ("pytorch_model.bin.index.json", "mm_projector.bin")
 
 
 def find(source: str) -> Path:
@@ -70,13 +71,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         FileNotFoundError: If there are no weights, or shards that the index names are missing.
         ValueError: If the index is damaged, or shards hold other tensors than it lists.
     """
-    for name in INDEXES:
-        if (folder / name).is_file():
-            return _read_shards(folder, _weight_map(folder / name))
-    for name in SINGLE:
-        if (folder / name).is_file():
-            return read_weights(folder / name)
-    raise FileNotFoundError(f"{folder}: holds none of {', '.join((*INDEXES, *SINGLE))}")
+    for path in (folder / name for name in WEIGHTS):
+        if path.is_file():
+            shards = path.suffix == ".json"
+            return _read_shards(folder, _weight_map(path)) if shards else read_weights(path)
+    raise FileNotFoundError(f"{folder}: holds none of {', '.join(WEIGHTS)}")
 
 
 def _weight_map(path: Path) -> dict[str, str]:

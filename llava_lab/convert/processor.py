@@ -126,7 +126,9 @@ def chat_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
         f"({first[1]} if loop.first else {later[1]}) }}}}"
         "{% if not loop.last or add_generation_prompt %}"
         f"{{{{ {json.dumps(style.header)} }}}}{{% endif %}}"
-        "{% else %}"
+        "{% elif message['role'] == 'assistant' %}"
         f"{{{{ {answer[0]} + ({content}) + {answer[1]} + {json.dumps(style.after)} }}}}"
+        "{% else %}{{ raise_exception('This model was trained on user and assistant turns alone, '"
+        " + 'not on one of role ' + message['role']) }}"
         "{% endif %}{% endfor %}"
     )

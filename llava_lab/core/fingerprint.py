@@ -7,11 +7,13 @@ of files that an option names. What does not decide a result is left out only wh
 owns it says so, in `idle`.
 """
 
+import ast
+import contextlib
 import enum
 import errno
 import functools
 import hashlib
-import importlib
+import importlib.util
 import inspect
 import json
 import sys
@@ -243,9 +245,27 @@ def foreign_modules(module: str) -> set[str]:
     found, waiting = set(), [module]
     while waiting:
         found.add(name := waiting.pop())
+        others: set[Any] = set(_imported(name))
         for value in vars(sys.modules[name]).values():
             is_module = isinstance(value, ModuleType)
-            other = value.__name__ if is_module else getattr(value, "__module__", None)
-            if isinstance(other, str) and other in sys.modules and other not in found:
-                waiting += [other] if _origin(other) == "foreign" else []
+            others.add(value.__name__ if is_module else getattr(value, "__module__", None))
+        for other in others - found:
+            if isinstance(other, str) and other in sys.modules and _origin(other) == "foreign":
+                waiting.append(other)
     return found
+
+
+def _imported(module: str) -> Iterator[str]:
+    """What a module's file imports by name: a number that it takes says not where it is from."""
+    file = _file(module)
+    if file is None or file.suffix != ".py":
+        return
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = getattr(sys.modules[module], "__package__", None) or ""
+            name = "." * node.level + (node.module or "")
+            with contextlib.suppress(ImportError):  # one that was tried, and failed
+                name = importlib.util.resolve_name(name, package)
+                yield from (name, *(f"{name}.{each.name}" for each in node.names))

@@ -270,6 +270,7 @@ class Fitting:
         self._load()
         run = self.run
         before = run.results if run.results_file.exists() else {"stages": [], "cost": {}}
+        run.check_stages(before["stages"])
         run.finish({**{key: before[key] for key in ("stages", "cost")}, **self._evaluate()})
         return run
 

@@ -165,9 +165,9 @@ class Run:
             and found["benchmark_fingerprints"] == benchmarks
             and found["versions"] == versions()
         )
-        for name in stages if same else ():
+        if same:
             try:
-                read_stage(self.stage(name))
+                self.check_stages(found["stages"])
             except (ValueError, FileNotFoundError) as error:
                 self._warn(f"{error}")
                 return None
@@ -180,6 +180,14 @@ class Run:
             )
             return None
         return self.results_file if same else None
+
+    def check_stages(self, stages: Iterable[dict[str, Any]]) -> None:
+        """Refuse stages that were trained anew on other data since results said this of them."""
+        for stage in stages:
+            place = self.stage(stage["name"])
+            if read_stage(place)["fingerprint"] != stage["fingerprint"]:
+                since = f"since {self.results_file} was written"
+                raise ValueError(f"{place}: trained anew on other data {since}; repeat `fit`")
 
     @property
     def results(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 from llava_lab.core.atomic import plain_name
 from llava_lab.core.records import read_record
 from llava_lab.core.yaml_file import read_mapping
-from llava_lab.experiment.compose import Tree, merge, write_value
+from llava_lab.experiment.compose import CLASS, Tree, merge, write_value
 from llava_lab.experiment.layers import read_layers
 
 KEYS = {"sweep", "experiment", "overlays", "seeds", "axes", "published"}
@@ -99,6 +99,7 @@ class Sweep:
         if not isinstance(axes, dict) or not all(isinstance(axis, str) for axis in axes):
             raise ValueError(f"{path}: axes is {axes!r:.200}, not names with values under each")
         axes = {axis: axis_values(path, axis, values) for axis, values in axes.items()}
+        _refuse_overridden(path, axes)
         published = _listed(path, found, "published", [])
         if odd := [name for name in published if not isinstance(name, str)]:
             raise ValueError(
@@ -126,6 +127,19 @@ class Sweep:
         """
         return [*self.files, *more, *point.overrides]
 
+    def refuse_overrides(self, more: Layers) -> None:
+        """Refuse overrides of what points set themselves, which would come to nothing.
+
+        Raises:
+            ValueError: Names the option.
+        """
+        own = {key for point in self.points() for key in point.options}
+        for each in more:
+            key = "" if isinstance(each, Path) else each.partition("=")[0]
+            if key == "seed_everything" or key in own:
+                where = "seeds" if key == "seed_everything" else "axes"
+                raise ValueError(f"--{each}: the sweep's {where} set {key}; change it there")
+
     def folder(self, runs: Path) -> Path:
         """Where the records of its points lie."""
         return runs / "sweeps" / self.name
@@ -150,8 +164,14 @@ def recorded_results(record: Path) -> Path | None:
     if not record.is_file():
         return None
     known = read_record(record, {"command": list, "exit": int}, "Delete it to fit the point again.")
-    results = known.get("results")
-    return Path(results) if isinstance(results, str) and Path(results).is_file() else None
+    if not isinstance(named := known.get("results"), str):
+        return None
+    # RUNS/sweeps/NAME/RECORD names RUNS/EXPERIMENT/ID/results.json, as it was called from where the
+    # sweep ran: there may be other runs of that name here, or RUNS may have been moved.
+    results = record.parents[2].joinpath(*Path(named).parts[-3:])
+    if not results.is_file() and Path(named).is_absolute():
+        results = Path(named)
+    return results if results.is_file() else None
 
 
 def _listed(path: Path, found: dict[str, Any], key: str, default: list[Any]) -> list[Any]:
@@ -185,7 +205,7 @@ def axis_values(path: Path, axis: str, values: Any) -> dict[str, dict[str, Any]]
     if isinstance(values, list):
         found = {_written(value): {axis: value} for value in values}
     elif isinstance(values, dict):
-        found = {str(name): bundle or {} for name, bundle in values.items()}
+        found = {str(name): {} if each is None else each for name, each in values.items()}
     bundles = found.values()
     if found and all(isinstance(b, dict) and all(isinstance(k, str) for k in b) for b in bundles):
         if len(found) < len(values):
@@ -197,6 +217,24 @@ def axis_values(path: Path, axis: str, values: Any) -> dict[str, dict[str, Any]]
     raise ValueError(
         f"{path}: {axis}: an axis is a list of values, or names with options under each"
     )
+
+
+def _refuse_overridden(path: Path, axes: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Refuse axes of which a later one, or the seeds, would replace what an earlier one sets."""
+    before: dict[str, str] = {}
+    for axis, bundles in axes.items():
+        mine = {key: each for bundle in bundles.values() for key, each in bundle.items()}
+        if "seed_everything" in mine:
+            raise ValueError(f"{path}: {axis}: seed_everything is set by seeds: [0, 1, ...]")
+        for key, value in mine.items():
+            below = "" if isinstance(value, dict) and CLASS not in value else f"{key}."
+            lost = [k for k in before if k == key or (below and k.startswith(below))]
+            if lost:
+                raise ValueError(
+                    f"{path}: {axis} sets {key}, which replaces {lost[0]} of {before[lost[0]]}; "
+                    "change the order of the axes, or make one of both"
+                )
+        before |= dict.fromkeys(mine, axis)
 
 
 def _from_here(path: Path, value: Any) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jinja2.exceptions import TemplateError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -36,6 +37,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 )
 
 from llava_lab.__main__ import main
+from llava_lab.convert.files import read_tensors
 from llava_lab.convert.load import load_model
 from llava_lab.convert.names import our_name, our_names
 from llava_lab.convert.released import import_checkpoint
@@ -445,6 +447,10 @@ def test_every_way_to_write_a_prompt_has_one_bos(template: str, tmp_path: Path) 
     two = processor(text=text)
     assert [*one["input_ids"]] == [*two["input_ids"]] == [wanted]
     assert processor.tokenizer(text, add_special_tokens=False).input_ids == wanted
+    # No template of ours has words of a system's; they are refused, not written as an answer.
+    told = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *chat]
+    with pytest.raises(TemplateError, match="not on one of role system"):
+        processor.apply_chat_template(told, add_generation_prompt=True)
 
 
 def test_what_transformers_cannot_express_is_refused(tmp_path: Path) -> None:
@@ -614,6 +620,12 @@ def test_shards_are_read_and_missing_ones_named(released: Path, tmp_path: Path) 
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": shards}))
     import_checkpoint(str(folder), tmp_path / "out", template="v1")
+    # As transformers: the whole file counts where one lies beside shards of an older model.
+    half = {name: (tensor / 2).contiguous() for name, tensor in tensors.items()}
+    save_file(half, folder / "model.safetensors")
+    found = read_tensors(folder)
+    assert all(torch.equal(found[name], half[name]) for name in names)
+    (folder / "model.safetensors").unlink()
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 shards missing: model-00002-of-00002"):
         import_checkpoint(str(folder), tmp_path / "other", template="v1")

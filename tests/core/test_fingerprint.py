@@ -98,6 +98,17 @@ def test_source_outside_of_the_package_is_seen_and_what_it_imports(foreign: Any)
     assert describe(config) == before
 
 
+def test_a_number_that_foreign_source_imports_is_seen(foreign: Any) -> None:
+    text = "from theirs import SCALE\nclass Part:\n    def forward(self, x): return x * SCALE\n"
+    sys.dont_write_bytecode = True
+    foreign(ours=text, theirs="SCALE = 1.0\n")
+    before = describe({"class_path": "ours.Part"})
+    foreign(ours=text, theirs="SCALE = 2.0\n")
+    assert describe({"class_path": "ours.Part"}) != before
+    foreign(ours=text, theirs="SCALE = 1.0\n")
+    assert describe({"class_path": "ours.Part"}) == before
+
+
 def test_a_file_that_an_option_names_counts_by_its_content(tmp_path: Path) -> None:
     loss = {"class_path": "torch.nn.Linear", "init_args": {"path": str(tmp_path / "teacher.bin")}}
     before = describe(loss)

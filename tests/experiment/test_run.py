@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llava_lab.experiment.run import Run
+from llava_lab.core.records import write_record
+from llava_lab.experiment.run import STAGE, Run
 
 POINTS = '{"benchmarks": {}}'
 
@@ -35,6 +36,28 @@ def test_benchmarks_are_asked_again_where_points_are_not_those_of_the_results(
     assert message in said.out + said.err
     path.write_text(POINTS)
     assert run.finished({}, {}) == run.results_file
+
+
+def test_results_of_a_stage_that_was_trained_anew_since_are_not_the_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where data was changed, a fit of it was killed, and the data was put back."""
+    run = finished(tmp_path)
+    folder = run.stage("align")
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(b"")
+    numbers = dict.fromkeys(STAGE, 0)
+    record = {**numbers, "name": "align", "fingerprint": "old", "parent": None, "git": None}
+    record |= {"reused": False, "held_out": {}}
+    write_record(folder / "stage.json", record)
+    results = run.results | {"stages": [{"name": "align", "fingerprint": "old"}]}
+    write_record(run.results_file, results)
+    assert run.finished({"align": "old"}, {}) == run.results_file
+    write_record(folder / "stage.json", record | {"fingerprint": "new"})
+    assert run.finished({"align": "old"}, {}) is None
+    assert f"{folder}: trained anew on other data since" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="trained anew on other data since"):
+        run.check_stages(results["stages"])
 
 
 def test_benchmarks_are_asked_again_where_a_prediction_has_changed(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from PIL import Image
 from llava_lab.cli import fit as cli
 from llava_lab.cli import sweep as sweeps
 from llava_lab.cli.table import main as table_main
+from llava_lab.core.records import write_record
 from llava_lab.experiment import sweeping
-from llava_lab.experiment.sweep import Sweep
+from llava_lab.experiment.sweep import Sweep, recorded_results
 from llava_lab.experiment.sweeping import fit_command
 from llava_lab.report.published import published
 
@@ -111,6 +112,19 @@ def test_a_scale_leaves_the_axes_alone(tmp_path: Path, capsys: pytest.CaptureFix
         ("experiment: EXPERIMENT\naxes: {}\nseeds: [a]", "not a list of whole numbers"),
         ("a: [", "not YAML"),
         (
+            "{experiment: EXPERIMENT, axes: {seed_everything: [0, 1]}}",
+            r"seed_everything is set by seeds: \[0, 1",
+        ),
+        (
+            "{experiment: EXPERIMENT, axes: {a: {x: {b.c: 1}}, d: {y: {b.c: 2}}}}",
+            "d sets b.c, which replaces b.c of a; change the order",
+        ),
+        (
+            "{experiment: EXPERIMENT, axes: {model.connector.depth: [1], model.connector: [MLP]}}",
+            "model.connector sets model.connector, which replaces model.connector.depth",
+        ),
+        ("{experiment: EXPERIMENT, axes: {a: {x: 0, y: {b: 1}}}}", "a: an axis is a list"),
+        (
             "{experiment: EXPERIMENT, axes: {a: [1]}, published: [{title: x}]}",
             "published: {'title': 'x'} is no table's id; `table --paper` lists them",
         ),
@@ -119,6 +133,36 @@ def test_a_scale_leaves_the_axes_alone(tmp_path: Path, capsys: pytest.CaptureFix
 def test_what_is_no_sweep_is_refused(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         Sweep.read(sweep_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "given", ["--seed_everything=5", "--model.connector.depth=7", "--model.connector.depth=null"]
+)
+def test_an_override_of_what_the_points_set_is_refused(
+    given: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = sweep_file(tmp_path, "{experiment: EXPERIMENT, axes: {model.connector.depth: [1, 2]}}")
+    with pytest.raises(SystemExit):
+        sweeps.main([str(path), "--dry-run", given])
+    assert f"error: {given}: the sweep's " in capsys.readouterr().err
+
+
+def test_results_are_those_of_the_folder_of_runs_that_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another's runs are looked at from a folder that has runs of these names, too."""
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
+    theirs = tmp_path / "theirs" / "runs"
+    named = "runs/llava15/tiny-seed0-0/results.json"
+    for runs in (here / "runs", theirs):
+        write_record(runs / "sweeps" / "s" / "0.json", {"command": [], "exit": 0, "results": named})
+        write_record(runs / "llava15" / "tiny-seed0-0" / "results.json", {})
+    assert recorded_results(Path("runs/sweeps/s/0.json")) == Path(named)
+    record = theirs / "sweeps" / "s" / "0.json"
+    assert recorded_results(record) == theirs.parent / named
+    (theirs.parent / named).unlink()
+    assert recorded_results(record) is None
 
 
 def test_a_sweep_runs_goes_on_and_is_shown(
