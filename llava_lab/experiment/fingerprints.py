@@ -29,6 +29,12 @@ def stage_fingerprints(
     parts = [[given.get(name), part] for name, part in model.named_children() if name != "newline"]
     found: dict[str, str] = {}
     last = fingerprint(digest(weights), type(model), parts, options.seed_everything)
+    # What a model of the user's own takes beside its parts; the weights count by what they are.
+    known = {"connector_weights", "newline", *(name for name, _ in model.named_children())}
+    kwargs = options.model.get("dict_kwargs") or {}
+    more = {**vars(given), **(kwargs if isinstance(kwargs, dict) else vars(kwargs))}
+    if own := {name: value for name, value in more.items() if name not in known}:
+        last = fingerprint(last, {"class_path": options.model.class_path, "init_args": own})
     for name, stage in stages.items():
         own = options.stages[name]
         arguments = {key: value for key, value in vars(own.init_args).items() if key != "data"}

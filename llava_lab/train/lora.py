@@ -1,6 +1,7 @@
 """10. LoRA: small adapters train beside linear layers, and are merged when the stage ends."""
 
 import importlib.util
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -123,7 +124,8 @@ class Lora:
                     r=self.rank,
                     lora_alpha=self.alpha,  # pyrefly: ignore[bad-argument-type]
                     lora_dropout=self.dropout,
-                    target_modules=names,
+                    # As a pattern of whole names: peft takes those of a list for endings, too.
+                    target_modules="|".join(map(re.escape, names)),
                 )
                 if names:
                     inject_adapter_in_model(config, module)

@@ -225,3 +225,15 @@ def train_only(module: nn.Module, training: bool = True) -> None:
     module.training = training
     for child in module.children():
         train_only(child, training)
+
+
+def hold_statistics(model: nn.Module, selection: Selection) -> None:
+    """Set what has saved buffers, none of which the stage chooses, to evaluation mode.
+
+    Statistics that moved there would be in no file of the stage's weights.
+    """
+    for name, module in model.named_modules():
+        passing = module._non_persistent_buffers_set
+        saved = [each for each, _ in module.named_buffers(recurse=False) if each not in passing]
+        if name and saved and not any(selection.trains(f"{name}.{each}") for each in saved):
+            module.training = False

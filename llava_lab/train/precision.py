@@ -80,7 +80,7 @@ class Bfloat16(Precision):
         self.names: dict[nn.Parameter, str] = {}
         self.before: dict[nn.Parameter, Tensor] = {}  # values that bfloat16 does not hold
         self.masters: dict[nn.Parameter, nn.Parameter] = {}
-        self.buffers: list[tuple[nn.Module, str, torch.dtype]] = []
+        self.buffers: list[tuple[nn.Module, str, Tensor]] = []  # with their values before
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Round the weights, and keep what would be lost."""
@@ -99,13 +99,25 @@ class Bfloat16(Precision):
             kept = part._non_persistent_buffers_set
             for name, buffer in part.named_buffers(recurse=False):
                 if buffer.dtype == torch.float32 and name not in kept:
-                    self.buffers.append((part, name, buffer.dtype))
+                    self.buffers.append((part, name, buffer.data))
                     buffer.data = buffer.data.bfloat16()
         return module
 
     def master(self, weight: nn.Parameter) -> nn.Parameter:
-        """What an optimizer changes in place of a weight: the weight in float32, or itself."""
-        if self.precision == "bf16-master" and weight in self.before and weight.requires_grad:
+        """What an optimizer changes in place of a weight: the weight in float32, or itself.
+
+        Raises:
+            ValueError: If the weight was in bfloat16 before, so that there are no others.
+        """
+        if self.precision != "bf16-master" or not weight.requires_grad:
+            return weight
+        if weight.dtype == torch.bfloat16 and weight not in self.names:
+            raise ValueError(
+                "trainer.precision=bf16-master takes steps in float32, and weights that train were "
+                "made in bfloat16; set model.llm.dtype to float32: while a stage trains they are "
+                "held in bfloat16 all the same"
+            )
+        if weight in self.before:
             exact = self.before.pop(weight).to(weight.device)
             self.masters[weight] = nn.Parameter(exact)
         return self.masters.get(weight, weight)
@@ -141,10 +153,16 @@ class Bfloat16(Precision):
         for weight in self.names:
             exact = self.masters.get(weight, self.before.get(weight, weight)).data
             weight.data, weight.grad = exact.to(weight.device, torch.float32), None
-        for part, name, kind in self.buffers:
+        for part, name, exact in self.buffers:
             buffer = getattr(part, name)
-            buffer.data = buffer.data.to(kind)
+            buffer.data = _buffer_after(buffer, exact)
         self.names, self.before, self.masters, self.buffers = {}, {}, {}, []
+
+
+def _buffer_after(buffer: Tensor, exact: Tensor) -> Tensor:
+    """A buffer in float32: as it was before, unless it has moved since."""
+    exact = exact.to(buffer.device)
+    return exact if torch.equal(buffer, exact.bfloat16()) else buffer.float()
 
 
 def master_of(plugin: Any) -> Callable[[nn.Parameter], nn.Parameter]:
@@ -159,8 +177,9 @@ def as_after(plugin: Any) -> Callable[[Tensor], Tensor]:
     held: dict[int, Tensor] = {}
     for each in plugin.names:
         held[each.data_ptr()] = plugin.masters.get(each, plugin.before.get(each, each)).detach()
-    for part, name, _ in plugin.buffers:
-        held[getattr(part, name).data_ptr()] = getattr(part, name)
+    for part, name, exact in plugin.buffers:
+        buffer = getattr(part, name)
+        held[buffer.data_ptr()] = _buffer_after(buffer, exact)
     rounded = held.keys()
     return lambda tensor: held[p].float() if (p := tensor.data_ptr()) in rounded else tensor
 

@@ -19,6 +19,7 @@ from llava_lab.data.modules.answers import (
     ReferenceHidden,
 )
 from llava_lab.data.sample import Sample
+from llava_lab.model.llava import Llava
 from llava_lab.train.answers import answer_logps
 from llava_lab.train.loss import Loss
 from llava_lab.train.turns import ranks_apart
@@ -55,6 +56,8 @@ class ReferenceStore:
     ):
         self.model, self.rows, self.batch = model, rows, batch
         parts = [digest(model.state_dict()), model.encoder, model.connector, model.llm]
+        if type(model) is not Llava:
+            parts += [type(model), dict(model.named_children()), own_attributes(model)]
         self.key = fingerprint(*parts, rows.loader.views, settings, held)[:24]
         self.folder = root / self.key
         self.place = {id(sample): index for index, sample in enumerate(rows.samples)}
@@ -135,6 +138,12 @@ class ReferenceStore:
             return None
         hidden = self.hidden[f"hidden.{index}"]
         return ReferenceHidden(hidden, self.head["weight"], self.head.get("bias"))
+
+
+def own_attributes(model: Any) -> dict[str, Any]:
+    """What a model has beside its parts, without what its stage gave it."""
+    given = ("optimizers_of_stage", "step_loss")
+    return {k: v for k, v in vars(model).items() if not k.startswith("_") and k not in given}
 
 
 def store_references(model: Any, data: Any, trainer: Any) -> None:

@@ -17,9 +17,16 @@ from llava_lab.train.lora import Lora, heads, merge
 from llava_lab.train.loss import Loss
 from llava_lab.train.muon import Muon
 from llava_lab.train.normalize import Normalization, StepLoss
-from llava_lab.train.parts import Selection, names_of, parts_of, train_only, weights_of
+from llava_lab.train.parts import (
+    Selection,
+    hold_statistics,
+    names_of,
+    parts_of,
+    train_only,
+    weights_of,
+)
 from llava_lab.train.precision import adamw, master_of
-from llava_lab.train.recompute import keep_products
+from llava_lab.train.recompute import recompute, recompute_frozen
 from llava_lab.train.split import check_split
 
 
@@ -51,7 +58,8 @@ class Stage(Callback):
         gradient_checkpointing: Recompute the LM's activations in the backward pass: all but each
             layer's input (true), which costs a forward pass more; or all but what attention and
             the matrix products gave (`products`; products narrower than their input apart), which
-            costs next to nothing and more than halves the memory of activations.
+            costs next to nothing and more than halves the memory of activations. Layers that have
+            dropout of their own (Falcon, OPT) are recomputed only where they train.
         lora: Adapters that train in place of weights, at their rates, or null.
         normalization: What the loss of an optimizer step is. `step`: the sum over all its
             supervised tokens (pairs, pictures) divided by their number, so that it is the same
@@ -145,16 +153,15 @@ class Stage(Callback):
         self.selection.check(model, self.loss)
         for weight, names in names_of(weights_of(model, self.loss)):
             weight.requires_grad_(self.selection.trains(*names))
+        recompute(model.llm.model, self.gradient_checkpointing)
         self._set_modes(model)
-        if self.gradient_checkpointing:
-            kept = (
-                {"context_fn": keep_products} if self.gradient_checkpointing == "products" else {}
-            )
-            model.llm.model.gradient_checkpointing_enable({"use_reentrant": False, **kept})
 
     def _set_modes(self, model: Any) -> None:
         for part in (*parts_of(model).values(), model.loss):
             train_only(part, training=False)
+        hold_statistics(model, self.selection)
+        if self.gradient_checkpointing:
+            recompute_frozen(model.llm.model)
 
     def check(self, model: Any) -> None:
         """Refuse what cannot be trained here, before anything is spent."""

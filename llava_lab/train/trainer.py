@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import (
     ProgressBar,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llava_lab.core import ranks
@@ -48,7 +49,8 @@ REFUSED = {
     "others name a ModelCheckpoint in trainer.callbacks",
     "barebones": "it would record nothing of the stage; leave it out",
 }
-# Options that decide neither a stage's weights nor its held-out numbers.
+# Options that decide neither a stage's weights nor its held-out numbers; of plugins those of
+# precision do.
 IDLE = (
     *(*ranks.WHERE, "plugins"),
     *("logger", "log_every_n_steps", "enable_autolog_hparams", "model_registry"),
@@ -100,10 +102,16 @@ def deciding(options: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
         if name not in (*IDLE, *REFUSED) and value != DEFAULTS[name]
     }
-    callbacks = chosen.pop("callbacks", None) or []
-    callbacks = callbacks if isinstance(callbacks, Sequence) else [callbacks]
+    callbacks = _listed(chosen.pop("callbacks", None))
     acting = [each for each in callbacks if not issubclass(_kind(each), OBSERVERS)]
-    return {**chosen, "callbacks": acting} if acting else chosen
+    plugins = [each for each in _listed(options.get("plugins")) if isinstance(each, Mapping)]
+    precise = [each for each in plugins if issubclass(_kind(each), Precision)]
+    found = {"callbacks": acting, "plugins": precise}
+    return chosen | {name: each for name, each in found.items() if each}
+
+
+def _listed(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, list | tuple) else [given] if given else []
 
 
 def _kind(callback: Mapping[str, Any]) -> type:

@@ -26,6 +26,7 @@ from llava_lab.experiment.fingerprints import benchmark_fingerprints
 from llava_lab.experiment.fitting import Fitting
 from llava_lab.model.encoder.base import Encoder
 from llava_lab.model.encoder.timm import TimmEncoder
+from llava_lab.model.llava import Llava
 from llava_lab.train.feature_store import FeatureStore
 
 # Two stages, all kinds of stages of three, and stages without pictures or without an LM; the others
@@ -268,6 +269,30 @@ def test_each_option_moves_its_own_stage_and_those_behind(
         count += 1
     assert found.fingerprints(found.parts.stages) == before
     assert count > 100
+
+
+class Scaled(Llava):
+    """Multiplies what the connector gives, by a number of which no weight knows."""
+
+    def __init__(self, encoder: Encoder, connector: Any, llm: Any, visual_scale: float = 1.0):
+        super().__init__(encoder, connector, llm)
+        self.visual_scale = visual_scale
+
+
+def test_an_option_of_a_model_of_the_users_own_moves_all_stages(
+    monkeypatch: pytest.MonkeyPatch, shortened: list[str], tmp_path: Path
+) -> None:
+    path = REPOSITORY / "experiments/llava15.yaml"
+    found = captured(path, [*shortened, *stage_options(path, tmp_path)])
+    for step in found.parts.stages.values():
+        monkeypatch.setattr(step.data, "check", lambda _: None)
+        monkeypatch.setattr(step.data, "content", lambda: "")
+    given, before = found.options.model, found.fingerprints(found.parts.stages)
+    given.class_path, given.init_args.visual_scale = f"{__name__}.Scaled", 1.0
+    ours = found.fingerprints(found.parts.stages)
+    given.init_args.visual_scale = 2.0
+    other = found.fingerprints(found.parts.stages)
+    assert all(len({before[name], ours[name], other[name]}) == 3 for name in before)
 
 
 def test_each_data_file_moves_what_reads_it(

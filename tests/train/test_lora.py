@@ -9,9 +9,12 @@ import torch
 from safetensors.torch import load_file
 from test_preference import folder, pairs_of, tiny  # noqa: F401
 from test_resume import command, outcome
+from torch import nn
 
 from llava_lab.cli.fit import main
 from llava_lab.convert.load import load_model
+from llava_lab.model.connector.base import Connector
+from llava_lab.model.llava import Llava
 from llava_lab.train.answers import answer_logps
 from llava_lab.train.lora import Lora, adapters, as_merged
 from llava_lab.train.loss import NextToken
@@ -177,6 +180,23 @@ def test_adapters_go_on_any_part_and_train_at_its_rate(folder: Path) -> None:  #
     stage.loss(model, pairs)[0].backward()
     stage.finish(model)
     assert not adapters(model) and set(model.state_dict()) == set(tiny().state_dict())
+
+
+@needs_peft
+def test_a_layer_whose_name_ends_as_anothers_gets_no_adapter() -> None:
+    class Nested(nn.Sequential, Connector):
+        def __init__(self, in_width: int, out_width: int):
+            inner = nn.Sequential(nn.Linear(out_width, out_width), nn.GELU())
+            super().__init__(nn.Linear(in_width, out_width), nn.GELU(), inner)
+
+    base = tiny()
+    model = Llava(base.encoder, Nested, base.llm)
+    lora = Lora(rank=2, alpha=4.0, parts=["connector.0"])
+    stage = Stage(None, NextToken(), {"connector": 1e-3}, lora=lora)
+    size = stage.size(model)
+    stage.begin(model)
+    assert set(adapters(model)) == {"connector.0"}
+    assert sum(w.numel() for w in model.parameters() if w.requires_grad) == size
 
 
 @pytest.mark.parametrize(

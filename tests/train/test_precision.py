@@ -8,6 +8,7 @@ import torch
 from conftest import REPOSITORY
 from lightning.pytorch import Callback
 from test_waiting import STEPS, stage_of, trainer_of
+from torch import nn
 
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.model.llava import Llava
@@ -105,6 +106,39 @@ def test_what_is_frozen_is_afterwards_as_it_was(results: Any, precision: str) ->
     after = results[precision][0].encoder.state_dict()
     for name, tensor in began.encoder.state_dict().items():
         assert torch.equal(after[name], tensor), name
+
+
+@pytest.mark.parametrize("precision", ["bf16-master", "bf16-true"])
+def test_statistics_that_do_not_move_are_afterwards_as_they_were(precision: Any) -> None:
+    layers = nn.ModuleList(nn.BatchNorm1d(4) for _ in range(2))
+    for name, buffer in layers.named_buffers():
+        buffer.copy_(torch.rand(4) + 0.3 if "running" in name else buffer)
+    layers[0].eval().requires_grad_(False)
+    before = {name: each.clone() for name, each in layers.state_dict().items()}
+    plugin = Bfloat16(precision)
+    plugin.convert_module(layers)
+    held = plugin.master(layers[1].weight)
+    assert held.dtype == (torch.float32 if precision == "bf16-master" else torch.bfloat16)
+    for layer in layers:
+        layer(torch.randn(3, 4, dtype=torch.bfloat16))
+    exact = as_after(plugin)
+    foreseen = {name: exact(each) for name, each in layers.state_dict().items()}
+    plugin.teardown()
+    after = layers.state_dict()
+    assert all(after[name].equal(each) for name, each in foreseen.items())
+    moved = {name for name in after if not after[name].equal(before[name])}
+    moved -= {"1.weight", "1.bias"}
+    assert moved == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+
+
+def test_weights_that_were_made_in_bfloat16_have_no_float32_to_take_steps_in() -> None:
+    layers = nn.ModuleList(nn.Linear(2, 2, dtype=torch.bfloat16) for _ in range(2))
+    layers[0].requires_grad_(False)
+    plugin = Bfloat16("bf16-master")
+    plugin.convert_module(layers)
+    assert plugin.master(layers[0].weight) is layers[0].weight
+    with pytest.raises(ValueError, match=r"set model\.llm\.dtype to float32"):
+        plugin.master(layers[1].weight)
 
 
 def test_what_was_trained_is_kept_in_float32(results: Any) -> None:

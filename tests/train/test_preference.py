@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -169,7 +170,7 @@ def test_a_wrong_value_is_named(options: dict, message: str) -> None:
 
 
 def pairs_of(
-    model: Llava, folder: Path, number: int = 3, **options: float
+    model: Llava, folder: Path, number: int = 3, **options: Any
 ) -> tuple[PreferenceDataModule, Pairs]:
     answers = [("A cat and a dog.", "One dog."), ("Two.", "Three small ones, I think."), ("a", "b")]
     rows = [
@@ -259,6 +260,31 @@ def test_the_reference_is_the_model_before_and_computed_once(
     other.setup("fit")
     store_references(model, other, data.trainer)
     assert len(calls) > before and other.references.folder != changed.references.folder
+
+
+def test_a_reference_is_not_that_of_another_model_or_of_another_chat(folder: Path) -> None:
+    class Scaled(Llava):
+        def __init__(self, model: Llava, by: float):
+            super().__init__(model.encoder, lambda *_: model.connector, model.llm)
+            self.by = by
+
+        def embed(self, batch: Any) -> torch.Tensor:
+            return super().embed(batch) * self.by
+
+    base, folders = tiny().eval(), []
+    for model in (base, Scaled(base, 2.0), Scaled(base, 3.0)):
+        data, pairs = pairs_of(model.eval(), folder)
+        folders.append(data.references.folder)
+        with torch.no_grad():
+            torch.testing.assert_close(pairs.reference, answer_logps(model, pairs)[0])
+    chat = "{% for m in messages %}{{ m.content }}ENDMARK{% endfor %}"
+    for mark in ("!", ";"):
+        base.llm.tokenizer.chat_template = chat.replace("ENDMARK", mark)
+        data, pairs = pairs_of(base, folder, template="tokenizer")
+        folders.append(data.references.folder)
+        with torch.no_grad():
+            torch.testing.assert_close(pairs.reference, answer_logps(base, pairs)[0])
+    assert len(set(folders)) == 5
 
 
 def test_every_loss_prefers_the_chosen_after_a_few_steps(folder: Path) -> None:

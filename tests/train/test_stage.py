@@ -7,9 +7,13 @@ import pytest
 import torch
 from conftest import LLAMA
 from safetensors.torch import save_file
+from torch import nn
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from llava_lab.core.modes import evaluating
 from llava_lab.core.tensors import digest
+from llava_lab.data.forest import Forest
+from llava_lab.model.connector.base import Connector
 from llava_lab.model.connector.mlp import MLP
 from llava_lab.model.encoder.timm import TimmEncoder
 from llava_lab.model.llava import Llava
@@ -128,6 +132,53 @@ def test_a_frozen_encoder_keeps_its_running_statistics(model: Llava) -> None:
     stage.on_train_epoch_start(SimpleNamespace(), model)
     model.encode(torch.randn(2, 3, 64, 64))
     assert digest(model.encoder.state_dict()) == before
+
+
+def test_statistics_that_a_stage_does_not_keep_do_not_move(model: Llava) -> None:
+    class Normed(Connector):
+        def __init__(self, in_width: int, out_width: int):
+            super().__init__()
+            self.norm, self.out = nn.BatchNorm1d(in_width, affine=False), MLP(in_width, out_width)
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return self.out(self.norm(features.flatten(0, 2)).view(features.shape))
+
+    model = Llava(model.encoder, Normed, model.llm)
+    for key, names in (("connector.out", set()), ("connector", {"running_mean", "running_var"})):
+        stage = Stage(None, NextToken(), {key: 1e-3})
+        stage.prepare(model)
+        model.train()
+        stage.on_train_epoch_start(SimpleNamespace(), model)
+        before = {name: each.clone() for name, each in model.state_dict().items()}
+        model.connector(torch.randn(1, 2, 2, model.encoder.width))
+        moved = {n for n, each in model.state_dict().items() if not each.equal(before[n])}
+        assert {n.rpartition(".")[2] for n in moved} - {"num_batches_tracked"} == names
+        assert moved <= set(stage.trained(model)) and all(map(stage.keeps, moved))
+
+
+@pytest.mark.parametrize("rates", [{"connector": 1e-3}, {"llm": 1e-3}], ids=["frozen", "trained"])
+def test_an_lm_is_recomputed_frozen_or_not_and_only_where_a_stage_says_so(
+    model: Llava, rates: dict[str, float]
+) -> None:
+    (layer,), calls = model.llm.model.model.layers, []
+    layer.self_attn.attention_dropout = 0.5  # a frozen LM drops nothing
+    layer.mlp.act_fn.register_forward_pre_hook(lambda *_: calls.append(1))
+    row, found = torch.randn(6, model.llm.width, requires_grad=True), []
+    for kept in (False, True, "products", False):
+        stage = Stage(None, NextToken(), rates, gradient_checkpointing=kept)
+        stage.prepare(model)
+        model.train()
+        stage.on_train_epoch_start(SimpleNamespace(), model)
+        calls.clear()
+        torch.manual_seed(0)
+        hidden = model.llm(row, Forest((6,), (None,)))
+        hidden.sum().backward()
+        found.append(hidden)
+        assert len(calls) == (2 if kept else 1), kept
+    assert all(torch.equal(each, found[0]) for each in found)
+    with evaluating(model):
+        plain = model.llm(row, Forest((6,), (None,)))
+    assert torch.equal(plain, found[0]) == ("llm" not in rates)
 
 
 @pytest.mark.parametrize(

@@ -217,3 +217,12 @@ def test_unknown_options_are_named() -> None:
         check_options({"presicion": 16}, "place")
     check_options({name: value for name, value in DEFAULTS.items()}, "place")
     assert deciding(DEFAULTS) == {}
+
+
+def test_a_plugin_decides_where_it_is_one_of_precision() -> None:
+    plugins = [
+        {"class_path": f"lightning.pytorch.plugins.{name}"}
+        for name in ("DoublePrecision", "io.TorchCheckpointIO")
+    ]
+    assert deciding({"plugins": None}) == deciding({"plugins": plugins[1]}) == {}
+    assert deciding({"plugins": plugins}) == {"plugins": plugins[:1]}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
+from llava_lab.data.chat import TokenizerTemplate
 from llava_lab.data.geometry import Layout
 from llava_lab.data.image_folder import ImageFolder, VideoPath
 from llava_lab.data.loader import StepPart
@@ -241,8 +242,11 @@ class AnswerDataModule(ImageDataModule):
         rows = [*self.samples, *self.held]
         chosen = self._templates(self.model.llm, rows).items()
         templates = {str(name): vars(template) for name, template in chosen}
-        length = self.model.llm.length(self.max_length)
-        return f"{self.content_of(rows)} {templates} {length}"
+        llm = self.model.llm
+        written = [f"{self.content_of(rows)} {templates} {llm.length(self.max_length)}"]
+        if any(isinstance(template, TokenizerTemplate) for _, template in chosen):
+            written.append(str(llm.tokenizer.chat_template))
+        return " ".join(written)
 
     def encoded(self, samples: Sequence[Sample], model: Any = None) -> EncodedAnswers:
         """Prompts with answers, encoded at access."""
