@@ -86,6 +86,20 @@ def test_rows_are_those_of_files_in_order_and_content(tmp_path: Path, model: Lla
     assert len(shards.stored_images()) == 3, "a picture that several rows have is one picture"
 
 
+def test_a_shard_that_moves_to_a_source_of_another_weight_is_other_content(tmp_path: Path) -> None:
+    for shard in range(3):
+        folder = tmp_path / ("one" if shard < 2 else "two")
+        tabled(folder / f"{shard}.parquet", [lmms(shard, shard)], LMMS_LAB)
+    seen = []
+    for _ in range(2):
+        data = stage(Source(tmp_path / "one", weight=2.0), Source(tmp_path / "two"))
+        data.read()
+        seen.append((data.content(), sum(map(len, data.order()))))
+        if len(seen) < 2:
+            (tmp_path / "one" / "1.parquet").rename(tmp_path / "two" / "1.parquet")
+    assert seen[0][0] != seen[1][0] and [rows for _, rows in seen] == [5, 4]
+
+
 def test_a_picture_of_several_rows_is_on_one_side_of_the_hold_out(tmp_path: Path) -> None:
     for shard in range(2):
         rows = [lmms(6 * shard + n, shown=n % 5) for n in range(6)]

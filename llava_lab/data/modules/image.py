@@ -22,6 +22,7 @@ from llava_lab.data.modules.lengths import costs_of, rule_of
 from llava_lab.data.modules.stage import StageDataModule, limited, run_seed
 from llava_lab.data.rows import BadRow
 from llava_lab.data.sample import Sample
+from llava_lab.data.shards import is_shards
 from llava_lab.data.source import ParsedRows, Source
 from llava_lab.data.table import Samples, files_of, read_table
 from llava_lab.data.verified import verified
@@ -183,7 +184,13 @@ class ImageDataModule(StageDataModule):
     def content(self) -> str:
         """Hash of the messages and image bytes of all rows, training and held-out rows apart."""
         self.read()
-        return f"{self.content_of(self.samples)} {self.content_of(self.held)}"
+        parts: list[Any] = [self.content_of(self.samples), self.content_of(self.held)]
+        if sum(is_shards(Path(source.path)) for source in self.sources) > 1:
+            # The place of a row names its shard, and not the folder, whose weight it has.
+            parts += [
+                mix.counts(each) for each in (self.samples, self.held) if isinstance(each, Samples)
+            ]
+        return " ".join(map(str, parts))
 
     @classmethod
     def content_of(cls, samples: Sequence[Sample]) -> str:
