@@ -33,7 +33,7 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "tail": lambda value: str(value).rpartition("_")[2],
     "bare": lambda value: str(value).replace(IMAGE_PLACEHOLDER, "").strip(),
     "asked": lambda value: _asked(str(value)),
-    "letter": lambda value: string.ascii_uppercase[int(value)],
+    "letter": lambda value: dict(enumerate(string.ascii_uppercase))[int(value)],  # -1 has none
     "subject": lambda value: str(value).partition("_")[2].rpartition("_")[0],
     "above": lambda value: "" if str(value).lower() in NOTHING else f"{value}\n",
     "context": lambda value: f"Context: {value}\n" if value else "",

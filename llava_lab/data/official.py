@@ -130,7 +130,7 @@ def _parquet(file: Path) -> Iterator[FileRow]:
 def _folder(folder: Path) -> Iterator[FileRow]:
     for file in sorted(folder.glob("*/**/*.txt")):
         top = file.relative_to(folder).parts[0]
-        for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+        for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
             left, tab, right = line.strip().partition("\t")
             if tab:
                 row = {"folder": top, "stem": file.stem, "left": left, "right": right}

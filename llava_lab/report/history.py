@@ -81,7 +81,8 @@ def read_history(path: Path) -> History:
         ValueError: If a line was changed or is missing; names the line.
     """
     events, chain = [], ""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    lines = text.removesuffix("\n").split("\n") if text else []  # U+2028 stands inside of a text
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)

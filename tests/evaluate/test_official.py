@@ -247,13 +247,26 @@ def test_a_damaged_file_is_one_message(name: str, text: str, problem: str, tmp_p
     assert str(tmp_path / name) in str(caught.value)
 
 
+def test_a_text_may_hold_what_parts_lines_elsewhere(tmp_path: Path) -> None:
+    rows = [{"question": "Is it\u2028red\x85?"}, {"question": "Or blue?"}]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "lines.json").write_bytes(text.encode())
+    found = [row.value["question"] for row in read_official(str(tmp_path / "lines.json"))]
+    assert found == [row["question"] for row in rows]
+    (tmp_path / "mme" / "art").mkdir(parents=True)
+    (tmp_path / "mme" / "art" / "1.txt").write_text("Is it\u2028red?\tYes\n\nBlue?\tNo\n")
+    found = [(row.number, row.value["left"]) for row in read_official(str(tmp_path / "mme"))]
+    assert found == [(1, "Is it\u2028red?"), (3, "Blue?")]
+
+
 def test_a_template_says_which_column_is_not_there() -> None:
     row = {"id": 7, "a": {"b": ["x", "y"]}, "none": None}
     assert filled("{id:03d}.jpg {a.b.1} {none}|", row) == "007.jpg y |"
     with pytest.raises(Refused, match=r"has no 'name', which '\{name\}' names; it has id"):
         filled("{name}", row)
-    with pytest.raises(Refused, match="cannot be filled in"):
-        filled("{a:03d}", row)
+    for wrong in ("{a:03d}", "{hidden:letter}"):
+        with pytest.raises(Refused, match="cannot be filled in"):
+            filled(wrong, {**row, "hidden": -1})
 
 
 def test_a_line_of_json_may_hold_a_separator_of_lines(tmp_path: Path) -> None:

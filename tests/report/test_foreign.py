@@ -36,12 +36,13 @@ def log(folder: Path, right: list[int] | None = RIGHT, date: str = DATE, **chang
     if right is not None:
         lines = [
             {
-                **{"doc_id": number, "doc_hash": f"h{number}", "target": "red", "input": "?"},
+                **{"doc_id": number, "doc_hash": f"h{number}", "target": "red\u2028", "input": "?"},
                 **{"filtered_resps": "red", "exact_match": float(each)},
             }
             for number, each in enumerate(right)
         ]
-        text = "".join(json.dumps(line) + "\n" for line in reversed(lines))
+        dumped = [json.dumps(line, ensure_ascii=False) for line in reversed(lines)]  # as it does
+        text = "".join(f"{line}\n" for line in dumped)
         (folder / f"{date}_samples_gqa.jsonl").write_text(text)
     return path
 

@@ -366,9 +366,10 @@ def test_a_history_that_was_changed_is_refused(
     damage: Callable, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "T1.jsonl"
-    events = [{"event": "rule", "text": "More"}, {"event": "verdict", "verdict": "reproduced"}]
+    rule = {"event": "rule", "text": "More\u2028 than\x85 less"}  # is a line all the same
+    events = [rule, {"event": "verdict", "verdict": "reproduced"}]
     assert read_history(path).added(events[:1]).added(events[1:]).events == tuple(events)
-    path.write_text("\n".join(damage(path.read_text().splitlines())) + "\n")
+    path.write_text("\n".join(damage(path.read_text().split("\n")[:-1])) + "\n")
     with pytest.raises(ValueError, match=message):
         read_history(path)
 
