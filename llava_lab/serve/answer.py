@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_lab.data.modules.encoded import Position
 from llava_lab.data.questions import Question
 from llava_lab.data.rows import read_rows
 from llava_lab.data.views.base import Views
@@ -21,7 +22,12 @@ from llava_lab.serve.models import device_of
 
 
 def answer_questions(
-    model: Llava, views: Views, questions: Sequence[Question], **options: Any
+    model: Llava,
+    views: Views,
+    questions: Sequence[Question],
+    *,
+    position: Position = "first",
+    **options: Any,
 ) -> list[str]:
     """Answer questions, greedily unless `sampling` is given.
 
@@ -29,13 +35,15 @@ def answer_questions(
         model: The model.
         views: How an image becomes views.
         questions: The questions; their ids may repeat.
+        position: Where the image goes in a question with one.
         options: Those of `question_loader`.
 
     Raises:
         ValueError: If a question cannot be asked; nothing is computed then.
     """
     texts = [""] * len(questions)
-    for batch in question_loader(model, by_images(questions), views, **options):
+    groups = by_images(questions, position)
+    for batch in question_loader(model, groups, views, position=position, **options):
         places = [place for tree in batch.places for place in tree]
         answers = answer(model, batch.to(device_of(model)))
         for place, text in zip(places, answers.texts, strict=True):
@@ -49,9 +57,10 @@ def check_answerable(
     questions: Sequence[Question],
     max_new_tokens: int,
     sizes: Sizes | None = None,
+    position: Position = "first",
 ) -> None:
     """Refuse what `answer_questions` would refuse of all questions, before any is answered."""
-    trees = trees_of(model, by_images(questions), views, "first", None, None)
+    trees = trees_of(model, by_images(questions, position), views, position, None, None)
     check_questions(trees, model.llm.context, max_new_tokens, sizes or Sizes(views))
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.image_folder import VIDEO_FILES, VideoPath
 from llava_lab.data.media.picture import to_rgb
+from llava_lab.data.modules.encoded import Position
 from llava_lab.data.questions import Question
 from llava_lab.serve.answer import answer_questions, check_answerable
 from llava_lab.serve.models import open_model, show_videos
@@ -68,8 +69,9 @@ class LlavaLab(lmms):
         """Answer requests, in their order."""
         for some in _portions(requests):
             with tempfile.TemporaryDirectory() as folder:
-                for length, (_, questions) in self._questions(some, Path(folder)).items():
-                    check_answerable(self.model, self.views, questions, length)
+                for asked, (_, questions) in self._questions(some, Path(folder)).items():
+                    length, position = asked
+                    check_answerable(self.model, self.views, questions, length, position=position)
         texts: list[str] = []
         with tqdm(total=len(requests), desc="llava_lab") as bar:
             for some in _portions(requests):
@@ -88,11 +90,13 @@ class LlavaLab(lmms):
 
     def _answer(self, requests: Sequence[Any], folder: Path) -> list[str]:
         texts = [""] * len(requests)
-        for length, (numbers, questions) in self._questions(requests, folder).items():
+        for asked, (numbers, questions) in self._questions(requests, folder).items():
+            length, position = asked
             answers = answer_questions(
                 self.model,
                 self.views,
                 questions,
+                position=position,
                 max_new_tokens=length,
                 images_per_batch=self.batch_size,
             )
@@ -103,9 +107,9 @@ class LlavaLab(lmms):
 
     def _questions(
         self, requests: Sequence[Any], folder: Path
-    ) -> dict[int, tuple[list[int], list[Question]]]:
-        """Indices and questions of requests, by their longest answer."""
-        found: dict[int, tuple[list[int], list[Question]]] = {}
+    ) -> dict[tuple[int, Position], tuple[list[int], list[Question]]]:
+        """Indices and questions of requests, by longest answer and place of their pictures."""
+        found: dict[tuple[int, Position], tuple[list[int], list[Question]]] = {}
         for number, request in enumerate(requests):
             context, options, to_visual, document, task, split = request.args
             place = f"task {task}, document {document}"
@@ -115,7 +119,8 @@ class LlavaLab(lmms):
             if any(isinstance(path, VideoPath) for path in paths):
                 self._show_videos()
             text = _text(context, len(paths), place)
-            numbers, questions = found.setdefault(length, ([], []))
+            position: Position = "keep" if IMAGE_PLACEHOLDER in context else "first"
+            numbers, questions = found.setdefault((length, position), ([], []))
             numbers.append(number)
             questions.append(Question(str(number), tuple(paths), text, None, (), place))
         return found

@@ -264,6 +264,15 @@ def test_lmms_eval_has_its_answers_in_order_or_none_at_all(
     requests = [request(n, text, 4 + n % 2) for n, text in enumerate(texts)]
     together = asked.generate_until(requests)
     assert together == [asked.generate_until([each])[0] for each in requests]
+    # Where the task says where its picture stands, it stays there; others come first.
+    words = "How many <image> do you see of them all there?"
+    question = Question("q", (tmp_path / "a.png",), words, None, (), "q")
+    kept, moved = (
+        answer_questions(model, Pad(), [question], position=each, max_new_tokens=4)
+        for each in ("keep", "first")
+    )
+    told = asked.generate_until([requests[0], request(0, words, 4)])
+    assert told == [together[0], kept[0]] and kept != moved
     computed: list[int] = []
     monkeypatch.setattr(lmms_eval, "answer_questions", lambda *_, **__: computed.append(1))
     with pytest.raises(ValueError, match=r"task t, document 3: .* for the answer"):
