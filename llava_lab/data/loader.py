@@ -117,7 +117,7 @@ class StageLoader(DataLoader):
         workers: int = 0,
         device: torch.device | None = None,
     ):
-        self.order, self.position = StepPartSampler(steps), 0
+        self.order, self.position, self.begin = StepPartSampler(steps), 0, 0
         self.gpu = device if device is not None and device.type == "cuda" else None
         # A step begins when all its micro-batches are there: workers load the next one meanwhile.
         ahead = max(2, math.ceil(max(map(len, steps), default=0) / max(1, workers)))
@@ -132,7 +132,10 @@ class StageLoader(DataLoader):
         )
 
     def __iter__(self) -> Any:
-        self.order.start = self.position
+        # Only what a checkpoint says is gone on from: Lightning leaves a pass over held-out rows
+        # before its end, and the next one begins anew.
+        self.order.start = self.position = self.begin
+        self.begin = 0
         fetched = super().__iter__()
         stream = None if self.gpu is None else torch.cuda.Stream(self.gpu)
         for step in self.order.steps[self.position :]:
@@ -150,7 +153,7 @@ class StageLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue after the steps that were handed out."""
-        self.position = state["steps"]
+        self.begin = self.position = state["steps"]
 
 
 def copied(micro: MicroBatch, stream: torch.cuda.Stream) -> MicroBatch:

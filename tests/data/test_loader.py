@@ -1,5 +1,6 @@
 """The order of a whole stage, from any position on; stored features equal computed ones."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -90,6 +91,21 @@ def test_a_loader_goes_on_from_any_step(position: int, workers: int) -> None:
     again.load_state_dict({"steps": position})
     assert len(again) == len(whole) == 12
     assert list(again) == whole[2 * position :]
+
+
+def test_a_pass_that_was_left_is_not_gone_on_from() -> None:
+    dealt = deal(range(6), 1, 0, 1)
+    loader = StageLoader(list(range(6)), dealt, collate)
+    for left in (2, 6, 0, 6):  # Lightning leaves a pass at its last batch, not behind it
+        assert [micro.batch for micro in itertools.islice(loader, left)] == dealt_rows(dealt)[:left]
+    loader.load_state_dict({"steps": 4})
+    assert loader.state_dict() == {"steps": 4}
+    for first in (4, 0):
+        assert [micro.batch for micro in loader] == dealt_rows(dealt)[first:]
+
+
+def dealt_rows(dealt: list[list[StepPart]]) -> list[list[int]]:
+    return [part.rows for (part,) in dealt]
 
 
 def test_a_loader_counts_whole_steps_and_tells_a_step_before_its_first_micro_batch() -> None:
