@@ -6,6 +6,7 @@ for each. A stage that reads other pictures, or some of them, encodes those alon
 """
 
 import hashlib
+import itertools
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -126,7 +127,8 @@ class FeatureStore:
     @torch.no_grad()
     def _compute(self, images: dict[str, Path], bar: tqdm) -> dict[str, Tensor]:
         """Features of some pictures by name, and the pictures' sizes in the names' order."""
-        device = next(self.encoder.parameters()).device
+        weights = itertools.chain(self.encoder.parameters(), self.encoder.buffers())
+        device = next(weights, torch.empty(0)).device
         loaded = [self.views.load(path) for path in images.values()]
         views = [self.views.pixels(image, self.encoder.view_spec) for image in loaded]
         groups = torch.cat(views).split(VIEWS)  # videos have many views

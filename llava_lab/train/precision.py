@@ -31,17 +31,15 @@ Precisions = Literal[
     "bf16-master",
     "bf16-true",
     "16-mixed",
-    "16-true",
-    "64-true",
-    "transformer-engine",
-    "transformer-engine-float16",
 ]
+# Lightning's others, which convert batches, of kinds that it knows.
+UNFIT = ("16-true", "64-true", "64", 64, "transformer-engine", "transformer-engine-float16")
 CHOICES = (
     "Types in which weights are held and computed, and steps taken; in brackets the bytes of a "
     "trained weight with AdamW. 32-true: float32 throughout (16). bf16-mixed: float32, computed in "
     "bfloat16 by autocast (16). bf16-master: bfloat16, with a copy in float32 with which steps are "
     "taken (16; a frozen weight takes 2 in place of 4). bf16-true: bfloat16 throughout (8), which "
-    "loses small steps. The others are Lightning's."
+    "loses small steps. 16-mixed: float32, computed in float16 with a scaled loss (16)."
 )
 
 

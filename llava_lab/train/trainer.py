@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Callback, Trainer
@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llava_lab.core import ranks
 from llava_lab.train import sharded  # noqa: F401  (its strategies are named in trainer.strategy)
-from llava_lab.train.precision import with_precision
+from llava_lab.train.precision import UNFIT, Precisions, with_precision
 
 DEFAULTS = {
     name: option.default
@@ -82,6 +82,9 @@ def check_options(options: Mapping[str, Any], place: str) -> None:
             raise ValueError(f"{place}: no option {name!r}{hint}")
         if name in REFUSED and value != DEFAULTS[name]:
             raise ValueError(f"{place}.{name} cannot be {value!r}: {REFUSED[name]}")
+        if name == "precision" and value in UNFIT:
+            known = ", ".join(get_args(Precisions))
+            raise ValueError(f"{place}.precision cannot be {value!r}; it is one of {known}")
 
 
 def check_stage_options(options: Mapping[str, Any], place: str) -> None:

@@ -219,9 +219,13 @@ def test_a_processor_beside_the_weights_says_the_colours(
     for file in folders["clip"].iterdir():
         (tmp_path / file.name).symlink_to(file)
     colours = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(colours))
-    view_spec = ClipEncoder(str(tmp_path)).view_spec
-    assert view_spec.mean == (0.1, 0.2, 0.3) and view_spec.std == (0.4, 0.5, 0.6)
+    files = {"processor_config.json": {"image_processor": colours}}
+    files["preprocessor_config.json"] = colours
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+        view_spec = ClipEncoder(str(tmp_path)).view_spec
+        assert view_spec.mean == (0.1, 0.2, 0.3) and view_spec.std == (0.4, 0.5, 0.6)
+        (tmp_path / name).unlink()
 
 
 def test_files_of_a_whole_and_of_a_cut_tower_load(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -164,3 +164,15 @@ def test_a_whole_store_is_read_where_nothing_can_be_written(
     store = stored(pictures[1:])
     store.fill()
     assert len(features(store)) == 4
+
+
+def test_an_encoder_without_weights_has_features(pictures: list[Path], tmp_path: Path) -> None:
+    class Means(torch.nn.Module):
+        view_spec = Counting.view_spec
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            return pixels.unfold(2, 4, 4).unfold(3, 4, 4).mean((4, 5)).permute(0, 2, 3, 1)
+
+    store = FeatureStore(tmp_path / "store", Means(), Pad(), pictures)  # type: ignore[arg-type]
+    store.fill()
+    assert {each.shape for each, _ in features(store).values()} == {(1, 4, 3)}

@@ -13,8 +13,9 @@ from torch import nn
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.model.llava import Llava
 from llava_lab.train.checkpoint import StageCheckpoint
-from llava_lab.train.precision import BYTES, CHOICES, Bfloat16, as_after
+from llava_lab.train.precision import BYTES, CHOICES, UNFIT, Bfloat16, as_after
 from llava_lab.train.sharded import Sharded
+from llava_lab.train.trainer import check_stage_options
 
 ALL = list(BYTES)
 
@@ -172,3 +173,9 @@ def test_an_experiment_names_it_like_any_other_precision() -> None:
         assert found == each and each in CHOICES
     with pytest.raises(ValueError, match=r"trainer\.precision: .*bf16-master"):
         _ = experiment.changed({"trainer.precision": "bf17"}).options
+
+
+@pytest.mark.parametrize("precision", UNFIT)
+def test_what_would_convert_no_batch_of_ours_is_refused_in_a_stage_too(precision: Any) -> None:
+    with pytest.raises(ValueError, match=r"stages\.x\.trainer\.precision cannot be .*bf16-master"):
+        check_stage_options({"precision": precision}, "stages.x.trainer")

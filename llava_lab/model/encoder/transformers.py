@@ -205,12 +205,14 @@ class TransformersEncoder(Encoder):
         from transformers.utils import cached_file
 
         found = {}
-        if name is not None:
+        # Version 5 of transformers writes all of a processor into one file.
+        for file in ("processor_config.json", "preprocessor_config.json"):
             try:
-                path = cached_file(locate(name), "preprocessor_config.json")
-                found = json.loads(Path(path or "").read_text("utf-8"))
+                path = cached_file(locate(name), file) if name is not None else None
+                read = json.loads(Path(path or "").read_text("utf-8"))
             except OSError:
-                pass  # a tower that comes without a processor has the colours of its family
+                continue  # a tower that comes without a processor has the colours of its family
+            found |= read.get("image_processor", {}) if file.startswith("processor") else read
         return tuple(found.get("image_mean", self.mean)), tuple(found.get("image_std", self.std))
 
     def _unreachable(self, name: str, error: Exception) -> FileNotFoundError:
