@@ -5,7 +5,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llava_lab.data.cells import NOTHING, cell
+from llava_lab.data.cells import NOTHING, cell, filled, is_template
 from llava_lab.data.rows import Refused
 
 
@@ -16,12 +16,16 @@ def options_of(cells: Mapping[str, Any], columns: str | Sequence[str] | None) ->
         cells: The row.
         columns: Column of a list of them, which may be written as text (MMMU); or columns of one
             each, of which the first empty one is the end; so is an option that is called "None".
+            Templates of one each are all options, whatever they are called.
     """
     if columns is None:
         return ()
     if not isinstance(columns, str):
         found = []
         for name in columns:
+            if is_template(name):
+                found.append(filled(name, cells))
+                continue
             value = cell(cells, name)
             if value is None or str(value).lower() in NOTHING:
                 break
