@@ -8,7 +8,7 @@ from typing import Any, Literal
 from llava_lab.core.atomic import write
 from llava_lab.data.cells import cell, fields, filled, is_template
 from llava_lab.data.choices import options_of, written
-from llava_lab.data.fields import IMAGE_PLACEHOLDER
+from llava_lab.data.fields import IMAGE_PLACEHOLDER, read_text
 from llava_lab.data.image_folder import ImageFolder, VideoPath
 from llava_lab.data.official import files_of, read_official, unpack
 from llava_lab.data.questions import Question
@@ -36,7 +36,8 @@ class Columns:
             `answer`; or several columns of one each, of which some may be null. Null where answers
             are secret.
         category: Template of the category; "/" parts what has scores of its own at each level.
-        choices: Column of a list of options, or columns of one each; the first empty one ends them.
+        choices: Column of a list of options, or columns of one each, of which the first empty one
+            ends them; or templates of one each, which all are options.
         kind: Template of what sort of answer is wanted, for the metric.
         prompts: Line that is added to a question, by its kind; null adds none.
         video: Whether `image` is the path of a video, whose ending may be left out.
@@ -247,12 +248,16 @@ class Official(Benchmark):
         images = tuple(self._pictures(cells, folder))
         if IMAGE_PLACEHOLDER in text:
             raise Refused(f"its text has a literal {IMAGE_PLACEHOLDER}")
+        name, answers = filled(columns.id, cells), tuple(self._answers(cells))
+        category = filled(columns.category, cells) if columns.category else None
+        for written_to_answers in (name, text, category or "", *answers):
+            read_text(written_to_answers, "its id, text, category or answer")
         return Question(
-            filled(columns.id, cells),
+            name,
             images,
             f"{IMAGE_PLACEHOLDER}\n" * len(images) + text,
-            filled(columns.category, cells) if columns.category else None,
-            tuple(self._answers(cells)),
+            category,
+            answers,
             row.place,
             filled(columns.caption, cells) if columns.caption else None,
             choices=choices,

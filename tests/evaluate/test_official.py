@@ -269,6 +269,17 @@ def test_a_template_says_which_column_is_not_there() -> None:
             filled(wrong, {**row, "hidden": -1})
 
 
+@pytest.mark.parametrize("change", [{"id": "\ud83d"}, {"answer": "\ud83d"}, {"kind": "\ud83d"}])
+def test_what_no_file_of_answers_could_hold_is_refused_before_they_are_made(
+    change: dict[str, str], tmp_path: Path
+) -> None:
+    """All answers were lost when they were written."""
+    columns = Columns("{id}", "Which?", answers="{answer}", category="{kind}")
+    write(tmp_path / "a.jsonl", [{"id": "1", "answer": "A", "kind": "x"} | change])
+    with pytest.raises(BadRows, match="half a surrogate pair"):
+        _ = Official("x", str(tmp_path / "a.jsonl"), str(tmp_path), columns, Server()).questions
+
+
 def test_a_line_of_json_may_hold_a_separator_of_lines(tmp_path: Path) -> None:
     write(tmp_path / "a.json", '{"text": "one\u2028two"}\n{"text": "three"}\n')
     found = [row.value["text"] for row in read_official(str(tmp_path / "a.json"))]
