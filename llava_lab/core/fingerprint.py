@@ -20,7 +20,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -151,10 +151,9 @@ class _Describer:
         name = f"{value.__module__}.{value.__qualname__}"
         if isinstance(value, FunctionType) and "<" in name:  # a lambda or an inner function
             cells = [cell.cell_contents for cell in value.__closure__ or ()]
-            code = [value.__code__.co_code.hex(), repr(value.__code__.co_consts)]
             return [
                 name,
-                *code,
+                *_compiled(value.__code__),
                 *map(self.describe, (value.__defaults__, value.__kwdefaults__, cells)),
             ]
         return [name, source] if (source := self._source(value)) else name
@@ -172,6 +171,19 @@ class _Describer:
                 total.update(file.read_bytes() if file else inspect.getsource(value).encode())
             self.sources[module] = total.hexdigest()
         return self.sources[module]
+
+
+def _compiled(code: CodeType) -> list[Any]:
+    """What a function does, with the functions inside of it; the same in every process."""
+    constants = [
+        _compiled(each)
+        if isinstance(each, CodeType)
+        else sorted(map(repr, each))
+        if isinstance(each, frozenset)
+        else repr(each)
+        for each in code.co_consts
+    ]
+    return [code.co_code.hex(), list(code.co_names), constants]
 
 
 def content_or_text(text: str) -> Any:

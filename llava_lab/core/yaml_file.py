@@ -38,6 +38,13 @@ _Loader.add_implicit_resolver(
 )
 
 
+# Nor does YAML 1.2 read dates, which no option is: a run may be called 2026-11-27.
+_Loader.yaml_implicit_resolvers = {
+    first: [each for each in known if each[0] != "tag:yaml.org,2002:timestamp"]
+    for first, known in _Loader.yaml_implicit_resolvers.items()
+}
+
+
 def parse_value(text: str) -> Any:
     """What a text says as YAML, such as an option's value on the command line.
 

@@ -101,7 +101,12 @@ def _checked(name: str, value: Any) -> Any:
 def _plain(value: Any) -> Any:
     if value in ("true", "True"):
         return True
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+    # An account of "0123" is none of "123".
+    return (
+        int(value)
+        if isinstance(value, str) and value.isdecimal() and str(int(value)) == value
+        else value
+    )
 
 
 def minutes(text: Any) -> int:
@@ -143,6 +148,8 @@ def resources(trainer: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
         devices = len(devices)
     if devices in ("auto", -1, "-1"):
         devices = gpus or 1
+    if not str(devices).isdecimal():
+        raise ValueError(f"trainer.devices is {devices!r}: say how many a job of Slurm is to have")
     if gpus is not None and gpus != int(devices) and trainer["accelerator"] != "cpu":
         raise ValueError(
             f"slurm.gpus_per_node is {named}, and trainer.devices is {devices}: a task is started "

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from llava_lab.core import signals
 from llava_lab.core.lock import Held, lock
+from llava_lab.core.messages import explained
 from llava_lab.core.records import write_record
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.experiment.gpus import VISIBLE, Pool, visible
@@ -150,8 +151,8 @@ class _Fits:
             yield futures[done], done.result()
 
     def _alone(self, point: Point, wait: bool) -> tuple[bool, str] | None:
-        record = self.sweep.record(self.runs, point, self.more)
         try:
+            record = self.sweep.record(self.runs, point, self.more)
             with lock(record.with_suffix(".lock"), f"{point}", wait):
                 # Older records were looked at before: their results are not the point's any more.
                 newer = record.is_file() and record.stat().st_mtime >= self.began
@@ -160,6 +161,8 @@ class _Fits:
                 return self._fit(record, point)
         except Held:
             return None
+        except (OSError, ValueError) as error:  # such as a file that was changed meanwhile
+            return False, f"{point}: {explained(error)}"
 
     def _fit(self, record: Path, point: Point) -> tuple[bool, str]:
         """Fit one point, on GPUs of its own where there are some."""
@@ -216,9 +219,13 @@ def fit_point(
     began, record = time.monotonic(), sweep.record(runs, point, more)
     layers, log = sweep.layers(point, more), record.with_suffix(".log")
     command = fit_command(layers, runs)
+    # Before the fit, as it reads the files when it begins.
+    expected = None
+    with suppress(OSError, ValueError):  # which its log says
+        expected = Experiment.read_layers(layers).run(runs).results_file
     code = start(command)
     known |= {"labels": point.labels, "seed": point.seed, "command": command, "exit": code}
-    results = Experiment.read_layers(layers).run(runs).results_file if not code else None
+    results = expected if not code else None
     if results and results.is_file():
         write_record(record, {**known, "results": str(results)})
         write_hparams(sweep, point, record, results)

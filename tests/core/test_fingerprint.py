@@ -3,7 +3,9 @@
 import functools
 import importlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +63,27 @@ def test_options_that_show_neither_in_weights_nor_in_repr_are_seen() -> None:
         return lambda x: x * number
 
     assert describe(Activated(by(1.0))) != describe(Activated(by(2.0)))
+    assert describe(lambda x: x.sin()) != describe(lambda x: x.cos())
+
+
+def test_a_function_inside_of_a_function_is_the_same_in_every_process() -> None:
+    code = (
+        "from llava_lab.core.fingerprint import fingerprint\n"
+        "part = lambda xs: sum(x * 2 for x in xs if x not in {'a', 'b', 'c', 'd'})\n"
+        "padding = [object() for _ in range({})]\n"
+        "print(fingerprint(part))\n"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code.replace("range({})", f"range({seed}000)")],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2)
+    }
+    assert len(found) == 1
 
 
 @pytest.fixture

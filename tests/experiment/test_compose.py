@@ -88,6 +88,11 @@ def test_a_class_by_its_name_alone_is_the_one_in_full() -> None:
     assert "depth" not in merge({"a": {**full, "class_path": "my.MLP"}}, {"a": "MLP"})["a"]
 
 
+def test_a_date_is_a_text(tmp_path: Path) -> None:
+    (path := tmp_path / "mine.yaml").write_text("experiment: 2026-11-27\n")
+    assert read_layer(path) == override("experiment=2026-11-27") == {"experiment": "2026-11-27"}
+
+
 def test_what_is_appended_waits_for_the_list_of_an_earlier_layer() -> None:
     both = merge({"a+": [2]}, {"a+": [3]})
     assert resolve(merge({"a": [1]}, both)) == {"a": [1, 2, 3]}

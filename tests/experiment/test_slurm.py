@@ -191,10 +191,15 @@ def test_a_launchers_file_says_times_as_sbatch_does_and_the_command_line_wins(
 ) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("time: 4:00:00\ngpus-per-node: a100:2\nadditional_parameters: {reservation: r}")
-    found = slurm_options.read_options(str(file), ["partition=long", "setup=[a b, c]"])
+    found = slurm_options.read_options(
+        str(file), ["partition=long", "setup=[a b, c]", "account=0123"]
+    )
+    assert found["account"] == "0123"
     assert (found["time"], found["partition"], found["setup"]) == (240, "long", ["a b", "c"])
     assert found["additional_parameters"] == {"reservation": "r"}
     assert resources(AUTO, found) == {"nodes": 1, "ntasks_per_node": 2}
+    with pytest.raises(ValueError, match="devices is '0,1': say how many a job of Slurm is"):
+        resources({**AUTO, "devices": "0,1"}, {})
     shipped = slurm_options.read_options(str(REPOSITORY / "configs/launcher/slurm.yaml"), [])
     assert (shipped["time"], shipped["signal_delay_s"]) == (240, 120)
 

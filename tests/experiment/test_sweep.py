@@ -20,7 +20,7 @@ from llava_lab.cli import sweep as sweeps
 from llava_lab.cli.table import main as table_main
 from llava_lab.core.records import write_record
 from llava_lab.experiment import sweeping
-from llava_lab.experiment.sweep import Sweep, recorded_results
+from llava_lab.experiment.sweep import Layers, Point, Sweep, recorded_results
 from llava_lab.experiment.sweeping import fit_command
 from llava_lab.report.published import published
 
@@ -163,6 +163,26 @@ def test_results_are_those_of_the_folder_of_runs_that_was_named(
     assert recorded_results(record) == theirs.parent / named
     (theirs.parent / named).unlink()
     assert recorded_results(record) is None
+
+
+def test_a_file_that_is_broken_meanwhile_stops_its_own_point_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    sweep = Sweep.read(sweep_file(tmp_path, "{experiment: EXPERIMENT, seeds: [0, 1], axes: {}}"))
+
+    def record(self: Sweep, runs: Path, point: Point, more: Layers = ()) -> Path:
+        if point.seed == 0:
+            raise ValueError("mine.yaml: not YAML")
+        return runs / "1.json"
+
+    monkeypatch.setattr(Sweep, "record", record)
+    monkeypatch.setattr(sweeping, "finished", lambda *_: set())
+    monkeypatch.setattr(sweeping, "_pool", lambda *_: None)
+    monkeypatch.setattr(sweeping, "fit_point", lambda *_: (True, "seed=1: fine"))
+    with pytest.raises(ValueError, match="1 of 2 points failed"):
+        sweeping.run(sweep, tmp_path)
+    said = capsys.readouterr().out
+    assert "seed=0: mine.yaml: not YAML" in said and "[2/2]" in said and "seed=1: fine" in said
 
 
 def test_a_sweep_runs_goes_on_and_is_shown(
