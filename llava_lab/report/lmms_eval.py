@@ -12,6 +12,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
+from llava_lab.core.below import files_below
 from llava_lab.core.yaml_file import read_mapping
 from llava_lab.report.published import LMMS_EVAL, PAPER
 from llava_lab.report.runs import RunResults
@@ -36,7 +37,7 @@ def logs_in(folder: Path) -> list[Path]:
     Raises:
         ValueError: If one model's folder has several.
     """
-    found = sorted(path for path in folder.rglob(f"*{END}") if is_log(path))
+    found = [path for path in files_below(folder) if is_log(path)]
     for path in found:
         beside = [each.name for each in found if each.parent == path.parent]
         if len(beside) > 1:

@@ -93,7 +93,9 @@ def test_a_published_table_has_them_in_rows_of_their_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = next(t for t in every() if {"GQA", "MME"} <= {c.name for c in t.columns})
-    log(tmp_path / "logs" / "llava-hf__llava-1.5-7b-hf")
+    log(tmp_path / "elsewhere")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "llava-hf__llava-1.5-7b-hf").symlink_to(tmp_path / "elsewhere")
     main(["--paper", wanted.id, str(tmp_path / "logs"), "--format", "json"])
     (grid,) = json.loads(capsys.readouterr().out)
     row = grid["rows"][-1]
