@@ -371,7 +371,8 @@ def test_points_at_once_have_gpus_of_their_own(
     code += " if 'SLURM_NTASKS' not in os.environ else print('a task of Slurm')"
     monkeypatch.setenv("SLURM_NTASKS", "8")
     config = {"trainer": {"devices": "auto", "accelerator": "auto"}}
-    experiment = SimpleNamespace(read_layers=lambda layers: SimpleNamespace(config=config))
+    made = SimpleNamespace(config=config, run=lambda runs: SimpleNamespace(results_file=None))
+    experiment = SimpleNamespace(read_layers=lambda layers: made)
     monkeypatch.setattr(sweeping, "visible", lambda: ["5", "GPU-7c"])
     monkeypatch.setattr(sweeping, "Experiment", experiment)
     monkeypatch.setattr(sweeping, "fit_command", lambda *_: [sys.executable, "-c", code])
@@ -391,6 +392,28 @@ def test_points_at_once_have_gpus_of_their_own(
     monkeypatch.setitem(config["trainer"], "devices", 3)
     with pytest.raises(SystemExit, match="devices is 3, and there are 2 GPUs"):
         sweeps.main([str(path), f"--runs={tmp_path / 'runs'}"])
+
+
+def test_results_are_those_of_the_files_that_a_fit_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = Sweep.read(sweep_file(tmp_path, "{experiment: EXPERIMENT, axes: {}}"))
+    now = ["old"]
+
+    def read_layers(layers: Layers) -> SimpleNamespace:
+        results = tmp_path / now[0]
+        results.touch()
+        return SimpleNamespace(run=lambda runs: SimpleNamespace(results_file=results))
+
+    def changes_a_file(command: list[str]) -> int:
+        now[0] = "new"
+        return 0
+
+    monkeypatch.setattr(sweeping, "Experiment", SimpleNamespace(read_layers=read_layers))
+    monkeypatch.setattr(sweeping, "write_hparams", lambda *_: None)
+    (point,) = sweep.points()
+    _, line = sweeping.fit_point(sweep, tmp_path / "runs", point, (), changes_a_file)
+    assert line.endswith(f"{tmp_path / 'old'}")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"command": 3, "exit": 0}'])
