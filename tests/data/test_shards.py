@@ -114,6 +114,18 @@ def test_a_picture_of_several_rows_is_on_one_side_of_the_hold_out(tmp_path: Path
     assert len(data.samples) + len(data.held) == 12
 
 
+def test_a_picture_of_two_sources_is_on_one_side_of_the_hold_out(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        tabled(tmp_path / name / f"{name}.parquet", [lmms(n, n) for n in range(12)], LMMS_LAB)
+    data = stage(Source(tmp_path / "one"), Source(tmp_path / "two"), hold_out=0.4)
+    data.read()
+    sides = [
+        {image_digest(path) for row in rows for path in row.images}
+        for rows in (data.samples, data.held)
+    ]
+    assert all(sides) and not sides[0] & sides[1]
+
+
 def alike(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
     return one is other if one is None or other is None else torch.equal(one, other)
 
