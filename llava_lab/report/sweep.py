@@ -38,13 +38,17 @@ def finished_groups(sweep: Sweep, runs: Path, more: Layers = ()) -> list[PointRu
     """Group the finished points of a sweep by combination: its labels and its seeds' runs.
 
     Raises:
-        ValueError: If no point is finished.
+        ValueError: If no point is finished, or an option is none.
     """
     found: dict[str, PointRuns] = {}
     for point, results in sweep.recorded(runs, more):
         group = found.setdefault(str(point.labels), (point.labels, []))
         group[1].append(read(results))
     if not found:
+        # Here, since torch takes seconds. An option that there is not has its own message.
+        from llava_lab.experiment.experiment import Experiment
+
+        _ = Experiment.read_layers(sweep.layers(sweep.points()[0], more)).options
         raise ValueError(
             f"sweep {sweep.name} has no finished point in {runs}; run `sweep` first, with the same "
             "options as here"

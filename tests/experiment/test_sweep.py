@@ -252,6 +252,9 @@ def test_a_sweep_runs_goes_on_and_is_shown(
     with pytest.raises(SystemExit):
         table_main([str(path), f"--runs={runs}"])
     assert "sweep some has no finished point" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        table_main([str(path), f"--runs={runs}", "--formt=json"])
+    assert "Option 'formt' is not accepted" in capsys.readouterr().err
 
 
 STAND_IN = """
