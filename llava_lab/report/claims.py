@@ -92,8 +92,13 @@ class Claims:
         return found
 
 
-def read_claims(findings: Mapping[str, Finding], folder: Path) -> Claims:
+def read_claims(findings: Mapping[str, Finding], folder: Path, more: Layers = ()) -> Claims:
     """Judge all findings by the runs under a folder of results.
+
+    Args:
+        findings: All findings, by id.
+        folder: The folder.
+        more: Files and overrides that the runs were made with, beside their sweeps'.
 
     Raises:
         ValueError: If a file is damaged, a run lacks a score that a finding names, or a history has
@@ -104,7 +109,7 @@ def read_claims(findings: Mapping[str, Finding], folder: Path) -> Claims:
     check_runs(histories, runs)
     claims = judge(findings, {(run.sweep, run.point, run.seed): run for run in runs}, histories)
     known = {each.sweep.name for each in findings.values()}
-    present = fresh(list(findings.values()), claims.runs)
+    present = fresh(list(findings.values()), claims.runs, more)
     outdated = {key for key in claims.runs if key[0] in known and key not in present}
     return replace(claims, outdated=outdated)
 

@@ -16,10 +16,10 @@ from llava_lab.experiment.rehearsal import rehearse
 from llava_lab.experiment.sweep import Layers, Point
 from llava_lab.experiment.sweeping import run as run_sweep
 from llava_lab.experiment.verdict_runs import Chosen, choose
-from llava_lab.report.claims import Claims, fresh, judge, keys, read_claims
+from llava_lab.report.claims import Claims, judge, keys, read_claims
 from llava_lab.report.committed import commit
 from llava_lab.report.finding import Finding
-from llava_lab.report.history import begin, check_runs, note
+from llava_lab.report.history import begin, note
 from llava_lab.report.runs import read
 
 
@@ -96,10 +96,12 @@ class Running:
 
     def claims(self) -> Claims:
         """The claims by the runs that were made with the present version, files and options."""
-        found = read_claims(self.findings, self.results)
-        check_runs(found.histories, list(found.runs.values()))
-        present = fresh(list(self.findings.values()), found.runs, self.more)
-        runs = {key: each for key, each in present.items() if each.run.version == __version__}
+        found = read_claims(self.findings, self.results, self.more)
+        runs = {
+            key: each
+            for key, each in found.runs.items()
+            if key not in found.outdated and each.run.version == __version__
+        }
         return judge(self.findings, runs, found.histories)
 
     def lacking(self, ids: Sequence[str], claims: Claims) -> Iterator[Chosen]:

@@ -190,21 +190,6 @@ def test_points_that_no_contrast_names_are_run_where_every_point_is_asked_for(
     assert made.most(["T1"], made.claims()) == 4 + 4 + 3
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["--every-point"], "--every-point says which runs to make: give --run or --plan"),
-        (["--one-look", "--plan"], "--one-look says how far --run goes: give it, too"),
-    ],
-)
-def test_what_only_says_how_runs_are_made_is_refused_without(
-    given: list[str], message: str, capsys: pytest.CaptureFixture
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(given)
-    assert stop.value.code == 2 and message in capsys.readouterr().err
-
-
 def test_results_alone_give_the_same_verdicts_and_scores(
     tmp_path: Path, run: Callable[..., Claims]
 ) -> None:
@@ -433,6 +418,8 @@ def test_the_verb_prints_rules_without_runs(
         (["--run", "F99"], "there is no finding 'F99'"),
         (["--a.b=3"], "name a folder with --results"),
         (["--jobs=0"], "is not a whole number from 1 on"),
+        (["--every-point"], "--every-point says which runs to make: give --run or --plan"),
+        (["--one-look", "--plan"], "--one-look says how far --run goes: give it, too"),
     ],
 )
 def test_what_the_verb_cannot_do_is_one_message(
