@@ -130,7 +130,7 @@ def plan(options: Namespace, more: Layers) -> None:
 
     running.rehearse(ids)
     claims = running.claims()
-    found = effort(list(running.lacking(ids, claims)), claims.runs, more)
+    found = effort(list(running.to_make(ids, claims)), claims.runs, more)
     show([effort_grid(found, options.jobs or 1, running.most(ids, claims))], options.format)
 
 

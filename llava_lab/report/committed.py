@@ -23,12 +23,12 @@ from typing import Any
 from llava_lab.core.records import file_sha256, read_object, read_record, write_record
 from llava_lab.evaluate.points import NAME as POINTS
 from llava_lab.experiment.sweep import Point
+from llava_lab.report import machine
 from llava_lab.report.points import Points, read_points
 from llava_lab.report.runs import RunResults, check
 
 WAY_OUT = "Take the committed file again, or delete it and `report --run` makes it anew."
-QUESTIONS, SECONDS, FINDINGS = "questions", "seconds.json", "findings"
-OF_MACHINE = ("seconds", "seconds_trained_here", "peak_memory_bytes", "reused")
+QUESTIONS, FINDINGS = "questions", "findings"
 LEFT_OUT = ("predictions_sha256", "points_sha256")
 SCORE = ("value", "ci95", "n")
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -113,18 +113,12 @@ def commit(
     """
     path = file_of(folder, sweep, point.name, point.seed)
     text = run.path.with_name("config.yaml").read_text(encoding="utf-8")
-    results = {key: each for key, each in run.results.items() if key not in LEFT_OUT}
-    machine = {
-        "cost": _of_machine(results["cost"]),
-        "stages": [_of_machine(stage) for stage in results["stages"]],
-    }
-    results |= {
-        "cost": _others(results["cost"]),
-        "stages": [_others(stage) for stage in results["stages"]],
-        "benchmarks": {
-            name: {score: _packed_score(each) for score, each in scores.items()}
-            for name, scores in results["benchmarks"].items()
-        },
+    results, times = machine.apart(
+        {key: each for key, each in run.results.items() if key not in LEFT_OUT}
+    )
+    results["benchmarks"] = {
+        name: {score: _packed_score(each) for score, each in scores.items()}
+        for name, scores in results["benchmarks"].items()
     }
     config = run.config or {}
     worlds = {key: config[key]["seed"] for key in ("tiny_world", "tiny_videos") if config.get(key)}
@@ -142,7 +136,28 @@ def commit(
         "points": {name: _keep(folder, each) for name, each in _points(run).items()},
     }
     write_record(path, content)
-    _keep_seconds(path, machine)
+    machine.keep(path, times)
+    return path
+
+
+def commit_again(
+    folder: Path, sweep: str, point: Point, record: str, run: Committed, rules: Mapping[str, str]
+) -> Path:
+    """Write a run that another sweep has made once more, as a run of a point with its options.
+
+    Args:
+        folder: The folder of results.
+        sweep: Name of the point's sweep.
+        point: The point.
+        record: Hash of all that its files and options say.
+        run: The other sweep's run, of the same configuration and seed.
+        rules: Hash of each finding's file that stood before the run, by id.
+    """
+    path = file_of(folder, sweep, point.name, point.seed)
+    kept = read_record(run.run.path, FIELDS, WAY_OUT)
+    place = {"sweep": sweep, "point": point.name, "labels": point.labels, "options": point.options}
+    write_record(path, {**kept, **place, "record": record, "rules": dict(rules)})
+    machine.keep(path, machine.kept(run.run.path))
     return path
 
 
@@ -160,7 +175,7 @@ def read_results(folder: Path) -> list[Committed]:
     files = [path for path in folder.glob("*/*.json") if path.parent.name not in (QUESTIONS,)]
     found: dict[tuple[str, str, int], Committed] = {}
     asked: dict[str, Mapping[str, Any]] = {}
-    for path in sorted(path for path in files if path.name != SECONDS):
+    for path in sorted(path for path in files if path.name != machine.NAME):
         each = _read(folder, path, asked)
         key = (each.sweep, each.point, each.seed)
         if file_of(folder, *key) != path:
@@ -175,7 +190,7 @@ def _read(folder: Path, path: Path, asked: dict[str, Mapping[str, Any]]) -> Comm
     kept = read_record(path, FIELDS, WAY_OUT)
     try:
         points = {name: _joined(folder, each, asked) for name, each in kept["points"].items()}
-        results = _with_machine(kept["results"], _seconds(path).get(path.stem, {}))
+        results = machine.together(kept["results"], machine.kept(path))
         results["benchmarks"] = {
             name: {score: _score(each) for score, each in scores.items()}
             for name, scores in results["benchmarks"].items()
@@ -230,35 +245,6 @@ def _joined(
         for prefix, each in json.loads(_unpacked(kept["passes"])).items()
     }
     return {**known[name], "passes": passes}
-
-
-def _keep_seconds(path: Path, machine: Mapping[str, Any]) -> None:
-    """Keep what differs from machine to machine beside the run's file."""
-    write_record(
-        path.with_name(SECONDS), dict(sorted({**_seconds(path), path.stem: machine}.items()))
-    )
-
-
-def _seconds(path: Path) -> dict[str, Any]:
-    file = path.with_name(SECONDS)
-    return read_record(file, {}, f"Delete {file}; it holds times alone.") if file.is_file() else {}
-
-
-def _with_machine(results: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Any]:
-    stages = machine.get("stages") or [{}] * len(results["stages"])
-    return {
-        **results,
-        "cost": {**results["cost"], **machine.get("cost", {})},
-        "stages": [{**s, **more} for s, more in zip(results["stages"], stages, strict=True)],
-    }
-
-
-def _of_machine(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: each for key, each in record.items() if key in OF_MACHINE}
-
-
-def _others(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: each for key, each in record.items() if key not in OF_MACHINE}
 
 
 def _packed_score(score: Mapping[str, Any]) -> Any:

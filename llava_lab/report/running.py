@@ -2,7 +2,7 @@
 
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,8 @@ from llava_lab.experiment.sweep import Layers, Point
 from llava_lab.experiment.sweeping import run as run_sweep
 from llava_lab.experiment.verdict_runs import Chosen, choose
 from llava_lab.report.claims import Claims, judge, keys, read_claims
-from llava_lab.report.committed import commit
+from llava_lab.report.committed import commit, commit_again
+from llava_lab.report.elsewhere import elsewhere, rules_before
 from llava_lab.report.finding import Finding
 from llava_lab.report.history import begin, note
 from llava_lab.report.runs import read
@@ -54,8 +55,9 @@ class Running:
     def run(self, ids: Sequence[str]) -> Claims:
         """Make the runs of findings until each is decided, has had its last look, or its next.
 
-        Runs that are under results/ already, made with the same files and options, count. A run
-        that fails does not stop the others; at the end it is said.
+        Runs that are under results/ already, made with the same files and options, count, those
+        that another sweep has made, too. A run that fails does not stop the others; at the end it
+        is said.
 
         Args:
             ids: The findings.
@@ -69,6 +71,8 @@ class Running:
             begin(self.results, self.findings[id], self.git)
         with lock(self.runs / ".report.lock", "report --run", wait=False), verdict_worlds.opened():
             while sweeps := list(self.lacking(ids, claims := self.claims())):
+                if sum([self._take(sweep, claims) for sweep in sweeps]):
+                    continue
                 failed = [sweep.name for sweep in sweeps if not self._sweep(sweep)]
                 self._note(claims := self.claims())
                 if failed:
@@ -120,6 +124,13 @@ class Running:
         for name, wanted in sweeps.items():
             yield choose(of[name].sweep, wanted, of[name].draw, self.more)
 
+    def to_make(self, ids: Sequence[str], claims: Claims) -> Iterator[Chosen]:
+        """Of the runs that are lacking those that no other sweep has made."""
+        for sweep in self.lacking(ids, claims):
+            made = [point for point, _ in elsewhere(sweep, claims.runs, self.more)]
+            if left := tuple(point for point in sweep.chosen if point not in made):
+                yield replace(sweep, chosen=left)
+
     def most(self, ids: Sequence[str], claims: Claims) -> int:
         """Number of runs that are lacking if every undecided finding goes to its last look."""
         undecided = [self.findings[id] for id in ids if claims.verdicts[id].next is not None]
@@ -129,11 +140,15 @@ class Running:
             wanted |= {key for each in asked for key in keys(each, each.looks[0], every_point=True)}
         return len(wanted - claims.runs.keys())
 
-    def _sweep(self, sweep: Chosen) -> bool:
-        """Make runs and keep them under results/; False if some failed."""
+    def _begin(self, sweep: Chosen) -> None:
+        """Write down the rules that runs are evidence for."""
         of = {each.id: each for point in sweep.points() for each in self._of(sweep, point)}
         for finding in of.values():
             begin(self.results, finding, self.git)
+
+    def _sweep(self, sweep: Chosen) -> bool:
+        """Make runs and keep them under results/; False if some failed."""
+        self._begin(sweep)
         try:
             run_sweep(sweep, self.runs, self.jobs, self.more)
         except ValueError as error:
@@ -142,6 +157,19 @@ class Running:
         finally:  # also of those that were done before a signal came
             self._commit(sweep)
         return True
+
+    def _take(self, sweep: Chosen, claims: Claims) -> int:
+        """Keep runs that other sweeps have made under this one, too; how many these are."""
+        found = list(elsewhere(sweep, claims.runs, self.more))
+        self._begin(replace(sweep, chosen=tuple(point for point, _ in found)))
+        for point, run in found:
+            rules = rules_before(run, self._of(sweep, point))
+            record = sweep.record(self.runs, point, self.more).stem
+            commit_again(self.results, sweep.name, point, record, run, rules)
+        if found:
+            names = sorted({run.sweep for _, run in found})
+            say(f"sweep {sweep.name}: {len(found)} runs were made by {', '.join(names)}")
+        return len(found)
 
     def _commit(self, sweep: Chosen) -> None:
         for point, results in sweep.recorded(self.runs, self.more):

@@ -1,9 +1,11 @@
 """Runs of findings: made look by look, kept under results/, judged from there alone."""
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from llava_lab.evaluate.points import PointsFile
 from llava_lab.evaluate.ratio import by_category, mean
 from llava_lab.experiment.rehearsal import Rehearsal
 from llava_lab.experiment.sweep import Point, Sweep
-from llava_lab.report import effort, running
+from llava_lab.report import effort, elsewhere, running
 from llava_lab.report.claim_text import scores_grid
 from llava_lab.report.claims import Claims, read_claims
 from llava_lab.report.committed import read_results
@@ -64,6 +66,14 @@ def rule(folder: Path, changes: dict | None = None, experiment: Path | None = No
         (folder / "findings" / f"{each['finding']}.yaml").write_text(yaml.safe_dump(each))
 
 
+def config_of(overrides: list[str]) -> str:
+    """A configuration that says no more than its options."""
+    given = dict(each.split("=", 1) for each in overrides)
+    seeds = {key: int(given.pop(key)) for key in ("seed_everything", "tiny_world.seed")}
+    world = {"seed": seeds.pop("tiny_world.seed")}
+    return yaml.safe_dump({**seeds, "tiny_world": world, "options": given})
+
+
 def make_run(folder: Path, point: Point, right: dict[str, float]) -> Path:
     """A finished run as `fit` leaves it, that has so many counts and colors right."""
     got = np.array([float(place < right[kind] * len(KINDS)) for place, kind in enumerate(KINDS)])
@@ -78,10 +88,7 @@ def make_run(folder: Path, point: Point, right: dict[str, float]) -> Path:
     places = list(range(len(KINDS)))
     points.add("questions", "", places, {"accuracy": mean(got)}, split=True, means=[])
     points.write(folder / "points.json")
-    config = yaml.safe_dump(
-        {"seed_everything": point.seed, "tiny_world": {"seed": point.options["tiny_world.seed"]}}
-    )
-    (folder / "config.yaml").write_text(config)
+    (folder / "config.yaml").write_text(config_of(point.overrides))
     results = {
         "experiment": "some",
         "scale": "tiny",
@@ -320,6 +327,68 @@ def test_runs_of_other_options_than_the_sweeps_are_made_anew(
     assert ran[6:] == ["2 100", "2 101", "2 102"]
     earlier = history_of(tmp_path / "results", "T1").earlier
     assert [event["look"] for event in earlier] == [3]
+
+
+@pytest.fixture
+def other_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Findings T1 and T2, and T3 of another sweep; its point deep is the point 2 of theirs."""
+    rule(tmp_path)
+    axes = {"shape": {"deep": {"model.connector.depth": 3}, "4": {"resolution": 448}}}
+    sweep = {"experiment": str(tmp_path / "some.yaml"), "axes": axes}
+    (tmp_path / "sweeps" / "other.yaml").write_text(yaml.safe_dump(sweep))
+    third = yaml.safe_load((tmp_path / "findings" / "T1.yaml").read_text())
+    third |= {"finding": "T3", "sweep": "../sweeps/other.yaml"}
+    third["contrasts"] = {"effect": {"treatment": "deep", "against": "4"}}
+    (tmp_path / "findings" / "T3.yaml").write_text(yaml.safe_dump(third))
+
+    def composed(layers: list[Path | str]) -> SimpleNamespace:
+        config = config_of([each for each in layers if isinstance(each, str)])
+        sha256 = hashlib.sha256(config.encode()).hexdigest()
+        run = SimpleNamespace(experiment="some", config_sha256=sha256)
+        return SimpleNamespace(run=lambda _: run)
+
+    monkeypatch.setattr(elsewhere, "Experiment", SimpleNamespace(read_layers=composed))
+
+
+@pytest.mark.usefixtures("other_sweep")
+def test_what_another_sweep_has_run_is_not_run_again(
+    tmp_path: Path, run: Callable[..., Claims], ran: list[str]
+) -> None:
+    run("T1")
+    findings = read_findings(tmp_path / "findings")
+    made = Running(findings, tmp_path / "results", tmp_path / "runs")
+    (left,) = made.to_make(["T3"], made.claims())
+    assert [str(point) for point in left.points()] == [f"shape=4 seed={n}" for n in (100, 101, 102)]
+    del ran[:]
+    claims = run("T3", one_look=True)
+    assert ran == ["4 100", "4 101", "4 102"]
+    taken, own = claims.runs["other", "deep", 100], claims.runs["some", "2", 100]
+    assert taken.run.results == own.run.results and taken.labels == {"shape": "deep"}
+    assert taken.points["questions/accuracy"].content == own.points["questions/accuracy"].content
+    # Which rules stood before a run, a commit says; where there is none, a remark does.
+    assert taken.rules == {} and own.rules.keys() == {"T1", "T2"}
+    claims = read_claims(findings, tmp_path / "results")
+    assert claims.remarks("T3") == ["3 of 6 runs were made before this rule was written."]
+
+
+@pytest.mark.usefixtures("other_sweep")
+def test_a_rule_stood_before_a_run_if_its_commit_has_it_as_it_is(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "findings" / "T2.yaml").rename(tmp_path / "later.yaml")
+    subprocess.run([*git, "add", "findings", "sweeps", "some.yaml"], check=True)
+    subprocess.run([*git, "commit", "-qm", "rules"], check=True)
+    head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
+    (tmp_path / "later.yaml").rename(tmp_path / "findings" / "T2.yaml")
+    third = tmp_path / "findings" / "T3.yaml"
+    third.write_text(third.read_text().replace("least: 5", "least: 4"))
+    found = read_findings(tmp_path / "findings")
+    assert third.read_text().count("least: 4") == 1
+    for commit, known in ((f"{head}+", {"T1"}), ("0" * 40, set()), (None, set())):
+        made_at = SimpleNamespace(run=SimpleNamespace(results={"git": commit}))
+        assert elsewhere.rules_before(made_at, found.values()) == {
+            id: found[id].sha256 for id in known
+        }
 
 
 def test_runs_of_another_version_are_made_anew_and_never_mixed(
