@@ -3,11 +3,16 @@
 import ast
 import importlib
 import inspect
+import math
 import pkgutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+from unittest.mock import Mock
 
 import pytest
 from conftest import REPOSITORY
@@ -19,10 +24,12 @@ from torchmetrics import Metric
 
 import llava_lab
 from llava_lab import __version__
+from llava_lab.data.source import Source
 from llava_lab.data.views.base import Views
 from llava_lab.evaluate.benchmark import Benchmark
 from llava_lab.model.connector.base import Connector
 from llava_lab.tiny_world.base import World
+from llava_lab.train.lora import Lora
 
 MODULE, FUNCTION = 300, 60
 
@@ -104,6 +111,44 @@ def test_every_option_of_a_class_of_yaml_is_documented() -> None:
         if missing := options - injected - described:
             lacking[f"{each.__module__}.{each.__name__}"] = missing
     assert not lacking
+
+
+NUMBERS = {int: (-1,), float: (-1.0, math.nan, math.inf)}
+# Widths come from other parts, and layers are counted from the end, too.
+ANY_NUMBER = {"in_width", "out_width", "width", "layer"}
+
+
+def numbers_of_yaml() -> Iterator[tuple[type, dict[str, Any], str]]:
+    """Classes of configurations, each with what it has to be given, and an odd number."""
+    stand_ins = {f"{int}": 8, f"{float}": 1.0, f"{str}": "x", f"{Path}": "x"}
+    stand_ins |= {"dict[str, float | None]": {"x": 1}}
+    for each in (*classes_of_yaml(), Lora, Source):
+        known = inspect.signature(each).parameters.values()
+        kinds = {p.name: p.annotation for p in known if p.kind is p.POSITIONAL_OR_KEYWORD}
+        lists = {p.name: [] for p in known if get_origin(p.annotation) is list}
+        given = {
+            p.name: stand_ins.get(f"{p.annotation}", lists.get(p.name, Mock()))
+            for p in known
+            if p.name in kinds and p.default is p.empty
+        }
+        for name in () if inspect.isabstract(each) else kinds.keys() - ANY_NUMBER:
+            for kind, values in NUMBERS.items():
+                union = get_args(kinds[name]) if isinstance(kinds[name], UnionType) else ()
+                if kind in (kinds[name], *union):
+                    yield from ((each, given | {name: value}, name) for value in values)
+
+
+def test_no_option_takes_a_number_that_it_cannot_be() -> None:
+    """A length of -1, a rate that is no number: refused where they are given, by their name."""
+    taken = []
+    for each, given, name in numbers_of_yaml():
+        try:
+            each(**given)
+        except ValueError as error:
+            if name in f"{error}":
+                continue
+        taken.append(f"{each.__name__}.{name}: {given[name]}")
+    assert not taken
 
 
 def test_one_version_stands_everywhere() -> None:

@@ -14,6 +14,7 @@ from llava_lab.cli.verb import (
     verb_parser,
 )
 from llava_lab.core.cost import summary
+from llava_lab.core.numbers import at_least
 from llava_lab.report.formats import FORMATS
 
 
@@ -159,6 +160,7 @@ def instruct(options: Namespace) -> None:
     from llava_lab.make_data.written import write_made
 
     prices = read_prices(options)
+    at_least(0, max_cost=options.max_cost)
     if options.max_cost is not None and prices.prompt is None:
         raise ValueError("--max-cost needs --price-prompt and --price-completion")
     kind, pictures = read_kind(options.kind), read_coco(options.captions, options.boxes)

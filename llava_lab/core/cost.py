@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from llava_lab.core.numbers import at_least
+
 MILLION = 1_000_000
 CHARACTERS = 4  # of English text a token, roughly, where no tokenizer is at hand
 
@@ -22,8 +24,7 @@ class Prices:
     def __post_init__(self) -> None:
         if (self.prompt is None) != (self.completion is None):
             raise ValueError("--price-prompt and --price-completion go together")
-        if self.prompt is not None and min(self.prompt, self.completion or 0) < 0:
-            raise ValueError(f"prices are {self.prompt} and {self.completion}; none is below 0")
+        at_least(0, price_prompt=self.prompt, price_completion=self.completion)
 
     def of(self, prompt_tokens: float, completion_tokens: float) -> float | None:
         """Price of some tokens; None where prices are not known."""

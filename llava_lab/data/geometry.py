@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Literal, Protocol
 
+from llava_lab.core.numbers import at_least
+
 GridSize = tuple[int, int]  # rows and columns
 
 
@@ -53,8 +55,7 @@ class Pool:
         Raises:
             ValueError: If there is one; names it.
         """
-        if self.stride < 1:
-            raise ValueError(f"pool: stride is {self.stride}; it is 1 or more")
+        at_least(1, "pool: ", stride=self.stride)
         for name, value, known in (
             ("mode", self.mode, ("average", "max", "bilinear")),
             ("position", self.position, ("before", "after")),

@@ -1,6 +1,5 @@
 """1. Source: a file of rows and its options -> the parsed rows, and the bad ones."""
 
-import math
 import re
 import reprlib
 import warnings
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+from llava_lab.core.numbers import at_least
 from llava_lab.data.image_folder import ImageFolder, open_folder
 from llava_lab.data.rows import (
     BadRow,
@@ -65,8 +65,7 @@ class Source:
             raise ValueError(
                 f"{self.path}: name {self.name!r}: it is of letters, digits, - and _, and no number"
             )
-        if not 0 <= self.weight < math.inf:
-            raise ValueError(f"{self.path}: weight is {self.weight}; it is 0 or more")
+        at_least(0, f"{self.path}: ", weight=self.weight)
         try:
             parse_sampling(self.sampling)
         except ValueError as problem:

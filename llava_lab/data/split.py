@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from llava_lab.core.numbers import shares
 from llava_lab.data.rows import collector_paused
 from llava_lab.data.sample import Sample
 
@@ -39,8 +40,7 @@ def held_out(keys: Sequence[tuple[str, ...]], fraction: float) -> list[bool]:
         keys: Names of each sample's images, or of the sample if it has none.
         fraction: Share to hold out, from 0 to below 1.
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"hold out a fraction from 0 to below 1, not {fraction}")
+    shares(below=1, hold_out=fraction)
     if not fraction:
         return [False] * len(keys)
     group = _join(keys)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from llava_lab.core.atomic import plain_name
+from llava_lab.core.numbers import at_least, shares
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.media.clip import image_digests
 from llava_lab.data.modules.encoded import Position
@@ -67,20 +67,14 @@ class Benchmark:
         self.text_only = text_only
         self.name, self.path, self.images, self.metric = name, questions, images, metric
         self.prompt, self.blind, self.limit, self.held_out = prompt, blind, limit, held_out
-        if limit is not None and limit < 1:
-            raise ValueError(f"benchmark {name}: limit is {limit}; it is 1 or more, or null")
+        at_least(1, f"benchmark {name}: ", limit=limit)
+        shares(f"benchmark {name}: ", below=1, held_out=held_out)
         self._questions: list[Question] = []
 
     def decode_by(self, max_new_tokens: int | None, temperature: float | None) -> None:
         """Set how answers are decoded, where the benchmark's own rule says so."""
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise ValueError(
-                f"benchmark {self.name}: max_new_tokens is {max_new_tokens}; it is 1 or more"
-            )
-        if temperature is not None and not 0 <= temperature < math.inf:
-            raise ValueError(
-                f"benchmark {self.name}: temperature is {temperature}; it is 0 or more"
-            )
+        at_least(1, f"benchmark {self.name}: ", max_new_tokens=max_new_tokens)
+        at_least(0, f"benchmark {self.name}: ", temperature=temperature)
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
 
     @property
@@ -198,8 +192,9 @@ class BenchmarkDataModule(LightningDataModule):
         ]
         if len(set(names)) < len(names):
             raise ValueError(f"data.benchmarks: two benchmarks have one name among {names}")
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"data.temperature is {temperature}; it is 0 or more")
+        at_least(1, "data.", max_new_tokens=max_new_tokens, images_per_batch=images_per_batch)
+        at_least(1, "data.", rope_factor=rope_factor)
+        at_least(0, "data.", temperature=temperature, num_workers=num_workers)
         self.benchmarks, self.views, self.temperature = benchmarks, views, temperature
         self.image_position, self.max_new_tokens = image_position, max_new_tokens
         self.images_per_batch, self.template = images_per_batch, template

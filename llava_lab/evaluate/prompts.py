@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from llava_lab.core.messages import listed
+from llava_lab.core.numbers import at_least
 from llava_lab.data.chat import Template, get_template
 from llava_lab.data.geometry import Layout
 from llava_lab.data.image_folder import VideoPath
@@ -232,12 +233,7 @@ def question_loader(
     Raises:
         ValueError: If a question cannot be asked; all of them are checked, on every rank.
     """
-    for name, value in (
-        ("max_new_tokens", max_new_tokens),
-        ("images_per_batch", images_per_batch),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it is 1 or more")
+    at_least(1, max_new_tokens=max_new_tokens, images_per_batch=images_per_batch)
     trees = trees_of(model, groups, views, position, prompt, template)
     check_questions(trees, model.llm.context, max_new_tokens, sizes or Sizes(views))
     starts = range(0, len(groups), images_per_batch)[rank::world]

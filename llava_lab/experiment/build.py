@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 from jsonargparse import Namespace
 from lightning import seed_everything
 
+from llava_lab.core.numbers import OutOfRange
 from llava_lab.evaluate.benchmark import BenchmarkDataModule
+from llava_lab.experiment.compose import leaves, short
 from llava_lab.experiment.options import parser
 from llava_lab.model.llava import Llava
 from llava_lab.tiny_world.generate import TinyWorld
@@ -56,8 +58,23 @@ def build(options: Namespace) -> Parts:
     for name, stage in stages.items():
         check_stage_options(stage.init_args.trainer or {}, f"stages.{name}.trainer")
     seed_everything(options.seed_everything, workers=True, verbose=False)
-    built: Any = parser(stages).instantiate(options)
+    try:
+        built: Any = parser(stages).instantiate(options)
+    except OutOfRange as error:
+        raise placed(error, options) from error
     found = {name: built.stages[name] for name in stages}
     for name, stage in found.items():
         stage.data.name = name
     return Parts(built.model, found, built.data, vars(built.trainer))
+
+
+def placed(error: OutOfRange, options: Namespace) -> ValueError:
+    """The same error with the whole key of the option, as far as one has that name and value."""
+    keys = [
+        key
+        for key, value in leaves(short(options.as_dict()))
+        if key.rpartition(".")[2] == error.name and f"{value}" == f"{error.value}"
+    ]
+    if not keys:
+        return error
+    return ValueError(f"{', '.join(keys)}: is {error.value}; it is {error.may_be}")

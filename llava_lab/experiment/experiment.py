@@ -9,6 +9,7 @@ import yaml
 from jsonargparse import Namespace
 
 from llava_lab.core import ranks
+from llava_lab.core.numbers import at_least
 from llava_lab.core.shipped import here_or_shipped
 from llava_lab.experiment.build import Parts, build
 from llava_lab.experiment.compose import Tree, merge, read_options, short
@@ -72,8 +73,7 @@ class Experiment:
         """
         tree = with_default_classes(resolve(self._tree))
         found = parser(tree["stages"]).checked(tree)
-        if found.seed_everything < 0:
-            raise ValueError(f"seed_everything: is {found.seed_everything}; it is 0 or more")
+        at_least(0, seed_everything=found.seed_everything)
         return found
 
     @cached_property

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_lab.core.numbers import at_least
 from llava_lab.core.records import json_sha256
 from llava_lab.core.yaml_file import read_mapping
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
@@ -136,8 +137,10 @@ def read_kind(file: str) -> Kind:
     examples = [_example(path, texts["user"], each) for each in found["examples"] or []]
     unwanted = [_text(path, "unwanted", each) for each in found["unwanted"] or []]
     temperature, length = found["temperature"], found["max_tokens"]
-    if not isinstance(temperature, int | float) or not isinstance(length, int) or length < 1:
+    if not isinstance(temperature, int | float) or not isinstance(length, int):
         raise ValueError(f"{path}: temperature {temperature!r}, max_tokens {length!r}: no numbers")
+    at_least(0, f"{path}: ", temperature=temperature)
+    at_least(1, f"{path}: ", max_tokens=length)
     decides = [texts, examples, (least, most), asked, unwanted, temperature, length]
     return Kind(
         path.stem,

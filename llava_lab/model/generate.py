@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from llava_lab.core.numbers import above
 from llava_lab.data.forest import Forest
 from llava_lab.data.packing import Batch
 from llava_lab.model.attention.cache import KeyValueCache
@@ -34,8 +35,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature {self.temperature} is not above 0")
+        above(0, temperature=self.temperature)
 
     def draws(self, question: str) -> random.Random:
         """Make the random number generator of one question."""

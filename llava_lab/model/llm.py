@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from llava_lab.core.numbers import at_least
 from llava_lab.data.forest import Forest
 from llava_lab.model.attention.forest import ATTENTION
 from llava_lab.model.attention.plan import AttentionPlan
@@ -68,6 +69,7 @@ class CausalLM(nn.Module):
         kernels: Kernels = "plain",
     ):
         super().__init__()
+        at_least(1, "model.llm.", max_length=max_length, rope_factor=rope_factor)
         self.name, self.template, self.rope_factor = name, template, rope_factor
         self.max_length, self.scaled = int(max_length * rope_factor), 1.0
         self.attention = attention
@@ -235,8 +237,7 @@ def scale_positions(config: Any, factor: float) -> None:
     """
     if factor == 1:
         return
-    if factor < 1:
-        raise ValueError(f"model.llm.rope_factor is {factor:g}; it is 1 or more")
+    at_least(1, "model.llm.", rope_factor=factor)
     rope = getattr(config, "rope_parameters", None)
     kind = config.model_type
     if not rope:

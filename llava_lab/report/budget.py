@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llava_lab.core.numbers import above, shares
+
 SIZES = (
     *((336, 336), (300, 200), (333, 500), (500, 375), (640, 480), (480, 640), (1024, 683)),
     *((1920, 1080), (1080, 1920), (672, 672), (2000, 500), (500, 2000)),
@@ -37,7 +39,9 @@ class Budget:
     utilization: float = UTILIZATION
 
     def __post_init__(self) -> None:
-        """Refuse nodes that do not hold as many devices each."""
+        """Refuse a share that is none, and nodes that do not hold as many devices each."""
+        above(0, utilization=self.utilization)
+        shares(utilization=self.utilization)
         if self.devices % self.nodes:
             raise ValueError(
                 f"--devices: {self.devices} devices do not stand in {self.nodes} nodes, as many in "

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from llava_lab.core import verdict_worlds
 from llava_lab.core.atomic import new_folder
+from llava_lab.core.numbers import at_least
 from llava_lab.core.progress import shown
 from llava_lab.core.records import file_sha256, read_object, read_record, write_record
 
@@ -32,11 +33,9 @@ class World:
     def __post_init__(self) -> None:
         self.root = Path(self.root)
         verdict_worlds.check_seed(self.seed, type(self).__name__)
-        for field in fields(self):
-            value, least = getattr(self, field.name), 0 if field.default == 0 else 1
-            if field.name not in ("root", "seed") and value < least:
-                name = f"{type(self).__name__} needs {field.name}"
-                raise ValueError(f"{name} >= {least}, got {value}.")
+        least = {each.name: 0 if each.default == 0 else 1 for each in fields(self)}
+        for name in least.keys() - {"root"}:
+            at_least(least[name], f"{type(self).__name__}: ", **{name: getattr(self, name)})
 
     def generate(self) -> None:
         """Write the world unless it exists; a killed process leaves no partial world."""

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from llava_lab.core import signals
+from llava_lab.core.numbers import at_least
 from llava_lab.core.progress import say
 from llava_lab.core.random_state import random_state, set_random_state
 from llava_lab.train.checkpoint_files import StageFiles, digest, remove
@@ -40,6 +41,7 @@ class StageCheckpoint(Callback):
     """
 
     def __init__(self, folder: Path, fingerprint: str, stage: Stage, seconds: float):
+        at_least(0, checkpoint_seconds=seconds)
         self.folder, self.stage, self.seconds = folder, stage, seconds
         self.tag = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
         self.random_state: dict[str, Any] | None = None

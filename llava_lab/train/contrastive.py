@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from llava_lab.core.numbers import at_least
 from llava_lab.data.modules.phrases import PhraseBatch
 from llava_lab.train.loss import Loss, Ratios
 
@@ -29,6 +30,7 @@ class SigmoidContrast(Loss):
 
     def __init__(self, encoder_width: int, vocabulary: int, width: int = 192, heads: int = 4):
         super().__init__()
+        at_least(1, encoder_width=encoder_width, vocabulary=vocabulary, width=width, heads=heads)
         self.tokens = nn.Embedding(vocabulary, width)
         self.places = nn.Embedding(32, width)
         self.tower = nn.TransformerEncoderLayer(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import sigmoid
 
+from llava_lab.core.numbers import above
 from llava_lab.data.fields import find_images, read_id
 from llava_lab.data.image_folder import ImageFolder
 from llava_lab.data.keys import PREFERENCE_KEYS, SAMPLE_KEYS
@@ -226,10 +227,7 @@ class KTO(ReferenceLoss):
         self, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
     ):
         super().__init__(beta)
-        weights = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
-        for name, weight in weights.items():
-            if weight <= 0:
-                raise ValueError(f"{name} is {weight:g}; it is above 0")
+        above(0, desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
         self.desirable_weight, self.undesirable_weight = desirable_weight, undesirable_weight
 
     def row_losses(self, log_ratios: Tensor, desirable: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from llava_lab.core.numbers import above, at_least, shares
 from llava_lab.model.llm import CausalLM
 from llava_lab.model.weights import seeded
 from llava_lab.train.parts import ADAPTER, PartKeys, Selection, parts_of
@@ -45,8 +46,9 @@ class Lora:
     quantize: Literal["4bit"] | None = None
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"lora.rank is {self.rank}; it is 1 or more")
+        at_least(1, "lora.", rank=self.rank)
+        above(0, "lora.", alpha=self.alpha)
+        shares("lora.", below=1, dropout=self.dropout)
         if not self.parts:
             raise ValueError("lora.parts is empty; name a part, such as llm")
 

@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from torch import nn
 
+from llava_lab.core.numbers import at_least
+
 LOSS = "loss"
 ADAPTER = ".lora_"  # in the names of the weights of adapters
 RANGE = re.compile(r"(\d+)-(\d+)")
@@ -117,6 +119,8 @@ class Selection:
     ):
         self.keys, self.frozen = PartKeys(lr, "lr"), PartKeys(frozen, "frozen")
         self.adapted = PartKeys(adapted, "lora.parts")
+        for key, rate in lr.items():
+            at_least(0, "lr.", **{key: rate})
         self.lr = {
             key: scale * rate
             for key, rate in lr.items()

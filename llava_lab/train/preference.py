@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu, sigmoid
 
+from llava_lab.core.numbers import at_least, shares
 from llava_lab.data.modules.preference import Pairs
 from llava_lab.model.llava import Llava
 from llava_lab.train.answers import compare
@@ -23,6 +24,7 @@ class PreferenceLoss(ReferenceLoss):
 
     def __init__(self, beta: float = 0.1, sft_weight: float = 0.0):
         super().__init__(beta)
+        at_least(0, sft_weight=sft_weight)
         self.sft_weight = sft_weight
 
     @abstractmethod
@@ -77,8 +79,7 @@ class DPO(PreferenceLoss):
 
     def __init__(self, beta: float = 0.1, label_smoothing: float = 0.0, sft_weight: float = 0.0):
         super().__init__(beta, sft_weight)
-        if not 0 <= label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing is {label_smoothing:g}; it is from 0 to below 0.5")
+        shares(below=0.5, label_smoothing=label_smoothing)
         self.label_smoothing = label_smoothing
 
     def pair_losses(self, log_ratios: Tensor, tokens: Tensor) -> Tensor:

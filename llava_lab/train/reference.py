@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from llava_lab.core.fingerprint import fingerprint
 from llava_lab.core.modes import evaluating
+from llava_lab.core.numbers import above
 from llava_lab.core.progress import progress
 from llava_lab.core.tensors import digest, made_again
 from llava_lab.data.modules.answers import (
@@ -170,8 +171,7 @@ class ReferenceLoss(Loss):
 
     def __init__(self, beta: float = 0.1):
         super().__init__()
-        if beta <= 0:
-            raise ValueError(f"beta is {beta:g}; it is above 0")
+        above(0, beta=beta)
         self.beta = beta
 
     def prepare(self, model: Any, data: Any, trainer: Any, verb: str) -> None:

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from llava_lab.core.numbers import at_least, shares
 from llava_lab.data.modules.stage import StageDataModule
 from llava_lab.train.checkpoint_files import name_states
 from llava_lab.train.feature_store import store_features
@@ -96,6 +97,8 @@ class Stage(Callback):
         keep_every: int | float | None = None,
         trainer: dict[str, Any] | None = None,
     ):
+        at_least(0, lr_scale=lr_scale, weight_decay=weight_decay)
+        shares(warmup_ratio=warmup_ratio)
         adapted = () if lora is None else lora.parts
         self.selection = Selection(lr, frozen, adapted, lr_scale)
         self.lr = self.selection.lr

@@ -23,6 +23,7 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llava_lab.core import ranks
+from llava_lab.core.numbers import at_least
 from llava_lab.train import sharded  # noqa: F401  (its strategies are named in trainer.strategy)
 from llava_lab.train.precision import UNFIT, Precisions, with_precision
 
@@ -85,6 +86,8 @@ def check_options(options: Mapping[str, Any], place: str) -> None:
         if name == "precision" and value in UNFIT:
             known = ", ".join(get_args(Precisions))
             raise ValueError(f"{place}.precision cannot be {value!r}; it is one of {known}")
+        if name == "gradient_clip_val":  # Lightning takes one below 0 for none
+            at_least(0, f"{place}.", gradient_clip_val=value)
 
 
 def check_stage_options(options: Mapping[str, Any], place: str) -> None:

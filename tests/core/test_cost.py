@@ -22,5 +22,5 @@ def test_a_line_says_rate_tokens_and_price() -> None:
 def test_prices_go_together_and_are_not_below_zero() -> None:
     with pytest.raises(ValueError, match="go together"):
         Prices(1.0)
-    with pytest.raises(ValueError, match="none is below 0"):
+    with pytest.raises(ValueError, match=r"price_completion is -1\.0; it is 0 or more"):
         Prices(1.0, -1.0)

@@ -61,7 +61,7 @@ def test_hold_out_keeps_at_least_one_image_from_training() -> None:
 def test_hold_out_of_nothing_and_of_too_little() -> None:
     samples = [sample("1", "a/b.png")]
     assert hold_out(samples, 0) == (samples, [])
-    with pytest.raises(ValueError, match=r"from 0 to below 1, not 1\.5"):
+    with pytest.raises(ValueError, match=r"hold_out is 1\.5; it is from 0 to below 1"):
         hold_out(samples, 1.5)
     with pytest.raises(ValueError, match=r"holding out 0\.5 of 1 leaves . samples to train on and"):
         hold_out(samples, 0.5)

@@ -48,6 +48,19 @@ def test_a_rate_below_a_part_is_one_key(before: dict, override: str) -> None:
     assert lr == rates | {key.rpartition(".")[2]: rate for key, rate in before.items()}
 
 
+@pytest.mark.parametrize("stages", [["instruct"], ["align", "instruct"]])
+@pytest.mark.parametrize(
+    ("option", "value", "may_be"),
+    [("data.epochs", -1, "1 or more"), ("warmup_ratio", 1.5, "from 0 to 1")],
+)
+def test_a_number_that_cannot_be_is_named_by_every_key_that_has_it(
+    stages: list[str], option: str, value: float, may_be: str
+) -> None:
+    keys = [f"stages.{stage}.{option}" for stage in stages]
+    with pytest.raises(ValueError, match=f"^{', '.join(keys)}: is {value}; it is {may_be}$"):
+        Experiment.read(LLAVA15).changed(dict.fromkeys(keys, value)).build()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -56,7 +69,7 @@ def test_a_rate_below_a_part_is_one_key(before: dict, override: str) -> None:
         ({"stages.align.data.epochs": "x"}, r"^stages\.align\.data\.epochs: .*int.* x$"),
         ({"modell.x": 1}, r"'modell\.x'.*did you mean 'model'\?$"),
         ({"stages": {"a b": {}}}, r"^stages: 'a b' is no name"),
-        ({"seed_everything": -1}, r"^seed_everything: is -1; it is 0 or more$"),
+        ({"seed_everything": -1}, r"^seed_everything is -1; it is 0 or more$"),
         (
             {"data.views": "llava_lab.data.image.Pad"},
             r"^data\.views: .*The class is llava_lab\.data\.views\.pad\.Pad",

@@ -133,5 +133,5 @@ def test_tokens_are_drawn_by_their_probability() -> None:
         shares = torch.bincount(sampling.choose(logits.expand(4000, -1), drawn), minlength=4) / 4000
         wanted = (logits[0] / temperature).softmax(-1)
         assert torch.allclose(shares, wanted, atol=0.03) and shares[3] == 0
-    with pytest.raises(ValueError, match="temperature 0 is not above 0"):
+    with pytest.raises(ValueError, match="temperature is 0; it is above 0"):
         Sampling(0)

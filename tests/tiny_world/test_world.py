@@ -587,7 +587,7 @@ def test_foreign_folder_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is no tiny world"):
         TinyWorld(tmp_path, 0, 1, 1, 1).generate()
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    with pytest.raises(ValueError, match=r"eval_images >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"TinyWorld: eval_images is 0; it is 1 or more"):
         TinyWorld(tmp_path, 0, 1, 0)
 
 

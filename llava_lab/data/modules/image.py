@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llava_lab.core.cache import remembered
+from llava_lab.core.numbers import at_least, shares
 from llava_lab.core.progress import shown
 from llava_lab.core.records import json_sha256
 from llava_lab.data import mix
@@ -85,6 +86,8 @@ class ImageDataModule(StageDataModule):
         super().__init__(
             batch_size, micro_batch_size, epochs, max_steps, group_by_modality, num_workers
         )
+        at_least(1, max_length=max_length)
+        shares(below=1, hold_out=hold_out)
         mix.check_names(sources)
         self.sources, self.views, self.template = sources, views, template
         self.max_length = max_length

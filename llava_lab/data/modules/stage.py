@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from llava_lab.core.numbers import at_least
 from llava_lab.data.loader import StageLoader, StepPart, split_step, stage_steps
 from llava_lab.data.packing import Batch, StageBatch
 from llava_lab.data.views.base import Views
@@ -52,6 +53,9 @@ class StageDataModule(LightningDataModule):
         num_workers: int = 0,
     ):
         super().__init__()
+        at_least(1, batch_size=batch_size, micro_batch_size=micro_batch_size)
+        at_least(1, epochs=epochs, max_steps=max_steps)
+        at_least(0, num_workers=num_workers)
         self.name = "stage"
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.epochs, self.max_steps = epochs, max_steps
@@ -79,10 +83,6 @@ class StageDataModule(LightningDataModule):
 
     def accumulate(self, world: int) -> int:
         """Micro-batches of an optimizer step that each of so many devices computes."""
-        for name in ("batch_size", "micro_batch_size"):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ValueError(f"stages.{self.name}.data: {name} is {size}; it is 1 or more")
         if self.batch_size < world:
             raise ValueError(
                 f"stages.{self.name}.data: batch_size {self.batch_size} is for fewer than {world} "

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from llava_lab.core.numbers import at_least
 from llava_lab.data.geometry import Layout, Pool, ViewSpec
 from llava_lab.data.media.resample import scale
 from llava_lab.data.views.base import Views, normalise
@@ -58,6 +59,7 @@ class AnyRes(Views):
         pool: Pool | None = None,
     ):
         self.grids, self.merge, self.base = grids, merge, base
+        at_least(1, "AnyRes: ", max_tiles=max_tiles)
         self.max_tiles, self.ties, self.upright, self.pool = max_tiles, ties, upright, pool
         self._parsed = parse_grids(grids)
         # The parts of a string are strings, too; pairs are in pixels.

@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from llava_lab.core.numbers import at_least
 from llava_lab.data.geometry import Layout, ViewSpec
 from llava_lab.data.media.resample import scale
 from llava_lab.data.views.base import Views
@@ -23,8 +24,7 @@ class Reduced(Views):
     """
 
     def __init__(self, side: int, views: Views):
-        if side < 1:
-            raise ValueError(f"Reduced: side is {side}; it is 1 or more")
+        at_least(1, "Reduced: ", side=side)
         if views.videos:
             raise ValueError(
                 f"Reduced: {type(views).__name__} shows videos, which are not reduced: name the "

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from llava_lab.core.numbers import above, at_least
 from llava_lab.data.geometry import Layout, Pool, ViewSpec
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.media.clip import Clip, index_clip, load_clip
@@ -57,10 +58,8 @@ class Frames(Views):
         frame: Views | None = None,
         image: Views | None = None,
     ):
-        if frames < 1:
-            raise ValueError(f"Frames: frames is {frames}; it is 1 or more")
-        if fps is not None and fps <= 0:
-            raise ValueError(f"Frames: fps is {fps}; it is above 0, or null")
+        at_least(1, "Frames: ", frames=frames)
+        above(0, "Frames: ", fps=fps)
         if newline not in get_args(Newlines):
             known = ", ".join(get_args(Newlines))
             raise ValueError(f"Frames: newline is {newline!r}; it is one of {known}")

@@ -4,6 +4,7 @@ import re
 import string
 from collections.abc import Sequence
 
+from llava_lab.core.numbers import at_least, shares
 from llava_lab.data.questions import Question
 from llava_lab.evaluate.metrics.question import QuestionMetric
 from llava_lab.evaluate.metrics.whole import WholeQuestionMetric, one_answer
@@ -68,6 +69,7 @@ class RelaxedAccuracy(QuestionMetric):
 
     def __init__(self, tolerance: float = 0.05) -> None:
         super().__init__()
+        at_least(0, tolerance=tolerance)
         self.tolerance = tolerance
 
     def score(self, prediction: str, answers: Sequence[str]) -> float:
@@ -102,6 +104,7 @@ class ANLS(QuestionMetric):
 
     def __init__(self, threshold: float = 0.5) -> None:
         super().__init__()
+        shares(threshold=threshold)
         self.threshold = threshold
 
     def score(self, prediction: str, answers: Sequence[str]) -> float:

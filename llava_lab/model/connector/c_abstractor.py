@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from llava_lab.core.numbers import at_least
 from llava_lab.data.geometry import GridSize
 from llava_lab.model.connector.base import Connector
 
@@ -30,13 +31,8 @@ class CAbstractor(Connector):
         self, in_width: int, out_width: int, side: int = 12, depth: int = 3, mlp_depth: int = 2
     ):
         super().__init__()
-        for name, value, least in (
-            ("side", side, 1),
-            ("depth", depth, 0),
-            ("mlp_depth", mlp_depth, 1),
-        ):
-            if value < least:
-                raise ValueError(f"CAbstractor: {name} is {value}; it is {least} or more")
+        at_least(1, "CAbstractor: ", side=side, mlp_depth=mlp_depth)
+        at_least(0, "CAbstractor: ", depth=depth)
         self.side = side
         self.before, self.after = _blocks(in_width, depth), _blocks(in_width, depth)
         layers: list[nn.Module] = [nn.Linear(in_width, out_width)]

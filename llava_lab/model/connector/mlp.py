@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from llava_lab.core.numbers import at_least
 from llava_lab.model.connector.base import Connector
 
 
@@ -13,8 +14,7 @@ class MLP(nn.Sequential, Connector):
     """
 
     def __init__(self, in_width: int, out_width: int, depth: int = 2):
-        if depth < 1:
-            raise ValueError(f"connector: depth is {depth}; an MLP has 1 linear layer or more")
+        at_least(1, "MLP: ", depth=depth)
         layers: list[nn.Module] = [nn.Linear(in_width, out_width)]
         for _ in range(depth - 1):
             layers += [nn.GELU(), nn.Linear(out_width, out_width)]

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from llava_lab.core.numbers import at_least
 from llava_lab.data.geometry import GridSize
 from llava_lab.model.connector.base import Connector
 from llava_lab.model.connector.mlp import MLP
@@ -23,8 +24,7 @@ class PixelShuffle(Connector):
 
     def __init__(self, in_width: int, out_width: int, factor: int = 2, depth: int = 2):
         super().__init__()
-        if factor < 1:
-            raise ValueError(f"PixelShuffle: factor is {factor}; it is 1 or more")
+        at_least(1, "PixelShuffle: ", factor=factor)
         self.factor = factor
         self.mlp = MLP(in_width * factor**2, out_width, depth)
 

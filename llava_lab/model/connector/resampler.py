@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from llava_lab.core.numbers import at_least
 from llava_lab.data.geometry import GridSize
 from llava_lab.model.connector.base import Connector
 
@@ -35,10 +36,7 @@ class Resampler(Connector):
         expansion: int = 4,
     ):
         super().__init__()
-        values = {"latents": latents, "depth": depth, "heads": heads, "expansion": expansion}
-        for name, value in values.items():
-            if value < 1:
-                raise ValueError(f"Resampler: {name} is {value}; it is 1 or more")
+        at_least(1, "Resampler: ", latents=latents, depth=depth, heads=heads, expansion=expansion)
         if in_width % heads:
             raise ValueError(
                 f"Resampler: {heads} heads do not divide the encoder's width of {in_width}"

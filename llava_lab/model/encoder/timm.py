@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from llava_lab.core.numbers import at_least
 from llava_lab.data.geometry import ViewSpec
 from llava_lab.model.encoder import timm_tower
 from llava_lab.model.encoder.base import Encoder
@@ -44,6 +45,7 @@ class TimmEncoder(Encoder):
         super().__init__()
         self.cls = cls
         arguments = dict(options or {})
+        at_least(1, "model.encoder.", image_size=image_size)
         skeleton, shapes = timm_tower.skeleton_of(name, image_size, arguments)
         self.block = depth_of(layer, len(shapes), 1, name) - 1
         if cls and not timm_tower.has_cls(skeleton):
