@@ -12,6 +12,7 @@ reading matter is compressed: JSON or YAML, by zlib, as base64.
 import base64
 import hashlib
 import json
+import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -128,7 +129,7 @@ def commit(
         "labels": point.labels,
         "seed": point.seed,
         "worlds": worlds,
-        "options": point.options,
+        "options": _portable(point.options, folder),
         "record": record,
         "rules": dict(rules),
         "results": results,
@@ -155,7 +156,8 @@ def commit_again(
     """
     path = file_of(folder, sweep, point.name, point.seed)
     kept = read_record(run.run.path, FIELDS, WAY_OUT)
-    place = {"sweep": sweep, "point": point.name, "labels": point.labels, "options": point.options}
+    options = _portable(point.options, folder)
+    place = {"sweep": sweep, "point": point.name, "labels": point.labels, "options": options}
     write_record(path, {**kept, **place, "record": record, "rules": dict(rules)})
     machine.keep(path, machine.kept(run.run.path))
     return path
@@ -201,6 +203,16 @@ def _read(folder: Path, path: Path, asked: dict[str, Mapping[str, Any]]) -> Comm
     run = RunResults(path, check(path, results), {"benchmarks": points}, text)
     known = {key: kept[key] for key in FIELDS if key not in ("results", "config", "points")}
     return Committed(**known, run=run)
+
+
+def _portable(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Options, with the files that they name as they are found from where the results lie."""
+    return {
+        key: os.path.relpath(each, folder.absolute().parent)
+        if isinstance(each, str) and os.path.isabs(each) and os.path.isfile(each)
+        else each
+        for key, each in options.items()
+    }
 
 
 def _points(run: RunResults) -> dict[str, Any]:

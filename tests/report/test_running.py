@@ -217,6 +217,18 @@ def test_results_alone_give_the_same_verdicts_and_scores(
     assert "seconds" not in json.dumps(kept) and each.run.path.stat().st_size < 10_000
 
 
+def test_a_file_that_an_option_names_is_kept_without_the_way_to_this_machine(
+    tmp_path: Path, run: Callable[..., Claims]
+) -> None:
+    rule(tmp_path)
+    (tmp_path / "lm.yaml").write_text("model: {}")
+    path = tmp_path / "sweeps" / "some.yaml"
+    axes = {"depth": {"1": {}, "2": {"resolution": "../lm.yaml"}, "4": {}}}
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"axes": axes}))
+    claims = run("T1", one_look=True)
+    assert claims.runs["some", "2", 100].options["resolution"] == "lm.yaml"
+
+
 def test_worlds_are_open_only_while_runs_are_made(
     tmp_path: Path, rehearsed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
