@@ -77,4 +77,4 @@ def placed(error: OutOfRange, options: Namespace) -> ValueError:
     ]
     if not keys:
         return error
-    return ValueError(f"{', '.join(keys)}: is {error.value}; it is {error.may_be}")
+    return ValueError(f"{' and '.join(keys)} is {error.value}; it is {error.may_be}")

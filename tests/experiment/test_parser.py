@@ -57,7 +57,7 @@ def test_a_number_that_cannot_be_is_named_by_every_key_that_has_it(
     stages: list[str], option: str, value: float, may_be: str
 ) -> None:
     keys = [f"stages.{stage}.{option}" for stage in stages]
-    with pytest.raises(ValueError, match=f"^{', '.join(keys)}: is {value}; it is {may_be}$"):
+    with pytest.raises(ValueError, match=f"^{' and '.join(keys)} is {value}; it is {may_be}$"):
         Experiment.read(LLAVA15).changed(dict.fromkeys(keys, value)).build()
 
 
