@@ -20,7 +20,13 @@ from llava_lab.data.modules.encoded import Position
 from llava_lab.data.modules.stage import run_seed
 from llava_lab.data.questions import Question, read_questions
 from llava_lab.data.views.base import Views
-from llava_lab.evaluate.groups import QuestionGroup, blind_groups, by_images, without_images
+from llava_lab.evaluate.groups import (
+    QuestionGroup,
+    blind_groups,
+    by_images,
+    of_passes,
+    without_images,
+)
 from llava_lab.evaluate.metrics.base import BenchmarkMetric
 from llava_lab.evaluate.points import BLIND, TEXT_ONLY
 from llava_lab.evaluate.prompts import Sizes, check_questions, question_loader, trees_of
@@ -212,14 +218,7 @@ class BenchmarkDataModule(LightningDataModule):
             scale_positions(copy(model.llm.model.config), self.rope_factor)
         context = int(model.llm.context * self.rope_factor / model.llm.scaled)
         for each in self.passes:
-            trees = trees_of(
-                model,
-                each.groups,
-                self.views,
-                self.image_position,
-                each.benchmark.prompt,
-                self.template,
-            )
+            trees = trees_of(model, each.groups, **self._asked_as(each.benchmark))
             check_questions(trees, context, self.longest(each), self.sizes)
 
     def check_views(self, model: Any) -> None:
@@ -245,6 +244,11 @@ class BenchmarkDataModule(LightningDataModule):
                 found.append(BenchmarkPass(benchmark, TEXT_ONLY, without_images(groups)))
         return found
 
+    def _asked_as(self, benchmark: Benchmark) -> dict[str, Any]:
+        """How questions become prompts."""
+        how = {"views": self.views, "position": self.image_position, "template": self.template}
+        return {**how, "prompt": benchmark.prompt}
+
     def longest(self, one_pass: BenchmarkPass) -> int:
         """Longest answer of a pass: the benchmark's own, or that of all."""
         return one_pass.benchmark.max_new_tokens or self.max_new_tokens
@@ -255,20 +259,33 @@ class BenchmarkDataModule(LightningDataModule):
         temperature = self.temperature if own is None else own
         return Sampling(temperature, run_seed()) if temperature else None
 
-    def loader(self, one_pass: BenchmarkPass) -> DataLoader:
-        """Its questions in batches, of which this device has its share."""
+    def loaded(self, stage: str) -> list[list[BenchmarkPass]]:
+        """Passes of each loader: those beside pictures are one, so that these are encoded once.
+
+        Where a trainer limits batches each pass has its own, for limited passes to ask alike.
+
+        Args:
+            stage: `test` or `predict`, which asks beside the questions' own images alone.
+        """
         assert self.trainer is not None
+        limit, found = self.trainer.limit_test_batches, list[list[BenchmarkPass]]()
+        for each in (each for each in self.passes if stage == "test" or not each.prefix):
+            together = each.prefix == BLIND and isinstance(limit, float) and limit == 1.0
+            found[-1].append(each) if together else found.append([each])
+        return found
+
+    def loader(self, first: BenchmarkPass, *others: BenchmarkPass) -> DataLoader:
+        """Questions of passes over a benchmark, placed as by `of_passes`: a device's share."""
+        assert self.trainer is not None
+        benchmark, every = first.benchmark, [each.groups for each in (first, *others)]
         return question_loader(
             self.trainer.lightning_module,
-            one_pass.groups,
-            self.views,
-            position=self.image_position,
-            prompt=one_pass.benchmark.prompt,
-            template=self.template,
-            max_new_tokens=self.longest(one_pass),
+            of_passes(every, len(benchmark.questions), self.image_position),
+            **self._asked_as(benchmark),
+            max_new_tokens=self.longest(first),
             images_per_batch=self.images_per_batch,
             num_workers=self.num_workers,
-            sampling=self.sampling(one_pass),
+            sampling=self.sampling(first),
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
             sizes=self.sizes,
@@ -276,8 +293,8 @@ class BenchmarkDataModule(LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader]:
         """All passes."""
-        return [self.loader(each) for each in self.passes]
+        return [self.loader(*each) for each in self.loaded("test")]
 
     def predict_dataloader(self) -> list[DataLoader]:
         """All passes with the questions' own images."""
-        return [self.loader(each) for each in self.passes if not each.prefix]
+        return [self.loader(*each) for each in self.loaded("predict")]

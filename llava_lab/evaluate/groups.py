@@ -57,16 +57,41 @@ def by_images(questions: Sequence[Question], position: Position = "first") -> li
     Questions share a group if their texts are equal up to the last image, so that a common prefix
     holds all images. A question without images is a group of its own.
     """
-    groups: dict[Hashable, QuestionGroup] = {}
-    for place, question in enumerate(questions):
-        before, _, _ = placed(question, position).text.rpartition(IMAGE_PLACEHOLDER)
+    alone = [QuestionGroup(q.images, [q], [place]) for place, q in enumerate(questions)]
+    return _joined(alone, position)
+
+
+def of_passes(
+    passes: Sequence[Sequence[QuestionGroup]], number: int, position: Position = "first"
+) -> list[QuestionGroup]:
+    """Groups of several passes over one benchmark, in which images are shown once for all passes.
+
+    Args:
+        passes: Groups of each pass.
+        number: Questions of the benchmark. In the N-th pass, from 0, a question's place is
+            N times so much beyond its place in the file.
+        position: Where the image goes in the question.
+    """
+    moved = [
+        replace(group, places=[nth * number + place for place in group.places])
+        for nth, groups in enumerate(passes)
+        for group in groups
+    ]
+    return _joined(moved, position)
+
+
+def _joined(groups: Iterable[QuestionGroup], position: Position) -> list[QuestionGroup]:
+    """Groups of the same images, whose questions are alike up to the last of them, as one."""
+    found: dict[Hashable, QuestionGroup] = {}
+    for place, group in enumerate(groups):
+        before, _, _ = placed(group.questions[0], position).text.rpartition(IMAGE_PLACEHOLDER)
         # The path of an image may equal that of a video.
-        kinds = tuple(type(image) for image in question.images)
-        key = (question.images, kinds, before) if question.images else place
-        group = groups.setdefault(key, QuestionGroup(question.images, [], []))
-        group.questions.append(question)
-        group.places.append(place)
-    return list(groups.values())
+        kinds = tuple(type(image) for image in group.images)
+        key = (group.images, kinds, before) if group.images else place
+        into = found.setdefault(key, QuestionGroup(group.images, [], []))
+        into.questions.extend(group.questions)
+        into.places.extend(group.places)
+    return list(found.values())
 
 
 def blind_groups(groups: Sequence[QuestionGroup]) -> list[QuestionGroup] | None:

@@ -129,7 +129,7 @@ def check_questions(trees: Trees, context: int, max_new_tokens: int, sizes: Size
         ValueError: Lists the row of every such question, and the reason.
     """
     if faults := list(unaskable(trees, context, max_new_tokens, sizes).values()):
-        number = sum(len(group.questions) for group in trees.groups)
+        number = len({each.source for group in trees.groups for each in group.questions})
         head = f"{len(faults)} of {number} questions cannot be asked:\n  " if number > 1 else ""
         raise ValueError(f"{head}{listed(faults, 10)}")
 
@@ -148,6 +148,8 @@ def unaskable(trees: Trees, context: int, max_new_tokens: int, sizes: Sizes) -> 
                 layouts = [views.layout(sizes(image), view_spec) for image in group.images]
                 ids = trees.ids(question, group, layouts)
             except (OSError, ValueError) as error:
+                if group.images != question.images:
+                    continue  # the questions whose picture it is say so
                 named = str(error).startswith(question.source)
                 faults[place] = str(error) if named else f"{question.source}: {error}"
                 continue

@@ -1,6 +1,7 @@
 """11. Scores: the callback that keeps answers and points, scores them and shows samples."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -94,13 +95,14 @@ class Scores(Callback):
         if stage not in ("test", "predict"):
             return
         data: BenchmarkDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        passes = [each for each in data.passes if stage == "test" or not each.prefix]
-        blind = {each.benchmark.name for each in passes if each.prefix == BLIND}
+        passes = [(n, *pair) for n, of in enumerate(data.loaded(stage)) for pair in enumerate(of)]
+        blind = {each.benchmark.name for _, _, each in passes if each.prefix == BLIND}
         texts, shown = of_all_ranks(self.texts), of_all_ranks(self.shown)
-        for loader, each in enumerate(passes):
-            predictions = dict(sorted(texts.get(loader, {}).items()))
+        for loader, nth, each in passes:
+            count = len(each.benchmark.questions)
+            predictions = of_pass(texts.get(loader, {}), nth, count)
             if not each.prefix:
-                tokens = [count for count in shown.get(loader, {}).values() if count]
+                tokens = [n for n in of_pass(shown.get(loader, {}), nth, count).values() if n]
                 self.visual_tokens[each.benchmark.name] = mean(tokens) if tokens else 0.0
                 self._begin(trainer, each.benchmark, predictions)
             if stage == "test":
@@ -231,6 +233,17 @@ def _line(question: Question) -> dict[str, Any]:
         "category": question.category,
         "answer": question.answers[0] if question.answers else None,
     }
+
+
+def of_pass(found: Mapping[int, Any], nth: int, number: int) -> dict[int, Any]:
+    """What belongs to the N-th pass of a loader, by the place in the file.
+
+    Args:
+        found: By place, as `groups.of_passes` counts them.
+        nth: Number of the pass, from 0.
+        number: Questions of the benchmark.
+    """
+    return {at - nth * number: each for at, each in sorted(found.items()) if at // number == nth}
 
 
 def of_all_ranks(mine: Numbered) -> Numbered:

@@ -391,6 +391,23 @@ def test_two_ranks_give_what_one_gives_and_count_no_question_twice(tmp_path: Pat
     assert len(lines) == 14 and not any("correct" in line for line in lines)
 
 
+def test_pictures_are_encoded_once_for_both_passes_and_answered_as_apart(
+    model: Llava, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = repeated(tmp_path), []
+    pixels = Pad.pixels
+    monkeypatch.setattr(Pad, "pixels", lambda *given: seen.append(1) or pixels(*given))
+    together = run_test(model, [benchmark(path, YesNo(), text_only=True)], tmp_path)
+    lines, pictures = read_lines(tmp_path), len(seen)
+    # A limit that leaves all batches asks each pass by itself.
+    apart = run_test(
+        model, [benchmark(path, YesNo(), text_only=True)], tmp_path, limit_test_batches=99
+    )
+    assert read_lines(tmp_path) == lines and len(lines) == 14
+    assert apart.results == together.results and apart.visual_tokens == together.visual_tokens
+    assert (pictures, len(seen) - pictures) == (7, 14)
+
+
 def test_a_line_of_predictions_has_both_passes(model: Llava, tmp_path: Path) -> None:
     path = repeated(tmp_path)
     scores = run_test(model, [benchmark(path, YesNo())], tmp_path)
