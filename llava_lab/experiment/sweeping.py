@@ -11,15 +11,14 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from llava_lab.core import signals
 from llava_lab.core.lock import Held, lock
 from llava_lab.core.messages import explained
-from llava_lab.core.records import write_record
+from llava_lab.core.records import read_record, write_record
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.experiment.gpus import VISIBLE, Pool, visible
 from llava_lab.experiment.hparams import hparams_folder, write_hparams
+from llava_lab.experiment.pace import Pace
 from llava_lab.experiment.run import Preview
 from llava_lab.experiment.sweep import Layers, Point, Sweep, recorded_results
 
@@ -74,19 +73,25 @@ def run(sweep: Sweep, runs: Path, jobs: int | None = None, more: Layers = ()) ->
     pool = _pool(sweep, missing, jobs, more)
     where = f", {pool.jobs} at once {pool}" if pool else ""
     print(f"sweep {sweep.name}: {len(points)} points, {len(missing)} to run{where}", flush=True)
-    failed, number, left, began = 0, len(done), [], time.monotonic()
+    failed, number, left, at_once = 0, len(done), [], pool.jobs if pool else jobs or 1
+    pace = Pace(missing, at_once)
     for wait in (False, True):
-        with _Fits(sweep, runs, pool.jobs if pool else jobs or 1, more, pool) as fits:
+        with _Fits(sweep, runs, at_once, more, pool) as fits:
             for point, outcome in fits.each(left if wait else missing, wait):
                 if outcome is None:
                     left.append(point)
                     continue
                 number, failed = number + 1, failed + (not outcome[0])
-                share = (time.monotonic() - began) / (number - len(done))
-                more_time = tqdm.format_interval(share * (len(points) - number))
-                after = f"; about {more_time} left" if number < len(points) else ""
-                print(f"[{number}/{len(points)}] {outcome[1]}{after}", flush=True)
+                pace.ended(point, _cost(sweep.record(runs, point, more)) if outcome[0] else {})
+                print(f"[{number}/{len(points)}] {outcome[1]}{pace.left}", flush=True)
     check_failed(failed, len(points))
+
+
+def _cost(record: Path) -> dict[str, Any]:
+    """What the results of a point that has ended say of its cost."""
+    results = recorded_results(record)
+    found = read_record(results, {}, "`fit` it again.") if results else {}
+    return found.get("cost", {})
 
 
 def check_failed(failed: int, points: int) -> None:

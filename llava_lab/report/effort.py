@@ -110,7 +110,8 @@ def recorded(runs: Runs) -> Seconds:
                 every.setdefault((sweep, point, stage["name"]), []).append(stage["seconds"])
         if {"seconds", "seconds_trained_here"} <= cost.keys():
             asking = cost["seconds"] - cost["seconds_trained_here"]
-            every.setdefault((sweep, point, QUESTIONS), []).append(asking)
+            if asking >= 0:  # a run that was interrupted counts its last process alone
+                every.setdefault((sweep, point, QUESTIONS), []).append(asking)
     return {key: fmean(times) for key, times in every.items()}
 
 
