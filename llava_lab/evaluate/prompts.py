@@ -129,7 +129,7 @@ def check_questions(trees: Trees, context: int, max_new_tokens: int, sizes: Size
         ValueError: Lists the row of every such question, and the reason.
     """
     if faults := list(unaskable(trees, context, max_new_tokens, sizes).values()):
-        number = len({each.source for group in trees.groups for each in group.questions})
+        number = len({(q.source, q.id) for group in trees.groups for q in group.questions})
         head = f"{len(faults)} of {number} questions cannot be asked:\n  " if number > 1 else ""
         raise ValueError(f"{head}{listed(faults, 10)}")
 
