@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors.torch import save_file
 from torch import Tensor, equal
 from transformers import AutoTokenizer
@@ -22,6 +21,7 @@ from llava_lab.convert.load import MODEL, load_model
 from llava_lab.convert.names import our_names
 from llava_lab.convert.original import original_parts
 from llava_lab.core.atomic import new_folder
+from llava_lab.core.yaml_file import to_yaml
 from llava_lab.data.chat import get_template
 from llava_lab.experiment.compose import EXTENDS
 from llava_lab.model.encoder.tower import first_line
@@ -173,5 +173,5 @@ def _write_yaml(released: Released, draft: Path, place: Path, source: str) -> No
     # An experiment's own views may refer to a stage, which may be switched off.
     views = {EXTENDS: None, **released.parts["views"]}
     written = {"scale": "imported", "model": model, "data": {"views": views}}
-    text = yaml.safe_dump(written, sort_keys=False)
+    text = to_yaml(written)
     (draft / MODEL).write_text(f"# Imported from {source}.\n{text}", "utf-8")

@@ -29,20 +29,48 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: Any) -> int:
+        """A whole number: 010 is ten, as whoever writes it means, and no octal eight."""
+        text = self.construct_scalar(node).replace("_", "")
+        sign = -1 if text.startswith("-") else 1
+        digits, bases = text.lstrip("+-"), {"0x": 16, "0o": 8, "0b": 2}
+        base = bases.get(digits[:2], 10)
+        return sign * int(digits[2:] if base != 10 else digits, base)
 
-# YAML 1.2 reads 5e-4 as a number, YAML 1.1 as a text.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"),
-    list("-+.0123456789"),
-)
 
-
-# Nor does YAML 1.2 read dates, which no option is: a run may be called 2026-11-27.
+# Numbers are those of YAML 1.2: 5e-4 is one, and 1:30 is a text, where YAML 1.1 reads a text and
+# ninety. Nor does YAML 1.2 read dates, which no option is: a run may be called 2026-11-27.
+INT, FLOAT, DATE = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp"))
 _Loader.yaml_implicit_resolvers = {
-    first: [each for each in known if each[0] != "tag:yaml.org,2002:timestamp"]
+    first: [each for each in known if each[0] not in (INT, FLOAT, DATE)]
     for first, known in _Loader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(
+    FLOAT,
+    re.compile(
+        r"[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$|[-+]?\d[\d_]*[eE][-+]?\d+$"
+        r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    ),
+    list("-+.0123456789"),
+)
+_Loader.add_implicit_resolver(
+    INT,
+    re.compile(r"[-+]?(0x[\da-fA-F][\da-fA-F_]*|0o[0-7][0-7_]*|0b[01][01_]*|\d[\d_]*)$"),
+    list("-+0123456789"),
+)
+_Loader.add_constructor(INT, _Loader.construct_yaml_int)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that the loader would take for something else."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def to_yaml(found: Any) -> str:
+    """The YAML of plain data; reading it again gives the same."""
+    return yaml.dump(found, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def parse_value(text: str) -> Any:

@@ -5,12 +5,12 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 
 from llava_lab.core import ranks
 from llava_lab.core.numbers import at_least
 from llava_lab.core.shipped import here_or_shipped
+from llava_lab.core.yaml_file import to_yaml
 from llava_lab.experiment.build import Parts, build
 from llava_lab.experiment.compose import Tree, merge, read_options, short
 from llava_lab.experiment.fitting import Fitting
@@ -88,7 +88,7 @@ class Experiment:
 
     def text(self) -> str:
         """The configuration as YAML; reading it again is the same experiment."""
-        return yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True, width=100)
+        return to_yaml(self.config)
 
     def run(self, runs: str | Path = "runs") -> Run:
         """The run of this experiment: its folder and, once it is fitted, its results.
@@ -98,8 +98,7 @@ class Experiment:
         """
         trainer = {k: v for k, v in self.config["trainer"].items() if k not in ranks.WHERE}
         identity = Experiment({**self.config, "trainer": trainer})
-        text = yaml.safe_dump(identity._tree, sort_keys=False, allow_unicode=True, width=100)
-        options = self.options
+        text, options = to_yaml(identity._tree), self.options
         return Run(Path(runs), self.name, options.scale, options.seed_everything, text)
 
     def build(self) -> Parts:
