@@ -64,8 +64,14 @@ _Loader.add_constructor(INT, _Loader.construct_yaml_int)
 class _Dumper(yaml.SafeDumper):
     """Quotes the texts that the loader would take for something else."""
 
+    def represent_str(self, text: str) -> Any:
+        """A text; the lines that Unicode knows beside line feeds would be folded to spaces."""
+        style = '"' if any(each in text for each in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
 
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def to_yaml(found: Any) -> str:
