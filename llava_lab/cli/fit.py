@@ -106,9 +106,9 @@ def test(fitting: "Fitting", _: argparse.Namespace) -> None:
 
 def predict(fitting: "Fitting", _: argparse.Namespace) -> None:
     """Answer the questions, say where the answers are."""
-    from llava_lab.report.table import answer_notes
+    from llava_lab.report.table import run_notes
 
-    for note in answer_notes({"answered": fitting.predict()}):
+    for note in run_notes({"answered": fitting.predict()}):
         say(note)
     say(f"answers: {fitting.run.folder / 'predictions'}")
 

@@ -64,10 +64,10 @@ _Loader.add_constructor(INT, _Loader.construct_yaml_int)
 class _Dumper(yaml.SafeDumper):
     """Quotes the texts that the loader would take for something else."""
 
-    def represent_str(self, text: str) -> Any:
+    def represent_str(self, data: str) -> Any:
         """A text; the lines that Unicode knows beside line feeds would be folded to spaces."""
-        style = '"' if any(each in text for each in "\x85\u2028\u2029") else None
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+        style = '"' if any(each in data for each in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
 
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers

@@ -40,7 +40,7 @@ RESULTS: dict[str, type | tuple[type, ...]] = {
 }
 # What results.json keeps of a stage's record.
 STAGE_KEYS = (
-    *("name", "fingerprint", "reused", "steps", "samples", "tokens", "seconds"),
+    *("name", "fingerprint", "reused", "steps", "of_steps", "samples", "tokens", "seconds"),
     *("flops", "loss_first", "loss_last", "held_out", "rows_skipped", "trajectory"),
 )
 

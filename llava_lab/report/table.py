@@ -154,7 +154,7 @@ def score_grid(runs: Sequence[RunResults], path: Path | None = None) -> Grid:
     notes = [
         f"Seed {results['seed']}: {note}" if len(runs) > 1 else note
         for results in every
-        for note in answer_notes(results)
+        for note in run_notes(results)
     ]
     notes += every[0].get("notes", [])
     about = _about("scores", every, interval=over(measured(runs)))
@@ -180,9 +180,14 @@ def _about(kind: str, runs: Sequence[dict[str, Any]], **more: Any) -> dict[str, 
     return {**known, "seeds": seeds, **more}
 
 
-def answer_notes(results: dict[str, Any]) -> list[str]:
-    """Notes on unusual answers: limited, empty, or without a blind score."""
-    notes = []
+def run_notes(results: dict[str, Any]) -> list[str]:
+    """Notes on what is unusual: stages that ended early; answers limited, empty, without blind."""
+    notes = [
+        f"Stage {each['name']} ended at step {each['steps']:,} of {each['of_steps']:,}, by "
+        "trainer.max_time or a callback."
+        for each in results.get("stages", ())
+        if each.get("of_steps")
+    ]
     for name, counts in results.get("answered", {}).items():
         if counts["answered"] < counts["questions"]:
             notes.append(

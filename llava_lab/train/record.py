@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor
 
-from llava_lab.core.progress import BAR_SECONDS, progress
+from llava_lab.core.progress import BAR_SECONDS, progress, say
 from llava_lab.train.parts import Selection, names_of, parts_of, weights_of_part
 from llava_lab.train.stage import Stage
 
@@ -27,7 +27,7 @@ class Record(Callback):
     def __init__(self, stage: Stage):
         self.stage = stage
         self.counts: Counter[str] = Counter()
-        self.seconds = 0.0
+        self.seconds, self.planned = 0.0, 0
         # Losses stay on the device until they are asked for: reading one waits for its step.
         self.first: list[Tensor | float] = []
         self.last: deque[Tensor | float] = deque(maxlen=EDGE)
@@ -65,6 +65,7 @@ class Record(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
+        self.planned = trainer.datamodule.steps()  # type: ignore[attr-defined]
         self.start()
 
     def start(self) -> None:
@@ -101,10 +102,17 @@ class Record(Callback):
     def _rates(trainer: Trainer) -> dict[str, float]:
         return {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where the stage ends before its last step."""
+        if (step := trainer.global_step) < self.planned:
+            say(f"stage {self.stage.name}: ends at step {step:,} of {self.planned:,}")
+
     def summary(self, trainer: Trainer) -> dict[str, Any]:
-        """The stage's entry in results.json."""
+        """The stage's entry in results.json; `of_steps` says that it ended before its last step."""
+        early = trainer.global_step < self.planned
         return {
             "steps": trainer.global_step,
+            **({"of_steps": self.planned} if early else {}),
             "samples": self.counts["samples"],
             "tokens": self.counts["tokens"],
             "seconds": round(self.seconds, 2),

@@ -36,7 +36,7 @@ from llava_lab.model.llava import Llava
 from llava_lab.model.llm import CausalLM
 from llava_lab.report.points import parse_points
 from llava_lab.report.runs import read
-from llava_lab.report.table import answer_notes
+from llava_lab.report.table import run_notes
 from llava_lab.serve import models
 from llava_lab.serve.answer import answer_questions, check_answerable
 from llava_lab.serve.chat import talk
@@ -453,14 +453,14 @@ def test_only_what_was_answered_is_scored_and_results_say_so(
     scores = run_test(model, [benchmark(path)], tmp_path, **options)
     assert len(read_lines(tmp_path)) == 4
     assert scores.results["q"]["accuracy"].n == scores.results["q"]["blind_accuracy"].n == 4
-    (note,) = [note for note in answer_notes({"answered": scores.counts()}) if "limits" in note]
+    (note,) = [note for note in run_notes({"answered": scores.counts()}) if "limits" in note]
     assert note.startswith("q: 4 of 14 questions were answered")
 
 
 def test_without_any_answer_there_are_no_scores(model: Llava, tmp_path: Path) -> None:
     scores = run_test(model, [benchmark(repeated(tmp_path))], tmp_path, limit_test_batches=0)
     assert scores.results == {"q": {}} and read_lines(tmp_path) == []
-    notes = answer_notes({"answered": scores.counts()})
+    notes = run_notes({"answered": scores.counts()})
     assert notes[0].startswith("q: 0 of 14 questions were answered")
 
 
@@ -478,7 +478,7 @@ def test_empty_answers_keep_the_official_rule_and_are_counted(
     assert scores.results["q"]["accuracy"].value == 0.75
     counts = scores.counts()["q"]
     assert (counts["empty"], counts["empty_correct"]) == (4, 3)
-    assert answer_notes({"answered": {"q": counts}}) == [
+    assert run_notes({"answered": {"q": counts}}) == [
         "q: 4 of 4 answers are empty; the benchmark's rule accepts 3 of them."
     ]
 
@@ -596,7 +596,7 @@ def test_without_another_picture_there_is_no_blind_score_and_results_say_so(
     path = write_rows(tmp_path / "q.jsonl", rows)
     scores = run_test(model, [benchmark(path)], tmp_path)
     assert list(scores.results["q"]) == ["accuracy", "most_frequent_accuracy"]
-    notes = answer_notes({"answered": scores.counts()})
+    notes = run_notes({"answered": scores.counts()})
     assert "q: no blind score, since a question could only be shown its own images." in notes
     scores = run_test(model, [benchmark(path, blind=False)], tmp_path)
     assert not scores.counts()["q"]["no_blind"]

@@ -11,6 +11,7 @@ from conftest import REPOSITORY, stage_options
 from lightning.pytorch import Callback
 
 from llava_lab.cli import fit as cli
+from llava_lab.report.table import run_notes
 from llava_lab.train.trainer import DEFAULTS, check_options, check_stage_options, deciding
 
 EXPERIMENT = REPOSITORY / "experiments" / "llava15.yaml"
@@ -67,6 +68,13 @@ class Counted(Callback):
 
     def on_train_batch_end(self, *_: Any) -> None:
         Counted.batches += 1
+
+
+class Ended(Callback):
+    """Ends a stage after its first step, as Lightning's EarlyStopping does."""
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        trainer.should_stop = True
 
 
 def command(shortened: list[str], folder: Path, options: dict[str, Any], *more: str) -> list[str]:
@@ -182,6 +190,17 @@ def test_loggers_callbacks_and_bars_of_the_users_own_are_taken(
     import test_trainer
 
     assert test_trainer.Counted.batches == 4
+
+
+def test_a_stage_that_ends_before_its_last_step_says_so(
+    shortened: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = {"callbacks": json.dumps([{"class_path": "test_trainer.Ended"}])}
+    (record,) = fitted(shortened, tmp_path, options, "--stage=align")
+    assert (record["steps"], record["of_steps"]) == (1, 2)
+    assert "stage align: ends at step 1 of 2" in capsys.readouterr().out
+    note = "Stage align ended at step 1 of 2, by trainer.max_time or a callback."
+    assert run_notes({"stages": [record]}) == [note]
 
 
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])
