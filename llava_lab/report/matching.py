@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import Any
 
+from llava_lab.data.grids import parse_grids
 from llava_lab.report.published import Conditions, Published, Row
 
 STAND_INS = ("tiny", "small")  # scales whose parts and data stand in for published ones
@@ -139,9 +140,6 @@ def _class(found: Mapping[str, Any]) -> str:
 
 def _same(found: Any, wanted: str) -> bool:
     """Whether two lists of candidate grids hold the same ones, however they are written."""
-    # Here, since torch takes seconds, and most tables need none of it.
-    from llava_lab.data.views.anyres import parse_grids
-
     return set(parse_grids(found)) == set(parse_grids(wanted))
 
 

@@ -16,7 +16,8 @@ from transformers.models.llava_next.modeling_llava_next import (
 )
 
 from llava_lab.data.geometry import Block, Layout, ViewSpec
-from llava_lab.data.views.anyres import AnyRes, best_canvas, parse_grids, unpadded
+from llava_lab.data.grids import parse_grids
+from llava_lab.data.views.anyres import AnyRes, best_canvas, unpadded
 from llava_lab.model.arrange import Newline, arrange
 from llava_lab.model.pool import connect
 

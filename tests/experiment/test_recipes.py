@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from llava_lab.data.views.anyres import parse_grids
+from llava_lab.data.grids import parse_grids
 from llava_lab.experiment.compose import flat
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.report.plan_costs import PUBLISHED_ROWS
