@@ -1,5 +1,6 @@
-"""Checkout: the commit of the code that runs."""
+"""Checkout: the commit of the code that runs, and files as a commit has them."""
 
+import hashlib
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,21 @@ def git_commit() -> str | None:
     status = ("status", "--porcelain", "--untracked-files=no")
     changed = _git(*status, "--", ":/", ":(exclude,top)results")
     return commit and commit + ("+" if changed else "")
+
+
+def sha256_at(commit: str, path: Path) -> str | None:
+    """Hash of a file as a commit of its checkout has it; None where that is not known.
+
+    Args:
+        commit: The commit.
+        path: The file.
+    """
+    command = ["git", "-C", str(path.parent), "show", f"{commit}:./{path.name}"]
+    try:
+        content = subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return hashlib.sha256(content).hexdigest()
 
 
 def _git(*arguments: str) -> str | None:

@@ -144,18 +144,19 @@ def unaskable(trees: Trees, context: int, max_new_tokens: int, sizes: Sizes) -> 
     sizes.look(image for group in trees.groups for image in group.images)
     for group in trees.groups:
         for place, question in zip(group.places, group.questions, strict=True):
+            blind, layouts = group.images != question.images, None
             try:
                 layouts = [views.layout(sizes(image), view_spec) for image in group.images]
                 ids = trees.ids(question, group, layouts)
             except (OSError, ValueError) as error:
-                if group.images != question.images:
+                if blind and layouts is None:
                     continue  # the questions whose picture it is say so
                 named = str(error).startswith(question.source)
                 faults[place] = str(error) if named else f"{question.source}: {error}"
                 continue
             if problem := beyond(ids, group.images, layouts, trees.loader, context, max_new_tokens):
-                blind = "" if group.images == question.images else " (blind: images of others)"
-                faults[place] = f"{question.source}{blind}: {problem}"
+                shown = " (blind: images of others)" if blind else ""
+                faults[place] = f"{question.source}{shown}: {problem}"
     return dict(sorted(faults.items()))
 
 

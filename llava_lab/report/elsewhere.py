@@ -1,10 +1,9 @@
 """12. Elsewhere: runs that a sweep lacks and another sweep has made, of the same configuration."""
 
-import hashlib
-import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from llava_lab.core.checkout import sha256_at
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.experiment.sweep import Layers, Point
 from llava_lab.experiment.verdict_runs import Chosen
@@ -38,15 +37,5 @@ def rules_before(run: Committed, findings: Iterable[Finding]) -> dict[str, str]:
     return {
         each.id: each.sha256
         for each in findings
-        if commit and _sha256_at(commit.removesuffix("+"), each.path) == each.sha256
+        if commit and sha256_at(commit.removesuffix("+"), each.path) == each.sha256
     }
-
-
-def _sha256_at(commit: str, path: Path) -> str | None:
-    """Hash of a file as a commit has it; None where that is not known."""
-    command = ["git", "-C", str(path.parent), "show", f"{commit}:./{path.name}"]
-    try:
-        content = subprocess.run(command, capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return hashlib.sha256(content).hexdigest()

@@ -71,7 +71,7 @@ class Running:
             begin(self.results, self.findings[id], self.git)
         with lock(self.runs / ".report.lock", "report --run", wait=False), verdict_worlds.opened():
             while sweeps := list(self.lacking(ids, claims := self.claims())):
-                if sum([self._take(sweep, claims) for sweep in sweeps]):
+                if sum(self._take(sweep, claims) for sweep in sweeps):
                     continue
                 failed = [sweep.name for sweep in sweeps if not self._sweep(sweep)]
                 self._note(claims := self.claims())

@@ -33,9 +33,10 @@ class World:
     def __post_init__(self) -> None:
         self.root = Path(self.root)
         verdict_worlds.check_seed(self.seed, type(self).__name__)
-        least = {each.name: 0 if each.default == 0 else 1 for each in fields(self)}
-        for name in least.keys() - {"root"}:
-            at_least(least[name], f"{type(self).__name__}: ", **{name: getattr(self, name)})
+        for each in fields(self):
+            if each.name != "root":
+                number = {each.name: getattr(self, each.name)}
+                at_least(int(each.default != 0), f"{type(self).__name__}: ", **number)
 
     def generate(self) -> None:
         """Write the world unless it exists; a killed process leaves no partial world."""
