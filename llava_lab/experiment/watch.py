@@ -1,15 +1,18 @@
 """0. Watch: what a stage is asked, and which of its weights are kept, while it trains."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
 from llava_lab.core.atomic import link
+from llava_lab.core.progress import say
+from llava_lab.data.media.clip import image_digest, image_digests
 from llava_lab.data.modules.image import ImageDataModule
+from llava_lab.data.shards import is_shards
 from llava_lab.data.table import files_of
-from llava_lab.evaluate.benchmark import BenchmarkDataModule
+from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
 from llava_lab.evaluate.trajectory import Trajectory, covers
 from llava_lab.train.kept import Kept, kept_file, steps_between
 from llava_lab.train.record import Record
@@ -32,12 +35,15 @@ class Watch:
         self.trajectory: Trajectory | None = None
 
     def ask(self, data: BenchmarkDataModule, fingerprints: Callable[[], Mapping[str, str]]) -> None:
-        """Ask benchmarks, where the stage's option says so.
+        """Ask benchmarks, where the stage's option says so; say which pictures it trains on.
 
         Args:
             data: The benchmarks.
             fingerprints: Gives their fingerprints, which want all pictures read.
         """
+        for each, both, asked in _trained_on(self.stage, data, False):
+            what = f"benchmark {each.name}: {len(both)} of its {asked} pictures"
+            say(f"{what} are in other files that stages.{self.stage.name} trains on")
         if self.stage.evaluate_every is not None:
             self.trajectory = Trajectory(self.stage, data, fingerprints(), self.record)
 
@@ -66,10 +72,10 @@ class Watch:
 
 
 def check_held_out(stage: Stage, data: BenchmarkDataModule) -> None:
-    """Refuse a benchmark of what a stage holds out that shows what the stage is trained on.
+    """Refuse a benchmark of what is held out of a file that shows what a stage of it trains on.
 
-    The two split the same file alike, unless their shares differ, or rows that only one of them
-    reads have several of the file's pictures, which are then on one side.
+    The two split the file alike, unless their shares differ, or the folders of their pictures do,
+    or rows that only one of them reads have several of the pictures, which are then on one side.
 
     Args:
         stage: The stage, its data read.
@@ -78,23 +84,48 @@ def check_held_out(stage: Stage, data: BenchmarkDataModule) -> None:
     Raises:
         ValueError: Names the benchmark, the stage and the first such picture.
     """
+    for each, both, asked in _trained_on(stage, data, True):
+        first, there = next(iter(both.items()))
+        where = f"{first}" if there == first else f"{first} ({there} there)"
+        raise ValueError(
+            f"benchmark {each.name}: {len(both)} of its {asked} pictures are trained on by "
+            f"stages.{stage.name}, the first {where}: its held_out is {each.held_out}, and the "
+            f"stage's hold_out {stage.data.held_share}. Set them alike, with the same images; "
+            "where they are, rows of another source, or under another name, show such a picture: "
+            "leave them out, or ask a file of questions"
+        )
+
+
+def _trained_on(
+    stage: Stage, data: BenchmarkDataModule, its_file: bool
+) -> Iterator[tuple[Benchmark, dict[Path, Path], int]]:
+    """Of benchmarks of what is held out the pictures that a stage trains on, by their bytes.
+
+    The split goes by names, which are others in another folder or archive.
+
+    Args:
+        stage: The stage, its data read.
+        data: The benchmarks.
+        its_file: Whether to look at benchmarks of a file that the stage reads, or at the others.
+
+    Yields:
+        The benchmark; its pictures, with their paths in the stage; of how many.
+    """
     rows = stage.data
-    if not isinstance(rows, ImageDataModule) or not rows.held_share:
-        return
-    files = {Path(source.path).absolute() for source in rows.sources}
-    for each in data.benchmarks:
-        if not each.held_out or Path(each.path).absolute() not in files:
+    for each in data.benchmarks if isinstance(rows, ImageDataModule) else ():
+        if not each.held_out or _reads(rows, Path(each.path)) != its_file:
             continue
-        trained = set(files_of(rows.samples))
-        asked = dict.fromkeys(path for question in each.questions for path in question.images)
-        if both := [path for path in asked if path in trained]:
-            raise ValueError(
-                f"benchmark {each.name}: {len(both)} of its {len(asked)} pictures are trained on "
-                f"by stages.{stage.name}, the first {both[0]}: its held_out is {each.held_out}, "
-                f"and the stage's hold_out {rows.held_share}. Set them alike; where they are, rows "
-                "of another source show such a picture beside others: leave them out, or ask a "
-                "file of questions"
-            )
+        trained = {digest: at for at, digest in image_digests(files_of(rows.samples)).items()}
+        asked = image_digests(path for question in each.questions for path in question.images)
+        both = {at: trained[digest] for at, digest in asked.items() if digest in trained}
+        if both:
+            yield each, both, len(asked)
+
+
+def _reads(rows: ImageDataModule, file: Path) -> bool:
+    """Whether a stage reads a file, by its bytes."""
+    files = [Path(source.path) for source in rows.sources if not is_shards(Path(source.path))]
+    return image_digest(file) in image_digests(files).values()
 
 
 def check(stage: Stage, data: BenchmarkDataModule) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,8 @@ from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.square import Square
 from llava_lab.evaluate.benchmark import Benchmark
 from llava_lab.evaluate.metrics.question import VQAAccuracy
-from llava_lab.experiment.watch import check_held_out
+from llava_lab.experiment.watch import Watch, check_held_out
+from llava_lab.train.record import Record
 
 LONG = "word " * 400
 
@@ -254,30 +256,74 @@ def test_a_run_says_how_many_rows_it_left_out(
     assert [record["rows_skipped"] for record in records] == [{}, {str(tmp_path / "rows.json"): 2}]
 
 
-def test_a_benchmark_of_what_is_held_out_never_asks_about_what_is_trained_on(
-    folder: Path, cache: Path
-) -> None:
+@pytest.fixture
+def numbered(folder: Path, cache: Path) -> Source:
+    """Twenty rows, each of a picture of its own."""
     for number in range(20):
-        Image.new("RGB", (4, 4)).save(folder / "images" / f"{number}.png")
-    alone = source(folder, [row(str(n), f"{n}.png") for n in range(20)])
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / "images" / f"{number}.png")
+    return source(folder, [row(str(n), f"{n}.png") for n in range(20)])
+
+
+def held_of(asked: Source, held_out: float) -> Any:
+    metric, (path, images) = VQAAccuracy(), (str(asked.path), str(asked.images))
+    made = Benchmark("held_out", path, images, metric, held_out=held_out)
+    return SimpleNamespace(benchmarks=[made])
+
+
+def stage_of(*sources: Source, hold_out: float = 0.4) -> Any:
+    made = ImageDataModule(list(sources), Pad(), 2, hold_out=hold_out)
+    made.name = "instruct"
+    made.read()
+    return SimpleNamespace(name="instruct", data=made, evaluate_every=None)
+
+
+ASKED = r"benchmark held_out: .* are trained on by stages.instruct, the .*: its held_out is"
+
+
+def test_a_benchmark_of_what_is_held_out_never_asks_about_what_is_trained_on(
+    folder: Path, numbered: Source
+) -> None:
     pairs = [[f"{n}.png", f"{n + 10}.png"] for n in range(10)]
     rows = [row(str(n), names, "<image><image>?") for n, names in enumerate(pairs)]
     (folder / "pairs.json").write_text(json.dumps(rows))
+    check_held_out(stage_of(numbered), held_of(numbered, 0.4))
+    check_held_out(stage_of(numbered), held_of(numbered, 0.2))
+    with pytest.raises(ValueError, match=rf"{ASKED} 0\.9, and the stage's hold_out 0\.4"):
+        check_held_out(stage_of(numbered), held_of(numbered, 0.9))
+    both = stage_of(numbered, Source(folder / "pairs.json", folder / "images"))
+    with pytest.raises(ValueError, match=rf"{ASKED} 0\.4.*rows of another source, or under"):
+        check_held_out(both, held_of(numbered, 0.4))
+    with pytest.raises(ValueError, match=r"6 of its 6 pictures .* and the stage's hold_out 0\.0"):
+        check_held_out(stage_of(numbered, hold_out=0.0), held_of(numbered, 0.4))
 
-    def check(sources: list[Source], held_out: float, **options: Any) -> None:
-        made = ImageDataModule(sources, Pad(), 2, hold_out=0.4)
-        made.name = "instruct"
-        made.read()
-        metric, (path, images) = VQAAccuracy(), (str(alone.path), str(alone.images))
-        asked = Benchmark("held_out", path, images, metric, held_out=held_out, **options)
-        check_held_out(
-            SimpleNamespace(name="instruct", data=made), SimpleNamespace(benchmarks=[asked])
-        )
 
-    check([alone], 0.4)
-    check([alone], 0.2)
-    told = r"benchmark held_out: .* are trained on by stages.instruct, the .*: its held_out is"
-    with pytest.raises(ValueError, match=rf"{told} 0\.9, and the stage's hold_out 0\.4"):
-        check([alone], 0.9)
-    with pytest.raises(ValueError, match=rf"{told} 0\.4.*rows of another source show such"):
-        check([alone, Source(folder / "pairs.json", folder / "images")], 0.4)
+@pytest.mark.parametrize("place", ["archive", "link", "copied rows"])
+def test_what_is_trained_on_is_found_in_another_place(
+    place: str, folder: Path, numbered: Source
+) -> None:
+    images, path = folder / "images", numbered.path
+    if place == "archive":
+        images = Path(shutil.make_archive(str(folder / "images"), "zip", folder / "images"))
+    elif place == "link":
+        images = folder / "link"
+        images.symlink_to(folder / "images")
+    else:
+        images = shutil.copytree(folder / "images", folder / "others")
+        path = shutil.copy(path, folder / "copied.jsonl")
+    trained = stage_of(Source(path, images))
+    with pytest.raises(ValueError, match=rf"{ASKED} 0\.4.*Set them alike, with the same images"):
+        check_held_out(trained, held_of(numbered, 0.4))
+
+
+def test_what_another_file_trains_on_is_said(
+    folder: Path, numbered: Source, capsys: pytest.CaptureFixture
+) -> None:
+    (folder / "others.json").write_text(json.dumps([row(str(n), f"{n}.png") for n in range(9)]))
+    others = stage_of(Source(folder / "others.json", folder / "images"), hold_out=0.0)
+    asked = held_of(numbered, 0.4)
+    check_held_out(others, asked)
+    watch = Watch(others, folder, "", Record(others))
+    watch.ask(asked, dict)
+    shown = sum(int(q.images[0].stem) < 9 for q in asked.benchmarks[0].questions)
+    said = f"benchmark held_out: {shown} of its 6 pictures are in other files that stages.instruct"
+    assert said in capsys.readouterr().out and shown > 0
