@@ -18,6 +18,7 @@ from llava_lab.data.views.square import Square
 from llava_lab.data.views.video import Frames
 from llava_lab.model.connector.linear import Linear
 from llava_lab.model.connector.mlp import MLP
+from llava_lab.model.encoder.base import Encoder
 from llava_lab.model.encoder.clip import ClipEncoder
 from llava_lab.model.encoder.siglip import SiglipEncoder
 from llava_lab.model.llm import CausalLM
@@ -98,7 +99,7 @@ def original_parts(
         "connector": _connector(config, tensors, place),
         "llm": class_of(CausalLM, **_llm(config, MODELS[kind], tensors, place)),
         "newline": "newline.weight" in tensors,
-        "views": _views(config, place),
+        "views": _views(config, encoder, place),
     }
 
 
@@ -140,13 +141,14 @@ def _llm(config: dict[str, Any], kind: str, names: Iterable[str], place: str) ->
     return {"name": config.get("_name_or_path"), **most}
 
 
-def _views(config: dict[str, Any], place: str) -> dict[str, Any]:
+def _views(config: dict[str, Any], encoder: type[Encoder], place: str) -> dict[str, Any]:
     """Views of images; and of videos, if the configuration says how these are pooled."""
+    square = class_of(Square, resize=encoder.resize)
     aspect = require(config, "image_aspect_ratio", str, place) or "square"
     if found := re.fullmatch(r"anyres(?:_max_(\d+))?", aspect):
         pictures = _anyres(config, found[1], place)
     elif aspect in ("pad", "square"):
-        pictures = class_of(Pad if aspect == "pad" else Square)
+        pictures = class_of(Pad) if aspect == "pad" else square
     else:
         raise ValueError(f"{place}: image_aspect_ratio {aspect!r} is not read yet")
     stride = require(config, "mm_spatial_pool_stride", int, place)
@@ -165,6 +167,7 @@ def _views(config: dict[str, Any], place: str) -> dict[str, Any]:
         position=config.get("mm_pooling_position") or ("before" if pooled else "after"),
         newline=config.get("mm_newline_position") or ("no_token" if pooled else "one_token"),
         time_instruction=bool(config.get("add_time_instruction")),
+        frame=square,
         image=pictures,
     )
 

@@ -11,6 +11,7 @@ from llava_lab.convert.released import import_checkpoint
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.questions import Question
 from llava_lab.data.views.base import Views
+from llava_lab.data.views.square import Square
 from llava_lab.data.views.video import Frames
 from llava_lab.model.llava import Llava
 
@@ -39,6 +40,9 @@ def open_model(
 def show_videos(model: Llava, views: Views, frames: int | None, stride: int | None) -> Frames:
     """Return views that take videos too; prints how a video is shown.
 
+    Frames for a model of pictures alone are squares as its views make them, or else as the
+    encoder's own processor does.
+
     Args:
         model: The model that sees them.
         views: Its views, of videos or of images alone.
@@ -51,7 +55,9 @@ def show_videos(model: Llava, views: Views, frames: int | None, stride: int | No
     if isinstance(views, Frames):
         shown = views.with_numbers(frames or views.frames, stride or views.stride)
     else:
-        shown = Frames(frames or 16, stride=stride or 2, image=views)
+        resize = views.resize if isinstance(views, Square) else model.encoder.resize
+        frame = Square(resize, views.upright)
+        shown = Frames(frames or 16, stride=stride or 2, frame=frame, image=views)
     print(f"llava_lab: a video is {shown.frames} frames, pooled by {shown.stride}")
     shown.check(model.view_spec, model.llm.context)
     return shown

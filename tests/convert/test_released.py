@@ -5,6 +5,7 @@ import os
 import pickle
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,14 +24,19 @@ from llava_lab.convert.original import original_parts
 from llava_lab.convert.processor import chat_template
 from llava_lab.convert.released import import_checkpoint, read_released
 from llava_lab.convert.templates import match
+from llava_lab.data.geometry import ViewSpec
 from llava_lab.data.packing import Batch, EncodedSample, Segment
 from llava_lab.data.views.anyres import AnyRes
+from llava_lab.data.views.base import Views
 from llava_lab.data.views.pad import Pad
+from llava_lab.data.views.square import Square
 from llava_lab.data.views.video import Frames
 from llava_lab.model.connector.mlp import MLP
 from llava_lab.model.encoder.clip import ClipEncoder
+from llava_lab.model.encoder.siglip import SiglipEncoder
 from llava_lab.model.llm import CausalLM
 from llava_lab.model.weights import locate, read_weights
+from llava_lab.serve.models import show_videos
 
 TOWER = {
     "hidden_size": 16,
@@ -154,6 +160,40 @@ def test_every_key_of_a_released_configuration_is_converted(name: str, tmp_path:
         arguments = parts["views"]["init_args"]
         assert (arguments["stride"], arguments["position"]) == (2, "before")
         assert arguments["newline"] == "no_token"
+
+
+@pytest.mark.parametrize(
+    ("tower", "resize"),
+    [("openai/clip-vit-large-patch14-336", "crop"), ("google/siglip-so400m-patch14-384", "squash")],
+)
+def test_squares_are_those_of_the_towers_own_processor(
+    tower: str, resize: str, tmp_path: Path
+) -> None:
+    """A SigLIP tower was shown the centre of pictures and frames; its processor squashes them."""
+    square = {"mm_vision_tower": tower, "image_aspect_ratio": "square"}
+    assert parts_of(tmp_path, V15 | square)["views"]["init_args"] == {"resize": resize}
+    video = RELEASED["next-video"] | {"mm_vision_tower": tower}
+    frame = parts_of(tmp_path, video)["views"]["init_args"]["frame"]
+    assert frame["class_path"].endswith(".Square") and frame["init_args"] == {"resize": resize}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "views", "resize"),
+    [
+        (ClipEncoder, Pad(), "crop"),
+        (SiglipEncoder, Pad(upright=True), "squash"),
+        (SiglipEncoder, AnyRes("1x2"), "squash"),
+        (SiglipEncoder, Square("crop"), "crop"),
+    ],
+)
+def test_frames_for_a_model_of_pictures_are_squares_as_it_knows_them(
+    encoder: type, views: Views, resize: str
+) -> None:
+    spec = ViewSpec(56, (4, 4), False, encoder.mean, encoder.std)
+    model = SimpleNamespace(encoder=encoder, view_spec=spec, llm=SimpleNamespace(context=4096))
+    shown = show_videos(model, views, None, None)
+    assert shown.image is views and shown.frame.upright == views.upright
+    assert isinstance(shown.frame, Square) and shown.frame.resize == resize
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """4. Encoder: pixels [n, 3, s, s] -> patch features [n, h, w, d], or with CLS [n, 1, 1 + hw, d]."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -13,10 +14,13 @@ class Encoder(nn.Module, ABC):
     Attributes:
         width: Width of a feature.
         view_spec: What it wants to see and what it gives back.
+        resize: How its own processor makes a square of a picture, by the names of `Square`; where
+            views are given, they decide.
     """
 
     width: int
     view_spec: ViewSpec
+    resize: ClassVar[Literal["crop", "squash"]] = "crop"
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ class SiglipEncoder(TransformersEncoder):
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
     has_cls = False
+    resize = "squash"
 
     @classmethod
     def _classes(cls) -> tuple[Any, Any]:
