@@ -61,8 +61,8 @@ def page(options: Namespace, claims: Claims | None) -> None:
         show([claims_grid(claims, list(claims.findings))], options.format)
     if claims is not None and options.docs is not None:
         changed = write_docs(options.docs, claims)
-        written = "\n".join(f"written: {path}" for path in changed)
-        print(written or f"{options.docs}: nothing changes", file=sys.stderr)
+        lines = (f"{'written' if path.exists() else 'removed'}: {path}" for path in changed)
+        print("\n".join(lines) or f"{options.docs}: nothing changes", file=sys.stderr)
         return
     # Here, since a page's libraries take a second, and --help needs none of them.
     from llava_lab.report.page.write import write_page

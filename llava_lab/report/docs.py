@@ -11,6 +11,7 @@ under results/ in the rows that they are.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from html import escape
 from pathlib import Path
 
 from llava_lab.core.atomic import write
@@ -39,14 +40,15 @@ PLOTS = "results"  # folder of the plots below docs/
 
 
 def write_docs(docs: Path, claims: Claims) -> list[Path]:
-    """Write every block and plot of docs/ anew; the files that have changed.
+    """Write every block and plot of docs/ anew; the files that have changed or are removed.
 
     Args:
         docs: The folder of pages.
         claims: All claims.
 
     Raises:
-        ValueError: If a marker names nothing, or has no end; names the page and the marker.
+        ValueError: If a marker names nothing, or has no end; names the page and the marker. If a
+            picture that was not drawn here has the name of a plot; names it.
     """
     changed = []
     for path, text in differing(docs, claims).items():
@@ -61,7 +63,7 @@ def write_docs(docs: Path, claims: Claims) -> list[Path]:
 def differing(docs: Path, claims: Claims) -> dict[Path, str | None]:
     """Pages and plots that are not what the results say, with what they should be.
 
-    A plot that no page shows should not be there: None.
+    A plot that no page shows should not be there: None. Pictures that were not drawn here stay.
 
     Args:
         docs: The folder of pages.
@@ -69,21 +71,38 @@ def differing(docs: Path, claims: Claims) -> dict[Path, str | None]:
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If a marker names nothing, or has no end; names the page and the marker.
+        ValueError: If a marker names nothing, or has no end; names the page and the marker. If a
+            picture that was not drawn here has the name of a plot; names it.
     """
     if not docs.is_dir():
         raise FileNotFoundError(f"{docs} does not exist; give the folder of pages: --docs FOLDER")
-    wanted: dict[Path, str | None] = dict.fromkeys(sorted((docs / PLOTS).glob("*.svg")))
+    plots = filter(_drawn_here, sorted((docs / PLOTS).glob("*.svg")))
+    wanted: dict[Path, str | None] = dict.fromkeys(plots)
     for page in sorted(docs.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         wanted[page] = written(text, f"{page}", claims)
         for id in _shown(text, claims):
             measured = [each for each in effects(claims.verdicts[id]) if each.difference]
             if measured:
-                title = f"{id}: effects with their intervals"
-                wanted[docs / PLOTS / f"{id}.svg"] = forest_svg(title, measured)
+                plot = docs / PLOTS / f"{id}.svg"
+                if plot.exists() and not _drawn_here(plot):
+                    raise ValueError(
+                        f"{plot}: not drawn by `report --docs`, which draws {id} there for {page}; "
+                        "give it another name, or remove it"
+                    )
+                wanted[plot] = forest_svg(_title(id), measured)
     there = {path: path.read_text(encoding="utf-8") if path.is_file() else None for path in wanted}
     return {path: text for path, text in wanted.items() if text != there[path]}
+
+
+def _title(id: str) -> str:
+    """Title of a finding's plot, by which the plot is known as one that was drawn here."""
+    return f"{id}: effects with their intervals"
+
+
+def _drawn_here(plot: Path) -> bool:
+    """Whether a file is a plot of the finding that it is called by."""
+    return f"<title>{escape(_title(plot.stem))}</title>".encode() in plot.read_bytes()
 
 
 def written(text: str, page: str, claims: Claims) -> str:
@@ -145,7 +164,7 @@ def _finding(claims: Claims, id: str) -> str:
     parts.append(f"Claimed in {', '.join(filter(None, source))}; the rule is {rule}.")
     parts += [_table(effects_grid(verdict))]
     if verdict.evidence is not None:
-        parts.append(f"![{id}: effects with their intervals]({PLOTS}/{id}.svg)")
+        parts.append(f"![{_title(id)}]({PLOTS}/{id}.svg)")
     parts += [_table(grid) for grid in (scores_grid(claims, id), history_grid(claims, id)) if grid]
     return "\n\n".join(parts)
 

@@ -1,5 +1,6 @@
 """Docs that are written from results: blocks between markers, and their plots."""
 
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -8,6 +9,7 @@ import pytest
 from conftest import REPOSITORY
 from test_running import rule
 
+from llava_lab.cli.report import page as report_page
 from llava_lab.report.claim_text import effects
 from llava_lab.report.claims import Claims, read_claims
 from llava_lab.report.docs import differing, write_docs, written
@@ -52,7 +54,7 @@ def test_what_stands_between_markers_is_written_and_nothing_else(
     assert "![T1: effects with their intervals](results/T1.svg)" in text
     assert differing(path.parent, found) == {} and write_docs(path.parent, found) == []
     path.write_text(text.replace("reproduced", "contradicted"))
-    plot.write_text("<svg/>")
+    plot.write_text(plot.read_text().replace("circle", "rect"))
     assert set(differing(path.parent, found)) == {path, plot}
 
 
@@ -70,14 +72,36 @@ def test_a_verdict_changes_with_the_results_alone(
     assert "reproduced.**" in path.read_text()
 
 
-def test_a_plot_that_no_page_shows_is_removed(tmp_path: Path, claims: Claims) -> None:
-    path = page(tmp_path, "Nothing here.\n")
-    plot = path.parent / "results" / "T9.svg"
-    plot.parent.mkdir()
-    plot.write_text("<svg/>")
-    assert differing(path.parent, claims) == {plot: None}
-    write_docs(path.parent, claims)
-    assert not plot.exists()
+def test_a_plot_that_no_page_shows_is_removed_and_no_picture_of_others(
+    tmp_path: Path, run_findings: Callable[[], Claims], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule(tmp_path)
+    found = run_findings()
+    path = page(tmp_path, block("finding T1"))
+    _, plot = write_docs(path.parent, found)
+    theirs = {"my_figure.svg": b"<svg/>", "photo.svg": b"\xff\xfe", "copy.svg": plot.read_bytes()}
+    for name, content in theirs.items():
+        plot.with_name(name).write_bytes(content)
+    path.write_text("Nothing here: ![mine](results/my_figure.svg)\n")
+    assert differing(path.parent, found) == {plot: None}
+    report_page(Namespace(docs=path.parent, format="json"), found)
+    assert capsys.readouterr().err == f"removed: {plot}\n"
+    left = {file.name: file.read_bytes() for file in plot.parent.iterdir()}
+    assert left == theirs
+
+
+def test_a_picture_of_others_is_not_written_over(
+    tmp_path: Path, run_findings: Callable[[], Claims]
+) -> None:
+    rule(tmp_path)
+    found = run_findings()
+    path = page(tmp_path, block("finding T1"))
+    theirs = path.parent / "results" / "T1.svg"
+    theirs.parent.mkdir()
+    theirs.write_text("<svg/>")
+    with pytest.raises(ValueError, match=r"T1\.svg: not drawn by `report --docs`.* another name"):
+        write_docs(path.parent, found)
+    assert theirs.read_text() == "<svg/>" and path.read_text() == block("finding T1")
 
 
 def test_all_findings_are_written_where_all_are_asked_for(claims: Claims) -> None:
