@@ -5,7 +5,7 @@ The one implementation of intervals: of results.json here, of several runs in `r
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import copysign, inf, sqrt
 from typing import Literal
 
 import numpy as np
@@ -76,19 +76,42 @@ class Estimate:
         return self.interval()[1]
 
     def p(self, null: float = 0.0, side: Side = "two") -> float:
-        """Probability of a value as far from `null`, were `null` true (t-test).
+        """Probability of a value as far from `null`, were `null` true.
+
+        It is below 1 - level exactly where the interval of that level leaves `null` out: the t-test
+        of `value ± t * se`, the score test of Wilson's interval.
 
         Args:
             null: Value to compare with.
             side: "above" tests whether the number is above `null`, "below" whether it is below,
                 "two" whether it differs.
         """
-        if not self.se:
-            distance = 0.0 if self.value == null else inf * (1 if self.value > null else -1)
-        else:
-            distance = (self.value - null) / self.se
-        above = t_below(self.df, -distance)
+        far, df = self._distance(null)
+        above = t_below(df, -far)
         return {"above": above, "below": 1 - above, "two": 2 * min(above, 1 - above)}[side]
+
+    def _distance(self, null: float) -> tuple[float, float]:
+        """How many standard errors the value lies above `null`, and their degrees of freedom."""
+        more, (low, high) = self.value - null, self.bounds
+        if self.ends is not None:
+            end = self.ends[0] if more > 0 else self.ends[1]
+            return distance(more, abs(self.value - end) / quantile(self.df, 0.975)), self.df
+        if not more or self.se == inf or low == -inf or high == inf:
+            return distance(more, self.se), self.df
+        of_null = (null - low) * (high - null)
+        if of_null <= 0:  # nothing varies where all questions are right, or none is
+            return copysign(inf, more), self.df
+        if not self.se:  # as many questions as pictures
+            return more * sqrt(max(1, self.clusters) / of_null), inf
+        of_value = (self.value - low) * (high - self.value)
+        return more / self.se * sqrt(max(0.0, of_value) / of_null), self.df
+
+
+def distance(more: float, error: float) -> float:
+    """How many standard errors a difference is; infinitely many where there is no error."""
+    if not more:
+        return 0.0
+    return more / error if error else copysign(inf, more)
 
 
 def quantile(df: float, probability: float) -> float:

@@ -15,7 +15,14 @@ from math import inf, sqrt
 
 import numpy as np
 
-from llava_lab.evaluate.interval import Array, Estimate, counting, pulls, quantile
+from llava_lab.evaluate.interval import (
+    Array,
+    Estimate,
+    counting,
+    distance,
+    pulls,
+    quantile,
+)
 from llava_lab.report.points import Points
 
 MOST_SEEDS = 1000  # beyond which no number of seeds is named
@@ -40,13 +47,14 @@ class Difference(Estimate):
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Ends of the confidence interval: value ± t * se, inside the bounds."""
-        if self.ends is not None and level == 0.95:
-            return self.ends
         if self.se == inf:
             return self.bounds
         half = quantile(self.df, (1 + level) / 2) * self.se
         low, high = self.bounds
         return max(low, self.value - half), min(high, self.value + half)
+
+    def _distance(self, null: float) -> tuple[float, float]:
+        return distance(self.value - null, self.se), self.df
 
 
 @dataclass(frozen=True)
@@ -255,15 +263,6 @@ def apart(first: Estimate, second: Estimate) -> Difference:
     n, clusters = min(first.questions, second.questions), min(first.clusters, second.clusters)
     runs, se = min(first.runs, second.runs), sqrt(variance) or 1 / max(1, clusters)
     return Difference(first.value - second.value, se, df, runs, n, clusters, around(first))
-
-
-def less_known(ours: Estimate, known: float) -> Difference:
-    """A score less a number without an error, such as a published one."""
-    low, high = ours.interval()
-    ends = (low - known, high - known)
-    se = ours.se or (high - low) / (2 * quantile(inf, 0.975))
-    counts = (ours.runs, ours.questions, ours.clusters)
-    return Difference(ours.value - known, se, ours.df, *counts, around(ours), ends)
 
 
 def around(estimate: Estimate) -> tuple[float, float]:

@@ -2,12 +2,16 @@
 
 `DATE_results.json` has a value of each task's metrics, and, where lmms-eval ran with --log_samples,
 `DATE_samples_TASK.jsonl` has what every question gave. Where the mean of a metric's samples is its
-value, questions have points, as ours do; elsewhere there is the standard error that is stated.
+value, questions have points, as ours do; elsewhere there is the standard error that is stated. What
+a metric's number is of is known by its name (configs/paper/lmms_eval.yaml), never by its size.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,52 @@ NOT_METRICS = ("alias", "samples")
 STDERR = "_stderr"
 Z = 1.959964
 TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What lmms-eval states of a metric.
+
+    Attributes:
+        of: What it states of a score that is 1 with us.
+        most: The highest that it can state.
+        columns: Columns of published tables that the metric is.
+    """
+
+    of: float
+    most: float = inf
+    columns: tuple[str, ...] = ()
+
+    @property
+    def bounds(self) -> list[float]:
+        """Lowest and highest score, as ours are."""
+        return [-inf if self is UNKNOWN else 0.0, self.most / self.of]
+
+
+UNKNOWN = Unit(100)  # stands as it is stated, where ours are in per cent
+
+
+@cache
+def units() -> tuple[dict[str, dict[str, Unit]], dict[str, Unit]]:
+    """Units of the metrics of tasks, and of those that have one in every task, by pattern."""
+    known = read_mapping(PAPER / LMMS_EVAL)
+    tasks = {
+        task: {metric: _unit(given) for metric, given in metrics.items()}
+        for task, metrics in known["tasks"].items()
+    }
+    return tasks, {pattern: _unit(given) for pattern, given in known["any"].items()}
+
+
+def _unit(given: Mapping[str, Any]) -> Unit:
+    return Unit(given["of"], given.get("most", given["of"]), tuple(given.get("columns", ())))
+
+
+def unit_of(task: str, metric: str) -> Unit:
+    """The unit of a task's metric, without its filter; UNKNOWN where it is not known."""
+    tasks, every = units()
+    if metric in tasks.get(task, {}):
+        return tasks[task][metric]
+    return next((u for pattern, u in every.items() if fnmatchcase(metric, pattern)), UNKNOWN)
 
 
 def is_log(path: Path) -> bool:
@@ -61,24 +111,33 @@ def read_log(path: Path) -> RunResults:
     benchmarks: dict[str, dict[str, Any]] = {}
     points: dict[str, Any] = {}
     notes: list[str] = []
+    columns: dict[str, tuple[str, str]] = {}
     for task, given in tasks.items():
         metrics = _metrics(path, task, given)
         if not metrics:
             continue  # a group without numbers of its own
-        n = _count(content, task, given)
+        asked, whole = _counts(content, task, given)
+        units = {metric: unit_of(task, _name(metric)) for metric in metrics}
+        _check_units(path, task, metrics, units)
         samples = _samples(path, task)
-        kept = {} if samples is None else _points(samples, metrics)
-        scores = {m: _score(v, given, m, n, kept) for m, v in metrics.items()}
+        kept = {} if samples is None else _points(samples, metrics, units)
+        scores = {m: _score(v, given, m, units[m], asked) for m, v in metrics.items()}
         benchmarks[task] = scores
         if kept and samples is not None:
             points[task] = _benchmark(samples, kept)
-        notes += _notes(task, scores, metrics, kept)
+        notes += _notes(task, scores, metrics, units, kept)
+        if asked < whole:
+            notes.append(f"{task}: {asked} of {whole} questions, which is no column of a table.")
+        else:
+            columns |= {
+                each: (task, m) for m in metrics if m == _name(m) for each in units[m].columns
+            }
     if not benchmarks:
         raise ValueError(f"{path}: no task has a number. {WAY_OUT}")
     results = {
         **{"experiment": _model(content, path), "scale": None, "seed": 0, "stages": []},
         **{"benchmarks": benchmarks, "cost": {"visual_tokens_mean": None}},
-        **{"origin": ORIGIN, "notes": notes, "columns": _columns(benchmarks)},
+        **{"origin": ORIGIN, "notes": notes, "columns": columns},
     }
     return RunResults(path, results, points={"benchmarks": points})
 
@@ -115,9 +174,31 @@ def _metrics(path: Path, task: str, given: Any) -> dict[str, float]:
     return found
 
 
-def _count(content: Mapping[str, Any], task: str, given: Mapping[str, Any]) -> int:
-    known = content.get("n-samples", {}).get(task, {}).get("effective", given.get("samples"))
-    return int(known) if isinstance(known, int | float) else 0
+def _name(metric: str) -> str:
+    """A metric's name without its filter."""
+    return metric.partition(",")[0]
+
+
+def _counts(content: Mapping[str, Any], task: str, given: Mapping[str, Any]) -> tuple[int, int]:
+    """Questions that a task asked, and those that it has; as many where that is not stated."""
+    known = content.get("n-samples", {}).get(task, {})
+    asked = known.get("effective", given.get("samples"))
+    asked = int(asked) if isinstance(asked, int | float) else 0
+    whole = known.get("original")
+    return asked, int(whole) if isinstance(whole, int | float) else asked
+
+
+def _check_units(
+    path: Path, task: str, metrics: Mapping[str, float], units: Mapping[str, Unit]
+) -> None:
+    """Refuse a number that cannot be in the unit that its metric is known to have."""
+    for metric, value in metrics.items():
+        unit = units[metric]
+        if unit is not UNKNOWN and not 0 <= value <= unit.most:
+            raise ValueError(
+                f"{path}: task {task}: {metric} is {value:g}, which is not from 0 to "
+                f"{unit.most:g}, as lmms-eval states it. Did another release write it?"
+            )
 
 
 def _samples(path: Path, task: str) -> list[Mapping[str, Any]] | None:
@@ -145,16 +226,18 @@ def _samples(path: Path, task: str) -> list[Mapping[str, Any]] | None:
 
 
 def _points(
-    samples: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]
+    samples: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, float],
+    units: Mapping[str, Unit],
 ) -> dict[str, list[float]]:
     """What each question gave the metrics that are means of their samples."""
     found = {}
     for metric, value in metrics.items():
-        each = [_number(line.get(metric.partition(",")[0])) for line in samples]
+        each = [_number(line.get(_name(metric))) for line in samples]
         known = [number for number in each if number is not None]
         if not known or len(known) < len(each) or not all(0 <= n <= 1 for n in known):
             continue
-        if abs(sum(known) / len(known) - fraction(value)) < TOLERANCE:
+        if abs(sum(known) / len(known) - value / units[metric].of) < TOLERANCE:
             found[metric] = known
     return found
 
@@ -166,25 +249,15 @@ def _number(value: Any) -> float | None:
     return float(value) if number else None
 
 
-def fraction(value: float) -> float:
-    """A value as ours are: lmms-eval states shares as fractions, and all else as it is printed."""
-    return value if value <= 1 else value / 100
-
-
 def _score(
-    value: float,
-    given: Mapping[str, Any],
-    metric: str,
-    n: int,
-    kept: Mapping[str, Any],
+    value: float, given: Mapping[str, Any], metric: str, unit: Unit, asked: int
 ) -> dict[str, Any]:
     name, _, chosen = metric.partition(",")
     error = given.get(f"{name}{STDERR},{chosen or 'none'}")
-    value, scale = fraction(value), 1 if value <= 1 else 100
-    ends = [0.0, 1.0 if scale == 1 else inf]
+    ends = unit.bounds
     if isinstance(error, int | float) and isfinite(error):
-        ends = [value - Z * error / scale, value + Z * error / scale]
-    return {"value": value, "ci95": ends, "n": n}
+        ends = [(value - Z * error) / unit.of, (value + Z * error) / unit.of]
+    return {"value": value / unit.of, "ci95": ends, "n": asked}
 
 
 def _benchmark(
@@ -205,13 +278,17 @@ def _benchmark(
 
 
 def _notes(
-    task: str, scores: Mapping[str, Any], metrics: Mapping[str, float], kept: Mapping[str, Any]
+    task: str,
+    scores: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    units: Mapping[str, Unit],
+    kept: Mapping[str, Any],
 ) -> list[str]:
     notes = []
-    points = [metric for metric, value in metrics.items() if value > 1]
-    if points:
-        notes.append(f"{task}: {', '.join(points)} as lmms-eval states it.")
-    lost = [m for m, s in scores.items() if m not in kept and s["ci95"] in ([0, 1], [0, inf])]
+    odd = [f"{metric} {metrics[metric]:.6g}" for metric, unit in units.items() if unit is UNKNOWN]
+    if odd:
+        notes.append(f"{task}: {', '.join(odd)} as lmms-eval states it, in a unit of its own.")
+    lost = [m for m, s in scores.items() if m not in kept and s["ci95"] == units[m].bounds]
     if lost:
         notes.append(
             f"{task}: no interval is known of {', '.join(lost)}: neither a standard error nor "
@@ -220,15 +297,3 @@ def _notes(
     if kept:
         notes.append(f"{task}: questions count as independent, as their pictures are not logged.")
     return notes
-
-
-def _columns(benchmarks: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    """Published columns that tasks measure, each with task and metric."""
-    known = read_mapping(PAPER / LMMS_EVAL)
-    return {
-        column: (task, metric)
-        for task, scores in benchmarks.items()
-        for metric, columns in known.get(task, {}).items()
-        if metric in scores
-        for column in columns
-    }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_lab.report.directions import directions_grid
-from llava_lab.report.estimate import Difference, less_known
+from llava_lab.report.estimate import Difference
 from llava_lab.report.foreign import beside
 from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.matching import row_of
@@ -21,6 +21,7 @@ from llava_lab.report.rows import (
     signed_figures,
     stars,
 )
+from llava_lab.report.stated import less_known
 
 Less = tuple[str, str, str, str]  # scale, score of ours, column and row
 APART = "scores of two judges do not compare"
@@ -86,7 +87,7 @@ def _grid(
             for line, row in zip(rows, table.rows, strict=True):
                 line.append(cells.get(row.name, Figure(NONE, None)))
     for label, scores in foreign:
-        cells = [_score(scores.get(column.name)) for column in table.columns]
+        cells = [_score(scores.get(column.name), column.whole) for column in table.columns]
         rest = [Figure(NONE, None)] * (len(headers) - 1 - len(settings) - len(cells))
         rows.append([label, *[Figure(NONE, None)] * len(settings), *cells, *rest])
     below = [source(table), *table.notes]
@@ -119,8 +120,8 @@ def _columns(
     yield f"{scale}: seeds", {n: Figure(str(len(o.runs)), len(o.runs)) for n, o in of.items()}
 
 
-def _score(row: ScoreRow | None) -> Figure:
-    return half_figure(row.value if row else None)
+def _score(row: ScoreRow | None, whole: float = 100) -> Figure:
+    return half_figure(row.value if row else None, whole)
 
 
 def _less(

@@ -170,22 +170,32 @@ def legend(groups: Iterable[Sequence[RunResults]]) -> str:
 
 def bracketed(estimate: Estimate | None) -> str:
     """An estimate with the ends of its interval, in per cent: 62.0 [58.1, 65.7]."""
-    if estimate is None:
-        return NONE
+    if estimate is None or not isfinite(estimate.high - estimate.low):
+        return _plain(estimate)
     return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
-def plus_minus(estimate: Estimate | None) -> str:
-    """An estimate with half of its interval, in per cent: 62.0 ± 1.3."""
-    if estimate is None:
-        return NONE
-    return f"{100 * estimate.value:.1f} ± {half(estimate)}"
+def plus_minus(estimate: Estimate | None, whole: float = 100) -> str:
+    """An estimate with half of its interval: 62.0 ± 1.3.
+
+    Args:
+        estimate: The estimate.
+        whole: What is printed for a score of 1: 100 for per cent.
+    """
+    if estimate is None or not isfinite(estimate.high - estimate.low):
+        return _plain(estimate, whole)
+    return f"{whole * estimate.value:.1f} ± {half(estimate, whole)}"
 
 
-def half(estimate: Estimate) -> str:
-    """Half of an interval in per cent, with as many digits as it takes not to be zero."""
-    width = 50 * (estimate.high - estimate.low)
+def half(estimate: Estimate, whole: float = 100) -> str:
+    """Half of an interval, with as many digits as it takes not to be zero."""
+    width = whole / 2 * (estimate.high - estimate.low)
     return f"{width:.1f}" if width >= 0.05 or not width else f"{width:.1g}"
+
+
+def _plain(estimate: Estimate | None, whole: float = 100) -> str:
+    """An estimate without its interval; a dash where there is none."""
+    return NONE if estimate is None else f"{whole * estimate.value:.1f}"
 
 
 def ends(estimate: Estimate) -> dict[str, float | None]:
@@ -199,15 +209,14 @@ def interval_figure(estimate: Estimate | None) -> Figure:
     return _figure(bracketed(estimate), estimate)
 
 
-def half_figure(estimate: Estimate | None) -> Figure:
-    """An estimate as a cell, with half of its interval."""
-    return _figure(plus_minus(estimate), estimate)
+def half_figure(estimate: Estimate | None, whole: float = 100) -> Figure:
+    """An estimate as a cell, with half of its interval, 1 as `whole`."""
+    return _figure(plus_minus(estimate, whole), estimate, whole)
 
 
 def plain_figure(estimate: Estimate | None) -> Figure:
     """An estimate as a cell, without its interval."""
-    text = NONE if estimate is None else f"{100 * estimate.value:.1f}"
-    return Figure(text, ends(estimate) if estimate else None)
+    return Figure(_plain(estimate), ends(estimate) if estimate else None)
 
 
 def signed_figures(differences: Mapping[T, Difference | None]) -> dict[T, Figure]:
@@ -258,8 +267,8 @@ def _signed(more: Difference, p: float) -> Figure:
     return Figure(", ".join(said), values, head.replace(" ", ""))
 
 
-def _figure(text: str, estimate: Estimate | None) -> Figure:
-    short = plus_minus(estimate).replace(" ", "")
+def _figure(text: str, estimate: Estimate | None, whole: float = 100) -> Figure:
+    short = plus_minus(estimate, whole).replace(" ", "")
     return Figure(text, ends(estimate) if estimate else None, short)
 
 

@@ -9,9 +9,9 @@ import pytest
 from scipy.special import ndtri
 
 from llava_lab.evaluate.interval import Estimate
-from llava_lab.report.estimate import apart, difference_of, holm, less_known, mean_of
+from llava_lab.report.estimate import Difference, apart, difference_of, holm, mean_of
 from llava_lab.report.points import Points
-from llava_lab.report.stated import differing, over_runs, stated
+from llava_lab.report.stated import differing, less_known, over_runs, stated
 
 
 def points(
@@ -155,6 +155,38 @@ def test_a_published_number_is_taken_off_both_ends() -> None:
     ours = mean_of([points([1, 1, 1, 0] * 10)])
     less = less_known(ours, 0.5)
     assert less.value == 0.25 and less.interval() == (ours.low - 0.5, ours.high - 0.5)
+
+
+def test_a_star_is_where_the_interval_leaves_the_published_number_out() -> None:
+    # 50 of 50 right is no proof of more than 95.0: by chance it is 50 of 50 in 0.95^50 = 7.7 %.
+    less = less_known(mean_of([points([1] * 50)]), 0.95)
+    assert less.low < 0 and less.p() > 0.05
+    assert less_known(mean_of([points([1] * 50)]), 0.92).p() < 0.05
+
+
+def test_a_probability_is_below_5_percent_where_the_95_percent_interval_leaves_a_number_out() -> (
+    None
+):
+    generator = np.random.default_rng(0)
+    outside = 0
+    for _ in range(500):
+        value, null = generator.choice([0.0, 1.0, *generator.uniform(0, 1, 6)], 2)
+        se = generator.choice([0.0, inf, *generator.uniform(0.01, 0.3, 6)])
+        df, clusters = generator.uniform(1, 40), int(generator.integers(1, 60))
+        of = (value, se, df, 3, clusters, clusters)
+        low, high = sorted(generator.uniform(0, 1, 2))
+        ends = (min(low, value), max(high, value))
+        both = [Estimate(*of, bounds) for bounds in ((0.0, 1.0), (-inf, inf))]
+        both += [Estimate(*of, (0.0, 1.0), ends), Difference(*of, (-1.0, 1.0))]
+        cases = [(each, null) for each in both] + [(less_known(both[0], 0.3), null - 0.3)]
+        for each, asked in cases:
+            least, most = each.interval()
+            if min(abs(least - asked), abs(most - asked)) < 1e-9:
+                continue
+            left_out = not least < asked < most
+            assert (each.p(asked) < 0.05) == left_out, (each, asked)
+            outside += left_out
+    assert 500 < outside < 2000  # of 2,500
 
 
 def test_without_points_runs_have_the_spread_between_them() -> None:

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from llava_lab.cli.table import main
-from llava_lab.core.yaml_file import read_mapping
 from llava_lab.report.foreign import read_all
-from llava_lab.report.lmms_eval import read_log
-from llava_lab.report.published import LMMS_EVAL, PAPER, columns, every
+from llava_lab.report.lmms_eval import read_log, units
+from llava_lab.report.published import PAPER, columns, every
 from llava_lab.report.rows import score_rows
 
 DATE = "20260801_120000"
@@ -23,7 +22,7 @@ def log(folder: Path, right: list[int] | None = RIGHT, date: str = DATE, **chang
     gqa = {"alias": "gqa", "samples": 10, "exact_match,none": 0.7, "exact_match_stderr,none": 0.15}
     mme = {"alias": "mme", "mme_perception_score,none": 1510.5, "samples": 20}
     mme["mme_perception_score_stderr,none"] = "N/A"
-    mme |= {"mme_cognition_score,none": 0.25, "mme_cognition_score_stderr,none": 0.01}
+    mme |= {"mme_cognition_score,none": 250.0, "mme_cognition_score_stderr,none": 10.0}
     content = {
         "results": {"gqa": gqa, "mme": mme},
         "n-samples": {"gqa": {"original": 10, "effective": 10}},
@@ -65,13 +64,60 @@ def test_other_metrics_have_the_error_that_is_stated_or_say_that_there_is_none(
     run = read_log(log(tmp_path, right=None))
     rows = {(row.benchmark, row.score): row.value for row in score_rows([run])}
     assert rows["gqa", "exact_match"].low == pytest.approx(0.7 - 1.96 * 0.15, abs=1e-4)
-    assert rows["mme", "mme_cognition_score"].high == pytest.approx(0.25 + 1.96 * 0.01, abs=1e-4)
+    assert rows["mme", "mme_cognition_score"].high == pytest.approx(2.5 + 1.96 * 0.1, abs=1e-4)
     assert rows["mme", "mme_perception_score"].value == pytest.approx(15.105)
     assert rows["mme", "mme_perception_score"].low == 0
     notes = " ".join(run.results["notes"])
-    assert "mme: mme_perception_score as lmms-eval states it" in notes
     assert "no interval is known of mme_perception_score" in notes
     assert "no interval is known of mme_cognition_score" not in notes
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "stated", "scores"),
+    [
+        ("nocaps_val", "nocaps_CIDEr", (1.0554, 0.8829), (1.0554, 0.8829)),
+        ("activitynetqa", "gpt_eval_score", (0.95, 3.2), (0.19, 0.64)),
+        ("mmbench_en_dev", "gpt_eval_score", (0.9, 64.3), (0.009, 0.643)),
+        ("own", "right", (0.5, 1.5), (0.005, 0.015)),
+    ],
+)
+def test_a_unit_is_that_of_the_metric_whatever_its_number_is(
+    tmp_path: Path, task: str, metric: str, stated: tuple[float, ...], scores: tuple[float, ...]
+) -> None:
+    """A share that is stated as 1.06 was printed as 1.1, and one of 0.88 as 88.3."""
+    found = []
+    for number in stated:
+        results = {task: {f"{metric},none": number, f"{metric}_stderr,none": "N/A"}}
+        run = read_log(log(tmp_path, right=None, results=results))
+        found.append(run.results["benchmarks"][task][metric]["value"])
+    assert found == pytest.approx(scores)
+    said = any(f"{metric} 1.5 as lmms-eval states it" in n for n in run.results["notes"])
+    assert said == (task == "own")
+
+
+def test_part_of_a_task_is_no_published_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = {"gqa": {"original": 12578, "effective": 10}, "mme": {"original": 20, "effective": 20}}
+    wanted = next(t for t in every() if {"GQA", "MME"} <= {c.name for c in t.columns})
+    log(tmp_path, **{"n-samples": counts})
+    main(["--paper", wanted.id, str(tmp_path), "--format", "json"])
+    (grid,) = json.loads(capsys.readouterr().out)
+    row = grid["rows"][-1]
+    assert row["GQA"] is None and row["MME"]["value"] == pytest.approx(15.105)
+    assert any("gqa: 10 of 12578 questions, which is no column" in n for n in grid["notes"])
+
+
+def test_a_score_of_others_is_printed_in_the_unit_of_its_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = next(t for t in every() if "ActivityNet-QA score" in {c.name for c in t.columns})
+    results = {"activitynetqa": {"gpt_eval_score,none": 3.2, "gpt_eval_accuracy,none": 53.8}}
+    log(tmp_path, right=None, results=results)
+    main(["--paper", wanted.id, str(tmp_path), "--format", "csv"])
+    main(["--paper", wanted.id, str(tmp_path), "--format", "md"])
+    last = [line for line in capsys.readouterr().out.splitlines() if "by lmms-eval |" in line][-1]
+    assert "| 3.2 ± 2.5 |" in last and "| 53.8 ± 50.0 |" in last
 
 
 def test_an_answer_with_a_separator_of_lines_is_one_line(tmp_path: Path) -> None:
@@ -121,6 +167,10 @@ def test_a_table_names_them_and_shows_neither_stages_nor_costs(
         (lambda f: log(f, results={}), "has no results. Is it a log of lmms-eval?"),
         (lambda f: log(f, results={"gqa": 3}), "task gqa is 3, no mapping"),
         (lambda f: log(f, results={"gqa": {"alias": "gqa"}}), "no task has a number"),
+        (
+            lambda f: log(f, results={"gqa": {"exact_match,none": 62.0}}),
+            "exact_match is 62, which is not from 0 to 1, as lmms-eval states it",
+        ),
         (lambda f: (log(f), log(f, date="20260802_1")), "2 runs of lmms-eval, 20260801_120000_res"),
         (lambda f: doubled(log(f)), "10 documents stand in it twice"),
         (lambda f: cut(log(f)), r"_samples_gqa.jsonl, line 10: damaged"),
@@ -154,11 +204,13 @@ def test_a_table_without_its_tasks_says_so(
     assert "none of own_task measures a column of this table" in capsys.readouterr().out
 
 
-def test_every_column_that_a_task_measures_is_one() -> None:
+def test_every_column_that_a_task_measures_is_one_and_all_of_them_the_same() -> None:
+    """TextVQA with and without OCR tokens are two benchmarks, 12 points apart."""
     known = columns(PAPER)
-    tasks = read_mapping(PAPER / LMMS_EVAL)
-    named = [c for metrics in tasks.values() for each in metrics.values() for c in each]
-    assert named and not [column for column in named if column not in known]
+    named = [unit.columns for metrics in units()[0].values() for unit in metrics.values()]
+    assert len(named) > 20 and not [c for each in named for c in each if c not in known]
+    for each in named:
+        assert len({repr(known[column].ours) for column in each}) == 1, each
 
 
 QUESTIONS = [("a", "red"), ("b", "2"), ("b", "no"), ("c", "left")]
