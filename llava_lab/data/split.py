@@ -1,12 +1,15 @@
-"""1. Split: samples -> training and held-out samples, by the names of their images."""
+"""1. Split: samples -> training and held-out samples, by their images."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llava_lab.core.numbers import shares
+from llava_lab.data.media.clip import readable_digests
+from llava_lab.data.media.inside import inside
 from llava_lab.data.rows import collector_paused
 from llava_lab.data.sample import Sample
+from llava_lab.data.shards import KINDS
 
 
 def hold_out(samples: Sequence[Sample], fraction: float) -> tuple[list[Sample], list[Sample]]:
@@ -15,14 +18,15 @@ def hold_out(samples: Sequence[Sample], fraction: float) -> tuple[list[Sample], 
     The side of a sample depends on the names of its images (on its id if it has none), not on the
     order of the samples or on a seed. Samples that share an image, also through a third sample,
     stay together. An image's name is that of its file and folder, so that the split survives a
-    move of the data and `clip1/0.jpg` is not taken for `clip2/0.jpg`. At least one group is held
-    out, however few there are.
+    move of the data and `clip1/0.jpg` is not taken for `clip2/0.jpg`; inside of a shard, whose
+    names say nothing, it is the digest of its bytes. At least one group is held out, however few
+    there are.
 
     Args:
         samples: What to split.
         fraction: Share to hold out, from 0 to below 1.
     """
-    sides = held_out([_names(sample) for sample in samples] if fraction else [], fraction)
+    sides = held_out(_names(samples) if fraction else [], fraction)
     if not fraction:
         return list(samples), []
     train: list[Sample] = []
@@ -56,13 +60,29 @@ def held_out(keys: Sequence[tuple[str, ...]], fraction: float) -> list[bool]:
     return sides
 
 
-def _names(sample: Sample) -> tuple[str, ...]:
-    return tuple(map(image_name, sample.images)) or (sample_name(sample.id),)
+def _names(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
+    every = [image for sample in samples for image in sample.images]
+    packed = [i for each in samples for i in each.images if _in_its_shards(i, each)]
+    names = image_names(every, packed)
+    return [tuple(names[i] for i in each.images) or (sample_name(each.id),) for each in samples]
 
 
-def image_name(image: Path) -> str:
-    """Name of an image in the split: that of its folder and file."""
-    return f"{image.parent.name}/{image.name}"
+def _in_its_shards(image: Path, sample: Sample) -> bool:
+    """Whether an image is in the shards that its row is from: in a file of their kind."""
+    kind = Path(sample.source.rpartition(", ")[0]).suffix
+    return kind in KINDS and (place := inside(image)) is not None and place[0].suffix == kind
+
+
+def image_names(images: Iterable[Path], packed: Iterable[Path]) -> dict[Path, str]:
+    """Names of images in the split.
+
+    Args:
+        images: The images.
+        packed: Those in the shards that their rows are from; several sources may hold the same
+            pictures, whose names there say nothing.
+    """
+    digests, _ = readable_digests(packed)
+    return {image: digests.get(image) or f"{image.parent.name}/{image.name}" for image in images}
 
 
 def sample_name(id_: str) -> str:

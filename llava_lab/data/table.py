@@ -20,11 +20,11 @@ from llava_lab.core.cache import alone, cache_folder, kept_if_possible
 from llava_lab.core.records import json_sha256
 from llava_lab.core.version import __version__
 from llava_lab.data.image_folder import VideoPath, open_folder
-from llava_lab.data.media.clip import image_digest, readable_digests
+from llava_lab.data.media.clip import image_digest
 from llava_lab.data.rows import FileRow, Refused, Unreadable, place_of
 from llava_lab.data.sample import Sample, Turn, sample_reader
 from llava_lab.data.source import ParsedRows, Source, parse_rows, read_source
-from llava_lab.data.split import held_out, image_name, sample_name
+from llava_lab.data.split import held_out, image_names, sample_name
 
 BAD = b"bad rows"  # key of the schema's metadata
 READER = 2  # another number where the same file is read as other rows, within one version
@@ -95,9 +95,8 @@ class Table:
     def split_names(self) -> Iterator[tuple[str, ...]]:
         """Of each row the names by which it is held out or not."""
         paths = [(self.root or Path()) / name for name in self.names.to_pylist()]
-        # Shards of several sources may hold the same pictures, whose names there say nothing.
-        digests = {} if self.source.images is not None else readable_digests(paths)[0]
-        names = [digests.get(path) or image_name(path) for path in paths]
+        found = image_names(paths, paths if self.source.images is None else ())
+        names = [found[path] for path in paths]
         starts = self.image_starts.tolist()
         for row, (first, end) in enumerate(itertools.pairwise(starts)):
             if first == end:

@@ -22,9 +22,11 @@ from llava_lab.data.loader import StageLoader, StepPart
 from llava_lab.data.media import clip
 from llava_lab.data.media.clip import image_digest, load_clip
 from llava_lab.data.modules.image import ImageDataModule
+from llava_lab.data.modules.preference import PreferenceDataModule
 from llava_lab.data.rows import BadRows, Refused
 from llava_lab.data.sample import Sample
 from llava_lab.data.source import Source
+from llava_lab.data.split import hold_out
 from llava_lab.data.table import read_table
 from llava_lab.data.views.pad import Pad
 from llava_lab.model.llava import Llava
@@ -124,6 +126,38 @@ def test_a_picture_of_two_sources_is_on_one_side_of_the_hold_out(tmp_path: Path)
         for rows in (data.samples, data.held)
     ]
     assert all(sides) and not sides[0] & sides[1]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+def test_a_picture_of_two_sources_of_answers_is_on_one_side_of_the_hold_out(
+    kind: str, tmp_path: Path
+) -> None:
+    said = {"prompt": "<image>\nWhat?", "chosen": "A hill.", "rejected": "No."}
+    schema = pa.schema([("image", IMAGE), *((key, pa.string()) for key in said)])
+    for name in ("one", "two"):
+        shown = [{"image": {"bytes": picture(n), "path": None}, **said} for n in range(12)]
+        members = {f"{name}{n}.json": json_of(**said) for n in range(12)}
+        members |= {f"{name}{n}.jpg": picture(n) for n in range(12)}
+        if kind == "parquet":
+            tabled(tmp_path / name / f"{name}.parquet", shown, schema)
+        else:
+            tarred(tmp_path / name / f"{name}.tar", list(members.items()))
+    sources = [Source(tmp_path / name) for name in ("one", "two")]
+    data = PreferenceDataModule(sources, Pad(), 2, hold_out=0.4)
+    data.read()
+    sides = [
+        {image_digest(path) for row in rows for path in row.images}
+        for rows in (data.samples, data.held)
+    ]
+    assert all(sides) and not sides[0] & sides[1]
+    assert len(data.samples) + len(data.held) == 24
+
+
+def test_pictures_of_rows_in_files_of_their_own_are_split_by_name(tmp_path: Path) -> None:
+    zipped(tmp_path / "images.zip", {f"{n}.jpg": picture(0) for n in range(10)})
+    images = [tmp_path / "images.zip" / f"{n}.jpg" for n in range(10)]
+    rows = [Sample(str(n), (), (each,), "a.parquet, row 1") for n, each in enumerate(images)]
+    assert [row.id for row in hold_out(rows, 0.4)[1]] == ["0", "5", "6", "8"]
 
 
 def alike(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
