@@ -252,6 +252,7 @@ def _named(given: Sequence[str]) -> dict[str, str]:
 
 def distinct(options: Namespace) -> None:
     """Leave out rows with pictures of benchmarks."""
+    from collections import Counter
     from dataclasses import asdict
 
     from llava_lab.core.records import check_rows_name
@@ -265,10 +266,17 @@ def distinct(options: Namespace) -> None:
     if not kept:
         raise ValueError(f"{options.rows}: every row has a picture of {options.against[0]}")
     how = {"make": "distinct", "bits": options.bits, "against": list(map(str, options.against))}
+    others = pictures.not_compared
+    how |= {"pictures_compared": pictures.compared, "not_compared": list(map(str, others))}
     how |= {"rows_with_videos_not_compared": videos, "left_out": list(map(asdict, matches))}
     number = write_made(options.out, kept, [options.rows], how)
     exact = sum(each.bits is None for each in matches)
     alike = len(matches) - exact
+    print(f"llava_lab: compared with {pictures.compared:,} pictures")
+    if others:
+        kinds = Counter(each.suffix or "without an ending" for each in others).most_common()
+        named = ", ".join(f"{number:,} {kind}" for kind, number in kinds)
+        print(f"llava_lab: {len(others):,} files are no pictures, and not compared: {named}")
     print(f"llava_lab: left out {exact} pictures with the same pixels, {alike} that look the same")
     for each in matches[:10]:
         why = "same pixels" if each.bits is None else f"{each.bits} bits differ"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from llava_lab.core.below import files_below
 from llava_lab.core.messages import listed
@@ -41,11 +41,17 @@ class Pictures:
     """Pictures to compare with.
 
     Args:
-        folders: Folders of them, looked through with all folders inside.
+        folders: Folders of them, looked through with all folders inside. Every file is opened,
+            whatever its name; archives and tables are not looked into.
         bits: Most differing bits of two hashes that are taken for one picture; below 0 compares
             pixels alone.
 
+    Attributes:
+        compared: How many pictures there are.
+        not_compared: Files that are no pictures, such as labels and archives.
+
     Raises:
+        FileNotFoundError: If there is no such folder.
         ValueError: If imagehash is not installed, a folder has no pictures, or some are damaged.
     """
 
@@ -53,6 +59,7 @@ class Pictures:
         if not -1 <= bits < BITS:
             raise ValueError(f"--bits {bits}: a hash has {BITS}; -1 compares pixels alone")
         self.bits = bits
+        self.compared, self.not_compared = 0, list[Path]()
         self.known = KnownFiles("pixels-phash-1")
         self.by_pixels: dict[str, str] = {}
         self.hashes: dict[int, str] = {}
@@ -61,12 +68,15 @@ class Pictures:
             self._add(folder)
 
     def _add(self, folder: Path) -> None:
-        known = set(Image.registered_extensions())
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder of pictures")
-        paths = [path for path in files_below(folder) if path.suffix.lower() in known]
+            is_file = "; it is a file: unpack it, and name the folder" if folder.is_file() else ""
+            raise FileNotFoundError(f"{folder}: no such folder of pictures{is_file}")
+        every = {path: _is_picture(path) for path in files_below(folder)}
+        paths = [path for path, shows in every.items() if shows]
         if not paths:
-            raise ValueError(f"{folder}: there is no picture")
+            raise ValueError(f"{folder}: there is no picture among its {len(every)} files")
+        self.compared += len(paths)
+        self.not_compared += [path for path, shows in every.items() if not shows]
         for path, (pixels, looks) in self.look(paths).items():
             self.by_pixels.setdefault(pixels, str(path))
             value = int(looks, 16)
@@ -116,6 +126,19 @@ class Pictures:
         edges = [BITS * at // number for at in range(number + 1)]
         for at in range(number):
             yield at, (value >> edges[at]) & ((1 << (edges[at + 1] - edges[at])) - 1)
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a file is called a picture, or Pillow takes it for one; it may be damaged."""
+    if Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN:
+        return True
+    try:
+        with Image.open(path):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except Exception:  # Pillow knows what it is, and cannot read it: reading it whole says why
+        return True
 
 
 def split(

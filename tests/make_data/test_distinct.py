@@ -65,6 +65,28 @@ def test_rows_with_the_same_pictures_are_left_out(
     assert "1 pictures with the same pixels" in capsys.readouterr().out
 
 
+def test_pictures_are_known_by_their_content_and_other_files_are_named(
+    folders: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    """SEED-Bench's pictures have no endings; labels and archives lie beside pictures."""
+    train, test = folders
+    picture(4).save(test / "1454426_2591111986", "PNG")
+    picture(5).save(test / "more" / "5.image", "BMP")
+    others = [test / name for name in ("README", "labels.json", "more/more.zip", "empty")]
+    for other in others:
+        other.write_bytes(b"" if other.name == "empty" else b"PK [] no picture")
+    out = tmp_path / "out.json"
+    command = ["make", "distinct", str(write(tmp_path)), "--images", str(train)]
+    main([*command, "--against", str(test), "--out", str(out)])
+    assert [row["id"] for row in json.loads(out.read_text())] == [0, 6]
+    record = json.loads((tmp_path / "out.json.made.json").read_text())
+    assert record["pictures_compared"] == 6
+    assert record["not_compared"] == sorted(map(str, others))
+    said = capsys.readouterr().out
+    assert "compared with 6 pictures\n" in said
+    assert "4 files are no pictures, and not compared: 2 without an ending, 1 .json, 1 .zip" in said
+
+
 def test_hashes_that_differ_in_few_bits_are_found_and_no_others(folders) -> None:
     """Against every pair one by one; hashes are made, not of pictures."""
     pictures = Pictures([folders[1]], bits=4)
@@ -89,12 +111,16 @@ def test_hashes_that_differ_in_few_bits_are_found_and_no_others(folders) -> None
 def test_what_cannot_be_compared_is_said(folders, tmp_path: Path, monkeypatch) -> None:
     train, _ = folders
     (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match="there is no picture"):
+    with pytest.raises(ValueError, match="there is no picture among its 0 files"):
         Pictures([tmp_path / "none"])
+    (tmp_path / "packed.zip").write_bytes(b"PK")
+    with pytest.raises(FileNotFoundError, match=r"packed\.zip.* it is a file: unpack it"):
+        Pictures([tmp_path / "packed.zip"])
     with pytest.raises(ValueError, match="a hash has 64"):
         Pictures([train], bits=64)
     (tmp_path / "none" / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="1 pictures cannot be read"):
+    (tmp_path / "none" / "cut").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    with pytest.raises(ValueError, match=r"2 pictures cannot be read:\n.*bad.*\n.*cut"):
         Pictures([tmp_path / "none"])
     monkeypatch.setitem(__import__("sys").modules, "imagehash", None)
     with pytest.raises(ValueError, match=r"need imagehash: pip install 'llava-lab\[make\]'"):
