@@ -6,16 +6,16 @@ on a trained model, or refused by its name.
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from llava_lab.convert.config import ANY, lm_config, require, words
 from llava_lab.convert.parts import class_of
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.square import Square
-from llava_lab.data.views.video import Frames
+from llava_lab.data.views.video import Frames, Newlines
 from llava_lab.model.connector.linear import Linear
 from llava_lab.model.connector.mlp import MLP
 from llava_lab.model.encoder.base import Encoder
@@ -30,11 +30,15 @@ MODELS = {
     "llava_mistral": "mistral",
     "llava_qwen": "qwen2",
 }
-CONVERTED = words("""
-    image_aspect_ratio image_grid_pinpoints mm_newline_position mm_patch_merge_type
-    mm_pooling_position mm_projector_type mm_resampler_type mm_spatial_pool_mode
-    mm_spatial_pool_stride mm_tunable_parts mm_vision_select_feature mm_vision_select_layer
-    mm_vision_tower add_time_instruction tokenizer_model_max_length unfreeze_mm_vision_tower
+# Keys of videos: one that says something gives the model views of them.
+VIDEO = words("""
+    add_time_instruction mm_newline_position mm_pooling_position mm_spatial_pool_mode
+    mm_spatial_pool_stride
+    """)
+CONVERTED = VIDEO | words("""
+    image_aspect_ratio image_grid_pinpoints mm_patch_merge_type mm_projector_type mm_resampler_type
+    mm_tunable_parts mm_vision_select_feature mm_vision_select_layer mm_vision_tower
+    tokenizer_model_max_length unfreeze_mm_vision_tower
     """)
 # Keys of training, keys that follow from the tensors (widths), and keys of modes that are refused.
 # `mm_use_im_patch_token` adds a token to the vocabulary that no prompt has.
@@ -142,41 +146,67 @@ def _llm(config: dict[str, Any], kind: str, names: Iterable[str], place: str) ->
 
 
 def _views(config: dict[str, Any], encoder: type[Encoder], place: str) -> dict[str, Any]:
-    """Views of images; and of videos, if the configuration says how these are pooled."""
+    """Views of images; and of videos, if the configuration says anything of them."""
     square = class_of(Square, resize=encoder.resize)
     aspect = require(config, "image_aspect_ratio", str, place) or "square"
+    merge = config.get("mm_patch_merge_type") or "flat"
     if found := re.fullmatch(r"anyres(?:_max_(\d+))?", aspect):
-        pictures = _anyres(config, found[1], place)
-    elif aspect in ("pad", "square"):
-        pictures = class_of(Pad) if aspect == "pad" else square
-    else:
+        pictures = _anyres(config, merge, found[1], place)
+    elif aspect not in ("pad", "square"):
         raise ValueError(f"{place}: image_aspect_ratio {aspect!r} is not read yet")
-    stride = require(config, "mm_spatial_pool_stride", int, place)
+    elif "unpad" in merge:
+        raise ValueError(
+            f"{place}: mm_patch_merge_type {merge!r} with image_aspect_ratio {aspect!r}: "
+            "LLaVA-NeXT ends such a picture with a newline, which no views of ours does. Set it to "
+            "'flat' in a copy of the file if the model was trained by code without, as LLaVA's"
+        )
+    else:
+        pictures = class_of(Pad) if aspect == "pad" else square
     pooled = config.get("mm_resampler_type") == "spatial_pool"
-    if not pooled and stride is None:
+    if not pooled and not any(config.get(key) for key in VIDEO):
         return pictures
     # The first released code pooled with a resampler, before the projector and without newlines;
     # later code does neither.
-    mode = require(config, "mm_spatial_pool_mode", str, place) or "average"
-    if mode not in ("average", "max", "bilinear"):
-        raise ValueError(f"{place}: mm_spatial_pool_mode {mode!r}; average, max, bilinear are read")
+    mode = _one_of(config, "mm_spatial_pool_mode", ("average", "max", "bilinear"), place)
+    position = _one_of(config, "mm_pooling_position", ("before", "after"), place)
+    newline = _one_of(config, "mm_newline_position", get_args(Newlines), place)
+    newline = newline or ("no_token" if pooled else "one_token")
     return class_of(
         Frames,
-        stride=2 if stride is None else stride,
-        mode=mode,
-        position=config.get("mm_pooling_position") or ("before" if pooled else "after"),
-        newline=config.get("mm_newline_position") or ("no_token" if pooled else "one_token"),
-        time_instruction=bool(config.get("add_time_instruction")),
+        stride=_stride(config, pooled, place),
+        mode=mode or "average",
+        position=position or ("before" if pooled else "after"),
+        newline=newline if "unpad" in merge else "no_token",  # where there is no newline to put
+        time_instruction=bool(require(config, "add_time_instruction", bool, place)),
         frame=square,
         image=pictures,
     )
 
 
-def _anyres(config: dict[str, Any], most: str | None, place: str) -> dict[str, Any]:
+def _one_of(config: dict[str, Any], key: str, known: Sequence[str], place: str) -> str | None:
+    """The value of a key, one of those that are known; None where it says nothing."""
+    value = require(config, key, str, place) or None
+    if value is not None and value not in known:
+        raise ValueError(f"{place}: {key} {value!r}; {', '.join(known)} are read")
+    return value
+
+
+def _stride(config: dict[str, Any], pooled: bool, place: str) -> int:
+    """Pooling of frames: the resampler's, or the 2 of later code, which reads no key for it."""
+    stride = require(config, "mm_spatial_pool_stride", int, place)
+    if stride is None or stride == 2 or pooled:
+        return 2 if stride is None else stride
+    raise ValueError(
+        f"{place}: mm_spatial_pool_stride is {stride}, and without a resampler the released code "
+        "pools frames by 2, whatever it says. Set it to 2 in a copy of the file; --stride, or "
+        "data.views.stride, takes another"
+    )
+
+
+def _anyres(config: dict[str, Any], merge: str, most: str | None, place: str) -> dict[str, Any]:
     grids = require(config, "image_grid_pinpoints", (str, list), place)
     if not grids:
         raise ValueError(f"{place}: image_aspect_ratio is anyres, without image_grid_pinpoints")
-    merge = config.get("mm_patch_merge_type") or "flat"
     try:
         if isinstance(grids, str) and grids.lstrip().startswith("["):
             grids = ast.literal_eval(grids)
@@ -191,5 +221,5 @@ def _anyres(config: dict[str, Any], most: str | None, place: str) -> dict[str, A
         grids=grids,
         merge=merge.removesuffix("_nobase"),
         base="nobase" not in merge,
-        max_tiles=None if most is None else int(most),
+        max_tiles=int(most) if most is not None and "unpad" in merge else None,
     )

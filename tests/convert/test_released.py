@@ -103,6 +103,16 @@ V16 = V15 | {
     "tokenizer_padding_side": "right",
     "unfreeze_mm_vision_tower": True,
 }
+# As LLaVA-Video's, whose code pools by 2 and has no key for it.
+VIDEO = V16 | {
+    "add_faster_video": False,
+    "add_time_instruction": True,
+    "faster_token_stride": 10,
+    "force_sample": True,
+    "mm_newline_position": "grid",
+    "mm_spatial_pool_mode": "bilinear",
+    "mm_spatial_pool_stride": None,
+}
 TUNABLE = "mm_vision_tower,mm_mlp_adapter,mm_language_model"
 RELEASED = {
     "v1.5": V15,
@@ -178,6 +188,43 @@ def test_squares_are_those_of_the_towers_own_processor(
 
 
 @pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, {}),
+        ({"mm_spatial_pool_stride": 2}, {}),
+        ({"add_time_instruction": None, "mm_newline_position": None}, {"newline": "one_token"}),
+        ({"mm_pooling_position": "before"}, {"position": "before"}),
+        ({"mm_patch_merge_type": "flat"}, {"newline": "no_token"}),
+    ],
+)
+def test_no_key_of_videos_is_lost_where_their_stride_is_null(
+    changes: dict, shown: dict, tmp_path: Path
+) -> None:
+    """Such a model was read as one of pictures, and shown videos as none was trained on."""
+    views = parts_of(tmp_path, VIDEO | changes)["views"]
+    assert views["class_path"].endswith(".Frames")
+    usual = {"stride": 2, "mode": "bilinear", "position": "after", "newline": "grid"}
+    timed = {"time_instruction": "add_time_instruction" not in changes}
+    found = views["init_args"]
+    assert {key: found[key] for key in (*usual, *timed)} == usual | timed | shown
+    assert found["image"]["class_path"].endswith(".AnyRes")
+
+
+@pytest.mark.parametrize("key", ["add_time_instruction", "mm_newline_position"])
+def test_one_key_of_videos_is_enough(key: str, tmp_path: Path) -> None:
+    views = parts_of(tmp_path, V16 | {key: VIDEO[key]})["views"]
+    assert views["class_path"].endswith(".Frames")
+    assert parts_of(tmp_path, V16 | {key: None})["views"]["class_path"].endswith(".AnyRes")
+
+
+def test_tiles_without_newlines_are_not_scaled_down(tmp_path: Path) -> None:
+    """As in the released code, where anyres_max is read beside `unpad` alone."""
+    for merge, most in (("spatial_unpad", 9), ("spatial", None)):
+        changes = {"image_aspect_ratio": "anyres_max_9", "mm_patch_merge_type": merge}
+        assert parts_of(tmp_path, V16 | changes)["views"]["init_args"]["max_tiles"] == most
+
+
+@pytest.mark.parametrize(
     ("encoder", "views", "resize"),
     [
         (ClipEncoder, Pad(), "crop"),
@@ -209,9 +256,14 @@ def test_frames_for_a_model_of_pictures_are_squares_as_it_knows_them(
         ("mm_vision_select_layer", "-2"),
         ("mm_patch_merge_type", "unheard_of"),
         ("image_aspect_ratio", "highres"),
+        ("image_aspect_ratio", "pad"),
         ("image_grid_pinpoints", "[[[["),
         ("image_grid_pinpoints", [5]),
         ("mm_spatial_pool_mode", "conv"),
+        ("mm_spatial_pool_stride", 4),
+        ("mm_pooling_position", "beside"),
+        ("mm_newline_position", "word"),
+        ("add_time_instruction", "yes"),
         ("add_faster_video", True),
         ("mm_vision_tower", None),
         ("mm_of_tomorrow", 3),
