@@ -305,6 +305,29 @@ def both_kinds(folder: Path) -> Path:
     return folder / "both"
 
 
+def harmed(folder: Path, how: Callable[[bytes, int], bytes]) -> Path:
+    """A .tar of three rows, changed at the byte where its third one begins."""
+    path = tarred(folder / "a.tar", [(f"{n}.{e}", b"a") for n in range(3) for e in ("txt", "jpg")])
+    with tarfile.open(path) as archive:
+        at = archive.getmember("2.txt").offset
+    path.write_bytes(how(path.read_bytes(), at))
+    return path
+
+
+def linked(folder: Path) -> Path:
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        member = tarfile.TarInfo("a.txt")
+        member.type, member.linkname = tarfile.SYMTYPE, "b.txt"
+        archive.addfile(member)
+    return folder / "a.tar"
+
+
+HARM: dict[str, Callable[[bytes, int], bytes]] = {
+    "tar cut between rows": lambda whole, at: whole[:at],
+    "tar cut in a header": lambda whole, at: whole[: at + 100],
+    "tar of a damaged header": lambda whole, at: whole[:at] + b"?" + whole[at + 1 :],
+    "tar with zeros within": lambda whole, at: whole[:at] + bytes(512) + whole[at + 512 :],
+}
 two = [("a.jpg", picture(1)), ("a.txt", b"a hill")]
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "cut parquet": (lambda f: cut(tabled(f / "a.parquet", [lmms(1)], LMMS_LAB)), "as parquet"),
@@ -313,6 +336,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda f: cut(tarred(f / "a.tar", [("a.jpg", b"1" * 19968)])),
         "damaged, or no .tar",
     ),
+    **{
+        case: (lambda f, how=how: harmed(f, how), r"at byte 4096 of \d+, behind member '1.jpg'; fe")
+        for case, how in HARM.items()
+    },
+    "tars together": (lambda f: harmed(f, lambda whole, at: whole * 2), "one behind another"),
+    "a link in a tar": (linked, "'a.txt' is a link or has holes; write it whole"),
     "packed tar": (packed_tar, "compressed as a whole, gunzip it"),
     "a name twice": (lambda f: tarred(f / "a.tar", two + two), "holds 'a.jpg' twice"),
     "empty tar": (lambda f: tarred(f / "a.tar", []), "holds no rows"),

@@ -23,6 +23,7 @@ from llava_lab.core.cache import alone, cache_folder, kept_if_possible, stamp
 from llava_lab.core.records import json_sha256
 
 ARCHIVES = (".zip", ".tar")
+_RULE = 2  # another number where the same archive is listed or refused otherwise
 _ENCRYPTED = 0x1
 _LOCAL_HEADER = 30  # bytes before a zip member's name, which end with the lengths of name and extra
 _NUMBERS = ("start", "length", "size", "packed", "check")
@@ -102,7 +103,7 @@ def open_archive(path: Path) -> Archive:
 
 @lru_cache(maxsize=1024)
 def _open(path: Path, state: str) -> Archive:
-    name, key = (json_sha256(values)[:24] for values in ([str(path.absolute())], [state]))
+    name, key = (json_sha256(values)[:24] for values in ([str(path.absolute())], [state, _RULE]))
     stored = cache_folder("archives") / f"{name}-{key}.arrow"
     if (kept := _kept(path, stored)) is not None:
         return kept
@@ -144,11 +145,34 @@ def _listed(path: Path) -> pa.Table:
 def _tarred(path: Path) -> Iterator[_Member]:
     with tarfile.open(path, "r:") as archive:
         for member in archive:
-            if member.issparse() or member.islnk():
+            if member.issparse() or member.islnk() or member.issym():
                 raise ValueError(f"{path}: {member.name!r} is a link or has holes; write it whole")
             if member.isreg():
                 name = member.name.removeprefix("./")
                 yield _Member(name, member.offset_data, member.size, member.size, 0, -1)
+        last = archive.members[-1].name if archive.members else ""
+        _check_end(path, archive.offset, last)
+
+
+def _check_end(path: Path, end: int, last: str) -> None:
+    """Refuse a .tar in which members may follow: tarfile stops at a damaged header in silence.
+
+    Args:
+        path: The archive.
+        end: Where its last member ends: behind it are blocks of zeros alone.
+        last: Name of that member.
+    """
+    with path.open("rb") as file:
+        file.seek(end)
+        rest = file.read(tarfile.BLOCKSIZE)
+        whole = len(rest) == tarfile.BLOCKSIZE
+        while whole and rest:
+            whole, rest = not any(rest), file.read(1 << 20)
+    if not whole:
+        raise ValueError(
+            f"{path}: damaged or cut short at byte {end} of {path.stat().st_size}, behind member "
+            f"{last!r}; fetch it again, or unpack it if archives were put one behind another"
+        )
 
 
 def _zipped(path: Path) -> Iterator[_Member]:
