@@ -170,7 +170,8 @@ class TokenizerTemplate(Template):
     """The chat template that comes with the LM's own tokenizer.
 
     A turn's text is what the rendered conversation gains when the turn is added. A chat template
-    that changes earlier turns then is refused. It writes the beginning-of-sequence token itself.
+    that changes earlier turns then is refused, and one that asks for the date, which would be
+    another one every day. It writes the beginning-of-sequence token itself.
     """
 
     name: str = "tokenizer"
@@ -268,6 +269,12 @@ def _render(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> str:
     if not tokenizer.chat_template:
         raise ValueError(
             f"the tokenizer has no chat template; choose one of {', '.join(CHAT_FORMATS)}"
+        )
+    if "strftime_now" in tokenizer.get_chat_template():
+        raise ValueError(
+            "the tokenizer's chat template writes today's date (strftime_now), so that a row reads "
+            "otherwise on another day; write a fixed date into it, or choose one of "
+            f"{', '.join(CHAT_FORMATS)}"
         )
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
     try:

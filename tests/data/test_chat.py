@@ -595,6 +595,7 @@ def test_an_answer_whose_first_token_holds_the_headers_space(llama_tokenizer):
         ("{{ raise_exception('no way') }}", talk("Q", "A"), "row 5: .*refuses the turns: no way"),
         ("x{{ messages | length }}", talk("Q", "A"), "row 5: .*changes|row 5: .*as they are"),
         ("x{% for m in messages %}y{% endfor %}", talk("Q", "A"), "row 5: .*as they are"),
+        ("{{ strftime_now('%d %b %Y') }}" + CHATML, talk("Q", "A"), "row 5: .*writes today's date"),
         (None, talk("Q", "A"), "row 5: the tokenizer has no chat template; choose one of plain"),
     ],
 )
