@@ -4,17 +4,23 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from llava_lab.core.shipped import shipped
 from llava_lab.core.yaml_file import read_mapping
 from llava_lab.report.grid import Figure, Grid
-from llava_lab.report.published import PAPER, columns, every
+from llava_lab.report.published import PAPER, Column, columns, every
 
 FOLDER = "configs/benchmarks"
 ROLES = ("questions", "labels", "images", "answers", "captions")
 NONE = "–"
+ROOT = "$LLAVA_DATA"
+# Options that decide neither what is asked nor how it is answered and scored: where files lie, and
+# other passes. Judges are compared by who they are.
+PLACES = {"questions", "images", "answers", "captions", "labels.file", "files", "submission"}
+FREE = {*PLACES, "name", "blind", "text_only", "metric.judge"}
 COMMANDS = ("python -m", "-c ", "export ", "JUDGE_URL=")  # lines of a head that are no notes
 
 
@@ -63,10 +69,60 @@ class Listed:
             if isinstance(path, str) and (role != "images" or role in known or not known):
                 yield role, path, known.get(role, NONE)
 
+    def differing(self, asked: Mapping[str, Any]) -> list[str]:
+        """Options by which a benchmark of a configuration asks or scores otherwise.
+
+        Args:
+            asked: The benchmark's options.
+        """
+        ours, theirs = _deciding(self.options), _deciding(asked)
+        return [
+            f"{key} is {theirs.get(key)!r:.40}, not {ours.get(key)!r:.40}"
+            for key in sorted(ours.keys() | theirs.keys())
+            if not _same(ours.get(key) or None, theirs.get(key) or None)
+        ]
+
     def published_as(self) -> list[str]:
         """Columns of published tables that are the same."""
         known = columns(PAPER).values()
         return [column.name for column in known if column.asked_by(self.options)]
+
+
+def _deciding(options: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Options that decide a score, by their dotted keys; nothing where they are as if not set."""
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        name = f"{before}{key}"
+        inner = {"class_path": value} if name == "metric" and isinstance(value, str) else value
+        if isinstance(inner, Mapping) and name not in FREE:
+            found |= _deciding(inner, f"{name}.")
+        elif name not in FREE:
+            found[name] = value
+    return found
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    """Whether two values are equal; files, wherever the data lie."""
+    if isinstance(ours, str) and ours.startswith(ROOT):
+        return str(theirs).endswith(ours.removeprefix(ROOT))
+    return ours == theirs
+
+
+def asked_otherwise(column: Column, asked: Mapping[str, Any]) -> str | None:
+    """How a benchmark of a configuration differs from the one that measures a published column.
+
+    Args:
+        column: The column, whose questions and metric the benchmark has.
+        asked: The benchmark's options.
+
+    Returns:
+        The options that differ from those of the file that ships; None where none does.
+    """
+    found = [
+        (each.file, each.differing(asked)) for each in listed() if column.asked_by(each.options)
+    ]
+    file, differing = min(found, key=lambda each: len(each[1]))
+    return f"{'; '.join(differing)} ({FOLDER}/{file}.yaml)" if differing else None
 
 
 def listed(names: Sequence[str] = ()) -> list[Listed]:
@@ -78,7 +134,7 @@ def listed(names: Sequence[str] = ()) -> list[Listed]:
     Raises:
         ValueError: If there is none of a name; names those that are like it.
     """
-    found = [each for path in _paths() for each in _of_file(path)]
+    found = _all()
     known = {name for each in found for name in (each.name, each.file)}
     for name in names:
         if name not in known:
@@ -87,10 +143,11 @@ def listed(names: Sequence[str] = ()) -> list[Listed]:
     return [each for each in found if not names or {each.name, each.file} & set(names)]
 
 
-def _paths() -> list[Path]:
-    """All files, those of folders behind the others."""
-    paths = shipped(FOLDER).rglob("*.yaml")
-    return sorted(paths, key=lambda path: (len(path.parts), path))
+@cache
+def _all() -> tuple[Listed, ...]:
+    """Those of all files, those of folders behind the others."""
+    paths = sorted(shipped(FOLDER).rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    return tuple(each for path in paths for each in _of_file(path))
 
 
 def _of_file(path: Path) -> Iterator[Listed]:
@@ -106,8 +163,8 @@ def _of_file(path: Path) -> Iterator[Listed]:
 def _placed(value: Any) -> Any:
     """Options whose paths begin with the variable's name, as a shell has it."""
     if isinstance(value, str):
-        path = value.replace("${oc.env:LLAVA_DATA,data}", "$LLAVA_DATA")
-        return path.replace("${paths.video_root}", "$LLAVA_DATA")
+        path = value.replace("${oc.env:LLAVA_DATA,data}", ROOT)
+        return path.replace("${paths.video_root}", ROOT)
     if isinstance(value, Mapping):
         return {key: _placed(each) for key, each in value.items()}
     return value

@@ -24,7 +24,6 @@ from llava_lab.report.rows import (
 from llava_lab.report.stated import less_known
 
 Less = tuple[str, str, str, str]  # scale, score of ours, column and row
-APART = "scores of two judges do not compare"
 NAMED = ("count", "thousands", "millions", "billions")  # units that a column's name says
 
 
@@ -127,7 +126,7 @@ def _score(row: ScoreRow | None, whole: float = 100) -> Figure:
 def _less(
     table: Published, placed: Placed, ours: dict[str, list[str]]
 ) -> tuple[dict[Less, Difference], list[str]]:
-    """Our scores less the published ones where they are the same, and notes on other judges."""
+    """Our scores less the published ones where they are the same, and notes on others."""
     of_row = {row.name: row.values for row in table.rows}
     less: dict[Less, Difference] = {}
     notes: dict[str, None] = {}
@@ -136,9 +135,8 @@ def _less(
             there = column.name in of_row[name] and key in each.scores
             if not there or not each.measures(column, key):
                 continue
-            if judges := each.other_judge(column, key):
-                mine, its = judges
-                notes[f"{key}: judged by {mine}, {column.name} by {its}; {APART}."] = None
+            if reason := each.apart(column, key):
+                notes[f"{key}: {reason}."] = None
             else:
                 figure = of_row[name][column.name] / column.whole
                 less[scale, key, column.name, name] = less_known(each.scores[key].value, figure)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llava_lab.report.benchmarks import asked_otherwise
 from llava_lab.report.matching import nearest, row_of
 from llava_lab.report.published import Column, Published
 from llava_lab.report.rows import ScoreRow, score_rows
@@ -48,18 +49,34 @@ class Ours:
     def measures(self, column: Column, key: str) -> bool:
         """Whether a score of a run of the published size is the same as a published column."""
         row, same = self.scores[key], column.ours
-        config = self.runs[0].config
-        if same is None or self.scale != "paper" or config is None or row.score != same["score"]:
+        if same is None or self.scale != "paper" or row.score != same["score"]:
             return False
-        benchmarks = config["data"]["benchmarks"]
-        (asked,) = [each for each in benchmarks if each["name"] == row.benchmark] or [{}]
-        return column.asked_by(asked)
+        return column.asked_by(self._asked(row.benchmark))
 
-    def other_judge(self, column: Column, key: str) -> tuple[str, str] | None:
-        """Who judged a score and who a published column, where those are not the same."""
+    def apart(self, column: Column, key: str) -> str | None:
+        """Why a score does not compare with the column that it measures; None where it does."""
+        name = self.scores[key].benchmark
+        for run in self.runs:
+            counts = run.results.get("answered", {}).get(name)
+            if counts and counts["answered"] < counts["questions"]:
+                return f"{counts['answered']} of {counts['questions']} questions were answered"
+        if judges := self._other_judge(column, name):
+            mine, its = judges
+            return f"judged by {mine}, {column.name} by {its}; scores of two judges do not compare"
+        if otherwise := asked_otherwise(column, self._asked(name)):
+            return f"asked otherwise than {column.name}: {otherwise}"
+        return None
+
+    def _asked(self, benchmark: str) -> Mapping[str, Any]:
+        """A benchmark's options."""
+        config = self.runs[0].config or {"data": {"benchmarks": []}}
+        asked = (each for each in config["data"]["benchmarks"] if each["name"] == benchmark)
+        return next(asked, {})
+
+    def _other_judge(self, column: Column, benchmark: str) -> tuple[str, str] | None:
+        """Who judged a benchmark and who a published column, where those are not the same."""
         published = (column.ours or {}).get("judge")
-        judges = self.runs[0].results.get("judges", {})
-        judge = judges.get(self.scores[key].benchmark, {}).get("model")
+        judge = self.runs[0].results.get("judges", {}).get(benchmark, {}).get("model")
         return (judge, published) if published and judge != published else None
 
 

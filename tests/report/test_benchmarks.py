@@ -5,7 +5,7 @@ import yaml
 from conftest import REPOSITORY
 
 from llava_lab.__main__ import main
-from llava_lab.report.benchmarks import benchmark_grids, listed
+from llava_lab.report.benchmarks import asked_otherwise, benchmark_grids, listed
 from llava_lab.report.published import PAPER, columns
 
 
@@ -73,6 +73,12 @@ def test_every_file_can_stand_behind_an_experiment(
     main(["fit", "-c", str(experiment), *options, "--print_config"])
     asked = yaml.safe_load(capsys.readouterr().out.partition("\n")[2])["data"]["benchmarks"]
     assert {each["name"] for each in asked} >= {each.name for each in listed()}
+    # A run's configuration is that of the file, so that its scores stand beside published ones.
+    found = {each["name"]: each for each in asked}
+    for each in listed():
+        for column in columns(PAPER).values():
+            if column.asked_by(each.options):
+                assert asked_otherwise(column, found[each.name]) is None, each.name
 
 
 def test_files_of_benchmarks_spell_out_every_option() -> None:

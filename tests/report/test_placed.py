@@ -8,6 +8,7 @@ import yaml
 from test_matching import golden
 from test_table import results, write
 
+from llava_lab.report.benchmarks import listed
 from llava_lab.report.placed import Group, Ours, place, score_keys
 from llava_lab.report.published import published
 from llava_lab.report.runs import read
@@ -107,8 +108,8 @@ def test_an_accuracy_of_each_benchmark_is_shown_or_what_is_asked_for(tmp_path: P
 
 def gqa(questions: str, metric: str) -> dict[str, Any]:
     config = golden("llava15.paper")
-    (first, *_) = golden("llava15.small")["data"]["benchmarks"]
-    asked = {**first, "name": "scenes", "questions": questions}
+    (shipped,) = (each.options for each in listed(["gqa"]) if each.file == "gqa")
+    asked = {**shipped, "name": "scenes", "questions": questions}
     asked["metric"] = {"class_path": f"llava_lab.evaluate.metrics.question.{metric}"}
     return {**config, "data": {**config["data"], "benchmarks": [asked]}}
 
@@ -130,3 +131,42 @@ def test_a_benchmark_is_a_published_column_by_its_questions_and_its_rule(
     column = next(each for each in published("llava15/table3").columns if each.name == "GQA")
     assert ours.measures(column, "scenes/accuracy") is same
     assert ours.measures(column, "scenes/accuracy/count") is False
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("limit", 10, "limit is 10, not None"),
+        ("prompt", "Explain at length.", "prompt is 'Explain at length.', not None"),
+        ("max_new_tokens", 16, "max_new_tokens is 16, not 128"),
+        (
+            "columns",
+            {"answers": "{label.fullAnswer}"},
+            "columns.answers is '{label.fullAnswer}'",
+        ),
+        ("blind", True, None),
+        ("images", "elsewhere", None),
+    ],
+)
+def test_a_benchmark_that_is_asked_otherwise_does_not_compare(
+    option: str, value: Any, said: str | None, tmp_path: Path
+) -> None:
+    config = gqa("data/gqa/llava_gqa_testdev_balanced.jsonl", "ExactMatch")
+    asked = config["data"]["benchmarks"][0]
+    asked[option] = {**asked[option], **value} if isinstance(value, dict) else value
+    ours = Ours.of(group_of(tmp_path / "mine", config))
+    column = next(each for each in published("llava15/table3").columns if each.name == "GQA")
+    reason = ours.apart(column, "scenes/accuracy")
+    if said is None:
+        assert reason is None
+    else:
+        assert reason is not None and reason.startswith(f"asked otherwise than GQA: {said}")
+        assert reason.endswith(" (configs/benchmarks/gqa.yaml)")
+
+
+def test_part_of_a_benchmark_does_not_compare(tmp_path: Path) -> None:
+    config = gqa("data/gqa/llava_gqa_testdev_balanced.jsonl", "ExactMatch")
+    ours = Ours.of(group_of(tmp_path / "mine", config))
+    ours.runs[0].results["answered"] = {"scenes": {"answered": 8, "questions": 12578}}
+    column = next(each for each in published("llava15/table3").columns if each.name == "GQA")
+    assert ours.apart(column, "scenes/accuracy") == "8 of 12578 questions were answered"
