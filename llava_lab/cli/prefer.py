@@ -21,7 +21,7 @@ from llava_lab.cli.verb import (
 )
 from llava_lab.core.atomic import write
 from llava_lab.core.cost import summary
-from llava_lab.core.records import file_sha256
+from llava_lab.core.records import check_unwritten, file_sha256
 
 
 def parser() -> ArgumentParser:
@@ -117,3 +117,4 @@ def _check(options: Namespace) -> None:
         raise ValueError(f"--samples {options.samples}: a pair takes at least 2")
     if options.out.suffix != ".jsonl":
         raise ValueError(f"--out {options.out}: name it .jsonl, as pairs are read")
+    check_unwritten(options.out)

@@ -6,11 +6,13 @@ It has one writer: while one process has it open, another that would write it is
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from llava_lab.core.lock import Held, lock
+from llava_lab.core.progress import say
 from llava_lab.core.strict_json import parse
 
 
@@ -26,12 +28,18 @@ class Journal:
         self.path = output.with_name(output.name + ".journal")
         self.lock = output.with_name(output.name + ".lock")
         self.fingerprint = hashlib.sha256(request.encode()).hexdigest()
+        self.foreign = 0
 
-    def read(self) -> dict[str, Any]:
+    def read(self, wanted: Collection[str] | None = None) -> dict[str, Any]:
         """Read results by id; an incomplete last line is removed.
 
+        Args:
+            wanted: Ids of all results of the output; None takes every result for one of it. A
+                journal that holds others, too, is not removed with them.
+
         Raises:
-            ValueError: If the journal belongs to another request, or is damaged.
+            ValueError: If the journal belongs to another request, is damaged, or holds results
+                and none that is wanted.
         """
         if not self.path.is_file():
             return {}
@@ -54,6 +62,13 @@ class Journal:
         if len(whole) < len(content):
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))
+        self.foreign = 0 if wanted is None else len(found.keys() - set(wanted))
+        if found and self.foreign == len(found):
+            raise ValueError(
+                f"{self.path}: holds {len(found)} results, and none of this command, such as "
+                f"{next(iter(found))!r}. Give every shard and every folder its own --out, repeat "
+                "the command that began it, or remove the file if nobody wants them"
+            )
         return found
 
     @staticmethod
@@ -81,8 +96,14 @@ class Journal:
         self.held.close()
 
     def remove(self) -> None:
-        """Remove it, when the output is written."""
-        self.path.unlink(missing_ok=True)
+        """Remove it, when the output is written; one with results of other inputs stays."""
+        if self.foreign:
+            say(
+                f"{self.path} stays: {self.foreign} of its results are of no input here. "
+                "Remove it if nobody wants them"
+            )
+        else:
+            self.path.unlink(missing_ok=True)
         with suppress(OSError):  # Windows removes no file that is open
             self.lock.unlink()
 

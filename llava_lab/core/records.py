@@ -68,6 +68,19 @@ def check_rows_name(path: Path) -> None:
         raise ValueError(f"--out {path}: name a file .json or .jsonl, as rows are read")
 
 
+def check_unwritten(path: Path) -> None:
+    """Refuse an output that is there: it may be another shard's, or have cost money.
+
+    Raises:
+        FileExistsError: If it is.
+    """
+    if path.exists():
+        raise FileExistsError(
+            f"--out {path}: exists already. Give every shard and every folder its own, or move the "
+            "file away to make it anew"
+        )
+
+
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write a .json list, a row a line, or .jsonl; a million rows need not be in memory.
 

@@ -11,7 +11,7 @@ from typing import Any
 from llava_lab.core.journal import Journal
 from llava_lab.core.messages import listed
 from llava_lab.core.progress import progress
-from llava_lab.core.records import check_rows_name, write_rows
+from llava_lab.core.records import check_rows_name, check_unwritten, write_rows
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.rows import Refused
 from llava_lab.data.sample import read_turns
@@ -39,14 +39,17 @@ def caption(
         How many were captioned now, the others were in the journal.
 
     Raises:
-        ValueError: If inputs could not be captioned: they are listed, the others are kept.
+        FileExistsError: If the output is there already.
+        ValueError: If inputs could not be captioned: they are listed, the others are kept; or if
+            the journal is of other inputs.
     """
     check_rows_name(out)
+    check_unwritten(out)
     if problem := unreadable(row_of(inputs[0], prompt, "A caption.")):
         raise ValueError(f"--prompt {prompt!r} makes rows that cannot be read: {problem}")
     failed: list[str] = []
     with Journal(out, request) as journal:
-        replies = journal.read()
+        replies = journal.read([each.key for each in inputs])
         missing = [
             each
             for each in inputs

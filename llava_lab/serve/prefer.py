@@ -79,9 +79,12 @@ def prefer(
         journal: Keeps the scored answers of each question, by all that it asks.
         samples: Answers to each question.
         images_at_once: Images whose questions are answered between two entries of the journal.
+
+    Raises:
+        ValueError: If the journal is of other questions.
     """
     with journal, progress("questions", len(questions)) as bar:
-        kept: dict[str, ScoredAnswers] = journal.read()
+        kept: dict[str, ScoredAnswers] = journal.read([_key(each) for each in questions])
         done = {each.id: kept[_key(each)] for each in questions if _key(each) in kept}
         groups = by_images([question for question in questions if question.id not in done])
         bar.update(len(questions) - sum(len(each.questions) for each in groups))

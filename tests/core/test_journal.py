@@ -31,3 +31,23 @@ def test_a_journal_that_was_finished_meanwhile_is_begun_anew(tmp_path: Path) -> 
     with journal:
         journal.add("one", 1)
     assert Journal(out, "a").read() == {"one": 1}
+
+
+def test_results_of_others_are_neither_taken_nor_removed(tmp_path: Path, capsys) -> None:
+    """A second shard with the output of the first removed what that one had paid for."""
+    out = tmp_path / "out.json"
+    with Journal(out, "a") as first:
+        first.add("one", 1)
+        first.add("two", 2)
+    before = first.path.read_bytes()
+    with pytest.raises(ValueError, match="2 results, and none of this command, such as 'one'"):
+        Journal(out, "a").read(["three", "four"])
+    mended = Journal(out, "a")
+    assert mended.read(["two", "three"])["two"] == 2
+    mended.remove()
+    assert "1 of its results are of no input" in capsys.readouterr().out
+    assert first.path.read_bytes() == before
+    whole = Journal(out, "a")
+    whole.read(["one", "two", "three"])
+    whole.remove()
+    assert not first.path.exists()

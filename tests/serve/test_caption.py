@@ -206,16 +206,42 @@ def test_a_caption_of_another_picture_of_the_same_id_is_not_taken(
     serve, pictures: Path, tmp_path: Path
 ) -> None:
     """It was: a mended file, or another --images, got the captions of the pictures before."""
-    server = serve({1: "400"})
+    server = serve({2: "400"})
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out.json"
-    rows.write_text('{"id": "a", "image": "00.png"}\n{"id": "b", "image": "02.png"}\n')
+    others = '{"id": "b", "image": "02.png"}\n{"id": "c", "image": "04.png"}\n'
+    rows.write_text('{"id": "a", "image": "00.png"}\n' + others)
     command = ["--images", str(pictures), "--in-flight", "1"]
     with pytest.raises(SystemExit):
         run(rows, out, server.url, *command)
-    rows.write_text('{"id": "a", "image": "28.png"}\n{"id": "b", "image": "02.png"}\n')
+    rows.write_text('{"id": "a", "image": "28.png"}\n' + others)
     run(rows, out, server.url, *command)
     run(rows, tmp_path / "fresh.json", server.url, *command)
     assert out.read_bytes() == (tmp_path / "fresh.json").read_bytes()
+
+
+def test_another_shard_or_folder_takes_nothing_from_the_output_of_the_first(
+    serve, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """It removed what the first had paid for, and wrote over what that one had finished."""
+    server, out = serve({4: "400"}), tmp_path / "captions.json"
+    journal = tmp_path / "captions.json.journal"
+    with pytest.raises(SystemExit):
+        run(pictures, out, server.url, "--in-flight", "1", "--shard", "0/2")
+    paid = journal.read_bytes()
+    for more in (["--shard", "1/2"], ["--shard", "3/4"]):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            run(pictures, out, server.url, *more)
+        said = capsys.readouterr().err
+        assert "14 results, and none of this command" in said and "its own --out" in said
+        assert journal.read_bytes() == paid and not out.exists()
+    run(pictures, out, server.url, "--shard", "0/2")
+    assert server.asked.total() == 15 and not journal.exists()
+    finished = out.read_bytes()
+    with pytest.raises(SystemExit):
+        run(pictures / "more", out, server.url)
+    assert f"--out {out}: exists already" in capsys.readouterr().err
+    assert out.read_bytes() == finished and server.asked.total() == 15
 
 
 def test_rows_of_a_file_keep_their_ids(pictures: Path, tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def test_answers_to_another_question_of_the_same_id_are_not_taken(tmp_path: Path
         assert asked == ["q0#0"], change
         text = "up" if "text" in change else "left"
         assert scored["q0"] == [(text, score_by_answers([(changed[0], text)])[0])]
+    with pytest.raises(ValueError, match="holds 6 results, and none of this command"):
+        prefer([ask("q2", "left", root=tmp_path)], sample, score_by_answers, journal, 1, 1)
 
 
 def test_what_could_not_be_scored_is_refused() -> None:
@@ -151,6 +153,10 @@ def test_a_models_own_answers_train_it(
     printed = capsys.readouterr().out
     assert f"pairs of 6 questions: {out}" in printed and "judgements in" in printed
     first, asked = out.read_text(), len(server.bodies)
+    with pytest.raises(SystemExit):
+        main([*arguments, *judged])
+    assert f"--out {out}: exists already" in capsys.readouterr().err
+    out.unlink()
     main([*arguments, *judged])
     assert out.read_text() == first and len(server.bodies) == asked
     found = read_preferences(Source(out, small_videos / "videos"), 0)
