@@ -10,6 +10,7 @@ from llava_lab.data.rows import Refused
 IMAGE_PLACEHOLDER = "<image>"
 # LLaVA-NeXT's video rows have the same placeholder, VideoInstruct's and ShareGPTVideo's this one.
 VIDEO_PLACEHOLDER = "<video>"
+NO_VIDEO = f"no 'video', but a literal {VIDEO_PLACEHOLDER} in the text; name the video or reword"
 # Left in the released VideoInstruct rows; LLaVA-NeXT's loader removes it from every message.
 _NOISE = "QA_GT_caption_based_noisy"
 _NAME = {"user": "human", "assistant": "gpt"}
@@ -123,6 +124,19 @@ def check_placeholders(found: int, images: int) -> None:
     raise Refused(f"{found} <image> placeholders for {images} image(s); write one for each image")
 
 
-def with_image_placeholders(text: str) -> str:
-    """Write every `<video>` as `<image>`, the one placeholder that samples have."""
-    return text.replace(VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER)
+def with_image_placeholders(text: str, video: bool) -> str:
+    """Write every `<video>` of a row with a video as `<image>`, the one placeholder of samples.
+
+    In other rows a text is refused that begins with it, or ends with it on a line of its own, as
+    published placeholders stand; elsewhere it is HTML's element, of which texts without media tell.
+
+    Args:
+        text: What the user says.
+        video: Whether the row has a video.
+    """
+    if video:
+        return text.replace(VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER)
+    bare = text.strip()
+    if bare.startswith(VIDEO_PLACEHOLDER) or bare.endswith(f"\n{VIDEO_PLACEHOLDER}"):
+        raise Refused(NO_VIDEO)
+    return text

@@ -10,9 +10,11 @@ from typing import Any
 
 from llava_lab.data.fields import (
     IMAGE_PLACEHOLDER,
+    NO_VIDEO,
     VIDEO_PLACEHOLDER,
     check_placeholders,
     read_text,
+    with_image_placeholders,
 )
 from llava_lab.data.rows import Refused
 
@@ -84,16 +86,24 @@ def _part(part: Any, key: str) -> str:
     raise Refused(f"{key!r} has {reprlib.repr(part)}; parts are of type 'text', 'image' or 'video'")
 
 
-def place_marks(prompt: str, media: int) -> str:
+def place_marks(prompt: str, media: int, video: bool) -> str:
     r"""Return the prompt with one `<image>` for each image or video.
 
     A single one is moved to the front, as "<image>\nQ", as in LLaVA-NeXT's loader; several stay
     where they are, or are put in front of a prompt that has none.
 
+    Args:
+        prompt: The prompt.
+        media: Number of images, or 1 of a video.
+        video: Whether it is a video.
+
     Raises:
-        Refused: If the prompt has another number of placeholders, or no text.
+        Refused: If the prompt has another number of placeholders, those of a video without one, or
+            no text.
     """
-    marked = prompt.replace(VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER)
+    if not video and VIDEO_PLACEHOLDER in prompt:
+        raise Refused(NO_VIDEO)
+    marked = with_image_placeholders(prompt, video)
     found = marked.count(IMAGE_PLACEHOLDER)
     if found:
         check_placeholders(found, media)

@@ -123,8 +123,7 @@ def read_question(row: FileRow, folder: ImageFolder | None) -> Question:
     if category is not None:
         category = read_text(category, "'category'")
     images = find_images(value, folder, videos=True)
-    if value.get("video") is not None:
-        text = with_image_placeholders(text)
+    text = with_image_placeholders(text, value.get("video") is not None)
     if IMAGE_PLACEHOLDER not in text:
         text = _with_images(text, len(images))
     check_placeholders(text.count(IMAGE_PLACEHOLDER), len(images))

@@ -1,7 +1,7 @@
 """1. Sample: rows of LLaVA-format files -> validated samples."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,10 +99,12 @@ def read_sample(
 
 def read_turns(row: dict[str, Any], media: int) -> tuple[Turn, ...]:
     """Return a row's conversation, with one `<image>` for each of its pictures or videos."""
-    turns = tuple(Turn(role, text) for role, text in read_messages(row))
-    if row.get("video") is not None:
-        turns = tuple(replace(turn, text=with_image_placeholders(turn.text)) for turn in turns)
-    if any(IMAGE_PLACEHOLDER in turn.text for turn in turns[1::2]):
-        raise Refused(f"an answer holds a literal {VIDEO_PLACEHOLDER}")
+    turns, video = [], row.get("video") is not None
+    for role, text in read_messages(row):
+        if role == "user":
+            text = with_image_placeholders(text, video)
+        elif video and VIDEO_PLACEHOLDER in text:
+            raise Refused(f"an answer holds a literal {VIDEO_PLACEHOLDER}")
+        turns.append(Turn(role, text))
     check_placeholders(sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns), media)
-    return turns
+    return tuple(turns)

@@ -81,7 +81,8 @@ def read_judged(row: FileRow, folder: ImageFolder | None, template: str | None) 
     if paired:
         completion = read_message(value["completion"], "completion", "assistant")
         check_answer(completion, "completion")
-        prompt = place_marks(read_message(value.get("prompt"), "prompt", "user"), len(images))
+        prompt = read_message(value.get("prompt"), "prompt", "user")
+        prompt = place_marks(prompt, len(images), value.get("video") is not None)
         turns = (Turn("user", prompt), Turn("assistant", completion))
     else:
         turns = read_turns(value, len(images))

@@ -230,6 +230,7 @@ ASSISTANT = [{"role": "assistant", "content": "A."}]
     ("changes", "message"),
     [
         ({"image": None}, "no 'image', but a literal <image>"),
+        ({"prompt": "Is <video> red?"}, "no 'video', but a literal <video> in the text"),
         ({"prompt": "<image><image>\nWhat?"}, r"2 <image> placeholders for 1 image\(s\)"),
         ({"image": ["a.png", "b.png"]}, r"1 <image> placeholders for 2 image\(s\)"),
         ({"images": ["b.png"]}, "has both 'image' and 'images'"),

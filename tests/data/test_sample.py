@@ -91,6 +91,14 @@ def test_noise_of_released_video_rows_is_removed(tmp_path: Path, images: Path) -
     assert [turn.text for turn in sample.turns] == ["<image>\nWhat? ", "A dog."]
 
 
+def test_texts_may_tell_of_htmls_video(tmp_path: Path, images: Path) -> None:
+    turns = talk("What is the <video> element?", "<video> shows films.")
+    assert read(tmp_path, [row(image=None, conversations=turns)])[0].messages == [
+        ["user", "What is the <video> element?"],
+        ["assistant", "<video> shows films."],
+    ]
+
+
 TEXT = {"image": None}
 REFUSED = {
     "not an object": ("text", "a row must be an object, not str"),
@@ -165,6 +173,14 @@ REFUSED = {
         "video 'clip.mp4': video rows need VideoDataModule",
     ),
     "video name": (row(image=None, video=3), "'video' must be a path, not 3"),
+    "a video's placeholder": (
+        row(image=None, video=None, conversations=talk("<video>\nWhat?", "A man runs.")),
+        "no 'video', but a literal <video> in the text; name the video or reword",
+    ),
+    "a video's placeholder at the end": (
+        row(conversations=talk("<image>\nWhat?", "A dog.", "And here?\n<video>", "A cat.")),
+        "no 'video', but a literal <video> in the text",
+    ),
     "both": (row(video="clip.mp4"), "has both 'image' and 'video'; make it two rows"),
 }
 
@@ -371,6 +387,7 @@ BAD_QUESTIONS = {
     "empty text": (question(text="<image>\n "), "'text' is empty"),
     "count": (question(text="<image> <image>?"), "2 <image> placeholders for 1 image(s)"),
     "literal": (question(image=None, text="<image>?"), "no 'image', but a literal <image>"),
+    "no video": (question(text="<video>\nWhat?"), "no 'video', but a literal <video> in the text"),
     "missing": (question(image="z.png"), "image 'z.png' is not in "),
     "category": (question(category=3), "'category' must be text, not int"),
     "answer": (question(answer=3), "'answer' must be text, not int"),

@@ -38,7 +38,7 @@ TOKENS = torch.tensor([[4.0, 2.0], [3.0, 5.0], [1.0, 1.0]])
 def row(**changes: object) -> dict:
     values = {
         "id": "a",
-        "prompt": "<video>\nWhat is there?",
+        "prompt": "<image>\nWhat is there?",
         "chosen": "A cat.",
         "rejected": "A dog.",
     }

@@ -75,7 +75,7 @@ def _read_texts(row: dict[str, Any], media: int) -> tuple[str, str, str]:
         check_answer(text, key)
     if chosen.strip() == rejected.strip():
         raise Refused("'chosen' and 'rejected' are the same answer")
-    return place_marks(prompt, media), chosen, rejected
+    return place_marks(prompt, media, row.get("video") is not None), chosen, rejected
 
 
 def unreadable(row: dict[str, Any]) -> str | None:
