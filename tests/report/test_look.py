@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import LLAMA, REPOSITORY
 from PIL import Image
+from test_official import benchmark_of, lay_out
 from transformers import PreTrainedTokenizerBase
 
 from llava_lab.__main__ import main
@@ -24,11 +25,13 @@ from llava_lab.data.views.video import Frames
 from llava_lab.model.connector.resampler import Resampler
 from llava_lab.model.llm import CausalLM
 from llava_lab.report.look import asked as look_asked
-from llava_lab.report.look.asked import questions_of
+from llava_lab.report.look.asked import Answered, questions_of
 from llava_lab.report.look.attention import recorded
 from llava_lab.report.look.pictures import maps_of, unnormalised
 from llava_lab.report.look.rows import _parts, row_of, token_text
-from llava_lab.report.runs import read
+from llava_lab.report.page.configurations import Configuration
+from llava_lab.report.page.samples import Asked
+from llava_lab.report.runs import NAME, read
 
 SPEC = ViewSpec(28, (4, 4), False, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
 
@@ -59,12 +62,46 @@ def test_an_answer_is_drawn_as_long_as_its_benchmark_lets_it_be(
     monkeypatch.setattr(
         look_asked, "question_loader", lambda *_, **given: longest.append(given["max_new_tokens"])
     )
-    benchmarks = [{"name": "own", "max_new_tokens": 4}, {"name": "usual"}]
+    own, usual = (SimpleNamespace(prompt=None, max_new_tokens=most) for most in (4, None))
     question = Question("1", (Path("a.png"),), "What?", "", (), "file")
-    for given in ({"max_new_tokens": 64}, {}):
-        for name in ("own", "usual"):
-            look_asked._prompt(None, None, {**given, "benchmarks": benchmarks}, name, question)
-    assert longest == [4, 64, 4, 128]
+    data = SimpleNamespace(image_position="first", template=None, max_new_tokens=64)
+    asked: Any = SimpleNamespace(built=(data, SPEC), benchmark={"own": own, "usual": usual}.get)
+    for name in ("own", "usual"):
+        look_asked._prompt(None, None, asked, name, question)
+    assert longest == [4, 64]
+
+
+def test_where_answers_look_is_drawn_of_published_benchmarks_or_said_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out("scienceqa", tmp_path)
+    benchmark = benchmark_of("scienceqa", tmp_path)
+    of = Asked(Configuration("run", "", [read(asked(tmp_path / "run", {"4": True}) / NAME)]))
+    data = SimpleNamespace(
+        benchmarks=[benchmark], image_position="first", template=None, max_new_tokens=8
+    )
+    of._made[""] = data, SPEC
+    prompts = list[Any]()
+    monkeypatch.setattr(
+        look_asked, "question_loader", lambda *_, **given: prompts.append(given["prompt"]) or [None]
+    )
+    monkeypatch.setattr(
+        look_asked, "load_model", lambda *_, **__: (SimpleNamespace(view_spec=0), 0)
+    )
+    monkeypatch.setattr(look_asked, "attention_of", lambda *_: SimpleNamespace(text="A"))
+    monkeypatch.setattr(look_asked, "_maps", lambda *_: [])
+    texts = [("4", benchmark.questions[0].prompt), ("5", benchmark.questions[1].prompt), ("5", "?")]
+    shown = [
+        Answered("scienceqa", place, line, "right", [("run", line)], [])
+        for place, (id, question) in enumerate(texts)
+        for line in [{"id": id, "question": question, "prediction": "A"}]
+    ]
+    look_asked._attend(of, shown, 0, None, ())
+    assert [len(each.looked) for each in shown] == [0, 1, 0]
+    assert prompts == [benchmark.prompt]
+    without, changed = of.notes
+    assert without == "run: scienceqa/4: where its answer looks is not drawn: it has no picture"
+    assert "llava_test_CQM-A.json: 0 questions have the id '5' and the text that was" in changed
 
 
 VIEWS = [

@@ -6,17 +6,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
+from test_official import benchmark_of, given, lay_out, made
 from test_running import rule
 from test_table import results, score, write
 
+from llava_lab.data.geometry import ViewSpec
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.square import Square
 from llava_lab.data.views.video import Frames
+from llava_lab.evaluate.official import Columns, Labels
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.report.claim_text import effects
 from llava_lab.report.claims import Claims, read_claims
@@ -24,7 +28,7 @@ from llava_lab.report.finding_file import read_findings
 from llava_lab.report.page.configurations import configurations
 from llava_lab.report.page.curves import _thinned, curves, ways
 from llava_lab.report.page.plots import forest, losses, on_the_way, tradeoffs
-from llava_lab.report.page.samples import samples
+from llava_lab.report.page.samples import Asked, _moved, samples
 from llava_lab.report.page.tiles import tiles_of
 from llava_lab.report.page.write import page, write_page
 from llava_lab.report.runs import RunResults, read
@@ -35,6 +39,7 @@ seed_everything: {seed}
 model:
   connector: {{class_path: llava_lab.model.connector.{kind}, depth: {depth}}}
 """
+VIEW = ViewSpec(28, (4, 4), False, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
 VOID = {"meta", "br", "link", "input", "img", "rect", "image"}
 
 
@@ -268,8 +273,13 @@ def test_a_sample_has_its_picture_tiles_and_tokens(
     made = results(benchmarks={"questions": {"accuracy": score(0.5)}})
     of = read(write(folder / "0", made, text))
     asked = [json.loads(each) for each in (small_world / "questions.jsonl").open()]
-    lines = [line(str(each["question_id"]), "count", 1.0) for each in asked[:3]]
-    predicted(of, "questions", [each | {"blind_prediction": "black"} for each in lines])
+    lines = [
+        line(
+            str(each["question_id"]), "count", 1.0, question=each["text"], blind_prediction="black"
+        )
+        for each in asked[:3]
+    ]
+    predicted(of, "questions", lines)
     monkeypatch.chdir(tmp_path)
     found, notes = samples(configurations([of]))
     assert notes == []
@@ -282,6 +292,64 @@ def test_a_sample_has_its_picture_tiles_and_tokens(
     text = page([of])
     assert f"{look.tokens} visual tokens: the whole and 4 tiles" in text
     assert ("td", "black") in Reader(text).texts
+
+
+def test_questions_of_published_benchmarks_are_shown_with_their_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists, a list under a key, tables with pictures inside, and patterns of files."""
+    names = ("scienceqa", "textvqa_no_ocr", "pope", "mmbench", "docvqa")
+    of = run(tmp_path / "runs", 0, benchmarks={name: {"accuracy": score(0.5)} for name in names})
+    for name in names:
+        lay_out(name, tmp_path / "data" / "eval")
+        questions = benchmark_of(name, tmp_path / "data" / "eval").questions
+        said = [line(each.id, "count", 1.0, question=each.prompt) for each in questions]
+        predicted(of, name, said)
+
+    def build(self: Asked) -> Any:
+        found = []
+        for name in names:
+            options = _moved(json.loads(given()[name].replace("/ROOT", "data/eval")), self.run)
+            labels = options["labels"] and Labels(**options["labels"])
+            found.append(
+                made(options | {"columns": Columns(**options["columns"]), "labels": labels})
+            )
+        return SimpleNamespace(benchmarks=found, views=Square()), VIEW
+
+    monkeypatch.setattr(Asked, "_build", build)
+    monkeypatch.chdir(tmp_path / "runs")
+    found, notes = samples(configurations([of]))
+    assert notes == []
+    shown = [(each.benchmark, each.line["id"], len(each.looks)) for each in found]
+    assert shown == [
+        *[("scienceqa", "4", 0), ("scienceqa", "5", 1), ("textvqa_no_ocr", "34602", 1)],
+        *[("pope", str(number), 1) for number in (1, 2, 3)],
+        *[("mmbench", id, 1) for id in ("241", "1000241", "242")],
+        ("docvqa", "49153", 1),
+    ]
+    assert len(list((tmp_path / "runs").iterdir())) == 1  # nothing is unpacked here
+
+
+def test_a_question_is_found_among_more_and_one_that_is_not_as_it_was_asked_is_named(
+    tmp_path: Path,
+) -> None:
+    """Where batches were limited, lines are fewer than questions."""
+    lay_out("mmbench", tmp_path)
+    asked, benchmark = (
+        Asked(configurations([run(tmp_path, 0)])[0]),
+        benchmark_of("mmbench", tmp_path),
+    )
+    asked._made[""] = SimpleNamespace(benchmarks=[benchmark], views=Square()), VIEW
+    first, _, third = benchmark.questions
+    looks = [
+        asked.look("mmbench", place, line(id, "count", 1.0, question=question))
+        for place, id, question in [(0, "242", third.prompt), (1, "241", first.prompt)]
+    ]
+    assert all(looks) and asked.notes == []
+    assert asked.look("mmbench", 0, line("241", "count", 1.0, question="What was it?")) is None
+    (note,) = asked.notes
+    assert "pictures of mmbench are not shown" in note and "mmbench_dev_20230712.tsv: 0 " in note
+    assert "questions have the id '241' and the text that was asked" in note
 
 
 def test_pictures_that_are_gone_are_said_to_be(tmp_path: Path) -> None:

@@ -203,43 +203,38 @@ def _attend(
     except (OSError, ValueError) as problem:
         asked.notes.append(f"{asked.label}: where its answers look is not drawn: {problem}")
         return
-    data = asked.config["data"]
     for each in shown:
-        questions = asked.questions(each.benchmark)
-        question = questions[each.place] if each.place < len(questions) else None
-        if question is None or question.id != each.line["id"]:
-            asked.notes.append(
-                f"{asked.label}: {each.benchmark}/{each.line['id']}: where its answer looks is not "
-                "drawn, as the question is no longer in its file"
-            )
-            continue
-        (batch,) = _prompt(model, views, data, each.benchmark, question)
-        if not batch.batch.layouts:
+        place = f"{each.benchmark}/{each.line['id']}"
+        try:
+            question = asked.question(each.benchmark, each.place, each.line)
+            if not question.images:
+                raise ValueError("it has no picture")
+            (batch,) = _prompt(model, views, asked, each.benchmark, question)
+        except Exception as problem:
+            asked.note(f"{place}: where its answer looks is not drawn", problem)
             continue
         found = attention_of(model, batch, layer)
         said = each.answers[number][1]["prediction"]
         if found.text != said:
             asked.notes.append(
-                f"{asked.label}: {each.benchmark}/{each.line['id']}: the answer drawn is "
+                f"{asked.label}: {place}: the answer drawn is "
                 f"{found.text!r}; the predictions, of another machine or sampled, say {said!r}"
             )
         maps = _maps(batch, model.view_spec, question)
         each.looked.append(Looked(asked.label, found, maps))
 
 
-def _prompt(model: Any, views: Any, data: Any, benchmark: str, question: Question) -> Any:
+def _prompt(model: Any, views: Any, asked: Asked, name: str, question: Question) -> Any:
     """A loader of one question, asked as in the run."""
-    (own,) = [each for each in data["benchmarks"] if each["name"] == benchmark]
-    position = data.get("image_position") or "first"
+    (data, _), benchmark = asked.built, asked.benchmark(name)
     return question_loader(
         model,
-        by_images([question], position),
+        by_images([question], data.image_position),
         views,
-        position=position,
-        prompt=own.get("prompt"),
-        template=data.get("template"),
-        max_new_tokens=own.get("max_new_tokens") or data.get("max_new_tokens") or 128,
-        images_per_batch=1,
+        position=data.image_position,
+        prompt=benchmark.prompt,
+        template=data.template,
+        max_new_tokens=benchmark.max_new_tokens or data.max_new_tokens,
     )
 
 

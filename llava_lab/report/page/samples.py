@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -12,15 +12,21 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from llava_lab.core.messages import explained
+from llava_lab.data.official import files_of
+from llava_lab.experiment.compose import expand_keys, leaves, merge
 from llava_lab.report.page.configurations import Configuration
 from llava_lab.report.runs import RunResults
 
 if TYPE_CHECKING:  # of torch, which a page of findings needs not
+    from llava_lab.data.geometry import ViewSpec
+    from llava_lab.data.questions import Question
+    from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
     from llava_lab.report.page.tiles import Tiles
 
 SHOWN = 6  # configurations whose answers stand side by side
 QUESTIONS = 8  # of a benchmark
 PIXELS, FRAME_PIXELS, FRAMES = 320, 112, 16
+FILES = ("questions", "images", "answers", "captions", "labels.file")  # of a benchmark
 Line = Mapping[str, Any]
 
 
@@ -114,8 +120,8 @@ class Asked:
 
     def __init__(self, configuration: Configuration):
         self.label, self.run = configuration.label, configuration.runs[0]
-        self.config, self.notes = self.run.config or {}, list[str]()
-        self._questions: dict[str, Sequence[Any]] = {}
+        self.notes = list[str]()
+        self._made: dict[str, Any] = {}
 
     @cached_property
     def predictions(self) -> dict[str, list[Line]]:
@@ -134,16 +140,16 @@ class Asked:
         return other if same and other else None
 
     def look(self, benchmark: str, place: int, line: Line) -> Look | None:
-        """The pictures of a question, if they are there, as the views show them."""
+        """The pictures of a question, as the views show them.
+
+        None where it has no picture; and, with a note, where they cannot be shown.
+        """
         from llava_lab.report.page.tiles import tiles_of
 
         try:
-            questions = self.questions(benchmark)
-            if self._shown is None or place >= len(questions) or questions[place].id != line["id"]:
-                return None
-            views, spec = self._shown
-            pictures, tokens = [], 0
-            for path in questions[place].images:
+            question, (data, spec) = self.question(benchmark, place, line), self.built
+            views, pictures, tokens = data.views, [], 0
+            for path in question.images:
                 media = views.load(path)
                 tokens += views.layout(media.size, spec).tokens
                 several = len(media.size) == 3
@@ -155,57 +161,95 @@ class Asked:
                     pictures.append((shrunk(frame, side), tiles))
             return Look([], tokens, pictures) if pictures else None
         except Exception as error:
-            if (message := explained(error)) is None:
-                raise
-            self.notes.append(f"{self.label}: pictures of {benchmark} are not shown: {message}")
+            self.note(f"pictures of {benchmark} are not shown", error)
             return None
 
-    def questions(self, benchmark: str) -> Sequence[Any]:
-        """The questions of a benchmark, if its file is still there."""
-        if benchmark not in self._questions:
-            self._questions[benchmark] = []  # said once, if it fails
-            self._questions[benchmark] = _questions(self.run, benchmark, self.config)
-        return self._questions[benchmark]
+    def note(self, what: str, error: Exception) -> None:
+        """Note what could not be shown, and why; an error that is a bug is raised again."""
+        if (message := explained(error)) is None:
+            raise error
+        self.notes.append(f"{self.label}: {what}: {message}")
 
-    @cached_property
-    def _shown(self) -> tuple[Any, Any] | None:
-        """The views of the questions, and what the model wants of a view."""
+    def question(self, benchmark: str, place: int, line: Line) -> "Question":
+        """The question that a line of predictions answers.
+
+        Args:
+            benchmark: Name of the benchmark.
+            place: Number of the line, from 0.
+            line: The line.
+
+        Raises:
+            OSError: If the benchmark's files are not there.
+            ValueError: If they cannot be read, or do not have the question as it was asked.
+        """
+        asked = self.benchmark(benchmark)
+        questions = self._once(benchmark, lambda: asked.questions)
+        key = (line["id"], line["question"])
+        # Where batches were limited, lines are fewer than questions.
+        for some in (questions[place : place + 1], questions):
+            found = [each for each in some if (each.id, each.prompt) == key]
+            if len(found) == 1:
+                return found[0]
+        raise ValueError(
+            f"{asked.path}: {len(found)} questions have the id {key[0]!r} and the text that was "
+            "asked, not one; the file is not as it was"
+        )
+
+    def benchmark(self, name: str) -> "Benchmark":
+        """A benchmark of the run, whose files are sought from here and from where the run lies.
+
+        Raises:
+            ValueError: If the run's configuration has none of that name, or cannot be built.
+        """
+        data, _ = self.built
+        found = {each.name: each for each in data.benchmarks}
+        if name not in found:
+            path = self.run.path.with_name("config.yaml")
+            raise ValueError(f"{path}: there is no benchmark {name}, only {', '.join(found)}")
+        return found[name]
+
+    @property
+    def built(self) -> "tuple[BenchmarkDataModule, ViewSpec]":
+        """What the run was asked, and what its model wants of a view.
+
+        Raises:
+            OSError: If a file that its model needs is not there.
+            ValueError: If its configuration cannot be built.
+        """
+        return self._once("", self._build)
+
+    def _build(self) -> "tuple[BenchmarkDataModule, ViewSpec]":
         # Here, since torch takes seconds, and a page without pictures needs none of it.
         import torch
 
         from llava_lab.experiment.experiment import Experiment
         from llava_lab.report.plan import unloaded
 
-        try:
-            experiment = Experiment.read(self.run.path.with_name("config.yaml"))
-            with torch.device("meta"):
-                model, _, benchmarks, _ = unloaded(experiment).build()
-        except (OSError, ValueError) as error:
-            self.notes.append(f"{self.label}: tiles and tokens are not known: {error}")
-            return None
-        return benchmarks.views, model.view_spec
+        experiment = Experiment.read(self.run.path.with_name("config.yaml"))
+        moved = [_moved(each, self.run) for each in experiment.config["data"]["benchmarks"]]
+        with torch.device("meta"):
+            parts = unloaded(experiment).changed({"data.benchmarks": moved}).build()
+        return parts.benchmarks, parts.model.view_spec
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What is made once, or the error that making it has raised, again."""
+        if name not in self._made:
+            try:
+                self._made[name] = make()
+            except Exception as error:
+                self._made[name] = error
+        if isinstance(found := self._made[name], Exception):
+            raise found
+        return found
 
 
-def _questions(run: RunResults, benchmark: str, config: Mapping[str, Any]) -> Sequence[Any]:
-    from llava_lab.data.questions import read_questions
-
-    known = (config.get("data") or {}).get("benchmarks") or []
-    for each in known:
-        if each["name"] == benchmark:
-            images = each.get("images")
-            questions = read_questions(
-                _found(run, each["questions"]),
-                None if images is None else _found(run, images),
-                each.get("held_out") or 0.0,
-            )
-            return questions[: each.get("limit")]
-    return []
-
-
-def _found(run: RunResults, name: str) -> Path:
-    """A file that a configuration names, from here or from a folder that the run lies in."""
-    places = [Path(name), *(folder / name for folder in run.path.resolve().parents)]
-    return next((place for place in places if place.exists()), Path(name))
+def _moved(benchmark: dict[str, Any], run: RunResults) -> dict[str, Any]:
+    """A benchmark's options, its files from here or from the folder above the run with most."""
+    names = {key: name for key, name in leaves(benchmark) if key in FILES and name is not None}
+    places = [Path(), *run.path.resolve().parents]
+    there = [sum(bool(files_of(str(place / name))) for name in names.values()) for place in places]
+    place = places[there.index(max(there))]
+    return merge(benchmark, expand_keys({key: str(place / name) for key, name in names.items()}))
 
 
 def _lines(path: Path) -> list[Line]:
