@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -19,7 +20,7 @@ def resolve(tree: Tree) -> Tree:
     Raises:
         ValueError: If a reference leads nowhere or to itself; names the key and near ones.
     """
-    tree = _extended(tree, tree, ())
+    tree = _settled(_extended(tree, tree, ()))
     try:
         found = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except OmegaConfBaseException as error:
@@ -34,33 +35,58 @@ def _extended(value: Any, root: Tree, above: tuple[str, ...]) -> Any:
         return [_extended(each, root, above) for each in value]
     if not isinstance(value, dict):
         return value
-    inner = {
-        key.removesuffix("+"): _extended(each, root, above)
-        for key, each in value.items()
-        if key != EXTENDS
-    }
-    if value.get(EXTENDS) is None:
-        return inner
+    opened = _opened(value, root, above)
+    if not isinstance(opened, dict):
+        return opened
+    return {key: _extended(each, root, above) for key, each in opened.items() if key != EXTENDS}
+
+
+def _opened(value: Any, root: Tree, above: tuple[str, ...]) -> Any:
+    """A mapping that begins with what its `extends` refers to; anything else as it is."""
+    if not isinstance(value, dict) or value.get(EXTENDS) is None:
+        return value
     reference = REFERENCE.fullmatch(value[EXTENDS])
     if reference is None:
         raise ValueError(f"{EXTENDS}: {value[EXTENDS]!r} is no reference such as ${{stages.align}}")
-    key = reference[1]
+    base = _referred(root, reference[1], above)
+    inner = {key: each for key, each in value.items() if key != EXTENDS}
+    return merge(base, inner) if inner else base
+
+
+def _referred(root: Tree, key: str, above: tuple[str, ...]) -> Any:
+    """What stands at a key, extended; what it stands in is extended on the way."""
     if key in above:
         raise ValueError(f"{EXTENDS}: ${{{key}}} extends itself")
-    base = find(root, key)
-    while isinstance(base, str) and (further := REFERENCE.fullmatch(base)):
-        base = find(root, further[1])
-    return merge(_extended(base, root, (*above, key)), inner)
+    above = (*above, key)
+    found = find(root, key, lambda each: _opened(each, root, above))
+    if isinstance(found, str) and (further := REFERENCE.fullmatch(found)):
+        return _referred(root, further[1], above)
+    return _extended(found, root, above)
 
 
-def find(tree: Tree, key: str) -> Any:
+def _settled(value: Any) -> Any:
+    """A tree in which a list that waited for another to be appended to is the list."""
+    if isinstance(value, list):
+        return [_settled(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {key.removesuffix("+"): _settled(each) for key, each in value.items()}
+
+
+def find(tree: Tree, key: str, opened: Callable[[Any], Any] = lambda each: each) -> Any:
     """What stands at a dotted key.
+
+    Args:
+        tree: The tree.
+        key: The key.
+        opened: Makes a mapping on the way whole.
 
     Raises:
         ValueError: If nothing does; names the nearest.
     """
     found: Any = tree
     for number, part in enumerate(parts := key.split(".")):
+        found = opened(found) if number else found
         if not isinstance(found, dict) or part not in found:
             known = list(found) if isinstance(found, dict) else []
             near = difflib.get_close_matches(part, known, n=1)

@@ -191,6 +191,38 @@ def test_a_part_may_extend_another_part_wherever_that_is_changed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tree", "key", "found"),
+    [
+        ({"a": {"k": [1]}, "b": {"extends": "${a}", "k+": [2]}}, "b", {"k": [1, 2]}),
+        ({"a": {"k+": [1]}, "b": {"extends": "${a}", "k+": [2]}}, "b", {"k": [1, 2]}),
+        (
+            {"a": {"d": {"k": [1]}}, "b": {"extends": "${a}", "d": {"k+": [2]}}},
+            "b",
+            {"d": {"k": [1, 2]}},
+        ),
+        # What stands in a part that extends another is all of it, on the way as well.
+        (
+            {
+                "a": {"x": {"p": 1, "q": 2}},
+                "b": {"extends": "${a}", "x": {"p": 3}},
+                "c": {"extends": "${b.x}"},
+            },
+            "c",
+            {"p": 3, "q": 2},
+        ),
+        (
+            {"a": {"d": {"x": 1}}, "b": {"extends": "${a}", "d": {"extends": None, "y": 2}}},
+            "b",
+            {"d": {"y": 2}},
+        ),
+        ({"a": [1], "b": {"extends": "${a}"}}, "b", [1]),
+    ],
+)
+def test_what_is_said_beside_extends_is_a_later_layer(tree: dict, key: str, found: object) -> None:
+    assert resolve(tree)[key] == found
+
+
+@pytest.mark.parametrize(
     ("tree", "message"),
     [
         (
@@ -200,6 +232,7 @@ def test_a_part_may_extend_another_part_wherever_that_is_changed() -> None:
         ({"a": {"extends": "${a}"}}, "extends itself"),
         ({"a": {"extends": "${b}"}, "b": {"extends": "${a}"}}, "extends itself"),
         ({"a": {"extends": "${c}"}}, "there is no option 'c'"),
+        ({"a": {"extends": "${b}"}, "b": "${c}", "c": "${b}"}, "extends itself"),
         ({"a": "${b}", "b": "${a}"}, "a"),
     ],
 )
