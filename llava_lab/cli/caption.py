@@ -86,9 +86,8 @@ def _engine(options: Namespace) -> CaptionEngine:
 
 def _request(options: Namespace) -> str:
     """Everything that decides the captions; a journal of another request is refused."""
-    # An engine's truncated captions are refused, so its longest caption does not matter.
-    length = None if options.engine_url else options.max_new_tokens
-    decides = [options.model, options.engine_url, options.prompt, length]
+    # Truncated captions are refused, so the longest caption does not matter: it is null.
+    decides = [options.model, options.engine_url, options.prompt, None]
     return json.dumps([*decides, options.template, options.frames, options.stride, options.stop])
 
 

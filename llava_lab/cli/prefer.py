@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> None:
             images_per_batch=options.images_per_batch,
         )
         shown = [options.model, options.template, options.frames, options.stride, asdict(sampling)]
-        request = json.dumps([*shown, options.samples, options.max_new_tokens, decides])
+        request = json.dumps([*shown, options.samples, options.max_new_tokens, decides, "whole"])
         journal, began = Journal(options.out, request), time.monotonic()
         scored = prefer(
             questions, sampler, scorer, journal, options.samples, options.images_per_batch
@@ -100,8 +100,13 @@ def main(arguments: Sequence[str]) -> None:
         print(f"llava_lab: {len(rows)} pairs of {len(questions)} questions: {options.out}")
         print(
             f"llava_lab: no pair: {without['alike']} with answers alike, "
-            f"{without['even']} of one score"
+            f"{without['even']} of one score, {without['cut']} with answers cut off"
         )
+        if cut := sum(each is None for found in scored.values() for each in found):
+            print(
+                f"llava_lab: left out: {cut} of {len(questions) * options.samples} answers, cut "
+                f"off at {options.max_new_tokens} tokens; raise --max-new-tokens to have them"
+            )
         if judge is not None:
             seconds, replies = time.monotonic() - began, judge.spent["replies"]
             line = summary("judgements", replies, seconds, judge.spent, prices)

@@ -102,11 +102,13 @@ class Answers:
         ids: Question ids, in the order of the questions.
         texts: Text of each answer, without special tokens and surrounding white space.
         tokens: Token ids of each answer, the stop token included.
+        whole: Whether each answer has ended; else it is cut off at `max_new_tokens`.
     """
 
     ids: list[str]
     texts: list[str]
     tokens: list[list[int]]
+    whole: list[bool]
 
 
 @torch.no_grad()
@@ -122,7 +124,8 @@ def answer(model: "Llava", questions: QuestionBatch) -> Answers:
         last = send(torch.tensor([forest.end(leaf) - 1 for leaf in forest.leaves]), hidden.device)
         generated = decode(model, questions, cache, hidden[last])
     texts = [_text(model, tokens, questions) for tokens in generated]
-    return Answers(questions.ids, texts, generated)
+    whole = [ended(model, tokens, questions) for tokens in generated]
+    return Answers(questions.ids, texts, generated, whole)
 
 
 def _without_cache(model: "Llava", questions: QuestionBatch) -> list[list[int]]:

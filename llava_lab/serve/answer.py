@@ -22,14 +22,21 @@ from llava_lab.serve.models import device_of
 
 
 def answer_questions(
+    model: Llava, views: Views, questions: Sequence[Question], **options: Any
+) -> list[str]:
+    """Answer questions, as `whole_or_not`; an answer may be cut off at `max_new_tokens`."""
+    return [text for text, _ in whole_or_not(model, views, questions, **options)]
+
+
+def whole_or_not(
     model: Llava,
     views: Views,
     questions: Sequence[Question],
     *,
     position: Position = "first",
     **options: Any,
-) -> list[str]:
-    """Answer questions, greedily unless `sampling` is given.
+) -> list[tuple[str, bool]]:
+    """Answer questions, greedily unless `sampling` is given; and say which answers are whole.
 
     Args:
         model: The model.
@@ -38,17 +45,20 @@ def answer_questions(
         position: Where the image goes in a question with one.
         options: Those of `question_loader`.
 
+    Returns:
+        Text of each answer, and whether it has ended: else it is cut off at `max_new_tokens`.
+
     Raises:
         ValueError: If a question cannot be asked; nothing is computed then.
     """
-    texts = [""] * len(questions)
+    found = [("", False)] * len(questions)
     groups = by_images(questions, position)
     for batch in question_loader(model, groups, views, position=position, **options):
         places = [place for tree in batch.places for place in tree]
         answers = answer(model, batch.to(device_of(model)))
-        for place, text in zip(places, answers.texts, strict=True):
-            texts[place] = text
-    return texts
+        for place, text, whole in zip(places, answers.texts, answers.whole, strict=True):
+            found[place] = text, whole
+    return found
 
 
 def check_answerable(

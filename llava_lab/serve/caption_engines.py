@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
+from llava_lab.core.engine import TruncatedReply
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.questions import Question
 from llava_lab.serve.caption_inputs import CaptionInput
@@ -28,7 +29,7 @@ def prompt_of(shown: CaptionInput, prompt: str | None) -> str:
 
 
 class LocalEngine:
-    """Captions with a model of ours, greedily, in batches.
+    """Captions with a model of ours, greedily, in batches; one that is cut off is refused.
 
     Args:
         model: Run folder, imported folder, checkpoint folder or hub id.
@@ -89,8 +90,10 @@ class LocalEngine:
 
         return open_model(self.source, self.template, self.trusted)
 
-    def _caption(self, model: Any, views: Any, inputs: Sequence[CaptionInput]) -> list[str]:
-        from llava_lab.serve.answer import answer_questions
+    def _caption(
+        self, model: Any, views: Any, inputs: Sequence[CaptionInput]
+    ) -> list[str | Exception]:
+        from llava_lab.serve.answer import whole_or_not
 
         questions = [
             Question(
@@ -103,13 +106,16 @@ class LocalEngine:
             )
             for each in inputs
         ]
-        return answer_questions(
+        most = self.max_new_tokens
+        cut = f"the answer is cut off at {most} tokens; raise --max-new-tokens"
+        found = whole_or_not(
             model,
             views,
             questions,
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=most,
             images_per_batch=self.images_per_batch,
         )
+        return [text if whole else TruncatedReply(cut) for text, whole in found]
 
 
 class RemoteEngine:

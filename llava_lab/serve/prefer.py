@@ -1,9 +1,9 @@
 """Prefer: questions -> pairs of a better and a worse answer of one model, for DPO.
 
 Each question is answered several times, each answer is scored, and the best and the worst become a
-pair. Questions whose answers are all alike, or all of one score, make none. Answers and scores are
-in a journal beside the output before the next questions are asked: a killed command goes on where
-it was.
+pair. Questions whose answers are all alike, or all of one score, make none. An answer that is cut
+off is left out. Answers and scores are in a journal beside the output before the next questions are
+asked: a killed command goes on where it was.
 """
 
 from collections import Counter
@@ -25,13 +25,14 @@ from llava_lab.data.rows import Refused
 from llava_lab.data.views.base import Views
 from llava_lab.evaluate.groups import by_images
 from llava_lab.model.llava import Llava
-from llava_lab.serve.answer import answer_questions, check_answerable
+from llava_lab.serve.answer import check_answerable, whole_or_not
 from llava_lab.serve.models import have_videos, open_model, show_videos
 from llava_lab.serve.scorers import Scorer
 
 PLACEHOLDERS = (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER)
-ScoredAnswers = list[tuple[str, int]]  # the answers to one question, with their scores
-Sampler = Callable[[Sequence[Question]], list[str]]
+# The answers to one question, with their scores; None for one that is cut off.
+ScoredAnswers = list[tuple[str, int] | None]
+Sampler = Callable[[Sequence[Question]], Sequence[str | None]]
 
 
 def check(questions: Sequence[Question], judged: bool, images: Path | None = None) -> None:
@@ -74,7 +75,7 @@ def prefer(
 
     Args:
         questions: All questions.
-        sample: Answers questions.
+        sample: Answers questions; None for an answer that is cut off.
         score: Scores answers.
         journal: Keeps the scored answers of each question, by all that it asks.
         samples: Answers to each question.
@@ -92,10 +93,11 @@ def prefer(
             batch = [q for each in groups[start : start + images_at_once] for q in each.questions]
             copies = [(question, number) for question in batch for number in range(samples)]
             texts = sample([replace(each, id=f"{each.id}#{number}") for each, number in copies])
-            answered = [(each, text) for (each, _), text in zip(copies, texts, strict=True)]
-            scores = zip((text for _, text in answered), score(answered), strict=True)
-            for question in batch:
-                done[question.id] = [next(scores) for _ in range(samples)]
+            said = [(each, text) for (each, _), text in zip(copies, texts, strict=True)]
+            scores = iter(score([(each, text) for each, text in said if text is not None]))
+            scored = [None if text is None else (text, next(scores)) for _, text in said]
+            for number, question in enumerate(batch):
+                done[question.id] = scored[number * samples : (number + 1) * samples]
                 journal.add(_key(question), done[question.id])
             bar.update(len(batch))
     return done
@@ -112,8 +114,8 @@ def pairs(
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Rows in the format of released preferences, and how many questions make none, by reason.
 
-    Of answers with the same score the first is taken. Answers that are empty or hold a placeholder
-    are left out: they could not be read as preferences.
+    Of answers with the same score the first is taken. Answers that are cut off are left out, and
+    those that are empty or hold a placeholder: they could not be read as preferences.
 
     Raises:
         ValueError: If no question makes a pair.
@@ -121,12 +123,13 @@ def pairs(
     rows, without = [], Counter[str]()
     for question in questions:
         score_of: dict[str, int] = {}
-        for text, score in scored[question.id]:
+        whole = [each for each in scored[question.id] if each is not None]
+        for text, score in whole:
             if usable := _usable(text):
                 score_of.setdefault(usable, score)
         answers, scores = list(score_of.items()), list(score_of.values())
         if len(answers) < 2:
-            without["alike"] += 1
+            without["alike" if len(whole) == len(scored[question.id]) else "cut"] += 1
         elif min(scores) == max(scores):
             without["even"] += 1
         else:
@@ -135,8 +138,9 @@ def pairs(
     if not rows:
         raise ValueError(
             f"none of {len(questions)} questions makes a pair: {without['alike']} have answers "
-            f"that are alike, {without['even']} answers of one score. Take more --samples, or a "
-            "higher --temperature."
+            f"that are alike, {without['even']} answers of one score, {without['cut']} answers "
+            "that are cut off. Take more --samples, a higher --temperature, or, for the last, more "
+            "--max-new-tokens"
         )
     return rows, without
 
@@ -204,6 +208,7 @@ class LocalSampler:
         check_answerable(model, views, self.questions, self.options["max_new_tokens"])
         return model, views
 
-    def __call__(self, questions: Sequence[Question]) -> list[str]:
-        """Sample one answer to each question, in their order."""
-        return answer_questions(*self.opened, questions, **self.options)
+    def __call__(self, questions: Sequence[Question]) -> list[str | None]:
+        """Sample one answer to each question, in their order; None for one that is cut off."""
+        found = whole_or_not(*self.opened, questions, **self.options)
+        return [text if whole else None for text, whole in found]

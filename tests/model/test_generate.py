@@ -79,6 +79,28 @@ def test_an_answer_ends_at_a_stop_token(model: Llava) -> None:
     assert stopped.tokens[0] == free[:cut]
 
 
+@pytest.mark.parametrize("attention", ["forest", "padded"])
+def test_an_answer_is_whole_where_it_has_ended(model: Llava, attention: str) -> None:
+    """Also one whose last token that is allowed ends it."""
+    if attention == "padded":
+        model.llm.attention = "padded"
+        model.llm.model.set_attn_implementation("sdpa")
+
+    def whole(most: int, stops: frozenset[int], text: str | None = None) -> list[bool]:
+        return answer(model, QuestionBatch(prompts(), ["a", "b", "c"], most, stops, text)).whole
+
+    free = answer(model, QuestionBatch(prompts(), ["a", "b", "c"], 6, frozenset())).tokens
+    assert whole(6, frozenset()) == [False] * 3
+    place = free[0].index(free[0][2])
+    for most in (place, place + 1, place + 2):
+        stops = frozenset({free[0][place]})
+        said = answer(model, QuestionBatch(prompts(), ["a", "b", "c"], most, stops))
+        assert said.whole == [tokens[-1] in stops for tokens in said.tokens]
+        assert said.whole[0] == (most > place)
+    text = model.llm.tokenizer.decode(free[0])
+    assert whole(6, frozenset(), text)[0] and not whole(5, frozenset(), text)[0]
+
+
 def test_questions_of_one_image_share_its_prefix(model: Llava, small_world: Path) -> None:
     benchmark = Benchmark(
         "q", str(small_world / QUESTIONS), str(small_world / "images"), ExactMatch()

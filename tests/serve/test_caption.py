@@ -265,18 +265,42 @@ def test_one_bad_image_does_not_cost_its_batch(
     items = read_inputs(pictures, None)
     bad = items[3]
 
-    def say(model, views, questions, **_: object) -> list[str]:
+    def say(model, views, questions, **_: object) -> list[tuple[str, bool]]:
         if any(question.id == bad.id for question in questions):
             raise ValueError("damaged or truncated image")
-        return [f"saw {question.id}" for question in questions]
+        return [(f"saw {question.id}", True) for question in questions]
 
     monkeypatch.setattr(models, "open_model", lambda *_: (None, None))
-    monkeypatch.setattr(answer, "answer_questions", say)
+    monkeypatch.setattr(answer, "whole_or_not", say)
     found = list(LocalEngine("m", "What?", 8, 8)(items))
     assert [item for item, _ in found] == items
     failed = [item for item, said in found if isinstance(said, Exception)]
     assert failed == [bad]
     assert dict(found)[items[4]] == f"saw {items[4].id}"
+
+
+def test_a_caption_of_our_own_model_that_is_cut_off_is_no_row(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
+) -> None:
+    """It was one, ready to train on; more tokens caption it, and what was whole is kept."""
+    asked: list[tuple[int, int]] = []
+
+    def say(model, views, questions, *, max_new_tokens: int, **_) -> list[tuple[str, bool]]:
+        asked.append((max_new_tokens, len(questions)))
+        return [("A star.", max_new_tokens > 8 or each.id != "02.png") for each in questions]
+
+    monkeypatch.setattr(models, "open_model", lambda *_: (None, None))
+    monkeypatch.setattr(answer, "whole_or_not", say)
+    command = ["caption", str(pictures), "--out", str(tmp_path / "out.json"), "--model", "m"]
+    command += ["--images-per-batch", "30", "--max-new-tokens"]
+    with pytest.raises(SystemExit):
+        main([*command, "8"])
+    said = capsys.readouterr().err
+    assert "1 of 30 inputs have no caption" in said and not (tmp_path / "out.json").exists()
+    assert "02.png: the answer is cut off at 8 tokens; raise --max-new-tokens" in said
+    main([*command, "16"])
+    assert asked == [(8, 30), (16, 1)]
+    assert len(json.loads((tmp_path / "out.json").read_text())) == PICTURES
 
 
 def test_videos_are_captioned_like_pictures(
@@ -298,7 +322,7 @@ def test_videos_are_captioned_like_pictures(
     shown = []
     monkeypatch.setattr(models, "open_model", lambda *_: ("model", "views"))
     monkeypatch.setattr(models, "show_videos", lambda *each: shown.append(each) or "frames")
-    monkeypatch.setattr(answer, "answer_questions", lambda model, views, asked, **_: [views])
+    monkeypatch.setattr(answer, "whole_or_not", lambda model, views, asked, **_: [(views, True)])
     assert dict(LocalEngine("m", None, 8, 8, frames=5)(items)) == {items[0]: "frames"}
     assert shown == [("model", "views", 5, None)]
     found = sorted((pictures / "more").glob("*.png"))

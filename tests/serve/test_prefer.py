@@ -15,8 +15,10 @@ from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.modules.preference import read_preferences
 from llava_lab.data.questions import Question
 from llava_lab.data.source import Source
+from llava_lab.serve import prefer as module
+from llava_lab.serve.answer import answer_questions
 from llava_lab.serve.prefer import check, pairs, prefer
-from llava_lab.serve.scorers import score_by_answers
+from llava_lab.serve.scorers import AnsweredQuestion, score_by_answers
 
 
 def ask(name: str, *answers: str, root: Path = Path("/v"), caption: str | None = None) -> Question:
@@ -67,6 +69,31 @@ def test_every_question_is_sampled_once_whenever_it_is_killed(tmp_path: Path) ->
         prefer(questions, sample, score_by_answers, Journal(out, "b"), 3, 2)
     with pytest.raises(ValueError, match="none of 1 questions makes a pair: 1 have answers that"):
         pairs(questions[1:2], scored, tmp_path)
+
+
+def test_an_answer_that_is_cut_off_is_in_no_pair(tmp_path: Path) -> None:
+    """It was scored like any other, and the shorter for it often the worse."""
+    questions = [ask(name, "left", root=tmp_path) for name in ("q0", "q1", "q2")]
+    said = {"q0": ["left", None, "up"], "q1": [None, "left", None], "q2": [None] * 3}
+    journal, scored_texts = Journal(tmp_path / "pairs.jsonl", "a"), []
+
+    def sample(batch: Sequence[Question]) -> list[str | None]:
+        return [said[each.id[:2]][int(each.id[-1])] for each in batch]
+
+    def score(answered: Sequence[AnsweredQuestion]) -> list[int]:
+        scored_texts.extend((each.id, text) for each, text in answered)
+        return score_by_answers(answered)
+
+    for _ in range(2):
+        scored = prefer(questions, sample, score, journal, 3, 1)
+        rows, why = pairs(questions, scored, tmp_path)
+        assert [(row["id"], row["chosen"], row["rejected"]) for row in rows] == [
+            ("q0", "left", "up")
+        ]
+        assert why == {"cut": 2}
+    assert scored_texts == [("q0", "left"), ("q0", "up"), ("q1", "left")]
+    with pytest.raises(ValueError, match=r"2 answers that are cut off\. .*--max-new-tokens"):
+        pairs(questions[1:], scored, tmp_path)
 
 
 def test_answers_to_another_question_of_the_same_id_are_not_taken(tmp_path: Path) -> None:
@@ -129,7 +156,12 @@ def _captioned(videos: Path, folder: Path) -> tuple[list[Path], Path]:
 
 @pytest.mark.timeout(600)
 def test_a_models_own_answers_train_it(
-    shortened: list[str], small_videos: Path, tmp_path: Path, judge_server, capsys
+    shortened: list[str],
+    small_videos: Path,
+    tmp_path: Path,
+    judge_server,
+    capsys,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As in docs/preferences.md: a model, pairs of its own answers, two steps of DPO on them."""
     sft, dpo = (REPOSITORY / "experiments" / f"llava_next_video{end}.yaml" for end in ("", "_dpo"))
@@ -147,6 +179,14 @@ def test_a_models_own_answers_train_it(
     arguments = ["prefer", str(run), str(small_videos / "prompts.jsonl"), "--out", str(out)]
     arguments += ["--images", str(small_videos / "videos"), "--max-new-tokens", "8"]
     arguments += ["--temperature", "2"]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "6 answers that are cut off" in capsys.readouterr().err
+    Journal(out, "").remove()
+    # The few steps of a test do not teach a model to end its answers.
+    monkeypatch.setattr(
+        module, "whole_or_not", lambda *a, **k: [(t, True) for t in answer_questions(*a, **k)]
+    )
     judged = ["--judge-url", server.url, "--judge-model", "m"]
     judged += ["--judge-cache", str(tmp_path / "judgements")]
     main([*arguments, *judged])
