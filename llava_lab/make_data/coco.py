@@ -49,10 +49,12 @@ def box_text(box: tuple[float, ...]) -> str:
 def read_coco(captions: Path, instances: Path | None) -> list[Picture]:
     """Read the pictures that have captions, in the order of the file, with their boxes.
 
-    Boxes of crowds are left out.
+    Boxes of crowds are left out. What both files say of a picture, its name and its size, has to be
+    equal; two files of other pictures with equal names and sizes are not told apart.
 
     Raises:
-        BadRows: If annotations are wrong, or of pictures that the file does not list.
+        BadRows: If annotations are wrong, or of pictures that the file does not list; or if both
+            files have other pictures under one id.
         ValueError: If a file is not of COCO's form, or no picture has a caption.
     """
     found = _read(captions)
@@ -68,21 +70,37 @@ def read_coco(captions: Path, instances: Path | None) -> list[Picture]:
 
     list(_each(captions, found, "annotations", add_caption))
     if instances is not None:
-        _add_boxes(instances, pictures)
+        _add_boxes(instances, captions, pictures)
     described = [each for each in pictures.values() if each.captions]
     if not described:
         raise ValueError(f"{captions}: no picture has a caption")
     return described
 
 
-def _add_boxes(path: Path, pictures: Mapping[str, Picture]) -> None:
+def _add_boxes(path: Path, captions: Path, pictures: Mapping[str, Picture]) -> None:
     found = _read(path)
     if not isinstance(found.get("categories"), list):
         raise ValueError(f"{path}: has no list `categories`; instances_*.json has")
     names = {each.get("id"): each.get("name") for each in found["categories"]}
 
+    def described(row: Mapping[str, Any]) -> Picture | None:
+        """The picture of the captions that has the same id, if one has."""
+        picture = pictures.get(str(row.get("id")))
+        if picture is not None:
+            name, width, height = (row.get(key) for key in ("file_name", "width", "height"))
+            both = zip((name, width, height), (picture.name, *picture.size), strict=True)
+            if any(each not in (None, ours) for each, ours in both):
+                raise Refused(
+                    f"is {name!r} of {width}x{height} pixels, and in {captions} this id is "
+                    f"{picture.name!r} of {picture.size[0]:g}x{picture.size[1]:g}; give two files "
+                    "of one release"
+                )
+        return picture
+
+    own = {each.id: each for each in _each(path, found, "images", described) if each is not None}
+
     def add(row: Mapping[str, Any]) -> None:
-        picture, name = _of(row, pictures), names.get(row.get("category_id"))
+        picture, name = _of(row, own), names.get(row.get("category_id"))
         if not isinstance(name, str):
             raise Refused(f"`category_id` {row.get('category_id')!r} is of no category")
         if not row.get("iscrowd"):

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import EngineHandler, EngineServer
@@ -102,6 +103,41 @@ def test_wrong_annotations_are_listed(coco: Path) -> None:
     file.write_text("[]")
     with pytest.raises(ValueError, match="not of COCO's form"):
         read_coco(file, None)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"file_name": "OTHER.jpg"}, "is 'OTHER.jpg' of 640x480 pixels"),
+        ({"width": 6400}, "is '000000000001.jpg' of 6400x480 pixels"),
+        ({"height": 48}, "is '000000000001.jpg' of 640x48 pixels"),
+        ({"file_name": None, "width": None, "height": None}, None),
+    ],
+)
+def test_boxes_of_other_pictures_under_the_same_ids_are_refused(
+    coco: Path, other: dict[str, Any], said: str | None
+) -> None:
+    captions, file = coco / "captions.json", coco / "instances.json"
+    found = json.loads(file.read_text())
+    found["images"][0] |= other
+    file.write_text(json.dumps(found))
+    if said is None:  # nothing that could differ
+        assert read_coco(captions, file)[0].boxes
+        return
+    with pytest.raises(BadRows) as error:
+        read_coco(captions, file)
+    message = str(error.value)
+    assert f"{file}, images 1 (id 1): {said}, and in {captions} this id is" in message
+    assert "'000000000001.jpg' of 640x480; give two files of one release" in message
+
+
+def test_boxes_of_a_picture_that_their_own_file_does_not_list_are_refused(coco: Path) -> None:
+    file = coco / "instances.json"
+    found = json.loads(file.read_text())
+    del found["images"][0]
+    file.write_text(json.dumps(found))
+    with pytest.raises(BadRows, match="`image_id` 1 is not among the `images`"):
+        read_coco(coco / "captions.json", file)
 
 
 def test_each_kind_is_made_and_what_it_was_made_of_is_written(
