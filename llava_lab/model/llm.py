@@ -1,29 +1,21 @@
 """9. LM: embeddings of a packed row [t, d] -> hidden states [t, d] -> logits where needed."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from llava_lab.core.numbers import at_least
 from llava_lab.data.forest import Forest
 from llava_lab.model.attention.forest import ATTENTION
 from llava_lab.model.attention.plan import AttentionPlan
-from llava_lab.model.encoder.tower import first_line, refuse_depth
+from llava_lab.model.encoder.tower import first_line
 from llava_lab.model.kernels import Kernels, refuse_cpu, use_kernels
 from llava_lab.model.lm_checks import check_lm
-from llava_lab.model.weights import (
-    check_values,
-    few,
-    load_part,
-    locate,
-    refuse_adapter,
-    refuse_quantized,
-    seeded,
-)
+from llava_lab.model.lm_files import download, lm_config
+from llava_lab.model.weights import load_part, locate, seeded
 
 
 class CausalLM(nn.Module):
@@ -76,7 +68,7 @@ class CausalLM(nn.Module):
         if name is None and tokenizer is None:
             raise ValueError("model.llm: give `name`, or `config` and `tokenizer`")
         self.tokenizer_source = locate(tokenizer or name or "")
-        settings = _config(name, dict(config or {}), pretrained)
+        settings = lm_config(name, dict(config or {}), pretrained)
         scale_positions(settings, rope_factor)
         kind = getattr(torch, dtype)
         if pretrained and weights is None:
@@ -85,7 +77,7 @@ class CausalLM(nn.Module):
                     "model.llm: there is no `name` to load weights of; set pretrained to false "
                     "for random ones, or give `weights`"
                 )
-            self.model = _download(
+            self.model = download(
                 AutoModelForCausalLM, locate(name), "model.llm.name", config=settings, dtype=kind
             )
         else:
@@ -94,7 +86,9 @@ class CausalLM(nn.Module):
             if weights is not None:
                 load_part(self.model, weights, "llm.model.")
         check_lm(self.model, attention)
-        self.model.set_attn_implementation(ATTENTION if attention == "forest" else "sdpa")
+        # What torch's attention lacks, sinks and capped scores, is in transformers' own code.
+        padded = "sdpa" if self.model._supports_sdpa else "eager"
+        self.model.set_attn_implementation(ATTENTION if attention == "forest" else padded)
         self.kernels = use_kernels(self.model, kernels)
 
     def identity(self) -> Any:
@@ -140,7 +134,7 @@ class CausalLM(nn.Module):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The LM's tokenizer, loaded on first access."""
         if "_tokenizer" not in self.__dict__:
-            loaded = _download(AutoTokenizer, self.tokenizer_source, "model.llm.tokenizer")
+            loaded = download(AutoTokenizer, self.tokenizer_source, "model.llm.tokenizer")
             size = self.model.get_input_embeddings().weight.shape[0]
             if len(loaded) > size:
                 raise ValueError(
@@ -168,6 +162,7 @@ class CausalLM(nn.Module):
         if self.attention == "padded":
             return self._padded(embeddings, forest)
         plan = plan or AttentionPlan.whole(forest, embeddings.device)
+        plan.calls.clear()
         output = self.model.get_decoder()(
             inputs_embeds=embeddings[None],
             position_ids=plan.query_positions[None],
@@ -198,35 +193,6 @@ class CausalLM(nn.Module):
     def head(self) -> nn.Linear:
         """The output layer: hidden states [n, d] -> logits [n, vocabulary]."""
         return self.model.get_output_embeddings()
-
-
-def _config(name: str | None, changes: dict[str, Any], pretrained: bool) -> Any:
-    """Load or make the LM's configuration, and change values that it knows."""
-    if name is None or (not pretrained and "model_type" in changes):
-        if "model_type" not in changes:
-            raise ValueError("model.llm.config: without a `name` it needs `model_type`")
-        kind = changes.pop("model_type")
-        _known(changes, _made(kind, {}), kind)
-        return _made(kind, changes)
-    config = _download(AutoConfig, locate(name), "model.llm.name")
-    if (kind := changes.pop("model_type", config.model_type)) != config.model_type:
-        raise ValueError(f"model.llm.config: {name} is a {config.model_type}, not a {kind}")
-    _known(changes, config, name)
-    for key, value in changes.items():
-        setattr(config, key, value)
-    return config
-
-
-def _made(kind: Any, values: dict[str, Any]) -> Any:
-    """Make a configuration from values; any exception becomes one message."""
-    try:
-        refuse_depth(values)
-        return AutoConfig.for_model(kind, **values)
-    except (
-        Exception
-    ) as error:  # which exception a wrong value raises depends on the code that reads it first
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"model.llm.config: no configuration of a {kind}: {reason}") from error
 
 
 def scale_positions(config: Any, factor: float) -> None:
@@ -264,37 +230,3 @@ def _build(config: Any, dtype: torch.dtype) -> Any:
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ValueError(f"model.llm.config: no {config.model_type} has it: {reason}") from error
-
-
-def _known(changes: dict[str, Any], config: Any, owner: str) -> None:
-    unknown = [key for key in changes if not hasattr(config, key)]
-    if unknown:
-        raise ValueError(f"model.llm.config: {owner} has no {', '.join(map(repr, unknown))}")
-
-
-def _download(kind: Any, name: str, key: str, **options: Any) -> Any:
-    """Call `from_pretrained`; any exception becomes one message, and no remote code is run."""
-    if Path(name).is_dir():
-        refuse_adapter(Path(name))
-        refuse_quantized(Path(name))
-    if kind is AutoModelForCausalLM:  # which would draw what is missing at random
-        options["output_loading_info"] = True
-    try:
-        found = kind.from_pretrained(name, trust_remote_code=False, **options)
-    except BaseException as error:  # a damaged file may raise anything; tokenizers panics
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise
-        hint = "the folder is there but not complete" if Path(name).exists() else "no such folder"
-        raise ValueError(
-            f"{key}: cannot load {name!r} as {kind.__name__} ({hint}, and the hub gave nothing: "
-            f"{first_line(error)}). Give a hub id that this machine can reach, or a local folder."
-        ) from error
-    if kind is AutoModelForCausalLM:
-        found, report = found
-        if missing := sorted(report["missing_keys"]):
-            raise ValueError(
-                f"{key}: {name}: weights are {few('missing', missing)}; take a whole LM, or leave "
-                "out what model.llm.config changes"
-            )
-        check_values(found.state_dict(), name)
-    return found

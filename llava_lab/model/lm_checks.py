@@ -40,6 +40,12 @@ def check_lm(model: Any, attention: str) -> None:
             f"{kind} does not use transformers' attention interface, so the packed forest "
             "cannot reach it. Set model.llm.attention to padded."
         )
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    if capped or any(name.endswith("sinks") for name, _ in model.named_parameters()):
+        own = "caps its attention's scores" if capped else "has attention sinks"
+        raise ValueError(
+            f"{kind} {own}, which the packed forest does not do. Set model.llm.attention to padded."
+        )
     others = set(getattr(config.get_text_config(), "layer_types", None) or ()) - ATTENDING
     if others:
         raise ValueError(

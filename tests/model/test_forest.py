@@ -28,13 +28,20 @@ FAMILIES = {
     "phi3": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
     "olmo2": {"pad_token_id": 0, "eos_token_id": 2},
 }
+OFTEN = {  # layers that attend more than once in a pass
+    "diffllama": {},
+    "dory": {
+        **{"head_dim": 8, "num_hidden_layers": 4, "n_input_layers": 1, "n_output_layers": 1},
+        **{"sliding_window": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    },
+}
 CONVERSATIONS = Forest((5, 9, 3), (None, None, None))
 TREES = Forest((6, 3, 4, 2, 7, 5, 1), (None, 0, 0, None, 3, 4, 3))
 
 
 def lm(family: str, **options) -> CausalLM:
     torch.manual_seed(0)
-    config = {**BASE, "model_type": family, **FAMILIES[family]}
+    config = {**BASE, "model_type": family, **{**FAMILIES, **OFTEN}[family]}
     return CausalLM(None, "v1", pretrained=False, config=config, tokenizer="unused", **options)
 
 
@@ -117,7 +124,7 @@ def test_positions_continue_from_the_parent() -> None:
     assert forest.leaves == [1, 2]
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral"])
+@pytest.mark.parametrize("family", ["llama", "mistral", *OFTEN])
 def test_a_store_equals_computing_every_path_anew(family: str) -> None:
     model = lm(family).eval()
     ids = torch.arange(TREES.tokens) * 5 % 96

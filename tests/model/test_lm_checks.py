@@ -83,6 +83,29 @@ def test_layers_that_would_mix_packed_rows_are_for_padded_attention(family: str)
     torch.testing.assert_close(both[4:], alone, atol=1e-5, rtol=1e-5)
 
 
+SINKS = {**ONES, "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "own"),
+    [
+        ("gpt_oss", SINKS, "has attention sinks"),
+        ("gemma2", {"head_dim": 8, "final_logit_softcapping": None}, "caps its attention's scores"),
+    ],
+)
+def test_scores_that_are_not_the_products_alone_are_for_padded_attention(
+    family: str, config: dict[str, Any], own: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{own}.*attention to padded"):
+        lm(family, pretrained=False, config=config)
+    model = lm(family, pretrained=False, config=config, attention="padded").eval()
+    ids = torch.arange(9)
+    with torch.no_grad():
+        found = model.head()(model(model.embed(ids), Forest((4, 5), (None, None))))
+        wanted = model.model(input_ids=ids[None, 4:], use_cache=False).logits[0]
+    torch.testing.assert_close(found[4:], wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_a_window_that_a_layer_leaves_to_a_mask_is_for_padded_attention() -> None:
     config = {**ONES, "sliding_window": 4, "num_local_experts": 2}
     row, forest = torch.randn(9, 32), Forest((9,), (None,))

@@ -40,7 +40,7 @@ class KeyValueCache:
         self.forest, self.reserve = forest, reserve
         self.room = Forest(tuple(lengths), forest.parents)
         # A child's positions continue from its parent's tokens, and only leaves have a reserve.
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.calls: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # of each layer, in order
         self.kinds: set[LayerKind] = set()  # of the layers that were computed with it
 
     def slots(self, forest: Forest) -> Tensor:
@@ -48,13 +48,22 @@ class KeyValueCache:
         shift = torch.tensor(self.room.starts) - torch.tensor(forest.starts)
         return torch.arange(forest.tokens) + shift[forest.segments]
 
-    def keep(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys and values [1, h, q, d] to their slots; returns all of the layer's."""
-        if layer not in self.layers:
-            self.layers[layer] = self._room(key), self._room(value)
-        for kept, new in zip(self.layers[layer], (key, value), strict=True):
+    def keep(
+        self, call: tuple[int, int], slots: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Write keys and values [1, h, q, d] to their slots; returns all of the call's.
+
+        Args:
+            call: A layer, and how often it has attended before in the pass.
+            slots: Where they are written [q].
+            key: Keys.
+            value: Values.
+        """
+        if call not in self.calls:
+            self.calls[call] = self._room(key), self._room(value)
+        for kept, new in zip(self.calls[call], (key, value), strict=True):
             kept.index_copy_(0, slots, new[0].transpose(0, 1))
-        keys, values = self.layers[layer]
+        keys, values = self.calls[call]
         return keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
 
     def _room(self, new: Tensor) -> Tensor:
@@ -130,8 +139,7 @@ class StepPlan(AttentionPlan):
 
     def keep(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write keys and values [1, h, q, d] to the cache; returns all of the layer's."""
-        assert self.cache is not None and self.slots is not None
-        return self.cache.keep(layer, self.slots, key, value)
+        return self.written(layer, key, value)
 
     @cached_property
     def _longest(self) -> int:

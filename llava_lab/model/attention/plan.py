@@ -1,5 +1,6 @@
 """9. Plan: the forest of a forward pass -> which queries see which keys, for all layers."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -41,6 +42,8 @@ class AttentionPlan:
         query_positions: Position of every query [q], on the model's device.
         cache: Cache of keys and values for later passes, or None in training.
         slots: Slots of this pass's keys in the cache [q].
+        masks: Mask of each block and window that was asked for.
+        calls: How often each layer has attended in this pass; some LMs' do so more than once.
     """
 
     forest: Forest
@@ -50,6 +53,7 @@ class AttentionPlan:
     cache: "KeyValueCache | None" = None
     slots: Tensor | None = None
     masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
+    calls: Counter[int] = field(default_factory=Counter)
 
     @classmethod
     def whole(
@@ -98,9 +102,18 @@ class AttentionPlan:
 
     def keep(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write keys and values [1, h, q, d] to the cache; returns those that queries see."""
-        assert self.cache is not None and self.slots is not None
-        self.cache.keep(layer, self.slots, key, value)
+        self.written(layer, key, value)
         return key, value
+
+    def written(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write keys and values [1, h, q, d] to the cache; returns all of this call of the layer.
+
+        Each call of a pass has keys and values of its own, which later passes' same call adds to.
+        """
+        assert self.cache is not None and self.slots is not None
+        call = (layer, self.calls[layer])
+        self.calls[layer] += 1
+        return self.cache.keep(call, self.slots, key, value)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, window: int | None, scaling: float | None
