@@ -88,7 +88,8 @@ class Benchmark:
     def questions(self) -> list[Question]:
         """The questions, read and validated on first access."""
         if not self._questions:
-            self._questions = self.read()[: self.limit]
+            every = self.read()
+            self._questions = self.metric.first(every, self.limit) if self.limit else every
         return self._questions
 
     def read(self) -> list[Question]:
@@ -193,10 +194,7 @@ class BenchmarkDataModule(LightningDataModule):
         rope_factor: float = 1.0,
     ):
         super().__init__()
-        names = [
-            plain_name(benchmark.name, "data.benchmarks: name").casefold()
-            for benchmark in benchmarks
-        ]
+        names = [plain_name(each.name, "data.benchmarks: name").casefold() for each in benchmarks]
         if len(set(names)) < len(names):
             raise ValueError(f"data.benchmarks: two benchmarks have one name among {names}")
         at_least(1, "data.", max_new_tokens=max_new_tokens, images_per_batch=images_per_batch)

@@ -132,7 +132,8 @@ class Trajectory(Callback):
         """This device's share of the answers, by pass and place; and whether a signal ended it."""
         if not self.loaders:
             self.data.trainer = trainer
-            passes = [each for each in self.data.passes if not each.prefix]
+            scored = (each for each in self.data.passes if each.benchmark.metric.scored)
+            passes = [each for each in scored if not each.prefix]
             self.loaders = [(each, self.data.loader(each)) for each in passes]
         texts: dict[int, dict[int, str]] = {}
         name = f"{self.stage.name}, questions at step {trainer.global_step}"

@@ -138,10 +138,11 @@ def check(stage: Stage, data: BenchmarkDataModule) -> None:
     Raises:
         ValueError: Names the option.
     """
-    if stage.evaluate_every is not None and not data.benchmarks:
+    scored = [each for each in data.benchmarks if each.metric.scored]
+    if stage.evaluate_every is not None and not scored:
         raise ValueError(
-            f"stages.{stage.name}.evaluate_every: data.benchmarks is empty, so that there is "
-            "nothing to ask; name one, or leave it out"
+            f"stages.{stage.name}.evaluate_every: data.benchmarks has none that is scored here, so "
+            "that there is nothing to ask; name one, or leave it out"
         )
 
 

@@ -135,6 +135,33 @@ def test_a_circular_question_is_right_only_in_all_orders() -> None:
         metric.check([asked[0], asked[0]])
 
 
+def test_a_circular_question_counts_only_where_all_of_its_orders_were_answered() -> None:
+    """It was right in all orders where the others were not asked: plain accuracy."""
+    choices, metric = ("cat", "dog"), Circular()
+    ids = {"7": "A", "8": "A", "1000007": "B", "1000008": "B"}
+    asked = [question(id, answer, choices) for id, answer in ids.items()]
+    metric.check(asked)
+    metric.grade(asked[:3], ["A", "A", "B"])  # a trainer that limits batches
+    found = metric.compute()["circular"]
+    assert (found.value, found.n) == (1.0, 1)
+    with pytest.raises(ValueError, match="no question is there in a second order"):
+        Circular().check(asked[:2])
+
+
+@pytest.mark.parametrize(
+    ("metric", "ids"),
+    [
+        (Circular(), ["7", "8", "1000007", "1000008"]),
+        (PairedYesNo({"perception": ["row"]}), ["a", "a", "b", "b"]),
+    ],
+)
+def test_a_limit_does_not_part_what_is_scored_together(metric: Any, ids: list[str]) -> None:
+    asked = [question(id, "A", ("cat", "dog"), "row") for id in ids]
+    with pytest.raises(ValueError, match=rf"is scored together with '{asked[-1].id}'.*limit: 3"):
+        metric.first(asked, 3)
+    assert metric.first(asked, 4) == metric.first(asked, 5) == asked
+
+
 def mme(*tasks: tuple[str, str, str]) -> tuple[list[Question], list[str]]:
     """Questions and answers: of each a task, a picture and what is said to its yes and its no."""
     asked, said = [], []

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from llava_lab.convert.load import load_model
 from llava_lab.core import signals
 from llava_lab.evaluate import trajectory
+from llava_lab.evaluate.benchmark import Benchmark
+from llava_lab.evaluate.metrics.server import Server
 from llava_lab.evaluate.trajectory import scaled
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.experiment.run import Run
@@ -49,7 +51,15 @@ def experiment(world: Path, folder: Path) -> Experiment:
                 "metric": "llava_lab.evaluate.metrics.question.VQAAccuracy",
                 "limit": 6,
                 "blind": False,
-            }
+            },
+            {
+                "name": "secret",  # whose server scores it: not asked on the way
+                "questions": "${paths.questions}",
+                "images": "${paths.questions_images}",
+                "metric": "llava_lab.evaluate.metrics.server.Server",
+                "limit": 1,
+                "blind": False,
+            },
         ],
         "data.max_new_tokens": 2,
         "data.images_per_batch": 1,
@@ -200,8 +210,12 @@ def test_what_names_no_steps_is_refused(every: Any) -> None:
 def test_what_cannot_be_asked_or_kept_is_said_before_anything_is_spent() -> None:
     data = SimpleNamespace(name="align", batch_size=4, accumulate=lambda world: 1)
     stage = Stage(data, NextToken(), {"llm": 1.0}, evaluate_every=3)
-    with pytest.raises(ValueError, match=r"stages\.align\.evaluate_every: data\.benchmarks is em"):
-        check(stage, SimpleNamespace(benchmarks=[]))
+    secret = Benchmark("secret", "questions.jsonl", None, Server())
+    for benchmarks in ([], [secret]):
+        with pytest.raises(
+            ValueError, match=r"align\.evaluate_every: data\.benchmarks has none that"
+        ):
+            check(stage, SimpleNamespace(benchmarks=benchmarks))
     shared = SimpleNamespace(world_size=2, strategy=Sharded())
     shared.strategy.check = lambda *_: None
     with pytest.raises(ValueError, match=r"evaluate_every: no device has the whole.*strategy=ddp"):

@@ -1,7 +1,7 @@
 """11. Metric: answers to a benchmark's questions -> scores with intervals."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ class BenchmarkMetric(Metric):
     """
 
     means: tuple[str, ...] = ()  # scores whose mean over categories is a score, too
+    scored = True  # whether scores are made here, not by a server
     needs_answers = True  # whether questions without an answer cannot be scored
     split = True  # whether categories have scores of their own
     repeats = False  # whether answers repeat, so that the most frequent one is a baseline
@@ -76,6 +77,29 @@ class BenchmarkMetric(Metric):
                     f"{question.source}: the category {question.category!r} contains a line "
                     "break; remove it"
                 )
+
+    def together(self, question: Question) -> Hashable:
+        """What is equal for questions that are scored together; None for one by itself."""
+        return None
+
+    def first(self, questions: list[Question], limit: int) -> list[Question]:
+        """The first questions of a file.
+
+        Args:
+            questions: All of its questions.
+            limit: How many.
+
+        Raises:
+            ValueError: If one of them is scored together with one that is left out.
+        """
+        within = {key: q for q in questions[:limit] if (key := self.together(q)) is not None}
+        for other in questions[limit:]:
+            if one := within.get(self.together(other)):
+                raise ValueError(
+                    f"{one.source}: question {one.id!r} is scored together with {other.id!r} "
+                    f"({other.source}), which limit: {limit} leaves out; ask all, with limit: null"
+                )
+        return questions[:limit]
 
     def settings(self) -> dict[str, Any]:
         """Settings that are written to results beside the scores; none by default."""

@@ -3,7 +3,7 @@
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -160,15 +160,10 @@ def videomme_letter(text: str, options: Sequence[str]) -> str | None:
 
 
 RULES: dict[str, Callable[[str, Sequence[str]], str | None]] = {
-    "exact": exact_letter,
-    "first": first_letter,
-    "scienceqa": scienceqa_letter,
-    "ai2d": ai2d_letter,
-    "mmbench": mmbench_letter,
-    "mmmu": mmmu_letter,
-    "egoschema": egoschema_letter,
-    "perception": perception_letter,
-    "videomme": videomme_letter,
+    **{"exact": exact_letter, "first": first_letter, "scienceqa": scienceqa_letter},
+    **{"ai2d": ai2d_letter, "mmbench": mmbench_letter, "mmmu": mmmu_letter},
+    **{"egoschema": egoschema_letter, "perception": perception_letter},
+    **{"videomme": videomme_letter},
 }
 
 
@@ -223,9 +218,9 @@ class Circular(BenchmarkMetric):
     """MMBench: a question is right if it is right with its options in every order that is asked.
 
     Rows whose ids are equal but for whole millions are one question in several orders. Gives
-    `circular`, the published score, over questions; `accuracy`, over rows in the first order alone;
-    and `unmatched`, the share of answers in which no rule finds an option: the server asks ChatGPT
-    for those, and they are wrong here.
+    `circular`, the published score, over questions of which every order was answered; `accuracy`,
+    over rows in the first order alone; and `unmatched`, the share of answers in which no rule finds
+    an option: the server asks ChatGPT for those, and they are wrong here.
     """
 
     repeats = True
@@ -233,10 +228,15 @@ class Circular(BenchmarkMetric):
 
     def __init__(self) -> None:
         super().__init__()
+        self.orders: Counter[Hashable] = Counter()
         self.add_state("found", default=[], dist_reduce_fx="cat")
 
+    def together(self, question: Question) -> Hashable:
+        """The id without its millions, which all orders of a question have."""
+        return int(question.id) % 1_000_000 if question.id.isdecimal() else question.id
+
     def check(self, questions: Sequence[Question]) -> None:
-        """Refuse questions, too, whose ids are no numbers, or whose answers no letters."""
+        """Refuse, too, ids that are no numbers, answers that are no letters, one order alone."""
         super().check(questions)
         for question in questions:
             if not question.id.isdecimal():
@@ -249,29 +249,33 @@ class Circular(BenchmarkMetric):
             raise ValueError(
                 f"two questions have the id {twice[0]!r}, by which orders are told apart"
             )
+        self.orders = Counter(map(self.together, questions))
+        if questions and max(self.orders.values()) == 1:
+            raise ValueError(
+                f"{questions[0].source}: no question is there in a second order (an id that is "
+                "1000000 more); read the file that has them, or score by the metric Choice"
+            )
 
     def grade(
         self, questions: Sequence[Question], predictions: Sequence[str]
     ) -> list[dict[str, Any]]:
         """Score all questions, each with those that are it in another order."""
-        letters = [
-            mmbench_letter(text.strip(), question.choices)
-            for question, text in zip(questions, predictions, strict=True)
-        ]
-        right = [
-            letter == right_letter(question)
-            for question, letter in zip(questions, letters, strict=True)
-        ]
-        groups: dict[int, list[int]] = {}
+        pairs = zip(questions, predictions, strict=True)
+        letters = [mmbench_letter(text.strip(), question.choices) for question, text in pairs]
+        answers = map(right_letter, questions)
+        right = [letter == answer for letter, answer in zip(letters, answers, strict=True)]
+        groups: dict[Hashable, list[int]] = {}
         for place, question in enumerate(questions):
-            groups.setdefault(int(question.id) % 1_000_000, []).append(place)
-        # The whole question counts at the place of its row in the first order.
+            groups.setdefault(self.together(question), []).append(place)
+        # The whole question counts at the place of its row in the first order; not at all where
+        # the trainer limits batches and an order is missing.
         rows = np.zeros((len(questions), 4))
         rows[:, 0] = right
         rows[:, 3] = [letter is None for letter in letters]
-        for places in groups.values():
+        for key, places in groups.items():
             first = min(places, key=lambda place: int(questions[place].id))
-            rows[first, 1:3] = all(right[place] for place in places), 1
+            if len(places) >= self.orders[key]:
+                rows[first, 1:3] = all(right[place] for place in places), 1
         self.reset()
         self.update(rows.tolist(), [question.category or "" for question in questions])
         return [

@@ -214,16 +214,19 @@ class Consistency(Aspects):
 
     needs = ("question", "question2", "answer", "prediction", "prediction2")
 
+    def together(self, question: Question) -> str:
+        """N, of the names N/1 and N/2."""
+        return question.id.rpartition("/")[0]
+
     def check(self, questions: Sequence[Question]) -> None:
         """Refuse a question without a second wording."""
         super().check(questions)
         paired = {index for pair in self.pairs(questions) for index in pair}
-        for index, question in enumerate(questions):
-            if index not in paired:
-                raise ValueError(
-                    f"{question.source}: question {question.id} has no second wording beside it; "
-                    "rows need Q1 and Q2, and `limit` an even number"
-                )
+        for question in (q for index, q in enumerate(questions) if index not in paired):
+            raise ValueError(
+                f"{question.source}: question {question.id} has no second wording beside it; "
+                "rows need Q1 and Q2"
+            )
 
     @staticmethod
     def pairs(questions: Sequence[Question]) -> list[tuple[int, int]]:
@@ -242,12 +245,11 @@ class Consistency(Aspects):
         self, questions: Sequence[Question], predictions: Sequence[str]
     ) -> dict[int, dict[str, str]]:
         """Values of each pair, by the index of the first wording."""
-        single = super().cases(questions, predictions)
-        joined = {}
-        for first, second in self.pairs(questions):
-            more = {f"{key}2": single[second][key] for key in ("question", "prediction")}
-            joined[first] = single[first] | more
-        return dict(sorted(joined.items()))
+        single, twice = super().cases(questions, predictions), ("question", "prediction")
+        return {
+            first: single[first] | {f"{key}2": single[second][key] for key in twice}
+            for first, second in sorted(self.pairs(questions))
+        }
 
     def unasked(self, case: Mapping[str, str]) -> Verdict | None:
         """Verdict of 0 if either answer is too short."""

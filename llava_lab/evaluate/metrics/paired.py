@@ -51,6 +51,10 @@ class PairedYesNo(BenchmarkMetric):
         self.groups = groups
         self.add_state("found", default=[], dist_reduce_fx="cat")
 
+    def together(self, question: Question) -> tuple[str, str]:
+        """Task and id, which the two questions of a picture have."""
+        return question.category or "", question.id
+
     def check(self, questions: Sequence[Question]) -> None:
         """Refuse other answers than yes and no, unknown tasks, and pictures without a pair."""
         super().check(questions)
@@ -63,11 +67,11 @@ class PairedYesNo(BenchmarkMetric):
                     raise ValueError(f"its task is {question.category!r}; known are {known}")
             except ValueError as error:
                 raise ValueError(f"{question.source}: {error}") from error
-        for (_, id), places in _pairs(questions).items():
+        for (_, id), places in self._pairs(questions).items():
             if len(places) != 2:
                 raise ValueError(
                     f"{questions[places[0]].source}: {len(places)} questions have the id {id!r}; "
-                    "each picture has two (`limit` is even)"
+                    "each picture has two"
                 )
 
     def grade(
@@ -79,7 +83,7 @@ class PairedYesNo(BenchmarkMetric):
             word == one_answer(question).lower()
             for word, question in zip(said, questions, strict=True)
         ]
-        pairs = [places for places in _pairs(questions).values() if len(places) == 2]
+        pairs = [places for places in self._pairs(questions).values() if len(places) == 2]
         twin = {a: b for one, other in pairs for a, b in ((one, other), (other, one))}
         first = {one for one, _ in pairs}
         kept = [place for place in range(len(questions)) if place in twin]
@@ -92,6 +96,13 @@ class PairedYesNo(BenchmarkMetric):
         for place in kept:
             lines[place] = {"correct": float(right[place]), "said": said[place]}
         return lines
+
+    def _pairs(self, questions: Sequence[Question]) -> dict[tuple[str, str], list[int]]:
+        """Places of the questions of each picture, by task and id."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for place, question in enumerate(questions):
+            found.setdefault(self.together(question), []).append(place)
+        return found
 
     def update(self, rows: Sequence[Sequence[bool]], categories: Sequence[str]) -> None:
         """Add questions: right, its picture right, whether it is the first of its picture."""
@@ -129,11 +140,3 @@ def sum_of_ratios(parts: Sequence[Ratio]) -> Ratio:
     """The sum of several ratios, as a ratio of sums: the mean, times their number."""
     found, number = mean_of_ratios(parts), len(parts)
     return replace(found, got=number * found.got, top=float(number))
-
-
-def _pairs(questions: Sequence[Question]) -> dict[tuple[str, str], list[int]]:
-    """Places of the questions of each picture, by task and id."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for place, question in enumerate(questions):
-        found.setdefault((question.category or "", question.id), []).append(place)
-    return found

@@ -11,7 +11,7 @@ from llava_lab.evaluate.ratio import Ratio
 class Server(BenchmarkMetric):
     """Scores nothing: the benchmark's server does, on the file in the run's `submissions`."""
 
-    needs_answers = False
+    scored = needs_answers = False
     split = False
 
     def grade(
