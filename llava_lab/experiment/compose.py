@@ -46,7 +46,7 @@ def _read_layer(path: Path, above: tuple[Path, ...]) -> Tree:
         raise ValueError(f"{path}: extends itself, by way of {above[-1].name}")
     found = read_mapping(path)
     try:
-        layer = expand_keys(_short(found, ""))
+        layer = _with_flat_rates(expand_keys(_short(found, "")))
         refuse_old_names(layer)
         return _with_files(layer, path.parent, (*above, path.resolve()))
     except ValueError as error:
@@ -109,6 +109,25 @@ def nested(key: str, value: Any) -> Tree:
     return tree
 
 
+def _with_flat_rates(layer: Tree) -> Tree:
+    """A layer, or a stage's file, in which a rate has one spelling: `encoder.blocks.0-3` of `lr`.
+
+    `lr: {encoder: 2e-6}` with `lr.encoder.blocks.0-3: 0` has both afterwards, in either order.
+    """
+    if isinstance(stages := layer.get("stages"), dict):
+        flat_stages = {
+            name: _with_flat_rates(each) if isinstance(each, dict) else each
+            for name, each in stages.items()
+        }
+        layer = {**layer, "stages": flat_stages}
+    if not isinstance(rates := layer.get("lr"), dict):
+        return layer
+    names = [name for name, _ in leaves(rates)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"lr: {twice[0]} stands there twice, in two spellings")
+    return {**layer, "lr": dict(leaves(rates))}
+
+
 def _with_files(value: Any, folder: Path, above: tuple[Path, ...]) -> Any:
     """A tree in which files that are named stand in place of their names."""
     if isinstance(value, list):
@@ -160,7 +179,8 @@ def merge(base: Any, over: Any) -> Any:
         base = {}
     found = dict(base)
     for key, value in over.items():
-        found |= (_appended if key.endswith("+") else _merged_key)(found, key, value)
+        appended = key.endswith("+")
+        found |= _appended(found, key, value) if appended else {key: merge(found.get(key), value)}
     return found
 
 
@@ -198,19 +218,6 @@ def _merged_entries(base: list[Any], over: Tree) -> list[Any]:
     return found
 
 
-def _merged_key(there: Tree, key: str, value: Any) -> Tree:
-    """One key of a mapping merged; a plain value's name may also begin a longer, dotted name.
-
-    `lr: {encoder: 2e-6}` with `lr.encoder.blocks.0-3: 0` has both afterwards, in either order.
-    """
-    before = there.get(key)
-    plain, longer = (before, value) if isinstance(value, dict) else (value, before)
-    number = isinstance(plain, int | float) and not isinstance(plain, bool)
-    if number and isinstance(longer, dict) and not {CLASS, EXTENDS} & longer.keys():
-        return {key: plain, **{f"{key}.{name}": leaf for name, leaf in leaves(longer)}}
-    return {key: merge(before, value)}
-
-
 def leaves(tree: Tree) -> Iterator[tuple[str, Any]]:
     """Dotted names and values of a tree, whose own names may be dotted."""
     for key, value in tree.items():
@@ -242,7 +249,7 @@ def read_options(options: Mapping[str, Any]) -> Tree:
     Raises:
         ValueError: If an option has its name of an older version, or a file cannot be read.
     """
-    refuse_old_names(layer := expand_keys(_short(options, "")))
+    refuse_old_names(layer := _with_flat_rates(expand_keys(_short(options, ""))))
     return _with_files(layer, Path(), ())
 
 

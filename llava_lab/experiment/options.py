@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
-from llava_lab.experiment.compose import CLASS, Tree, leaves
+from llava_lab.experiment.compose import CLASS, Tree
 from llava_lab.experiment.parser import LabParser
 from llava_lab.model.llava import Llava
 from llava_lab.tiny_world.generate import TinyWorld
@@ -104,16 +104,9 @@ def with_default_classes(tree: Tree) -> Tree:
     return {
         **tree,
         "model": class_of(Llava, tree.get("model") or {}),
-        "stages": {k: _stage(v) for k, v in stages.items() if v is not None},
+        "stages": {k: class_of(Stage, v) for k, v in stages.items() if v is not None},
         "data": data,
     }
-
-
-def _stage(options: Any) -> Any:
-    """Options of a stage; `lr.encoder.blocks.0-3` on a command line is one key of `lr`."""
-    if isinstance(options, dict) and isinstance(options.get("lr"), dict):
-        options = {**options, "lr": dict(leaves(options["lr"]))}
-    return class_of(Stage, options)
 
 
 def class_of(kind: type, options: Any) -> Any:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import REPOSITORY
 
 from llava_lab.experiment.compose import (
@@ -12,6 +13,7 @@ from llava_lab.experiment.compose import (
     merge,
     override,
     read_layer,
+    read_options,
     read_value,
     short,
     write_value,
@@ -64,21 +66,42 @@ def test_both_forms_are_one_tree() -> None:
         ({"a": MLP}, {"a": {"depth": 3}}, {"a": {"class_path": MLP, "depth": 3}}),
         # What names no class keeps what it has where one is named.
         ({"a": {"depth": 2}}, {"a": {"class_path": MLP}}, {"a": {"depth": 2, "class_path": MLP}}),
-        # A rate of a part and one of some of its blocks stand beside each other.
-        (
-            {"lr": {"encoder": 1e-3}},
-            {"lr": {"encoder": {"blocks": {"0-3": 1e-4}}}},
-            {"lr": {"encoder": 1e-3, "encoder.blocks.0-3": 1e-4}},
-        ),
-        (
-            {"lr": {"encoder": {"blocks": {"0-3": 1e-4}}}},
-            {"lr": {"encoder": 1e-3}},
-            {"lr": {"encoder": 1e-3, "encoder.blocks.0-3": 1e-4}},
-        ),
     ],
 )
 def test_later_layers_win(base: dict, over: dict, expected: dict) -> None:
     assert resolve(merge(base, over)) == expected
+
+
+BLOCKS = {
+    "flat": {"stages": {"a": {"lr": {"encoder.blocks.0-3": 1e-7}}}},
+    "nested": {"stages": {"a": {"lr": {"encoder": {"blocks": {"0-3": 2e-7}}}}}},
+    "typed": {"stages.a.lr.encoder.blocks.0-3": 3e-7},
+    "part": {"stages.a.lr.encoder": 1e-3},
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "rates"),
+    [
+        (("flat", "typed", "nested"), {"encoder.blocks.0-3": 2e-7}),
+        (("nested", "flat", "typed"), {"encoder.blocks.0-3": 3e-7}),
+        (("flat", "typed", "flat"), {"encoder.blocks.0-3": 1e-7}),
+        # A rate of a part and one of some of its blocks stand beside each other.
+        (("part", "nested"), {"encoder": 1e-3, "encoder.blocks.0-3": 2e-7}),
+        (("typed", "part"), {"encoder": 1e-3, "encoder.blocks.0-3": 3e-7}),
+    ],
+)
+def test_a_rate_is_one_option_however_it_is_spelled(
+    names: tuple[str, ...], rates: dict, tmp_path: Path
+) -> None:
+    tree: dict = {}
+    for name in names:
+        (path := tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(BLOCKS[name]))
+        tree = merge(tree, read_layer(path))
+    assert resolve(tree)["stages"]["a"]["lr"] == rates
+    both = {**BLOCKS["flat"]["stages"]["a"]["lr"], **BLOCKS["nested"]["stages"]["a"]["lr"]}
+    with pytest.raises(ValueError, match=r"lr: encoder\.blocks\.0-3 stands there twice, in two"):
+        read_options({"stages": {"a": {"lr": both}}})
 
 
 def test_a_class_by_its_name_alone_is_the_one_in_full() -> None:
