@@ -25,6 +25,9 @@ from llava_lab.serve.answer import answer_questions, check_answerable
 from llava_lab.serve.models import open_model, show_videos
 
 REQUESTS_AT_ONCE = 512  # requests whose images are on disk at once
+# The stop text that lmms-eval fills in where a task names none, which none of its LLaVAs uses: an
+# answer of several paragraphs is one answer.
+FILLED_IN = "\n\n"
 
 
 def manifest() -> ModelManifest:
@@ -137,13 +140,14 @@ def _portions(requests: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _options(options: dict[str, Any], place: str) -> tuple[int, list[str]]:
-    """Read the longest answer and the stop texts; anything but greedy decoding is refused."""
+    """Read the longest answer and the task's stop texts; all but greedy decoding is refused."""
     if options.get("do_sample") and options.get("temperature", 1) > 0:
         raise ValueError(f"{place}: wants answers at random ({options}); llava_lab's are greedy")
     if options.get("num_beams", 1) > 1:
         raise ValueError(f"{place}: wants {options['num_beams']} beams; llava_lab has one")
     until = options.get("until") or []
-    return int(options.get("max_new_tokens", 1024)), [until] if isinstance(until, str) else until
+    ends = [end for end in ([until] if isinstance(until, str) else until) if end != FILLED_IN]
+    return int(options.get("max_new_tokens", 1024)), ends
 
 
 def _path(shown: Any, folder: Path, place: str, upright: bool) -> Path:

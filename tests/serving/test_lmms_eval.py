@@ -34,7 +34,7 @@ output_type: generate_until
 doc_to_visual: !function seen.visual
 doc_to_text: !function seen.text
 doc_to_target: answer
-generation_kwargs: {{max_new_tokens: 12, temperature: 0, do_sample: false, until: ["\\n\\n"]}}
+generation_kwargs: {{max_new_tokens: 12, temperature: 0, do_sample: false}}
 process_results: !function seen.results
 metric_list:
   - {{metric: right, aggregation: mean, higher_is_better: true}}
