@@ -59,8 +59,8 @@ IDLE = (
     *("limit_test_batches", "limit_predict_batches", "inference_mode"),
     *("deterministic", "benchmark", "num_sanity_val_steps"),
 )
-# Options that take objects: they are those of all stages.
-OBJECTS = ("logger", "callbacks", "profiler", "plugins")
+# Options that take objects, or say where a run is computed: they are those of all stages.
+SHARED = ("logger", "callbacks", "profiler", "plugins", *ranks.WHERE)
 # What the user calls the numbers of a logger, which stages put their names behind.
 PREFIXES: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 OBSERVERS = (DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar)
@@ -91,9 +91,9 @@ def check_options(options: Mapping[str, Any], place: str) -> None:
 
 
 def check_stage_options(options: Mapping[str, Any], place: str) -> None:
-    """Refuse in a stage's own options also those that take objects."""
+    """Refuse in a stage's own options also those that all stages share."""
     check_options(options, place)
-    if found := [name for name in OBJECTS if name in options]:
+    if found := [name for name in SHARED if name in options]:
         raise ValueError(f"{place}.{found[0]}: set trainer.{found[0]}, which all stages share")
 
 

@@ -109,7 +109,10 @@ def test_a_stages_own_options_are_checked_as_well(shortened: list[str], tmp_path
     for options, message in (
         ({"max_steps": 3}, "place.max_steps cannot be 3: .* data.max_steps"),
         ({"max_stepz": 3}, "place: no option 'max_stepz'; did you mean 'max_steps'"),
-        ({"logger": False}, "place.logger: set trainer.logger, which all stages share"),
+        *(
+            ({name: 2}, f"place.{name}: set trainer.{name}, which all stages share")
+            for name in ("logger", "devices", "num_nodes", "strategy", "accelerator")
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             check_stage_options(options, "place")
