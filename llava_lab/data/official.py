@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from llava_lab.core.atomic import whole
 from llava_lab.core.strict_json import parse
 from llava_lab.data.rows import FileRow, Refused, nearest, read_rows
+from llava_lab.data.shard_names import check_whole
 
 # What pandas, with which the released scripts read tables, takes for an empty cell.
 EMPTY = frozenset({"", "nan", "NaN", "NA", "N/A", "n/a", "NULL", "null", "None", "<NA>", "#N/A"})
@@ -44,11 +45,13 @@ def read_official(path: str, under: str | None = None) -> Iterator[FileRow]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or is of no known kind.
+        ValueError: If it is damaged, of no known kind, or one of several is missing.
     """
     files = files_of(path)
     if not files:
         raise FileNotFoundError(f"{path}: no such file{nearest(Path(path))}")
+    if "*" in path:
+        check_whole(files)
     for file in files:
         for row in _rows(file, under):
             if not isinstance(row.value, dict):

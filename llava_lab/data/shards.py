@@ -24,6 +24,7 @@ from llava_lab.data.media.clip import readable_digests
 from llava_lab.data.media.columns import pictures, without_content
 from llava_lab.data.media.inside import TABLE, content, inside
 from llava_lab.data.rows import FileRow, Unreadable, nearest, place_of
+from llava_lab.data.shard_names import check_one_split, check_whole
 
 KINDS = (TABLE, ".tar")
 _PICTURES = (*FRAME_FILES, ".gif", ".tif", ".tiff")
@@ -40,7 +41,7 @@ def shards_of(path: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If a folder holds both kinds.
+        ValueError: If a folder holds both kinds, or several splits, or lacks a file.
     """
     verdict_worlds.check_file(path)
     if not path.is_dir():
@@ -53,6 +54,8 @@ def shards_of(path: Path) -> list[Path]:
         raise FileNotFoundError(f"{path}: a folder without {' or '.join(KINDS)} files")
     if len(kinds) > 1:
         raise ValueError(f"{path}: holds {' and '.join(sorted(kinds))} files; name one of them")
+    check_whole(found)
+    check_one_split(path, found)
     return found
 
 

@@ -23,6 +23,7 @@ from llava_lab.data.media import clip
 from llava_lab.data.media.clip import image_digest, load_clip
 from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.modules.preference import PreferenceDataModule
+from llava_lab.data.official import read_official
 from llava_lab.data.rows import BadRows, Refused
 from llava_lab.data.sample import Sample
 from llava_lab.data.source import Source
@@ -322,6 +323,15 @@ def linked(folder: Path) -> Path:
     return folder / "a.tar"
 
 
+def folder_of(*names: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        for number, name in enumerate(names):
+            tabled(folder / f"{name}.parquet", [lmms(number)], LMMS_LAB)
+        return folder
+
+    return make
+
+
 HARM: dict[str, Callable[[bytes, int], bytes]] = {
     "tar cut between rows": lambda whole, at: whole[:at],
     "tar cut in a header": lambda whole, at: whole[: at + 100],
@@ -347,6 +357,23 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty tar": (lambda f: tarred(f / "a.tar", []), "holds no rows"),
     "no rows": (lambda f: tabled(f / "a.parquet", [], LMMS_LAB), "holds no rows"),
     "both kinds": (both_kinds, "holds .parquet and .tar files; name one"),
+    "a shard missing": (
+        folder_of(*(f"train-0000{n}-of-00004" for n in (0, 1, 3))),
+        r"train-\*: 3 files, whose names say that they are 4; number 2 is not: fetch",
+    ),
+    "shards of two uploads": (
+        folder_of("train-00000-of-00001-0a1b", "train-00000-of-00001-2c3d"),
+        r"train-\*: 2 files, whose names say that they are 1; some are twice",
+    ),
+    "shards of two totals": (
+        folder_of("a-00000-of-00001", *(f"a-0000{n}-of-00002" for n in range(2))),
+        r"a-\*: 3 files, whose names say that they are 2; some are twice",
+    ),
+    "two splits": (
+        folder_of("train-00000-of-00001", "test-00000-of-00001"),
+        "the splits test, train, as test-00000-of-00001.parquet and train-0",
+    ),
+    "two splits in folders": (folder_of("train/0", "val/0"), "the splits train, val, as train/0"),
     "empty folder": (lambda f: f, "a folder without .parquet or .tar files"),
     "gone": (lambda f: f / "gone.parquet", "gone.parquet: no such file"),
     "pictures by name": (by_name, "the first 'a.jpg', but does not hold them; set images"),
@@ -360,6 +387,23 @@ def test_a_file_that_cannot_be_read_is_refused_by_one_message(case: str, tmp_pat
     with pytest.raises((ValueError, OSError), match=message) as caught:
         stage(Source(path)).read()
     assert str(path) in str(caught.value)
+
+
+def test_a_folder_may_hold_parts_that_are_no_splits(tmp_path: Path) -> None:
+    names = [*(f"train-0000{n}-of-00002" for n in (1, 2)), "more/trains", "more/a-of-b", "test_a"]
+    data = stage(Source(folder_of(*names)(tmp_path)))
+    data.read()
+    assert len(data.samples) == 5
+
+
+def test_a_benchmark_of_several_files_is_whole(tmp_path: Path) -> None:
+    folder_of("test-00001-of-00002", "val-00000-of-00001")(tmp_path)
+    assert len(list(read_official(str(tmp_path / "val-*.parquet")))) == 1
+    assert len(list(read_official(str(tmp_path / "test-00001-of-00002.parquet")))) == 1
+    with pytest.raises(
+        ValueError, match=r"test-\*: 1 files, whose names say that they are 2; numb"
+    ):
+        list(read_official(str(tmp_path / "test-*.parquet")))
 
 
 def test_pictures_by_name_are_found_in_their_folder(tmp_path: Path) -> None:
