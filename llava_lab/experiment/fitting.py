@@ -156,7 +156,7 @@ class Fitting:
         stages = self.stages(last)
         for name, stage in stages.items():
             if found.stages[name] is None:
-                stage.check(model)
+                stage.check(model, self.parts.trainer)
                 stage.check_split(model, self.probe)
         run.begin()
         records: list[dict[str, Any]] = []

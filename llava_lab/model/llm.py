@@ -35,7 +35,8 @@ class CausalLM(nn.Module):
         attention: `forest` computes a packed row at once; `padded` computes each of its paths in a
             row of its own with transformers' attention, which is slower, works for any LM, and is
             the reference for `forest`.
-        dtype: Type of the weights. Mixed precision keeps float32 and casts in the trainer.
+        dtype: Type of the weights. An LM that trains has float32, whatever it is computed in: the
+            trainer's precision casts.
         rope_factor: Factor of linear RoPE scaling: the LM reads so many times its length;
             `max_length`, also that of stages, is multiplied by it.
         kernels: How norms and MLPs are computed: `plain` by transformers, `compile` by

@@ -102,19 +102,9 @@ class Bfloat16(Precision):
         return module
 
     def master(self, weight: nn.Parameter) -> nn.Parameter:
-        """What an optimizer changes in place of a weight: the weight in float32, or itself.
-
-        Raises:
-            ValueError: If the weight was in bfloat16 before, so that there are no others.
-        """
+        """What an optimizer changes in place of a weight: the weight in float32, or itself."""
         if self.precision != "bf16-master" or not weight.requires_grad:
             return weight
-        if weight.dtype == torch.bfloat16 and weight not in self.names:
-            raise ValueError(
-                "trainer.precision=bf16-master takes steps in float32, and weights that train were "
-                "made in bfloat16; set model.llm.dtype to float32: while a stage trains they are "
-                "held in bfloat16 all the same"
-            )
         if weight in self.before:
             exact = self.before.pop(weight).to(weight.device)
             self.masters[weight] = nn.Parameter(exact)
@@ -180,6 +170,37 @@ def as_after(plugin: Any) -> Callable[[Tensor], Tensor]:
         held[buffer.data_ptr()] = _buffer_after(buffer, exact)
     rounded = held.keys()
     return lambda tensor: held[p].float() if (p := tensor.data_ptr()) in rounded else tensor
+
+
+def precision_of(options: Mapping[str, Any]) -> Any:
+    """The precision that options of Lightning's Trainer choose, by name or as a plugin."""
+    plugins = options.get("plugins") or []
+    plugins = plugins if isinstance(plugins, list | tuple) else [plugins]
+    found = [each.precision for each in plugins if isinstance(each, Precision)]
+    return (found or [options.get("precision") or "32-true"])[0]
+
+
+def check_held(weights: Mapping[str, nn.Parameter], precision: Any) -> None:
+    """Refuse to train weights that were made in half precision, which loses most small steps.
+
+    Args:
+        weights: The weights that train, by name.
+        precision: The trainer's; bf16-true loses them for all weights.
+
+    Raises:
+        ValueError: Names a weight, and what to set.
+    """
+    if precision == "bf16-true":
+        return
+    for name, weight in weights.items():
+        if weight.is_floating_point() and weight.dtype.itemsize < 4:
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{name} trains and was made in {kind}, which loses most of the small steps that "
+                f"trainer.precision={precision} takes; set model.llm.dtype to float32 (under "
+                "bf16-master a stage holds it in bfloat16 all the same), or trainer.precision to "
+                "bf16-true"
+            )
 
 
 def adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> AdamW:

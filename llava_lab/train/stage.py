@@ -1,7 +1,7 @@
 """10. Stage: what is read, what is minimised, and which parts train at which rates."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -26,7 +26,7 @@ from llava_lab.train.parts import (
     train_only,
     weights_of,
 )
-from llava_lab.train.precision import adamw, master_of
+from llava_lab.train.precision import adamw, check_held, master_of, precision_of
 from llava_lab.train.recompute import recompute, recompute_frozen
 from llava_lab.train.split import check_split
 
@@ -122,6 +122,8 @@ class Stage(Callback):
         """Freeze and free parts, hand the model its loss and optimizer, fill the data's stores."""
         self.prepare(pl_module)
         self.trainer = trainer
+        if stage == "fit":
+            self._check_held(pl_module, trainer.precision_plugin.precision)
         store_features(pl_module, self.trainer.datamodule, trainer)
         self.loss.prepare(pl_module, self.trainer.datamodule, trainer, stage)
 
@@ -166,10 +168,22 @@ class Stage(Callback):
         if self.gradient_checkpointing:
             recompute_frozen(model.llm.model)
 
-    def check(self, model: Any) -> None:
-        """Refuse what cannot be trained here, before anything is spent."""
+    def check(self, model: Any, trainer: Mapping[str, Any]) -> None:
+        """Refuse what cannot be trained here, before anything is spent.
+
+        Args:
+            model: The model.
+            trainer: Options of Lightning's Trainer that all stages share.
+        """
+        self._check_held(model, precision_of({**trainer, **self.trainer_options}))
         if self.lora is not None:
             self.lora.check(model, self.selection)
+
+    def _check_held(self, model: Any, precision: Any) -> None:
+        named = names_of(weights_of(model, self.loss))
+        # Adapters are of the type of the weights beside which they train.
+        chosen = {n[0]: each for each, n in named if self.selection.key(*n) is not None}
+        check_held({f"stages.{self.name}: {n}": w for n, w in chosen.items()}, precision)
 
     def check_keys(self, model: nn.Module) -> None:
         """Refuse keys of weights that choose none.

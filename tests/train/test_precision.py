@@ -132,14 +132,21 @@ def test_statistics_that_do_not_move_are_afterwards_as_they_were(precision: Any)
     assert moved == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
 
 
-def test_weights_that_were_made_in_bfloat16_have_no_float32_to_take_steps_in() -> None:
-    layers = nn.ModuleList(nn.Linear(2, 2, dtype=torch.bfloat16) for _ in range(2))
-    layers[0].requires_grad_(False)
-    plugin = Bfloat16("bf16-master")
-    plugin.convert_module(layers)
-    assert plugin.master(layers[0].weight) is layers[0].weight
-    with pytest.raises(ValueError, match=r"set model\.llm\.dtype to float32"):
-        plugin.master(layers[1].weight)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-master"])
+def test_what_trains_in_bfloat16_loses_steps_and_is_refused(precision: Any, tmp_path: Path) -> None:
+    model, stage = stage_of("sft")
+    stage.check(model, {"precision": precision})
+    model.llm.bfloat16()
+    message = rf"llm\.\S+ trains and was made in bfloat16, .*{precision} takes.*dtype to float32"
+    with pytest.raises(ValueError, match=message):
+        stage.check(model, {"precision": precision})
+    trainer = trainer_of(stage, tmp_path, [stage], accelerator="cpu", precision=precision)
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(model, datamodule=stage.data)
+    stage.check(model, {"precision": "bf16-true"})
+    stage.trainer_options = {"precision": "bf16-true"}
+    stage.check(model, {"precision": precision})
+    stage.check(model, {"plugins": [Bfloat16("bf16-true")]})
 
 
 def test_what_was_trained_is_kept_in_float32(results: Any) -> None:
