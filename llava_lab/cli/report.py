@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_lab.cli.arguments import split
-from llava_lab.cli.verb import one_message, positive, verb_parser
+from llava_lab.cli.verb import add_trust_flag, one_message, positive, verb_parser
 from llava_lab.core import verdict_worlds
 from llava_lab.experiment.sweep import Layers
 from llava_lab.report.claims import Claims, read_claims
@@ -67,7 +67,8 @@ def page(options: Namespace, claims: Claims | None) -> None:
     # Here, since a page's libraries take a second, and --help needs none of them.
     from llava_lab.report.page.write import write_page
 
-    write_page([read(path) for path in find(options.given)], claims, options.out)
+    runs = [read(path) for path in find(options.given)]
+    write_page(runs, claims, options.out, options.trust_code)
     print(f"written: {options.out}", file=sys.stderr)
 
 
@@ -104,6 +105,7 @@ def parser() -> ArgumentParser:
     jobs = "runs at once; by default one a GPU, or one where there are none"
     made.add_argument("--jobs", type=positive, help=jobs)
     made.add_argument("--format", choices=FORMATS, default="rich", help="of the table")
+    add_trust_flag(made, "a run whose questions are shown")
     return made
 
 

@@ -96,7 +96,7 @@ def test_where_answers_look_is_drawn_of_published_benchmarks_or_said_why_not(
         for place, (id, question) in enumerate(texts)
         for line in [{"id": id, "question": question, "prediction": "A"}]
     ]
-    look_asked._attend(of, shown, 0, None, ())
+    look_asked._attend(of, shown, 0, None)
     assert [len(each.looked) for each in shown] == [0, 1, 0]
     assert prompts == [benchmark.prompt]
     without, changed = of.notes

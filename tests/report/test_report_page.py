@@ -352,6 +352,20 @@ def test_a_question_is_found_among_more_and_one_that_is_not_as_it_was_asked_is_n
     assert "questions have the id '241' and the text that was asked" in note
 
 
+def test_code_of_a_run_is_not_imported_unless_it_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "theirs.py").write_text("raise ValueError('their code runs')")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "model: {connector: {class_path: theirs.Connector}}\nstages: {}\n"
+    made = results(benchmarks={"questions": {"accuracy": score(0.5)}})
+    of = read(write(tmp_path / "0", made, text))
+    predicted(of, "questions", [line("a", "count", 1.0)])
+    for trusted, said in ([], "add --trust-code theirs"), (["theirs"], "their code runs"):
+        _, (note,) = samples(configurations([of]), trusted)
+        assert "pictures of questions are not shown" in note and said in note
+
+
 def test_pictures_that_are_gone_are_said_to_be(tmp_path: Path) -> None:
     text = Experiment.read("experiments/llava15.yaml").changed({"paths.root": "gone"}).text()
     made = results(benchmarks={"questions": {"accuracy": score(0.5)}})

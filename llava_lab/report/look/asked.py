@@ -95,7 +95,8 @@ def questions_of(
     """
     labels = _labels(runs)
     asked = [
-        Asked(Configuration(label, "", [run])) for label, run in zip(labels, runs, strict=True)
+        Asked(Configuration(label, "", [run]), trusted)
+        for label, run in zip(labels, runs, strict=True)
     ]
     every = list(_every(asked))
     if not every:
@@ -112,7 +113,7 @@ def questions_of(
         chosen = list(_in_turn([each for each in every if _wanted(_flip(each[2]), flipped)]))[:most]
     shown = [_answered(asked, *each) for each in chosen]
     for number, each in enumerate(asked) if ids else ():
-        _attend(each, shown, number, layer, trusted)
+        _attend(each, shown, number, layer)
     notes = list(dict.fromkeys(note for each in asked for note in each.notes))
     places = [str(run.path.parent) for run in runs]
     return Questions(labels, places, counts, shown, notes)
@@ -190,16 +191,10 @@ def _answered(asked: Sequence[Asked], benchmark: str, place: int, lines: list[Li
     return Answered(benchmark, place, lines[0], _flip(lines), answers, list(looks.values()))
 
 
-def _attend(
-    asked: Asked,
-    shown: Sequence[Answered],
-    number: int,
-    layer: int | None,
-    trusted: Sequence[str],
-) -> None:
+def _attend(asked: Asked, shown: Sequence[Answered], number: int, layer: int | None) -> None:
     """Add where a run's answers look, if its weights are there."""
     try:
-        model, views = load_model(asked.run.path.parent, trusted=trusted)
+        model, views = load_model(asked.run.path.parent, trusted=asked.trusted)
     except (OSError, ValueError) as problem:
         asked.notes.append(f"{asked.label}: where its answers look is not drawn: {problem}")
         return

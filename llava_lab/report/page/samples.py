@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from llava_lab.core.messages import explained
+from llava_lab.core.trust import only_trusted
 from llava_lab.data.official import files_of
 from llava_lab.experiment.compose import expand_keys, leaves, merge
 from llava_lab.report.page.configurations import Configuration
@@ -75,13 +76,19 @@ class Sample:
     looks: list[Look]
 
 
-def samples(found: Sequence[Configuration]) -> tuple[list[Sample], list[str]]:
+def samples(
+    found: Sequence[Configuration], trusted: Sequence[str] = ()
+) -> tuple[list[Sample], list[str]]:
     """Questions of every benchmark, and notes on what could not be shown.
 
     They are chosen where the configurations answer differently, in turn from every category.
+
+    Args:
+        found: The configurations.
+        trusted: Modules beside this package whose classes a run may name.
     """
     step = max(1, -(-len(found) // SHOWN))
-    asked = [Asked(each) for each in found[::step]]
+    asked = [Asked(each, trusted) for each in found[::step]]
     asked = [each for each in asked if each.predictions]
     every = [_sample(asked, *key) for key in _chosen(asked)]
     notes = dict.fromkeys(note for each in asked for note in each.notes)
@@ -116,10 +123,16 @@ def _sample(asked: Sequence["Asked"], benchmark: str, place: int) -> Sample:
 
 
 class Asked:
-    """What the first run of a configuration was asked, was shown and has answered."""
+    """What the first run of a configuration was asked, was shown and has answered.
 
-    def __init__(self, configuration: Configuration):
+    Args:
+        configuration: The configuration.
+        trusted: Modules beside this package whose classes the run may name.
+    """
+
+    def __init__(self, configuration: Configuration, trusted: Sequence[str] = ()):
         self.label, self.run = configuration.label, configuration.runs[0]
+        self.trusted = trusted
         self.notes = list[str]()
         self._made: dict[str, Any] = {}
 
@@ -225,9 +238,9 @@ class Asked:
         from llava_lab.experiment.experiment import Experiment
         from llava_lab.report.plan import unloaded
 
-        experiment = Experiment.read(self.run.path.with_name("config.yaml"))
-        moved = [_moved(each, self.run) for each in experiment.config["data"]["benchmarks"]]
-        with torch.device("meta"):
+        with only_trusted(self.trusted), torch.device("meta"):
+            experiment = Experiment.read(self.run.path.with_name("config.yaml"))
+            moved = [_moved(each, self.run) for each in experiment.config["data"]["benchmarks"]]
             parts = unloaded(experiment).changed({"data.benchmarks": moved}).build()
         return parts.benchmarks, parts.model.view_spec
 

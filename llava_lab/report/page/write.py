@@ -53,27 +53,32 @@ class Story:
     grids: list[Grid]
 
 
-def write_page(runs: Sequence[RunResults], claims: Claims | None, path: Path) -> None:
+def write_page(
+    runs: Sequence[RunResults], claims: Claims | None, path: Path, trusted: Sequence[str] = ()
+) -> None:
     """Write one HTML page about runs and claims, which needs nothing from outside.
 
     Args:
         runs: Runs, each in its folder.
         claims: Findings with the runs under results/, or None.
         path: The page.
+        trusted: Modules beside this package whose classes a run may name.
 
     Raises:
         ValueError: If there is nothing to show, or a file beside a run is damaged.
     """
     if not runs and (claims is None or not claims.findings):
         raise ValueError("there is nothing to report: no runs and no findings")
-    write(path, page(runs, claims))
+    write(path, page(runs, claims, trusted))
 
 
-def page(runs: Sequence[RunResults], claims: Claims | None = None) -> str:
-    """The page's text."""
+def page(
+    runs: Sequence[RunResults], claims: Claims | None = None, trusted: Sequence[str] = ()
+) -> str:
+    """The page's text; arguments are those of `write_page`."""
     found = [*configurations(runs), *committed(claims.runs.values() if claims else ())]
     drawn = _plots(found)
-    asked, notes = samples(found)
+    asked, notes = samples(found, trusted)
     stories = [_story(claims, id) for id in claims.findings] if claims else []
     published = published_rows(found)
     templates = environment()
