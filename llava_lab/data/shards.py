@@ -123,8 +123,10 @@ def _check_inside(shard: Path, picture: str, named: str | None) -> None:
 def _named(cell: Any, within: str, by_name: bool) -> Any:
     """The name of a picture, or of each picture of a list, in place of its bytes."""
     if isinstance(cell, list):
-        every = [(f"{within}.{at}", each) for at, each in enumerate(cell, 1) if each is not None]
-        return [_named(each, place, by_name) or "" for place, each in every]  # "" is refused
+        every = [(f"{within}.{at}", each) for at, each in enumerate(cell, 1)]
+        if by_name:
+            return [_named(each, place, by_name) or "" for place, each in every]  # "" is refused
+        return [place for place, _ in every]  # one that is null has no bytes
     if by_name and isinstance(cell, dict):
         return cell.get("path")
     return None if cell is None else within
@@ -177,9 +179,8 @@ def _of_members(key: str, texts: Mapping[str, str], paths: Mapping[str, str]) ->
         )
         for kinds in (_PICTURES, VIDEO_FILES)
     )
-    by_name = {Path(path).name: path for path in images}
-    if isinstance(given := row.get("image"), list) and by_name.keys() == {*map(_last, given)}:
-        images = [by_name[_last(each)] for each in given]
+    if isinstance(given := row.get("image"), list) and given and images:
+        images = _as_listed(given, {end: path for end, path in paths.items() if path in images})
     caption = texts.get("txt", row.get("caption"))
     if "conversations" not in row and isinstance(caption, str):
         marks = "<image>" * len(images) + "<video>" * len(videos)
@@ -194,8 +195,27 @@ def _of_members(key: str, texts: Mapping[str, str], paths: Mapping[str, str]) ->
     return {"id": key, **row, "image": images or None, "video": videos[0] if videos else None}
 
 
-def _last(name: Any) -> str:
-    return str(name).rpartition("/")[2]
+def _as_listed(given: Sequence[Any], images: Mapping[str, str]) -> list[str]:
+    """Pictures of a sample in the order in which its .json names them.
+
+    Args:
+        given: What .json has: names of members, or what they have behind the sample's own name.
+        images: Paths of the pictures by that.
+
+    Raises:
+        ValueError: If there are several, and some have no member, or some member is not named.
+    """
+    known = {Path(path).name: path for path in images.values()} | dict(images)
+    found = [known.get(str(name).rpartition("/")[2], "") for name in given]
+    if {*found} == {*images.values()}:
+        return found
+    if len(given) == len(images) == 1:
+        return [*images.values()]
+    members = ", ".join(sorted(Path(path).name for path in images.values()))
+    raise ValueError(
+        f"'image' of .json lists {reprlib.repr(given)}, and the pictures of the sample are "
+        f"{members}: so their order is not known; list these names"
+    )
 
 
 def with_one_path_each(rows: Sequence[FileRow], root: Path) -> list[FileRow]:

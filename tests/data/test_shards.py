@@ -453,12 +453,17 @@ def test_a_picture_of_a_list_that_is_not_there_never_makes_a_row_of_text(tmp_pat
     held, gone = {"bytes": picture(1), "path": "1.jpg"}, {"bytes": None, "path": "2.jpg"}
     with pytest.raises(ValueError, match=r"the first '2\.jpg', but does not hold them"):
         stage(Source(finevision(tmp_path / "a.parquet", [gone]))).read()
-    path = finevision(tmp_path / "b.parquet", [], [held], [held, gone], [None, held])
+    path = finevision(tmp_path / "b.parquet", [], [held], [held, gone], [None, held], [None])
+    whole = read_table(Source(path, on_bad_row="skip"), 0, False)
+    assert [(bad.source.rpartition(" ")[2], bad.reason) for bad in whole.bad] == [
+        (row, f"picture {number} of 'images' has no bytes in the shard")
+        for row, number in (("3", 2), ("4", 1), ("5", 1))
+    ]
     data = stage(Source(path, on_bad_row="skip"))
     for _ in range(2):  # read, and found again
         with pytest.warns(UserWarning, match="row 3 .*: picture 2 of 'images' has no bytes in the"):
             data.read()
-        assert [len(sample.images) for sample in data.samples] == [0, 1, 1]
+        assert [len(sample.images) for sample in data.samples] == [0, 1]
         data = stage(Source(path, on_bad_row="skip"))
     save(tmp_path / "images" / "1.jpg", picture(1))
     path = finevision(tmp_path / "c.parquet", [{"bytes": picture(1), "path": None}])
@@ -476,6 +481,26 @@ def test_pictures_of_a_sample_are_in_the_order_of_numbers_or_of_its_json(tmp_pat
     path = tarred(tmp_path / "b.tar", [("0.json", json_of(**row)), files[2], files[9]])
     (sample,) = read_table(Source(path), 0, False).items
     assert [image.name for image in sample.images] == ["0.9.png", "0.2.png", "0.9.png"]
+
+
+def compared(path: Path, *listed: str) -> Path:
+    row = {"image": listed, "conversations": talk("<image><image>What changed?", "It.")}
+    files = [(f"0.{name}.png", picture(n, "png")) for n, name in enumerate(("after", "before"))]
+    return tarred(path, [("0.json", json_of(**row)), *files])
+
+
+def test_pictures_of_a_sample_are_those_that_its_json_lists(tmp_path: Path) -> None:
+    for number, names in enumerate((["before.png", "x/after.png"], ["0.before.png", "after.png"])):
+        path = compared(tmp_path / f"{number}.tar", *names)
+        (sample,) = read_table(Source(path), 0, False).items
+        assert [image.name for image in sample.images] == ["0.before.png", "0.after.png"]
+    path = compared(tmp_path / "a.tar", "1.png", "2.png")
+    told = r"lists \['1.png', '2.png'\], and the pictures of the sample are 0.after.png, 0.before.p"
+    with pytest.raises(BadRows, match=told):
+        read_table(Source(path), 0, False)
+    row = {"image": ["coco/1.jpg"], "conversations": talk("<image>?", "A.")}
+    path = tarred(tmp_path / "b.tar", [("0.json", json_of(**row)), ("0.jpg", picture(1))])
+    assert len(read_table(Source(path), 0, False).items) == 1, "one picture has no order"
 
 
 def test_a_name_without_its_ending_is_found_and_an_ambiguous_one_refused(tmp_path: Path) -> None:
