@@ -246,6 +246,19 @@ def test_another_question_at_the_same_place_is_not_compared(tmp_path: Path) -> N
     assert [label for label, _ in found[0].answers] == ["depth 1"]
 
 
+def test_questions_of_a_benchmark_that_only_later_configurations_were_asked_are_shown(
+    tmp_path: Path,
+) -> None:
+    both = {name: {"accuracy": score(0.5)} for name in ("scenes", "more")}
+    runs = [run(tmp_path, 0, depth=1), run(tmp_path, 0, depth=2, benchmarks=both)]
+    for each in runs:
+        predicted(each, "scenes", [line("a", "count", 1.0)])
+    predicted(runs[1], "more", [line("b", "count", 0.0)])
+    found, _ = samples(configurations(runs))
+    shown = {each.benchmark: [label for label, _ in each.answers] for each in found}
+    assert shown == {"scenes": ["depth 1", "depth 2"], "more": ["depth 2"]}
+
+
 def test_an_answer_with_a_separator_of_lines_is_one_line(tmp_path: Path) -> None:
     """Predictions are written with U+2028 as it is, at which str.splitlines parts them."""
     one = run(tmp_path, 0)

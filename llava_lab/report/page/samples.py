@@ -65,7 +65,7 @@ class Sample:
 
     Attributes:
         benchmark: Name of the benchmark.
-        line: What the first configuration's predictions say of it: question, category, answer.
+        line: What the first predictions of it say: question, category, answer.
         answers: Label and predictions of each configuration.
         looks: How the pictures were shown; empty where they are not there.
     """
@@ -97,9 +97,12 @@ def samples(
     return every, list(notes)
 
 
-def _chosen(asked: Sequence["Asked"]) -> Iterable[tuple[str, int]]:
-    """Benchmark and place of each question that is shown."""
-    for benchmark, lines in asked[0].predictions.items() if asked else ():
+def _chosen(asked: Sequence["Asked"]) -> Iterable[tuple[str, int, Line]]:
+    """Benchmark, place and line of each question that is shown."""
+    first: dict[str, list[Line]] = {}
+    for each in asked:
+        first = {**each.predictions, **first}
+    for benchmark, lines in first.items():
         kinds: dict[str, list[tuple[bool, int]]] = {}
         for place, line in enumerate(lines):
             given = [other for each in asked if (other := each.at(benchmark, place, line))]
@@ -107,11 +110,10 @@ def _chosen(asked: Sequence["Asked"]) -> Iterable[tuple[str, int]]:
             kinds.setdefault(str(line.get("category")), []).append((same, place))
         ranked = [sorted(each) for _, each in sorted(kinds.items())]
         turns = [each[turn] for turn in range(QUESTIONS) for each in ranked if turn < len(each)]
-        yield from ((benchmark, place) for _, place in turns[:QUESTIONS])
+        yield from ((benchmark, place, lines[place]) for _, place in turns[:QUESTIONS])
 
 
-def _sample(asked: Sequence["Asked"], benchmark: str, place: int) -> Sample:
-    line = asked[0].predictions[benchmark][place]
+def _sample(asked: Sequence["Asked"], benchmark: str, place: int, line: Line) -> Sample:
     answers, looks = [], {}
     for each in asked:
         if other := each.at(benchmark, place, line):
