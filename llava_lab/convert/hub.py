@@ -15,6 +15,9 @@ from llava_lab.model.encoder.clip import ClipEncoder
 from llava_lab.model.encoder.siglip import SiglipEncoder
 from llava_lab.model.llm import CausalLM
 
+# Files of a processor of images or videos, beside processor_config.json.
+PROCESSORS = {"image": ("preprocessor_config.json",)}
+PROCESSORS["video"] = ("video_preprocessor_config.json", *PROCESSORS["image"])
 MODELS = ("llava", "llava_next", "llava_next_video")
 ENCODERS = {"clip_vision_model": ClipEncoder, "siglip_vision_model": SiglipEncoder}
 TOWER_KEYS = (
@@ -46,6 +49,7 @@ def hub_parts(path: Path, config: dict[str, Any]) -> dict[str, Any]:
         config: Its content.
 
     Raises:
+        FileNotFoundError: If no file of a processor stands beside it.
         ValueError: If our parts cannot have the value of a key.
     """
     place = str(path)
@@ -68,14 +72,12 @@ def hub_parts(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     family = require(text, "model_type", str, place) or whole.text_config.model_type
     llm = lm_config(text, family, f"{place}, text_config")
     encoder = _encoder(whole, config.get("vision_config") or {}, place)
-    views = _views(path, whole)
-    _check_processor(path.parent, whole, ENCODERS[whole.vision_config.model_type])
     return {
         "encoder": encoder,
         "connector": class_of(MLP, depth=2),
         "llm": class_of(CausalLM, name=None, pretrained=False, config=llm),
         "newline": kind != "llava",
-        "views": views,
+        "views": _views(path, whole),
     }
 
 
@@ -109,12 +111,12 @@ def _encoder(whole: Any, given: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 def _views(path: Path, whole: Any) -> dict[str, Any]:
+    """Views of the processors beside the configuration, which are checked."""
+    encoder = ENCODERS[whole.vision_config.model_type]
+    found, place = _processor(path.parent, "image")
+    _check_processor(found, place, whole, encoder)
     if whole.model_type == "llava":
-        found, _ = _image_processor(path.parent)
-        size = found.get("size")
-        squash = isinstance(size, dict) and "height" in size
-        pads = found.get("do_pad")
-        return class_of(Pad) if pads else class_of(Square, resize="squash" if squash else "crop")
+        return class_of(Pad) if found.get("do_pad") else _square(found, place)
     # transformers reads the pairs as height and width.
     pictures = class_of(AnyRes, grids=whole.image_grid_pinpoints, ties="transformers")
     if whole.model_type == "llava_next":
@@ -123,45 +125,72 @@ def _views(path: Path, whole: Any) -> dict[str, Any]:
         raise ValueError(
             f"{path}: spatial_pool_mode {whole.spatial_pool_mode!r}; average and max are read"
         )
+    found, place = _processor(path.parent, "video")
+    _check_processor(found, place, whole, encoder)
     return class_of(
         Frames,
         stride=whole.spatial_pool_stride,
         mode=whole.spatial_pool_mode,
         position="before",
         newline="no_token",
+        frame=_square(found, place),
         image=pictures,
     )
 
 
-def _image_processor(folder: Path) -> tuple[dict[str, Any], str]:
-    """Read the image processor's configuration, of either version of transformers; and its file."""
-    path = folder / "preprocessor_config.json"
-    if path.is_file():
-        return read_json(path), str(path)
-    path = folder / "processor_config.json"
-    if not path.is_file():
-        return {}, str(path)
-    return require(read_json(path), "image_processor", dict, str(path)) or {}, str(path)
+def _processor(folder: Path, kind: str) -> tuple[dict[str, Any], str]:
+    """Read the configuration of the processor of images or videos, and name its file.
+
+    Files are looked for as transformers does: its version 5 writes both into one file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    both, key = folder / "processor_config.json", f"{kind}_processor"
+    found = require(read_json(both), key, dict, str(both)) if both.is_file() else None
+    alone = (folder / name for name in PROCESSORS[kind])
+    path = both if found is not None else next((each for each in alone if each.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"{folder}: holds neither {' nor '.join(PROCESSORS[kind])}, nor processor_config.json "
+            f"with {key}, one of which says how the model sees a {kind}. Fetch it, too"
+        )
+    found = read_json(path) if found is None else found
+    # As transformers reads whole numbers.
+    if type(found.get("size")) is int:
+        found["size"] = {"shortest_edge": found["size"]}
+    if type(found.get("crop_size")) is int:
+        found["crop_size"] = {"height": found["crop_size"], "width": found["crop_size"]}
+    return found, str(path)
 
 
-def _check_processor(folder: Path, whole: Any, encoder: Any) -> None:
-    """Refuse an image processor that prepares images in another way than our views.
+def _square(found: dict[str, Any], place: str) -> dict[str, Any]:
+    """The square view that a processor makes: it is cropped by its shorter edge, or squashed."""
+    if found.get("size") is None:
+        raise ValueError(
+            f"{place}: has no size, which says whether pictures are cropped (shortest_edge) or "
+            "squashed (height and width). Write it there"
+        )
+    return class_of(Square, resize="crop" if "shortest_edge" in found["size"] else "squash")
+
+
+def _check_processor(found: dict[str, Any], place: str, whole: Any, encoder: Any) -> None:
+    """Refuse a processor that prepares images in another way than our views.
 
     Raises:
         ValueError: If colours, sizes, steps or grids differ from the model's.
     """
-    found, place = _image_processor(folder)
     side = whole.vision_config.image_size
     wanted: dict[str, tuple[Any, ...]] = {
         "image_mean": (list(encoder.mean),),
         "image_std": (list(encoder.std),),
         "resample": (3,),  # bicubic
         "rescale_factor": (1 / 255,),
-        "size": (side, {"shortest_edge": side}, {"height": side, "width": side}),
-        "crop_size": (side, {"height": side, "width": side}),
+        "size": ({"shortest_edge": side}, {"height": side, "width": side}),
+        "crop_size": ({"height": side, "width": side},),
         **{f"do_{step}": (True,) for step in ("resize", "rescale", "normalize")},
     }
-    if "size" not in found or "shortest_edge" in (require(found, "size", (dict, int), place) or {}):
+    if (size := found.get("size")) is None or (isinstance(size, dict) and "shortest_edge" in size):
         wanted["do_center_crop"] = (True,)
     if hasattr(whole, "image_grid_pinpoints"):
         wanted["image_grid_pinpoints"] = (whole.image_grid_pinpoints,)

@@ -173,6 +173,7 @@ def make_theirs(
         "tie_word_embeddings": tied,
     }
     views = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
+    colours = {} if clip else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     more = {}
     if tiles:
         values["image_grid_pinpoints"] = PINPOINTS
@@ -180,10 +181,9 @@ def make_theirs(
             values |= {"spatial_pool_mode": pool[0], "spatial_pool_stride": pool[1]}
             values["video_token_index"] = tokenizer.convert_tokens_to_ids("<video>")
             model = LlavaNextVideoForConditionalGeneration(LlavaNextVideoConfig(**values))
-            more["video_processor"] = LlavaNextVideoVideoProcessor(**views)
+            more["video_processor"] = LlavaNextVideoVideoProcessor(**views, **colours)
         else:
             model = LlavaNextForConditionalGeneration(LlavaNextConfig(**values))
-        colours = {} if clip else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         images = LlavaNextImageProcessorPil(image_grid_pinpoints=PINPOINTS, **views, **colours)
     else:
         model = LlavaForConditionalGeneration(LlavaConfig(**values))

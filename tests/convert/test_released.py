@@ -377,7 +377,25 @@ def hub_config(**changes) -> dict:
     return usual
 
 
+PROCESSOR = {
+    "crop_size": {"height": 56, "width": 56},
+    "do_center_crop": True,
+    "image_grid_pinpoints": [[56, 112]],
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "resample": 3,
+    "size": {"shortest_edge": 56},
+}
+SQUASH = {"size": {"height": 56, "width": 56}, "do_center_crop": None, "crop_size": None}
+
+
+def with_processor(folder: Path, name: str = "preprocessor_config.json", **changes) -> Path:
+    path = folder / name
+    path.write_text(json.dumps(PROCESSOR | changes))
+    return path
+
+
 def test_a_sparse_configuration_of_the_hub_is_filled_as_version_4_did(tmp_path: Path) -> None:
+    with_processor(tmp_path)
     llm = hub_parts(tmp_path / "config.json", hub_config())["llm"]["init_args"]["config"]
     built = AutoConfig.for_model(**llm)
     assert built.rope_parameters == {"rope_type": "default", "rope_theta": 1e6}
@@ -414,19 +432,10 @@ def test_a_sparse_configuration_of_the_hub_is_filled_as_version_4_did(tmp_path: 
 def test_what_the_hubs_configuration_says_otherwise_is_refused(
     changes: dict, tmp_path: Path
 ) -> None:
+    with_processor(tmp_path)
     hub_parts(tmp_path / "config.json", hub_config())
     with pytest.raises(ValueError, match=r"config\.json"):
         hub_parts(tmp_path / "config.json", hub_config(**changes))
-
-
-PROCESSOR = {
-    "crop_size": {"height": 56, "width": 56},
-    "do_center_crop": True,
-    "image_grid_pinpoints": [[56, 112]],
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "resample": 3,
-    "size": {"shortest_edge": 56},
-}
 
 
 @pytest.mark.parametrize(
@@ -445,12 +454,48 @@ PROCESSOR = {
     ],
 )
 def test_pictures_that_are_prepared_otherwise_are_refused(key: str, value, tmp_path: Path) -> None:
-    path = tmp_path / "preprocessor_config.json"
-    path.write_text(json.dumps(PROCESSOR))
+    with_processor(tmp_path)
     hub_parts(tmp_path / "config.json", hub_config())
-    path.write_text(json.dumps({**PROCESSOR, key: value}))
+    with_processor(tmp_path, **{key: value})
     with pytest.raises(ValueError, match=rf"preprocessor_config\.json: {key} is "):
         hub_parts(tmp_path / "config.json", hub_config())
+    # The frames of a video have a processor of their own.
+    with_processor(tmp_path)
+    with_processor(tmp_path, "video_preprocessor_config.json", **{key: value})
+    with pytest.raises(ValueError, match=rf"video_preprocessor_config\.json: {key} is "):
+        hub_parts(tmp_path / "config.json", NEXT_VIDEO)
+
+
+LLAVA = {key: value for key, value in hub_config(model_type="llava").items() if "image_" not in key}
+NEXT_VIDEO = hub_config(model_type="llava_next_video")
+
+
+def resize_of(folder: Path, config: dict) -> str:
+    views = hub_parts(folder / "config.json", config)["views"]["init_args"]
+    return views.get("frame", {"init_args": views})["init_args"]["resize"]
+
+
+@pytest.mark.parametrize("config", [LLAVA, NEXT_VIDEO])
+def test_a_square_is_cropped_or_squashed_as_the_processor_says(
+    config: dict, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"neither .* nor processor_config\.json .* Fetch"):
+        resize_of(tmp_path, config)
+    with_processor(tmp_path)
+    assert resize_of(tmp_path, config) == "crop"
+    with_processor(tmp_path, size=56, crop_size=56)
+    assert resize_of(tmp_path, config) == "crop"
+    with_processor(tmp_path, **SQUASH)
+    assert resize_of(tmp_path, config) == "squash"
+    with_processor(tmp_path, size=224)
+    with pytest.raises(ValueError, match=r"size is {'shortest_edge': 224}, and the model sees by"):
+        resize_of(tmp_path, config)
+    with_processor(tmp_path, size=None)
+    with pytest.raises(ValueError, match=r"config\.json: has no size, which says whether"):
+        resize_of(tmp_path, config)
+    kinds = {"image_processor": PROCESSOR | SQUASH, "video_processor": PROCESSOR | SQUASH}
+    (tmp_path / "processor_config.json").write_text(json.dumps(kinds))
+    assert resize_of(tmp_path, config) == "squash", "the file that transformers reads first"
 
 
 def test_two_matrices_where_one_is_said_are_refused(tmp_path: Path) -> None:
