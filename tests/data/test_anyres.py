@@ -152,7 +152,7 @@ def test_sequence_equals_transformers(size: tuple[int, int], newline: bool) -> N
 )
 def test_count_is_that_of_the_features(size, most, merge, base, max_tiles) -> None:
     grids = f"(1x1)...({most[0]}x{most[1]})"
-    layout = AnyRes(grids, merge, base, max_tiles).layout(size, SMALL)
+    layout = AnyRes(grids, merge, base, max_tiles if merge != "flat" else None).layout(size, SMALL)
     features = torch.zeros(layout.views, 4, 4, 2)
     assert len(put(features, [layout], torch.ones(2))) == layout.tokens
     assert layout.newlines == (layout.blocks[-1].seen[0] if merge == "spatial_unpad" else 0)
@@ -242,3 +242,5 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="set cls=false"):
         AnyRes("2x1").layout((40, 20), ViewSpec(56, (4, 4), True, MEAN, STD))
     assert Newline(4, False).weight is None
+    with pytest.raises(ValueError, match="max_tiles=4 scales a map down, and merge=flat puts none"):
+        AnyRes("2x2", "flat", max_tiles=4)

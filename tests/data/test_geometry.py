@@ -83,13 +83,21 @@ POOLS = [None] + [
     Pool(*options)
     for options in itertools.product((2, 5), ("average", "bilinear"), ("before", "after"))
 ]
+GRIDS = ["1x1", "1x2, 2x1, 2x2", "(1x1)...(3x3)"]
 CHOICES = st.one_of(
     st.builds(Square, pool=st.sampled_from(POOLS)),
     st.builds(Pad, pool=st.sampled_from(POOLS)),
     st.builds(
         AnyRes,
-        st.sampled_from(["1x1", "1x2, 2x1, 2x2", "(1x1)...(3x3)"]),
-        merge=st.sampled_from(["flat", "spatial", "spatial_unpad"]),
+        st.sampled_from(GRIDS),
+        merge=st.just("flat"),
+        base=st.booleans(),
+        pool=st.sampled_from(POOLS),
+    ),
+    st.builds(
+        AnyRes,
+        st.sampled_from(GRIDS),
+        merge=st.sampled_from(["spatial", "spatial_unpad"]),
         base=st.booleans(),
         max_tiles=st.sampled_from([None, 1, 3]),
         pool=st.sampled_from(POOLS),

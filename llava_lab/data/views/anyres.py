@@ -33,7 +33,7 @@ class AnyRes(Views):
             `spatial_unpad` also drops what is padding and ends every row with the model's newline.
         base: Whether the base view comes first.
         max_tiles: Scale a map of more features than so many tiles have down to them
-            (`anyres_max_9`), or null.
+            (`anyres_max_9`), or null; `flat` has no map.
         ties: transformers reads pinpoints as (height, width), so that of two grids which fit alike
             it takes the transposed one; `released` takes the first.
         upright: Whether photographs are turned as their EXIF orientation says, as transformers'
@@ -56,6 +56,11 @@ class AnyRes(Views):
     ):
         self.grids, self.merge, self.base = grids, merge, base
         at_least(1, "AnyRes: ", max_tiles=max_tiles)
+        if merge == "flat" and max_tiles is not None:
+            raise ValueError(
+                f"AnyRes: max_tiles={max_tiles} scales a map down, and merge=flat puts none "
+                "together; set max_tiles=null, or merge=spatial"
+            )
         self.max_tiles, self.ties, self.upright, self.pool = max_tiles, ties, upright, pool
         self._parsed = parse_grids(grids)
         # The parts of a string are strings, too; pairs are in pixels.
