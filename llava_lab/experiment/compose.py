@@ -164,7 +164,7 @@ def _class_file(text: str, folder: Path, above: tuple[Path, ...]) -> Tree | None
 
 def merge(base: Any, over: Any) -> Any:
     """What two layers say together; the second one wins."""
-    if isinstance(base, dict) and CLASS in base and _is_class_name(over):
+    if isinstance(base, dict) and CLASS in base and is_class_name(over):
         over = {CLASS: over}
     if not isinstance(over, dict):
         return over
@@ -173,7 +173,7 @@ def merge(base: Any, over: Any) -> Any:
     if isinstance(base, str):
         # A reference, or a class by its name alone, of which some options are changed.
         reference = REFERENCE.fullmatch(base)
-        base = {EXTENDS: base} if reference else {CLASS: base} if _is_class_name(base) else {}
+        base = {EXTENDS: base} if reference else {CLASS: base} if is_class_name(base) else {}
     anew = not isinstance(base, dict) or EXTENDS in over
     if anew or not _same_class(base.get(CLASS), over.get(CLASS)):
         base = {}
@@ -227,7 +227,8 @@ def leaves(tree: Tree) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _is_class_name(value: Any) -> bool:
+def is_class_name(value: Any) -> bool:
+    """Whether a value is a text that may name a class."""
     return isinstance(value, str) and re.fullmatch(r"([A-Za-z_]\w*\.)*[A-Z]\w*", value) is not None
 
 

@@ -46,6 +46,15 @@ def read_layers(given: Sequence[Path | str], quiet: bool = False) -> list[Tree]:
     return layers
 
 
+def own_layer(given: Path | str) -> Tree:
+    """What a file or an override says itself; nothing where a file is of a scale.
+
+    Args:
+        given: A file as a path, an override as a text.
+    """
+    return {} if isinstance(given, Path) and _lineage(given)["scale"] else _layer(given)
+
+
 @functools.cache
 def _default_scale() -> Path:
     """The tiny scale's file; says once in a process that it is taken, apart from what is read."""

@@ -14,7 +14,7 @@ axes:
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,20 @@ from typing import Any
 from llava_lab.core.atomic import plain_name
 from llava_lab.core.records import read_record
 from llava_lab.core.yaml_file import read_mapping
-from llava_lab.experiment.compose import CLASS, Tree, merge, write_value
-from llava_lab.experiment.layers import read_layers
+from llava_lab.experiment.compose import (
+    CLASS,
+    EXTENDS,
+    Tree,
+    is_class_name,
+    merge,
+    read_options,
+    write_value,
+)
+from llava_lab.experiment.layers import own_layer, read_layers
 
 KEYS = {"sweep", "experiment", "overlays", "seeds", "axes", "published"}
 Layers = Sequence[Path | str]
+Place = tuple[str, ...]  # the names on the way to an option
 
 
 @dataclass(frozen=True)
@@ -128,17 +137,21 @@ class Sweep:
         return [*self.files, *more, *point.overrides]
 
     def refuse_overrides(self, more: Layers) -> None:
-        """Refuse overrides of what points set themselves, which would come to nothing.
+        """Refuse files and overrides that set what points set themselves; theirs would win.
+
+        A file that names a scale is none of them: points stand on it.
 
         Raises:
             ValueError: Names the option.
         """
-        own = {key for point in self.points() for key in point.options}
-        for each in more:
-            key = "" if isinstance(each, Path) else each.partition("=")[0]
-            if key == "seed_everything" or key in own:
-                where = "seeds" if key == "seed_everything" else "axes"
-                raise ValueError(f"--{each}: the sweep's {where} set {key}; change it there")
+        own = [{("seed_everything",)} | set(_places(point.options)) for point in self.points()]
+        for given in more:
+            for place in map(_settled, _places(own_layer(given), whole=True)):
+                if any(place in each for each in own) or all(_lost(place, each) for each in own):
+                    where = "seeds" if place == ("seed_everything",) else "axes"
+                    what = f"-c {given}" if isinstance(given, Path) else f"--{given}"
+                    key = ".".join(place)
+                    raise ValueError(f"{what}: the sweep's {where} set {key}; change it there")
 
     def folder(self, runs: Path) -> Path:
         """Where the records of its points lie."""
@@ -221,20 +234,55 @@ def axis_values(path: Path, axis: str, values: Any) -> dict[str, dict[str, Any]]
 
 def _refuse_overridden(path: Path, axes: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Refuse axes of which a later one, or the seeds, would replace what an earlier one sets."""
-    before: dict[str, str] = {}
+    before: dict[Place, str] = {}
     for axis, bundles in axes.items():
-        mine = {key: each for bundle in bundles.values() for key, each in bundle.items()}
-        if "seed_everything" in mine:
-            raise ValueError(f"{path}: {axis}: seed_everything is set by seeds: [0, 1, ...]")
-        for key, value in mine.items():
-            below = "" if isinstance(value, dict) and CLASS not in value else f"{key}."
-            lost = [k for k in before if k == key or (below and k.startswith(below))]
-            if lost:
-                raise ValueError(
-                    f"{path}: {axis} sets {key}, which replaces {lost[0]} of {before[lost[0]]}; "
-                    "change the order of the axes, or make one of both"
-                )
+        mine: set[Place] = set()
+        for bundle in bundles.values():
+            inside: dict[Place, str] = {}  # what stands before in the bundle itself
+            for key, value in bundle.items():
+                places = set(_places({key: value}))
+                if ("seed_everything",) in places:
+                    raise ValueError(
+                        f"{path}: {axis}: seed_everything is set by seeds: [0, 1, ...]"
+                    )
+                known = before | inside
+                whole = set(_places({key: value}, whole=True))
+                if lost := [place for place in known if _lost(place, whole)]:
+                    raise ValueError(
+                        f"{path}: {axis} sets {key}, which replaces {'.'.join(lost[0])} of "
+                        f"{known[lost[0]]}; change the order of the axes, or make one of both"
+                    )
+                inside |= dict.fromkeys(map(_settled, places), axis)
+            mine |= inside.keys()
         before |= dict.fromkeys(mine, axis)
+
+
+def _places(options: Mapping[str, Any], whole: bool = False) -> Iterator[Place]:
+    """Where options set a value, whatever their spelling; an option that is appended to has a +.
+
+    Args:
+        options: Options by their names, which may be dotted.
+        whole: Also where they begin anew, with another class or with `extends`.
+    """
+    waiting: list[tuple[Place, Any]] = [((), read_options(options))]
+    while waiting:
+        place, value = waiting.pop()
+        if is_class_name(value) and place[-1] != CLASS:
+            value = {CLASS: value}
+        inside = value if isinstance(value, dict) else {}
+        if place and (not inside or (whole and {CLASS, EXTENDS} & inside.keys())):
+            yield place
+        waiting += [((*place, key), each) for key, each in inside.items()]
+
+
+def _settled(place: Place) -> Place:
+    """A place without the + of a list that is appended to."""
+    return tuple(part.removesuffix("+") for part in place)
+
+
+def _lost(place: Place, later: Set[Place]) -> bool:
+    """Whether what is set later replaces a place, or what it is in."""
+    return any(place[:length] in later for length in range(1, len(place) + 1))
 
 
 def _from_here(path: Path, value: Any) -> Any:

@@ -123,6 +123,22 @@ def test_a_scale_leaves_the_axes_alone(tmp_path: Path, capsys: pytest.CaptureFix
             "{experiment: EXPERIMENT, axes: {model.connector.depth: [1], model.connector: [MLP]}}",
             "model.connector sets model.connector, which replaces model.connector.depth",
         ),
+        (
+            "{experiment: EXPERIMENT, axes: {a.b.c: [1, 2], d: {x: {}, y: {a.b: {c: 3}}}}}",
+            "d sets a.b, which replaces a.b.c of a.b.c; change the order",
+        ),
+        (
+            "{experiment: EXPERIMENT, axes: {a: {x: {m: {class_path: M, d: 1}}}, m.d: [2]}}",
+            "m.d sets m.d, which replaces m.d of a; change the order",
+        ),
+        (
+            "{experiment: EXPERIMENT, axes: {a.init_args.b: [1], c: {x: {a.b: 2}}}}",
+            "c sets a.b, which replaces a.b of a.init_args.b; change the order",
+        ),
+        (
+            "{experiment: EXPERIMENT, axes: {a: {x: {b.c: 1, b: {c: 2}}}}}",
+            "a sets b, which replaces b.c of a; change the order",
+        ),
         ("{experiment: EXPERIMENT, axes: {a: {x: 0, y: {b: 1}}}}", "a: an axis is a list"),
         (
             "{experiment: EXPERIMENT, axes: {a: [1]}, published: [{title: x}]}",
@@ -136,15 +152,42 @@ def test_what_is_no_sweep_is_refused(text: str, message: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "given", ["--seed_everything=5", "--model.connector.depth=7", "--model.connector.depth=null"]
+    "given",
+    [
+        "seed_everything=5",
+        "model.connector.depth=7",
+        "model.connector.depth=null",
+        "model.connector.init_args.depth=7",
+        "model.connector={depth: 7}",
+        "model={connector: {depth: 7}}",
+        "data.benchmarks.0.prompt=x",
+        "data.benchmarks+=[{name: x}]",
+        {"seed_everything": 5},
+        {"stages": {"align": {"lr_scale": 1}}, "model.connector": {"depth": 7}},
+    ],
 )
-def test_an_override_of_what_the_points_set_is_refused(
-    given: str, tmp_path: Path, capsys: pytest.CaptureFixture
+def test_what_is_said_of_options_that_the_points_set_is_refused(
+    given: str | dict, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    path = sweep_file(tmp_path, "{experiment: EXPERIMENT, axes: {model.connector.depth: [1, 2]}}")
+    text = "{experiment: EXPERIMENT, axes: {model.connector.depth: [1, 2], data.benchmarks: [[]]}}"
+    path = sweep_file(tmp_path, text)
+    (mine := tmp_path / "mine.yaml").write_text(yaml.safe_dump(given))
+    more = f"--{given}" if isinstance(given, str) else f"-c {mine}"
     with pytest.raises(SystemExit):
-        sweeps.main([str(path), "--dry-run", given])
-    assert f"error: {given}: the sweep's " in capsys.readouterr().err
+        sweeps.main(
+            [str(path), "--dry-run", *(["-c", str(mine)] if isinstance(given, dict) else [more])]
+        )
+    assert f"error: {more}: the sweep's " in capsys.readouterr().err
+
+
+def test_what_some_points_replace_is_for_the_others(tmp_path: Path) -> None:
+    """A scale, too, is what points stand on: the options of theirs win."""
+    text = "{experiment: EXPERIMENT, axes: {a: {x: {stages.align: null}, y: {d: MLP, e+: [1]}}}}"
+    sweep = Sweep.read(sweep_file(tmp_path, text))
+    (scale := tmp_path / "scale.yaml").write_text("{scale: s, stages: {align: null}, d: Linear}")
+    sweep.refuse_overrides(["stages.align.lr_scale=2", "d.bias=true", "e+=[2]", "e=[3]", scale])
+    with pytest.raises(ValueError, match="--d=Linear: the sweep.s axes set d"):
+        sweep.refuse_overrides(["d=Linear"])
 
 
 def test_results_are_those_of_the_folder_of_runs_that_was_named(
