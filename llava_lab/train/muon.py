@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from llava_lab.train.lora import heads
 from llava_lab.train.precision import adamw
 
 
@@ -64,3 +66,9 @@ class Muon(Optimizer):
         for each, state in zip(self.inner, state_dict["inner"], strict=True):
             each.load_state_dict(state)
         self._share_groups()
+
+
+def hidden_matrices(model: nn.Module) -> set[Tensor]:
+    """The matrices of linear layers, without an LM's output layer."""
+    outer = {weight for head in heads(model) for weight in head.parameters()}
+    return {m.weight for m in model.modules() if isinstance(m, nn.Linear)} - outer

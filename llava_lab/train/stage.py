@@ -5,18 +5,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
+from lightning import seed_everything
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from llava_lab.core.numbers import at_least, shares
-from llava_lab.data.modules.stage import StageDataModule
+from llava_lab.data.modules.stage import StageDataModule, run_seed
 from llava_lab.train.checkpoint_files import name_states
 from llava_lab.train.feature_store import store_features
 from llava_lab.train.kept import check_every
-from llava_lab.train.lora import Lora, heads, merge
+from llava_lab.train.lora import Lora, merge
 from llava_lab.train.loss import Loss
-from llava_lab.train.muon import Muon
+from llava_lab.train.muon import Muon, hidden_matrices
 from llava_lab.train.normalize import Normalization, StepLoss
 from llava_lab.train.parts import (
     Selection,
@@ -219,6 +220,10 @@ class Stage(Callback):
         """Whether a checkpoint holds this tensor: it cannot be had from the stage before."""
         return name.startswith("loss.") or self.selection.trains(name)
 
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Draw as if nothing had been drawn before, by loaders or by other stages."""
+        seed_everything(run_seed(), workers=True, verbose=False)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Keep frozen parts in evaluation mode: Lightning has just set all to training."""
         self._set_modes(pl_module)
@@ -235,7 +240,7 @@ class Stage(Callback):
         """Parameter groups: each key's hidden, other decayed and undecayed weights at its rate."""
         named = names_of(weights_of(self.model, self.model.loss))
         keys = [(self.selection.key(*names), weight) for weight, names in named]
-        hidden = _hidden(self.model) if self.optimizer == "muon" else set()
+        hidden = hidden_matrices(self.model) if self.optimizer == "muon" else set()
         for name, rate in self.lr.items():
             weights = [each for key, each in keys if key == name and each.requires_grad]
             kinds = [
@@ -290,9 +295,3 @@ class Stage(Callback):
             for named in tied.values()
             if self.selection.key(*(name for name, _ in named)) is not None
         )
-
-
-def _hidden(model: nn.Module) -> set[Tensor]:
-    """The matrices of linear layers, without an LM's output layer."""
-    outer = {weight for head in heads(model) for weight in head.parameters()}
-    return {m.weight for m in model.modules() if isinstance(m, nn.Linear)} - outer

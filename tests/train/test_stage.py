@@ -1,12 +1,17 @@
 """A stage frees what it names, at the rate it names, on the schedule of the published trainers."""
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from conftest import LLAMA
+from lightning import seed_everything
+from lightning.pytorch import Callback
 from safetensors.torch import save_file
+from test_waiting import stage_of, trainer_of
 from torch import nn
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
@@ -192,6 +197,22 @@ def test_schedules_equal_those_of_transformers(schedule: str, theirs) -> None:
     wanted = theirs(optimizer, 156, steps).lr_lambdas[0]
     for step in range(0, steps + 1, 7):
         assert stage.factor(step, steps) == pytest.approx(wanted(step), abs=1e-12)
+
+
+def test_what_a_stage_draws_hangs_on_nothing_before_it(tmp_path: Path) -> None:
+    class Drawn(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            found.append(torch.get_rng_state())
+
+    found: list[torch.Tensor] = []
+    for before in (0, 7):
+        seed_everything(3, workers=True, verbose=False)
+        torch.rand(before)
+        module, stage = stage_of("sft")
+        trainer = trainer_of(stage, tmp_path, [stage, Drawn()], accelerator="cpu")
+        trainer.fit(module, datamodule=stage.data)
+    first, second = found[0], found[len(found) // 2]
+    assert first.equal(second) and torch.initial_seed() == 3
 
 
 def test_an_unknown_part_is_refused(model: Llava) -> None:
