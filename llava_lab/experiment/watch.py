@@ -84,13 +84,14 @@ def check_held_out(stage: Stage, data: BenchmarkDataModule) -> None:
     Raises:
         ValueError: Names the benchmark, the stage and the first such picture.
     """
+    rows: Any = stage.data
     for each, both, asked in _trained_on(stage, data, True):
         first, there = next(iter(both.items()))
         where = f"{first}" if there == first else f"{first} ({there} there)"
         raise ValueError(
             f"benchmark {each.name}: {len(both)} of its {asked} pictures are trained on by "
             f"stages.{stage.name}, the first {where}: its held_out is {each.held_out}, and the "
-            f"stage's hold_out {stage.data.held_share}. Set them alike, with the same images; "
+            f"stage's hold_out {rows.held_share}. Set them alike, with the same images; "
             "where they are, rows of another source, or under another name, show such a picture: "
             "leave them out, or ask a file of questions"
         )
@@ -112,7 +113,9 @@ def _trained_on(
         The benchmark; its pictures, with their paths in the stage; of how many.
     """
     rows = stage.data
-    for each in data.benchmarks if isinstance(rows, ImageDataModule) else ():
+    if not isinstance(rows, ImageDataModule):
+        return
+    for each in data.benchmarks:
         if not each.held_out or _reads(rows, Path(each.path)) != its_file:
             continue
         trained = {digest: at for at, digest in image_digests(files_of(rows.samples)).items()}

@@ -144,13 +144,14 @@ def _listed(path: Path) -> pa.Table:
 
 def _tarred(path: Path) -> Iterator[_Member]:
     with tarfile.open(path, "r:") as archive:
+        last = ""
         for member in archive:
+            last = member.name
             if member.issparse() or member.islnk() or member.issym():
                 raise ValueError(f"{path}: {member.name!r} is a link or has holes; write it whole")
             if member.isreg():
                 name = member.name.removeprefix("./")
                 yield _Member(name, member.offset_data, member.size, member.size, 0, -1)
-        last = archive.members[-1].name if archive.members else ""
         _check_end(path, archive.offset, last)
 
 
