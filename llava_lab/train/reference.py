@@ -61,7 +61,8 @@ class ReferenceStore:
             parts += [type(model), dict(model.named_children()), own_attributes(model)]
         self.key = fingerprint(*parts, rows.loader.views, settings, held)[:24]
         self.folder = root / self.key
-        self.place = {id(sample): index for index, sample in enumerate(rows.samples)}
+        # By what they are: a worker of a loader may have copies of them.
+        self.place = {sample: index for index, sample in enumerate(rows.samples)}
         self.first_held = len(rows) - held
         self.numbers: Tensor | None = None
         self.hidden: dict[str, Tensor] = {}
@@ -130,11 +131,11 @@ class ReferenceStore:
     def __getitem__(self, sample: Sample) -> Tensor:
         """Log-probabilities of a row's answers, in their order."""
         assert self.numbers is not None, "fill() comes first"
-        return self.numbers[self.place[id(sample)]]
+        return self.numbers[self.place[sample]]
 
     def hidden_of(self, sample: Sample) -> ReferenceHidden | None:
         """What a held-out row's distributions follow from; None of other rows."""
-        index = self.place[id(sample)]
+        index = self.place[sample]
         if index < self.first_held:
             return None
         hidden = self.hidden[f"hidden.{index}"]

@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -260,6 +261,14 @@ def test_the_reference_is_the_model_before_and_computed_once(
     other.setup("fit")
     store_references(model, other, data.trainer)
     assert len(calls) > before and other.references.folder != changed.references.folder
+
+
+def test_a_worker_that_has_copies_of_the_rows_finds_their_numbers(folder: Path) -> None:
+    data, _ = pairs_of(tiny(), folder)
+    copies = pickle.loads(pickle.dumps(data.samples))
+    for row, copied in zip(data.samples, copies, strict=True):
+        assert copied is not row
+        assert data.references[copied].equal(data.references[row])
 
 
 def test_a_reference_is_not_that_of_another_model_or_of_another_chat(folder: Path) -> None:
