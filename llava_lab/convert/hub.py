@@ -16,8 +16,10 @@ from llava_lab.model.encoder.siglip import SiglipEncoder
 from llava_lab.model.llm import CausalLM
 
 # Files of a processor of images or videos, beside processor_config.json.
-PROCESSORS = {"image": ("preprocessor_config.json",)}
-PROCESSORS["video"] = ("video_preprocessor_config.json", *PROCESSORS["image"])
+PROCESSORS = {
+    "image": ("preprocessor_config.json",),
+    "video": ("video_preprocessor_config.json", "preprocessor_config.json"),
+}
 MODELS = ("llava", "llava_next", "llava_next_video")
 ENCODERS = {"clip_vision_model": ClipEncoder, "siglip_vision_model": SiglipEncoder}
 TOWER_KEYS = (

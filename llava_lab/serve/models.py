@@ -55,8 +55,9 @@ def show_videos(model: Llava, views: Views, frames: int | None, stride: int | No
     if isinstance(views, Frames):
         shown = views.with_numbers(frames or views.frames, stride or views.stride)
     else:
-        resize = views.resize if isinstance(views, Square) else model.encoder.resize
-        frame = Square(resize, views.upright)
+        frame = Square(model.encoder.resize, views.upright)
+        if isinstance(views, Square):
+            frame.resize = views.resize
         shown = Frames(frames or 16, stride=stride or 2, frame=frame, image=views)
     print(f"llava_lab: a video is {shown.frames} frames, pooled by {shown.stride}")
     shown.check(model.view_spec, model.llm.context)
