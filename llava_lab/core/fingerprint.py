@@ -7,34 +7,27 @@ of files that an option names. What does not decide a result is left out only wh
 owns it says so, in `idle`.
 """
 
-import ast
-import contextlib
 import enum
 import errno
 import functools
 import hashlib
-import importlib.util
+import importlib
 import inspect
 import json
-import sys
-import sysconfig
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llava_lab.core.below import files_below
+from llava_lab.core.origin import file_of, foreign_modules, origin_of, package_sha256
 from llava_lab.core.records import file_sha256
 from llava_lab.core.tensors import digest
 from llava_lab.core.version import __version__
 
-PACKAGE = Path(__file__).resolve().parents[1]
-# Packages whose versions results.json records: their source is not read.
-RECORDED = ("lightning", "numpy", "peft", "timm", "tokenizers", "torch", "torchvision")
-RECORDED += ("torchmetrics", "transformers")
 # Values of a transformers configuration that do not change what the model computes.
 IDLE_CONFIG = ("_name_or_path", "architectures", "transformers_version")
 # What stages switch on a module without changing what it computes.
@@ -137,7 +130,7 @@ class _Describer:
         if isinstance(value, nn.Module):
             described["shown"] = value.extra_repr()
             described["modules"] = self._items(dict(value.named_children()))
-            if _origin(kind.__module__) == "foreign":
+            if origin_of(kind.__module__) == "foreign":
                 described["buffers"] = self._items(_unsaved_buffers(value))
         if identity := getattr(value, "identity", None):
             described["identity"] = self.describe(identity())
@@ -161,14 +154,17 @@ class _Describer:
     def _source(self, value: Any) -> str:
         """SHA-256 of the file of a foreign class or function and of what that imports; or none."""
         module = value.__module__
-        origin = _origin(module)
+        origin = origin_of(module)
         if origin == "recorded":
             return ""
         if module not in self.sources:
-            names = foreign_modules(module) if origin == "foreign" else [module]
             total = hashlib.sha256()
-            for file in map(_file, sorted(names)):
-                total.update(file.read_bytes() if file else inspect.getsource(value).encode())
+            for name in sorted(foreign_modules(module) if origin == "foreign" else [module]):
+                if origin_of(name) == "package":
+                    total.update(package_sha256(name).encode())
+                else:
+                    file = file_of(name)
+                    total.update(file.read_bytes() if file else inspect.getsource(value).encode())
             self.sources[module] = total.hexdigest()
         return self.sources[module]
 
@@ -231,53 +227,3 @@ def _unsaved_buffers(module: nn.Module) -> dict[str, Tensor]:
     """Buffers of a module that no state dict holds."""
     names = module._non_persistent_buffers_set
     return {name: each for name, each in module.named_buffers(recurse=False) if name in names}
-
-
-def _file(module: str) -> Path | None:
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return Path(file).resolve() if file else None
-
-
-@functools.cache
-def _origin(module: str | None) -> str:
-    """Whose code a module is: `recorded` by a version, of another `package`, or `foreign`."""
-    top, file = (module or "builtins").partition(".")[0], _file(module or "")
-    if top in RECORDED or (file and file.is_relative_to(PACKAGE)):
-        return "recorded"
-    if file is None:  # compiled into Python, or typed at a prompt
-        return "foreign" if top == "__main__" else "recorded"
-    environment, standard = (Path(sysconfig.get_path(n)).resolve() for n in ("purelib", "stdlib"))
-    if file.is_relative_to(environment):
-        return "package"
-    return "recorded" if file.is_relative_to(standard) else "foreign"
-
-
-def foreign_modules(module: str) -> set[str]:
-    """A module and, of those that its names come from, all that are foreign as well."""
-    found, waiting = set(), [module]
-    while waiting:
-        found.add(name := waiting.pop())
-        others: set[Any] = set(_imported(name))
-        for value in vars(sys.modules[name]).values():
-            is_module = isinstance(value, ModuleType)
-            others.add(value.__name__ if is_module else getattr(value, "__module__", None))
-        for other in others - found:
-            if isinstance(other, str) and other in sys.modules and _origin(other) == "foreign":
-                waiting.append(other)
-    return found
-
-
-def _imported(module: str) -> Iterator[str]:
-    """What a module's file imports by name: a number that it takes says not where it is from."""
-    file = _file(module)
-    if file is None or file.suffix != ".py":
-        return
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            package = getattr(sys.modules[module], "__package__", None) or ""
-            name = "." * node.level + (node.module or "")
-            with contextlib.suppress(ImportError):  # one that was tried, and failed
-                name = importlib.util.resolve_name(name, package)
-                yield from (name, *(f"{name}.{each.name}" for each in node.names))

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ from jsonargparse import Namespace
 from PIL import Image
 from torch import nn
 
+from llava_lab.core import origin
 from llava_lab.core.fingerprint import describe, fingerprint
 from llava_lab.core.tensors import digest
 from llava_lab.data.views.pad import Pad
@@ -131,6 +133,42 @@ def test_a_number_that_foreign_source_imports_is_seen(foreign: Any) -> None:
     assert describe({"class_path": "ours.Part"}) != before
     foreign(ours=text, theirs="SCALE = 1.0\n")
     assert describe({"class_path": "ours.Part"}) == before
+
+
+def test_what_a_function_imports_when_it_is_called_is_seen(foreign: Any) -> None:
+    text = (
+        "class Part:\n    def forward(self, x):\n        import later\n        return later.f(x)\n"
+    )
+    sys.dont_write_bytecode = True
+    described = []
+    for number in (1, 2, 1):
+        foreign(lazy=text, later=f"def f(x):\n    return x * {number}\n")
+        described.append(describe({"class_path": "lazy.Part"}))
+    assert described[0] == described[2] != described[1]
+
+
+def test_all_source_of_an_installed_package_is_seen(
+    foreign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, sys.dont_write_bytecode = sysconfig.get_path, True
+    site = tmp_path / "site-packages"
+    monkeypatch.setattr(
+        sysconfig, "get_path", lambda name: str(site) if name == "purelib" else real(name)
+    )
+    monkeypatch.syspath_prepend(site)
+    (package := site / "installed").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "part.py").write_text("class Part:\n    pass\n")
+    described = []
+    for number in (1, 2, 1):
+        (package / "layers.py").write_text(f"WIDTH = {number}\n")
+        origin._folder_sha256.cache_clear()
+        foreign(uses="import installed.layers as layers\nclass Part:\n    pass\n")
+        theirs = describe({"class_path": "installed.part.Part"})
+        described.append((theirs, describe({"class_path": "uses.Part"})))
+    assert described[0] == described[2]
+    for before, after in zip(described[0], described[1], strict=True):
+        assert before != after
 
 
 def test_a_file_that_an_option_names_counts_by_its_content(tmp_path: Path) -> None:
