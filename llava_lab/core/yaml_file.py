@@ -40,7 +40,9 @@ class _Loader(yaml.SafeLoader):
 
 # Numbers are those of YAML 1.2: 5e-4 is one, and 1:30 is a text, where YAML 1.1 reads a text and
 # ninety. Nor does YAML 1.2 read dates, which no option is: a run may be called 2026-11-27.
-INT, FLOAT, DATE = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp"))
+INT, FLOAT, DATE, TEXT = (
+    f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp", "str")
+)
 _Loader.yaml_implicit_resolvers = {
     first: [each for each in known if each[0] not in (INT, FLOAT, DATE)]
     for first, known in _Loader.yaml_implicit_resolvers.items()
@@ -82,10 +84,19 @@ def to_yaml(found: Any) -> str:
 def parse_value(text: str) -> Any:
     """What a text says as YAML, such as an option's value on the command line.
 
+    A text without quotes is itself, to the letter: no line feed, `#` or `&` of it is YAML's.
+
     Raises:
         YAMLError: If it is not YAML.
     """
-    return yaml.load(text, _Loader)
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    if node is None:  # nothing, or all of it would be a comment
+        return text if text.strip() else None
+    plain = isinstance(node, yaml.ScalarNode) and not node.style and node.tag == TEXT
+    if plain or text.startswith("&") or text[node.end_mark.index :].strip():
+        return text
+    return loader.construct_document(node)
 
 
 @functools.lru_cache(maxsize=256)

@@ -271,7 +271,7 @@ def read_value(text: str) -> Any:
 
 def write_value(value: Any) -> str:
     """The text that `read_value` reads as a value."""
-    if isinstance(value, str) and read_value(value) == value:
+    if isinstance(value, str) and value == " ".join(value.split()) and read_value(value) == value:
         return value
     text = json.dumps(value)
     # YAML reads no pairs of surrogates.

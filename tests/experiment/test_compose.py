@@ -300,6 +300,18 @@ def test_old_names_are_refused_with_the_new_ones(text: str, message: str, tmp_pa
         ("{2x2, 1x2}", "{2x2, 1x2}"),
         ("(1x1)...(3x3)", "(1x1)...(3x3)"),
         ("a: b: c", "a: b: c"),
+        # A text is what was typed.
+        ("Which # is it?", "Which # is it?"),
+        ("# x", "# x"),
+        ("5 # dogs", "5 # dogs"),
+        ("[1] # dogs", "[1] # dogs"),
+        ("&a b", "&a b"),
+        ("&a 5", "&a 5"),
+        ("\nAnswer with one word.", "\nAnswer with one word."),
+        ("a\nb", "a\nb"),
+        ("a\n\nb ", "a\n\nb "),
+        ("", None),
+        ('"a # b\\n"', "a # b\n"),
     ],
 )
 def test_values_of_the_command_line(text: str, value: object) -> None:
@@ -309,7 +321,23 @@ def test_values_of_the_command_line(text: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [1, 1e-5, "1", "null", "a b", "{2x2, 1x2}", [1, "x"], None, True, "a: 😀", ["😀", "é"]],
+    [
+        1,
+        1e-5,
+        "1",
+        "null",
+        "a b",
+        "{2x2, 1x2}",
+        [1, "x"],
+        None,
+        True,
+        "a: 😀",
+        ["😀", "é"],
+        "a # b",
+        " a\n",
+        "# a",
+        "",
+    ],
 )
 def test_a_value_survives_the_command_line(value: object) -> None:
     assert read_value(write_value(value)) == value

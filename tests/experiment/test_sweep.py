@@ -186,7 +186,7 @@ def test_what_some_points_replace_is_for_the_others(tmp_path: Path) -> None:
     sweep = Sweep.read(sweep_file(tmp_path, text))
     (scale := tmp_path / "scale.yaml").write_text("{scale: s, stages: {align: null}, d: Linear}")
     sweep.refuse_overrides(["stages.align.lr_scale=2", "d.bias=true", "e+=[2]", "e=[3]", scale])
-    with pytest.raises(ValueError, match="--d=Linear: the sweep.s axes set d"):
+    with pytest.raises(ValueError, match=r"--d=Linear: the sweep.s axes set d"):
         sweep.refuse_overrides(["d=Linear"])
 
 
