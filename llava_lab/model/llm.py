@@ -29,8 +29,8 @@ class CausalLM(nn.Module):
             in the recipes.
         pretrained: Load the weights of `name`; false builds the architecture with random weights.
         weights: A .safetensors file to load in place of the weights of `name`.
-        config: Values of the LM's configuration to change. With `pretrained: false` and a
-            `model_type` it is the whole configuration; that of `name` is not read.
+        config: Values of the LM's configuration to change. With a `model_type` it is what the LM
+            is: with `pretrained: false` that of `name` is not read, and otherwise it has to agree.
         tokenizer: Hub id or local folder of the tokenizer.
         attention: `forest` computes a packed row at once; `padded` computes each of its paths in a
             row of its own with transformers' attention, which is slower, works for any LM, and is

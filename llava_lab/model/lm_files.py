@@ -1,5 +1,7 @@
 """9. LM files: a name and changes -> configuration, tokenizer and whole weights, or a message."""
 
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,15 @@ from llava_lab.model.weights import (
     refuse_quantized,
 )
 
+NUMBER = re.compile(r"\d+")
+
 
 def lm_config(name: str | None, changes: dict[str, Any], pretrained: bool) -> Any:
-    """Load or make the LM's configuration, and change values that it knows."""
+    """Load or make the LM's configuration, and change values that it knows.
+
+    Raises:
+        ValueError: If it has no such values; or others, where `model_type` says that they are all.
+    """
     if name is None or (not pretrained and "model_type" in changes):
         if "model_type" not in changes:
             raise ValueError("model.llm.config: without a `name` it needs `model_type`")
@@ -24,9 +32,12 @@ def lm_config(name: str | None, changes: dict[str, Any], pretrained: bool) -> An
         _known(changes, _made(kind, {}), kind)
         return _made(kind, changes)
     config = download(AutoConfig, locate(name), "model.llm.name")
-    if (kind := changes.pop("model_type", config.model_type)) != config.model_type:
+    if (kind := changes.get("model_type", config.model_type)) != config.model_type:
         raise ValueError(f"model.llm.config: {name} is a {config.model_type}, not a {kind}")
     _known(changes, config, name)
+    if "model_type" in changes:
+        _same(_made(kind, {k: v for k, v in changes.items() if k != "model_type"}), config, changes)
+        return config
     for key, value in changes.items():
         setattr(config, key, value)
     return config
@@ -44,6 +55,17 @@ def _made(kind: Any, values: dict[str, Any]) -> Any:
         raise ValueError(f"model.llm.config: no configuration of a {kind}: {reason}") from error
 
 
+def _same(stated: Any, config: Any, keys: Iterable[str]) -> None:
+    for key in keys:
+        ours, own = getattr(stated, key), getattr(config, key)
+        if ours != own:
+            raise ValueError(
+                f"model.llm.config: {key} is {ours!r}, and {own!r} in {config.name_or_path}. With "
+                "`model_type` the values say what the LM is: set model.llm.config to null, or "
+                "leave model_type out to change the LM"
+            )
+
+
 def _known(changes: dict[str, Any], config: Any, owner: str) -> None:
     unknown = [key for key in changes if not hasattr(config, key)]
     if unknown:
@@ -55,8 +77,8 @@ def download(kind: Any, name: str, key: str, **options: Any) -> Any:
     if Path(name).is_dir():
         refuse_adapter(Path(name))
         refuse_quantized(Path(name))
-    if kind is AutoModelForCausalLM:  # which would draw what is missing at random
-        options["output_loading_info"] = True
+    if kind is AutoModelForCausalLM:  # which would draw what is missing or of another shape
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         found = kind.from_pretrained(name, trust_remote_code=False, **options)
     except BaseException as error:  # a damaged file may raise anything; tokenizers panics
@@ -69,10 +91,26 @@ def download(kind: Any, name: str, key: str, **options: Any) -> Any:
         ) from error
     if kind is AutoModelForCausalLM:
         found, report = found
-        if missing := sorted(report["missing_keys"]):
-            raise ValueError(
-                f"{key}: {name}: weights are {few('missing', missing)}; take a whole LM, or leave "
-                "out what model.llm.config changes"
-            )
+        _check_whole(found, report, f"{key}: {name}")
         check_values(found.state_dict(), name)
     return found
+
+
+def _check_whole(model: Any, report: Mapping[str, Any], place: str) -> None:
+    """Refuse an LM of which tensors are not in its files, or whose files have more layers."""
+    own = {NUMBER.sub("N", each) for each in model.state_dict()}
+    shapes = [
+        f"{each} (is {list(has)}, expected {list(wanted)})"
+        for each, has, wanted in sorted(report["mismatched_keys"])
+    ]
+    faults = {
+        "missing": sorted(report["missing_keys"]),
+        "of another shape": shapes,
+        "left over": [k for k in sorted(report["unexpected_keys"]) if NUMBER.sub("N", k) in own],
+    }
+    for what, names in faults.items():
+        if names:
+            raise ValueError(
+                f"{place}: weights are {few(what, names)}; take a whole LM, or leave out what "
+                "model.llm.config changes"
+            )

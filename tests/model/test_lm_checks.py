@@ -43,6 +43,31 @@ def test_a_tensor_that_an_lms_folder_lacks_is_named_and_not_drawn(
         CausalLM(str(saved), "v1", tokenizer="unused", config={"num_hidden_layers": 3})
 
 
+def test_a_block_that_says_what_an_lm_is_has_to_agree_with_its_folder(saved: Path) -> None:
+    lm("llama", str(saved), config={"rms_norm_eps": 1e-6})
+    for key, value in {
+        "num_hidden_layers": 1,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+    }.items():
+        with pytest.raises(ValueError, match=f"{key} is .*, and .* in .*leave model_type out"):
+            lm("llama", str(saved), config={key: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 1}, r"9 left over: model\.layers\.1\."),
+        ({"num_key_value_heads": 4}, r"4 of another shape: .*is \[16, 32\], expected \[32, 32\]"),
+    ],
+)
+def test_weights_that_a_change_leaves_over_or_draws_anew_are_named(
+    saved: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        CausalLM(str(saved), "v1", tokenizer="unused", config=change)
+
+
 def test_without_a_name_there_are_no_weights_to_load() -> None:
     with pytest.raises(ValueError, match="no `name` to load weights of; set pretrained to false"):
         lm("llama")
