@@ -14,7 +14,9 @@ axes:
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence, Set
+import os
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +24,13 @@ from typing import Any
 from llava_lab.core.atomic import plain_name
 from llava_lab.core.records import read_record
 from llava_lab.core.yaml_file import read_mapping
-from llava_lab.experiment.compose import (
-    CLASS,
-    EXTENDS,
-    Tree,
-    is_class_name,
-    merge,
-    read_options,
-    write_value,
-)
+from llava_lab.experiment.compose import Tree, merge, write_value
 from llava_lab.experiment.layers import own_layer, read_layers
+from llava_lab.experiment.places import Place, lost, places, settled
 
 KEYS = {"sweep", "experiment", "overlays", "seeds", "axes", "published"}
+ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*(\w+)")
 Layers = Sequence[Path | str]
-Place = tuple[str, ...]  # the names on the way to an option
 
 
 @dataclass(frozen=True)
@@ -144,10 +139,10 @@ class Sweep:
         Raises:
             ValueError: Names the option.
         """
-        own = [{("seed_everything",)} | set(_places(point.options)) for point in self.points()]
+        own = [{("seed_everything",)} | set(places(point.options)) for point in self.points()]
         for given in more:
-            for place in map(_settled, _places(own_layer(given), whole=True)):
-                if any(place in each for each in own) or all(_lost(place, each) for each in own):
+            for place in map(settled, places(own_layer(given), whole=True)):
+                if any(place in each for each in own) or all(lost(place, each) for each in own):
                     where = "seeds" if place == ("seed_everything",) else "axes"
                     what = f"-c {given}" if isinstance(given, Path) else f"--{given}"
                     key = ".".join(place)
@@ -158,11 +153,17 @@ class Sweep:
         return runs / "sweeps" / self.name
 
     def record(self, runs: Path, point: Point, more: Layers = ()) -> Path:
-        """Record of a point, named by its labels and all that its layers say."""
+        """Record of a point, named by its labels and all that its layers say.
+
+        Variables of the environment that they refer to, such as LLAVA_DATA, count where they are
+        set.
+        """
         tree: Tree = {}
         for layer in read_layers(self.layers(point, more)):
             tree = merge(tree, layer)
-        key = json.dumps([point.labels, point.seed, tree], sort_keys=True)
+        names = set(ENVIRONMENT.findall(json.dumps(tree))) & os.environ.keys()
+        known = [{name: os.environ[name] for name in names}] if names else []
+        key = json.dumps([point.labels, point.seed, tree, *known], sort_keys=True)
         return self.folder(runs) / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
 
     def recorded(self, runs: Path, more: Layers = ()) -> Iterator[tuple[Point, Path]]:
@@ -240,49 +241,21 @@ def _refuse_overridden(path: Path, axes: dict[str, dict[str, dict[str, Any]]]) -
         for bundle in bundles.values():
             inside: dict[Place, str] = {}  # what stands before in the bundle itself
             for key, value in bundle.items():
-                places = set(_places({key: value}))
-                if ("seed_everything",) in places:
+                own = set(places({key: value}))
+                if ("seed_everything",) in own:
                     raise ValueError(
                         f"{path}: {axis}: seed_everything is set by seeds: [0, 1, ...]"
                     )
                 known = before | inside
-                whole = set(_places({key: value}, whole=True))
-                if lost := [place for place in known if _lost(place, whole)]:
+                whole = set(places({key: value}, whole=True))
+                if gone := [place for place in known if lost(place, whole)]:
                     raise ValueError(
-                        f"{path}: {axis} sets {key}, which replaces {'.'.join(lost[0])} of "
-                        f"{known[lost[0]]}; change the order of the axes, or make one of both"
+                        f"{path}: {axis} sets {key}, which replaces {'.'.join(gone[0])} of "
+                        f"{known[gone[0]]}; change the order of the axes, or make one of both"
                     )
-                inside |= dict.fromkeys(map(_settled, places), axis)
+                inside |= dict.fromkeys(map(settled, own), axis)
             mine |= inside.keys()
         before |= dict.fromkeys(mine, axis)
-
-
-def _places(options: Mapping[str, Any], whole: bool = False) -> Iterator[Place]:
-    """Where options set a value, whatever their spelling; an option that is appended to has a +.
-
-    Args:
-        options: Options by their names, which may be dotted.
-        whole: Also where they begin anew, with another class or with `extends`.
-    """
-    waiting: list[tuple[Place, Any]] = [((), read_options(options))]
-    while waiting:
-        place, value = waiting.pop()
-        if is_class_name(value) and place[-1] != CLASS:
-            value = {CLASS: value}
-        inside = value if isinstance(value, dict) else {}
-        if place and (not inside or (whole and {CLASS, EXTENDS} & inside.keys())):
-            yield place
-        waiting += [((*place, key), each) for key, each in inside.items()]
-
-
-def _settled(place: Place) -> Place:
-    """A place without the + of a list that is appended to."""
-    return tuple(part.removesuffix("+") for part in place)
-
-
-def _lost(place: Place, later: Set[Place]) -> bool:
-    """Whether what is set later replaces a place, or what it is in."""
-    return any(place[:length] in later for length in range(1, len(place) + 1))
 
 
 def _from_here(path: Path, value: Any) -> Any:

@@ -89,6 +89,22 @@ def test_points_are_all_combinations(tmp_path: Path) -> None:
     assert len(records) == 8
 
 
+def test_each_data_root_of_the_environment_has_records_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = Sweep.read(sweep_file(tmp_path, "{experiment: EXPERIMENT, axes: {a.b: [1]}}"))
+    (point,) = sweep.points()
+    (paper := tmp_path / "paper.yaml").write_text("{scale: s, r: '${oc.env:LLAVA_DATA,data}'}")
+    records = []
+    for root in (None, "v1", "v2", "v1"):
+        monkeypatch.delenv("LLAVA_DATA", raising=False)
+        if root:
+            monkeypatch.setenv("LLAVA_DATA", root)
+        records.append([sweep.record(tmp_path, point, more) for more in ((), [paper])])
+    without, read = zip(*records, strict=True)
+    assert len(set(without)) == 1 and len(set(read)) == 3 and read[1] == read[3]
+
+
 def test_a_scale_leaves_the_axes_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """An overlay that names the whole encoder does not undo the layer that a point sets."""
     sweep = Sweep.read(REPOSITORY / "sweeps" / "encoder_layer.yaml")
