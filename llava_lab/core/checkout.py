@@ -8,8 +8,11 @@ from pathlib import Path
 def git_commit() -> str | None:
     """Commit of the code, with a plus where files differ from it; None outside a checkout.
 
-    Files under results/ are no code: runs write them.
+    Files under results/ are no code: runs write them. Code that is installed below another
+    checkout, such as in a virtual environment there, is not of its commits.
     """
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
     commit = _git("rev-parse", "HEAD")
     status = ("status", "--porcelain", "--untracked-files=no")
     changed = _git(*status, "--", ":/", ":(exclude,top)results")

@@ -27,3 +27,7 @@ def test_a_commit_has_a_plus_where_code_differs_and_not_for_results(
     assert checkout.git_commit() == commit
     code.write_text("after")
     assert checkout.git_commit() == f"{commit}+"
+    (installed := tmp_path / ".venv" / "package").mkdir(parents=True)
+    (installed / "checkout.py").write_text("before")  # no commit of that checkout has it
+    monkeypatch.setattr(checkout, "__file__", str(installed / "checkout.py"))
+    assert checkout.git_commit() is None
