@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from llava_lab.model.llm import CausalLM
 from llava_lab.train.lora import heads
+from llava_lab.train.parts import Selection, parts_of
 from llava_lab.train.precision import adamw
 
 
@@ -72,3 +74,22 @@ def hidden_matrices(model: nn.Module) -> set[Tensor]:
     """The matrices of linear layers, without an LM's output layer."""
     outer = {weight for head in heads(model) for weight in head.parameters()}
     return {m.weight for m in model.modules() if isinstance(m, nn.Linear)} - outer
+
+
+def check_matrices(model: nn.Module, selection: Selection) -> None:
+    """Refuse to train matrices of an LM that are no linear layer's, such as a mixture's experts.
+
+    Raises:
+        ValueError: Names one, which AdamW would train in Muon's place.
+    """
+    known = hidden_matrices(model) | {each for head in heads(model) for each in head.parameters()}
+    known |= {each.weight for each in model.modules() if isinstance(each, nn.Embedding)}
+    for part, module in parts_of(model).items():
+        for name, weight in module.named_parameters(prefix=part):
+            plain = weight.ndim < 2 or weight in known or not isinstance(module, CausalLM)
+            if not plain and selection.trains(name):
+                kind = type(model.get_submodule(name.rpartition(".")[0])).__name__
+                raise ValueError(
+                    f"optimizer=muon: {name} is a matrix of a {kind}; Muon takes those of linear "
+                    "layers alone, and AdamW would train it in silence. Set optimizer to adamw"
+                )

@@ -135,7 +135,8 @@ def part_costs(model: Any, selection: Selection, seen: Mapping[str, int]) -> dic
 
     A weight costs 2 a token forward; 2 more for the gradient of its inputs, if it stands behind
     one that trains, or is one; and 2 for its own gradient where it trains itself. Embeddings are
-    looked up and count once, as the output layer. What adapters compute themselves is left out.
+    looked up and count once, as the output layer. What adapters compute themselves is left out. Of
+    a mixture of experts all count for every token, also those that it is not routed to.
 
     Args:
         model: The model without adapters.

@@ -17,7 +17,7 @@ from llava_lab.train.feature_store import store_features
 from llava_lab.train.kept import check_every
 from llava_lab.train.lora import Lora, merge
 from llava_lab.train.loss import Loss
-from llava_lab.train.muon import Muon, hidden_matrices
+from llava_lab.train.muon import Muon, check_matrices, hidden_matrices
 from llava_lab.train.normalize import Normalization, StepLoss
 from llava_lab.train.parts import (
     Selection,
@@ -177,6 +177,8 @@ class Stage(Callback):
             trainer: Options of Lightning's Trainer that all stages share.
         """
         self._check_held(model, precision_of({**trainer, **self.trainer_options}))
+        if self.optimizer == "muon":
+            check_matrices(model, self.selection)
         if self.lora is not None:
             self.lora.check(model, self.selection)
 

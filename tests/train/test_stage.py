@@ -94,6 +94,18 @@ def test_muon_moves_hidden_matrices_and_adamw_the_rest(model: Llava) -> None:
     assert all(not torch.equal(w, before[id(w)]) for w in freed)
 
 
+def test_muon_refuses_an_lms_matrices_that_are_no_linear_layers(model: Llava) -> None:
+    stage = Stage(SimpleNamespace(name="s"), NextToken(), {"llm": 1e-2}, optimizer="muon")
+    stage.check(model, {})
+    small = {"vocab_size": 768, "n_embd": 32, "n_layer": 1, "n_head": 4}
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    config = {"model_type": "gpt2", **small, **ends}
+    model.llm = CausalLM(None, "v1", pretrained=False, config=config, tokenizer="asset:tokenizer")
+    with pytest.raises(ValueError, match=r"muon: llm\.\S+c_attn\.weight is a matrix of a Conv1D"):
+        stage.check(model, {})
+    Stage(stage.data, NextToken(), {"llm": 1e-2}).check(model, {})
+
+
 def test_muon_goes_on_from_its_state() -> None:
     def make() -> tuple[torch.nn.Linear, Muon]:
         torch.manual_seed(0)
