@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import os
 import subprocess
 import sys
@@ -128,3 +129,17 @@ def test_an_unknown_verb_is_a_mistake() -> None:
     with pytest.raises(Stop) as stop:
         main(["fitt"])
     assert stop.value.code == verb.MISTAKE
+
+
+def test_the_script_finds_parts_in_the_present_folder_as_the_module_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from llava_lab import __main__ as lab
+
+    monkeypatch.setattr(lab, "main", lambda: None)
+    monkeypatch.setattr(sys, "path", ["/environment/bin"])
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.delenv(lab.PARENT, raising=False)
+    lab.run()
+    assert sys.path == ["", "/environment/bin"]
