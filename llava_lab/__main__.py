@@ -93,7 +93,9 @@ def _run(verb: str, arguments: list[str]) -> None:
 
 
 def run() -> None:
-    """Run one verb as a process of its own."""
+    """Run one verb as a process of its own, by `python -m llava_lab` or the script `llava-lab`."""
+    if __name__ != "__main__" and not sys.flags.safe_path:
+        sys.path.insert(0, "")  # as -m does it: parts of the user's own are found from here
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a table has lines that some locales lack
             stream.reconfigure(errors="replace")
