@@ -21,6 +21,7 @@ VERBS = {
     "test": "Ask the benchmarks of a finished run again.",
     "predict": "Answer the benchmarks' questions of a finished run, without scores.",
 }
+FRESH = "train every stage anew, from the first step also where such a fit was interrupted"
 # What Lightning tells its developers and a researcher need not read at every start.
 QUIET = (
     ".*args parameter is intended",
@@ -68,7 +69,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     parser.set_defaults(fresh=False, checkpoint_seconds=60.0)
     if verb == "fit":
         parser.add_argument("--stage", metavar="NAME", help="stop after this stage")
-        add_flag(parser, "--fresh", action="store_true", help="train every stage anew")
+        add_flag(parser, "--fresh", action="store_true", help=FRESH)
         add_flag(
             parser,
             "--dry-run",
@@ -94,6 +95,8 @@ def fit(fitting: "Fitting", options: argparse.Namespace) -> None:
             say(f"stage {name}: " + (f"would be reused from {folder}" if folder else "to train"))
         say(f"results: {found.results}" if found.results else "benchmarks: to ask")
         return
+    if options.fresh:
+        say(f"--fresh: {FRESH}")
     run = fitting.fit(options.stage)
     if options.stage is None:
         show(run)

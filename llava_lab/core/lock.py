@@ -29,6 +29,9 @@ class Held(ValueError):
 def lock(path: Path, what: str, wait: bool = True) -> Iterator[None]:
     """Hold a lock, so that one process at a time does something; it ends with the process.
 
+    Where a system has no call for locks at all, filelock takes the file's existence for one: that
+    one stays behind a process that is killed.
+
     Args:
         path: The lock's file; who holds it is written beside it.
         what: What the lock is for, for messages.

@@ -69,7 +69,7 @@ class SlurmSweep:
         sweep: The sweep.
         runs: Folder of all runs, which all nodes see.
         options: Options of the jobs, checked.
-        jobs: Jobs at once, or None for as many as Slurm starts.
+        jobs: Jobs of an array at once, or None for as many as Slurm starts.
         more: Files and overrides for all points.
     """
 

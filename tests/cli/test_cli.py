@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -286,3 +287,14 @@ def test_nothing_of_lightnings_own_is_said(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert "GPU available" not in done.stdout + done.stderr
     assert all(line.startswith("llava_lab: ") for line in done.stdout.splitlines()), done.stdout
+
+
+def test_a_fresh_fit_says_that_it_begins_anew_when_it_is_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(cli, "say", said.append)
+    fitting = SimpleNamespace(fit=lambda last: said.append(f"fitted to {last}"))
+    for fresh in (True, False):
+        cli.fit(fitting, SimpleNamespace(dry_run=False, fresh=fresh, stage="align"))
+    assert said == [f"--fresh: {cli.FRESH}", *["fitted to align"] * 2]
