@@ -45,7 +45,11 @@ def stage_fingerprints(
         if stage.data.views.newline:
             last += digest(newline)
         split = stage.deciding_split(trainer)
-        found[name] = last = fingerprint(last, training, split, data, acting)
+        # Stored features are computed in float32, and others by the trainer's precision.
+        exact = acting.get("precision", "32-true") == "32-true" and "plugins" not in acting
+        stored = getattr(stage.data, "feature_store", None) is not None and not exact
+        more = ["features stored"] * stored
+        found[name] = last = fingerprint(last, training, split, data, acting, *more)
     return found
 
 

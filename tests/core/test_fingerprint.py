@@ -332,6 +332,25 @@ def test_each_option_moves_its_own_stage_and_those_behind(
     assert count > 100
 
 
+def test_stored_features_decide_wherever_the_precision_is_not_theirs(
+    monkeypatch: pytest.MonkeyPatch, shortened: list[str], tmp_path: Path
+) -> None:
+    path = REPOSITORY / "experiments/llava15.yaml"
+    found = captured(path, [*shortened, *stage_options(path, tmp_path)])
+    stages = found.parts.stages
+    for step in stages.values():
+        monkeypatch.setattr(step.data, "check", lambda _: None)
+        monkeypatch.setattr(step.data, "content", lambda: "")
+    for precision, same in (("32-true", True), (None, True), ("bf16-mixed", False)):
+        found.options.trainer.precision = precision
+        stored = found.fingerprints(stages)
+        with monkeypatch.context() as without:
+            for step in stages.values():
+                without.setattr(step.data, "feature_store", None)
+            anew = found.fingerprints(stages)
+        assert all((stored[name] == anew[name]) is same for name in stages), precision
+
+
 class Scaled(Llava):
     """Multiplies what the connector gives, by a number of which no weight knows."""
 

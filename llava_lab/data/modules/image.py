@@ -47,8 +47,8 @@ class ImageDataModule(StageDataModule):
         image_position: Where the image stands in the first turn: where the file has it, first,
             last, or first or last at random as in LLaVA's paper.
         hold_out: Share of the rows kept from training, by image, for the held-out loss.
-        feature_store: Folder in which features of a frozen encoder are kept; null computes them
-            anew for every batch.
+        feature_store: Folder in which features of a frozen encoder are kept, in float32; null
+            computes them anew for every batch, in the trainer's precision.
         batch_size: Rows an optimizer step, over all devices: the number that papers give.
         micro_batch_size: Rows a device computes at once; null computes its whole share. The rest
             of `batch_size` is accumulated.
