@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -294,7 +296,7 @@ def test_a_fresh_fit_says_that_it_begins_anew_when_it_is_repeated(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(cli, "say", said.append)
-    fitting = SimpleNamespace(fit=lambda last: said.append(f"fitted to {last}"))
+    fitting: Any = SimpleNamespace(fit=lambda last: said.append(f"fitted to {last}"))
     for fresh in (True, False):
-        cli.fit(fitting, SimpleNamespace(dry_run=False, fresh=fresh, stage="align"))
+        cli.fit(fitting, Namespace(dry_run=False, fresh=fresh, stage="align"))
     assert said == [f"--fresh: {cli.FRESH}", *["fitted to align"] * 2]
