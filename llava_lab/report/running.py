@@ -70,19 +70,22 @@ class Running:
         for id in ids:
             begin(self.results, self.findings[id], self.git)
         with lock(self.runs / ".report.lock", "report --run", wait=False), verdict_worlds.opened():
-            while sweeps := list(self.lacking(ids, claims := self.claims())):
+            claims = self._noted()
+            while sweeps := list(self.lacking(ids, claims)):
                 if sum(self._take(sweep, claims) for sweep in sweeps):
+                    claims = self._noted()
                     continue
-                failed = [sweep.name for sweep in sweeps if not self._sweep(sweep)]
-                self._note(claims := self.claims())
+                failed = []
+                for sweep in sweeps:
+                    failed += [] if self._sweep(sweep) else [sweep.name]
+                    claims = self._noted()  # whatever stops the next sweep
                 if failed:
                     raise ValueError(
                         f"runs of {', '.join(failed)} failed, and a look waits for all of its "
                         "runs; the same command tries them again"
                     )
                 if self.one_look:
-                    return claims
-            self._note(claims)
+                    break
         return claims
 
     def rehearse(self, ids: Sequence[str]) -> None:
@@ -185,10 +188,13 @@ class Running:
             if each.sweep.name == sweep.name and point.name in each.points
         ]
 
-    def _note(self, claims: Claims) -> None:
+    def _noted(self) -> Claims:
+        """The claims, their verdicts written down."""
+        claims = self.claims()
         for id, verdict in claims.verdicts.items():
             used = {run.name: run.sha256 for run in claims.used(id)}
             note(self.results, verdict, used, self.git)
+        return claims
 
 
 def check_written(findings: Iterable[Finding]) -> None:

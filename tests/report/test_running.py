@@ -175,6 +175,30 @@ def test_where_one_look_is_asked_for_the_next_one_waits(
     assert run(one_look=True).verdicts["T2"].said == "inconclusive" and len(ran) == 8
 
 
+def test_a_look_is_written_down_whatever_stops_the_runs_of_the_next_sweep(
+    tmp_path: Path, run: Callable[..., Claims], ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a verdict could be seen, and be gone: the next command would note a later one alone."""
+    rule(tmp_path)
+    other = yaml.safe_load((tmp_path / "findings" / "T2.yaml").read_text())
+    other["sweep"] = "../sweeps/other.yaml"
+    (tmp_path / "findings" / "T2.yaml").write_text(yaml.safe_dump(other))
+    (tmp_path / "sweeps" / "other.yaml").write_bytes((tmp_path / "sweeps/some.yaml").read_bytes())
+    own = running.run_sweep
+
+    def stopped(sweep: Sweep, *given: object) -> None:
+        if sweep.name == "other":
+            raise KeyboardInterrupt
+        own(sweep, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(running, "run_sweep", stopped)
+    monkeypatch.setattr(running, "elsewhere", lambda *_: [])
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    looks = [each["look"] for each in history_of(tmp_path / "results", "T1").of("verdict")]
+    assert looks == [3]
+
+
 def test_points_that_no_contrast_names_are_run_where_every_point_is_asked_for(
     tmp_path: Path, run: Callable[..., Claims], ran: list[str]
 ) -> None:
