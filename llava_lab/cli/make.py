@@ -252,9 +252,9 @@ def _named(given: Sequence[str]) -> dict[str, str]:
 
 def distinct(options: Namespace) -> None:
     """Leave out rows with pictures of benchmarks."""
-    from collections import Counter
     from dataclasses import asdict
 
+    from llava_lab.core.below import endings
     from llava_lab.core.records import check_rows_name
     from llava_lab.data.rows import read_rows
     from llava_lab.make_data.distinct import Pictures, split
@@ -274,8 +274,7 @@ def distinct(options: Namespace) -> None:
     alike = len(matches) - exact
     print(f"llava_lab: compared with {pictures.compared:,} pictures")
     if others:
-        kinds = Counter(each.suffix or "without an ending" for each in others).most_common()
-        named = ", ".join(f"{number:,} {kind}" for kind, number in kinds)
+        named = endings(others)
         print(f"llava_lab: {len(others):,} files are no pictures, and not compared: {named}")
     print(f"llava_lab: left out {exact} pictures with the same pixels, {alike} that look the same")
     for each in matches[:10]:

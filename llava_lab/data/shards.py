@@ -48,7 +48,7 @@ def shards_of(path: Path) -> list[Path]:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file{nearest(path)}")
         return [path]
-    found = [each for each in files_below(path) if each.suffix in KINDS]
+    found = [each for each in files_below(path, whole=True) if each.suffix in KINDS]
     kinds = {each.suffix for each in found}
     if not found:
         raise FileNotFoundError(f"{path}: a folder without {' or '.join(KINDS)} files")

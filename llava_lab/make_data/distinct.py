@@ -71,7 +71,7 @@ class Pictures:
         if not folder.is_dir():
             is_file = "; it is a file: unpack it, and name the folder" if folder.is_file() else ""
             raise FileNotFoundError(f"{folder}: no such folder of pictures{is_file}")
-        every = {path: _is_picture(path) for path in files_below(folder)}
+        every = {path: _is_picture(path) for path in files_below(folder, whole=True)}
         paths = [path for path, shows in every.items() if shows]
         if not paths:
             raise ValueError(f"{folder}: there is no picture among its {len(every)} files")

@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from llava_lab.core import verdict_worlds
-from llava_lab.core.below import files_below
+from llava_lab.core.below import endings, files_below
+from llava_lab.core.progress import say
 from llava_lab.data.fields import read_id, read_media
 from llava_lab.data.image_folder import VIDEO_FILES, ImageFolder, VideoPath
 from llava_lab.data.keys import CAPTION_KEYS
@@ -53,8 +54,11 @@ def read_inputs(source: Path, images: Path | None) -> list[CaptionInput]:
     if source.is_dir():
         verdict_worlds.check_file(source)
         known = (*Image.registered_extensions(), *VIDEO_FILES)
-        paths = [path for path in files_below(source) if path.suffix.lower() in known]
-        inputs = [_of_file(path, source) for path in paths]
+        every = files_below(source, whole=True)
+        inputs = [_of_file(path, source) for path in every if path.suffix.lower() in known]
+        if others := [path for path in every if path.suffix.lower() not in known]:
+            what = f"{source}: {len(others):,} files are not called pictures or videos"
+            say(f"{what}, and get no caption: {endings(others)}")
     else:
         folder = ImageFolder(images or source.parent)
         inputs = [_of_row(row, folder) for row in read_rows(source)]

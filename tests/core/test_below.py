@@ -26,7 +26,6 @@ def linked(tmp_path: Path) -> Path:
     (top / "link").symlink_to(tmp_path / "disk")
     (top / "own" / "up").symlink_to(top)
     (disk / "self").symlink_to(disk)
-    (top / "gone").symlink_to(tmp_path / "nowhere")
     return top
 
 
@@ -34,8 +33,28 @@ def test_files_behind_links_are_found_once_and_loops_end(linked: Path) -> None:
     names = ("a.png", "results.json", "rows.parquet")
     wanted = [f"{folder}/{name}" for folder in ("link/deep", "own") for name in names]
     assert [str(path.relative_to(linked)) for path in files_below(linked)] == wanted
+    (linked / "gone").symlink_to(linked / "nowhere")
+    assert len(files_below(linked)) == len(wanted)
     with pytest.raises(FileNotFoundError):
         files_below(linked / "nowhere")
+
+
+def test_data_with_a_link_whose_file_is_gone_are_refused(linked: Path) -> None:
+    """As of a hub's snapshot that was fetched in part: the data set was smaller, in silence."""
+    pytest.importorskip("imagehash")
+    (linked / "gone.png").symlink_to(linked / "nowhere")
+    readers = [shards_of, lambda each: read_inputs(each, None), lambda each: Pictures([each])]
+    for read in readers:
+        with pytest.raises(
+            FileNotFoundError, match=r"gone\.png: a link to .*nowhere, which is not"
+        ):
+            read(linked)
+
+
+def test_what_gets_no_caption_is_said(linked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(read_inputs(linked, None)) == 2
+    said = capsys.readouterr().out
+    assert "4 files are not called pictures or videos, and get no caption: 2" in said
 
 
 def test_every_reader_of_folders_sees_what_is_behind_links(linked: Path) -> None:

@@ -27,7 +27,7 @@ from llava_lab.evaluate.metrics.question import VQAAccuracy
 from llava_lab.experiment.run import Run
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.serve.caption import caption
-from llava_lab.serve.caption_inputs import CaptionInput
+from llava_lab.serve.caption_inputs import CaptionInput, read_inputs
 from llava_lab.serve.prefer import check, pairs
 
 GOOD = {"message": {"content": "A dog."}, "finish_reason": "stop"}
@@ -162,8 +162,10 @@ def test_captions_of_an_older_journal_that_no_reader_takes_are_made_anew(
     with pytest.raises(SystemExit):
         captions(folder, server.url)
     (journal,) = folder.glob("*.journal")
+    keys = [each.key for each in read_inputs(folder / "pictures", None)]
     with journal.open("a") as file:
-        file.write('["0.png", ""]\n["1.png", null]\n["2.png", "A <image>."]\n')
+        for entry in zip(keys, ["", None, "A <image>."], strict=True):
+            file.write(json.dumps(entry) + "\n")
     server.choose = lambda _: GOOD
     captions(folder, server.url)
     rows = read_samples(Source(folder / "rows.json", folder / "pictures"), 0)
