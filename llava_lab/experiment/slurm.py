@@ -69,7 +69,8 @@ class SlurmSweep:
         sweep: The sweep.
         runs: Folder of all runs, which all nodes see.
         options: Options of the jobs, checked.
-        jobs: Jobs of an array at once, or None for as many as Slurm starts.
+        jobs: Points at once, or None for as many as Slurm starts; jobs of stages that points share
+            do not count.
         more: Files and overrides for all points.
     """
 
@@ -159,9 +160,16 @@ class SlurmSweep:
                     jobs[stage.key] = self._stage_job(trains, queue, need, before)
                 before = jobs[stage.key]
             groups[(before, *need.items())].append(fit)
-        for (before, *need), together in groups.items():
-            for fit, job in zip(together, self._send(together, dict(need), before), strict=True):
-                submitted[fit] = job
+        # Arrays share --jobs; further ones than it has points wait for those before.
+        turns = min(len(groups), self.jobs or len(groups))
+        ends: list[dict[str, str]] = [{} for _ in range(turns)]
+        for number, ((before, *need), together) in enumerate(groups.items()):
+            turn = number % turns
+            share = (self.jobs + turns - 1 - turn) // turns if self.jobs else 256  # submitit's
+            limits = {"array_parallelism": share, **ends[turn]}
+            sent = self._send(together, {**dict(need), **limits}, before)
+            ends[turn] = {"dependency": f"afterany:{sent[0].partition('_')[0]}"}
+            submitted |= zip(together, sent, strict=True)
         return len(fits) - len(configs)
 
     def _config(self, fit: Fit) -> dict[str, Any] | None:
@@ -188,12 +196,12 @@ class SlurmSweep:
         import submitit
 
         given = {**self.options, **need, "job_name": self.name}
-        given["array_parallelism"] = self.jobs or 256  # submitit's default
         requeues = int(given.pop(REQUEUES))
         # Not submitit's own SIGUSR2, which ranks send each other.
         more = {"signal": f"USR1@{given['signal_delay_s']}"}
         if before.behind:
-            given["dependency"] = f"afterok:{before.behind}"
+            waits = (f"afterok:{before.behind}", given.get("dependency"))
+            given["dependency"] = ",".join(filter(None, waits))
             more["kill-on-invalid-dep"] = "yes"
         given["additional_parameters"] = {**self.options.get("additional_parameters", {}), **more}
         if cpus := given.get("cpus_per_task"):  # which srun takes from sbatch in some versions only

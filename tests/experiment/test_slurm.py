@@ -95,6 +95,28 @@ def test_a_shared_stage_is_one_job_and_the_points_that_need_it_are_one_array_beh
     assert not [file for file in files if b"hf_secret" in file.read_bytes()]
 
 
+@pytest.mark.parametrize(
+    ("jobs", "limits", "behind"),
+    [(4, ["2", "1", "1"], ["", "", ""]), (2, ["1", "1", "1"], ["", "", ",afterany:73"])],
+)
+def test_arrays_share_the_number_of_points_at_once(
+    cluster: Path, tmp_path: Path, jobs: int, limits: list[str], behind: list[str]
+) -> None:
+    """Each array had the whole number: 4 seeds behind a shared stage each ran 4 times as many."""
+    path = tmp_path / "some.yaml"
+    axes = "{stages.instruct.lr.llm: [1.0e-5, 2.0e-5]}"
+    path.write_text(f"{{experiment: {EXPERIMENT}, seeds: [0, 1, 2], axes: {axes}}}")
+    with pytest.raises(SystemExit):
+        command = [str(path), f"--runs={tmp_path / 'runs'}", "--launcher=slurm", f"--jobs={jobs}"]
+        sweeps.main(command)
+    sent = [sbatch(cluster / f"{number}.sent") for number in range(70, 76)]
+    assert ["array" in each for each in sent] == [False] * 3 + [True] * 3
+    assert [each["array"].partition("%")[2] for each in sent[3:]] == limits
+    stages = [f"afterok:{number}" for number in (70, 71, 72)]
+    wanted = [stage + more for stage, more in zip(stages, behind, strict=True)]
+    assert [each["dependency"] for each in sent[3:]] == wanted
+
+
 def test_the_same_command_watches_the_jobs_that_there_are(
     cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
