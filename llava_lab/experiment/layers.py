@@ -16,8 +16,11 @@ from llava_lab.core import ranks
 from llava_lab.core.shipped import shipped
 from llava_lab.core.yaml_file import read_mapping
 from llava_lab.experiment.compose import CLASS, EXTENDS, Tree, override, read_layer
+from llava_lab.experiment.places import lost, places, settled
 
 TINY = "configs/scale/tiny.yaml"
+NAMES = (EXTENDS, "experiment")  # what an experiment's file says of itself
+MOST = 8  # options that a line names
 DEFAULT = "tiny scale (the default); for the published recipe add -c configs/scale/paper.yaml"
 
 
@@ -35,14 +38,21 @@ def read_layers(given: Sequence[Path | str], quiet: bool = False) -> list[Tree]:
     names = [name for each in lineage for name in each.get("experiment", [])]
     experiment = next((n for n, each in enumerate(lineage) if each.get("experiment")), None)
     if experiment is not None and not any(each.get("scale") for each in lineage):
-        tiny = shipped(TINY) if quiet else _default_scale()
+        tiny = shipped(TINY)
+        if not quiet:
+            _say_once(DEFAULT)
         found.insert(experiment + 1, read_layer(tiny))
         lineage.insert(experiment + 1, _lineage(tiny))
     layers: list[Tree] = []
+    before: list[Path] = []  # experiments of the user's own
     for layer, known in zip(found, lineage, strict=True):
-        layers.append(layer)
-        if known and not known["experiment"]:
-            layers += [read_layer(path) for path in _own_files(known["files"], names)]
+        own = _own_files(known["files"], names) if known and not known["experiment"] else ()
+        here = [layer, *map(read_layer, own)]
+        if known.get("scale") and not quiet:
+            for file in before:
+                _say_replaced(file, known["scale"][0], here)
+        before += filter(_is_own, known["files"] if known.get("experiment") else ())
+        layers += here
     return layers
 
 
@@ -55,12 +65,30 @@ def own_layer(given: Path | str) -> Tree:
     return {} if isinstance(given, Path) and _lineage(given)["scale"] else _layer(given)
 
 
+def _is_own(file: Path) -> bool:
+    """Whether a file is none of those that ship."""
+    places = (shipped(name).resolve() for name in ("experiments", "configs"))
+    return not any(file.resolve().is_relative_to(place) for place in places)
+
+
+def _say_replaced(file: Path, scale: str, layers: Sequence[Tree]) -> None:
+    """Say which options of an experiment of the user's own a scale behind it replaces."""
+    own = {key: value for key, value in read_mapping(file).items() if key not in NAMES}
+    theirs = {place for layer in layers for place in places(layer, whole=True)}
+    gone = sorted({".".join(each) for each in map(settled, places(own)) if lost(each, theirs)})
+    if gone:
+        more = f" and {len(gone) - MOST} more" if len(gone) > MOST else ""
+        _say_once(
+            f"the {scale} scale replaces {', '.join(gone[:MOST])}{more} of {file}; what should "
+            "stand at any scale goes into a -c file behind it, or on the command line"
+        )
+
+
 @functools.cache
-def _default_scale() -> Path:
-    """The tiny scale's file; says once in a process that it is taken, apart from what is read."""
+def _say_once(message: str) -> None:
+    """Say something once in a process, apart from what is read."""
     if ranks.first():
-        print(f"llava_lab: {DEFAULT}", file=sys.stderr, flush=True)
-    return shipped(TINY)
+        print(f"llava_lab: {message}", file=sys.stderr, flush=True)
 
 
 def _layer(given: Path | str) -> Tree:

@@ -353,6 +353,25 @@ def test_own_files_of_a_scale_follow_the_line_of_experiments(tmp_path: Path) -> 
     assert tree["experiment"] == "mine" and tree["stages"]["instruct"]["data"]["max_steps"] == 1000
 
 
+def test_what_a_scale_replaces_of_an_experiment_of_ones_own_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The LM that the file names was another one, and a line said that the scale is tiny."""
+    extends = f"extends: {REPOSITORY / 'experiments' / 'llava15.yaml'}"
+    own = written(
+        tmp_path,
+        mine=f"{extends}\nexperiment: mine\nmodel.llm.name: my/llm\nmodel.connector.depth: 3",
+    )["mine"]
+    said = f"the tiny scale replaces model.llm.name of {own}; what should stand at any scale"
+    tree = read_layers([own])
+    assert said in capsys.readouterr().err
+    read_layers([own])
+    read_layers([REPOSITORY / "experiments" / "llava15.yaml"])
+    assert "replaces" not in capsys.readouterr().err  # said once; nothing of what ships
+    (own.parent / "behind.yaml").write_text("model.llm.name: my/llm")
+    assert len(read_layers([own, own.parent / "behind.yaml"])) == len(tree) + 1
+
+
 def test_a_scale_is_a_file_and_no_name() -> None:
     llava15 = REPOSITORY / "experiments" / "llava15.yaml"
     with pytest.raises(ValueError, match=r"scale=small: .* -c configs/scale/small\.yaml"):
