@@ -1,13 +1,16 @@
 """What several tests share, made in memory: small tokenizers of the two common kinds."""
 
+import importlib
 import json
 import os
 import string
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 # Tests run side by side, a core each; the processes that they start take no more, either.
@@ -275,3 +278,16 @@ def run_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
     monkeypatch.setattr(running, "run_sweep", run_sweep)
     monkeypatch.setattr(running, "rehearse", lambda *_: Rehearsal({}, SCORES))
     return start
+
+
+@pytest.fixture
+def lmms_adapter(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The adapter for lmms-eval, beside as much of that as it asks for."""
+    names = ("lmms_eval", "lmms_eval.api", "lmms_eval.api.model", "lmms_eval.models")
+    for name in (*names, "lmms_eval.models.registry_v2"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules["lmms_eval.api.model"], "lmms", object, raising=False)
+    registry = sys.modules["lmms_eval.models.registry_v2"]
+    monkeypatch.setattr(registry, "ModelManifest", dict, raising=False)
+    monkeypatch.delitem(sys.modules, "llava_lab.serve.lmms_eval", raising=False)
+    return importlib.import_module("llava_lab.serve.lmms_eval")

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from llava_lab.model.encoder.tower import refuse_depth
+from llava_lab.model.lm_files import made
 
 
 def words(text: str) -> frozenset[str]:
@@ -127,19 +127,6 @@ def _rope(found: Mapping[str, Any], place: str) -> dict[str, Any]:
             "them has to go"
         )
     return rope
-
-
-def made(kind: str, values: Mapping[str, Any], place: str) -> Any:
-    """Make a configuration of transformers; any exception becomes one message."""
-    try:
-        for part in (values, values.get("text_config"), values.get("vision_config")):
-            refuse_depth(part or {})
-        return AutoConfig.for_model(kind, **values)
-    except (
-        Exception
-    ) as error:  # which exception a wrong value raises depends on the code that reads it first
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{place}: no configuration of a {kind}: {reason}") from error
 
 
 def _head_width(config: Mapping[str, Any]) -> int | None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from llava_lab.convert.config import lm_config, made, refuse_unknown, require, words
+from llava_lab.convert.config import lm_config, refuse_unknown, require, words
 from llava_lab.convert.files import read_json
 from llava_lab.convert.parts import class_of
 from llava_lab.data.views.anyres import AnyRes
@@ -14,6 +14,7 @@ from llava_lab.model.connector.mlp import MLP
 from llava_lab.model.encoder.clip import ClipEncoder
 from llava_lab.model.encoder.siglip import SiglipEncoder
 from llava_lab.model.llm import CausalLM
+from llava_lab.model.lm_files import made
 
 # Files of a processor of images or videos, beside processor_config.json.
 PROCESSORS = {

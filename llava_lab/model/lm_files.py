@@ -16,6 +16,7 @@ from llava_lab.model.weights import (
     refuse_quantized,
 )
 
+CONFIG = "model.llm.config"
 NUMBER = re.compile(r"\d+")
 
 
@@ -27,32 +28,34 @@ def lm_config(name: str | None, changes: dict[str, Any], pretrained: bool) -> An
     """
     if name is None or (not pretrained and "model_type" in changes):
         if "model_type" not in changes:
-            raise ValueError("model.llm.config: without a `name` it needs `model_type`")
+            raise ValueError(f"{CONFIG}: without a `name` it needs `model_type`")
         kind = changes.pop("model_type")
-        _known(changes, _made(kind, {}), kind)
-        return _made(kind, changes)
+        _known(changes, made(kind, {}, CONFIG), kind)
+        return made(kind, changes, CONFIG)
     config = download(AutoConfig, locate(name), "model.llm.name")
     if (kind := changes.get("model_type", config.model_type)) != config.model_type:
-        raise ValueError(f"model.llm.config: {name} is a {config.model_type}, not a {kind}")
+        raise ValueError(f"{CONFIG}: {name} is a {config.model_type}, not a {kind}")
     _known(changes, config, name)
     if "model_type" in changes:
-        _same(_made(kind, {k: v for k, v in changes.items() if k != "model_type"}), config, changes)
+        values = {key: value for key, value in changes.items() if key != "model_type"}
+        _same(made(kind, values, CONFIG), config, changes)
         return config
     for key, value in changes.items():
         setattr(config, key, value)
     return config
 
 
-def _made(kind: Any, values: dict[str, Any]) -> Any:
-    """Make a configuration from values; any exception becomes one message."""
+def made(kind: str, values: Mapping[str, Any], place: str) -> Any:
+    """Make a configuration of transformers; any exception becomes one message."""
     try:
-        refuse_depth(values)
+        for part in (values, values.get("text_config"), values.get("vision_config")):
+            refuse_depth(part or {})
         return AutoConfig.for_model(kind, **values)
     except (
         Exception
     ) as error:  # which exception a wrong value raises depends on the code that reads it first
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"model.llm.config: no configuration of a {kind}: {reason}") from error
+        raise ValueError(f"{place}: no configuration of a {kind}: {reason}") from error
 
 
 def _same(stated: Any, config: Any, keys: Iterable[str]) -> None:
@@ -60,7 +63,7 @@ def _same(stated: Any, config: Any, keys: Iterable[str]) -> None:
         ours, own = getattr(stated, key), getattr(config, key)
         if ours != own:
             raise ValueError(
-                f"model.llm.config: {key} is {ours!r}, and {own!r} in {config.name_or_path}. With "
+                f"{CONFIG}: {key} is {ours!r}, and {own!r} in {config.name_or_path}. With "
                 "`model_type` the values say what the LM is: set model.llm.config to null, or "
                 "leave model_type out to change the LM"
             )
@@ -69,7 +72,7 @@ def _same(stated: Any, config: Any, keys: Iterable[str]) -> None:
 def _known(changes: dict[str, Any], config: Any, owner: str) -> None:
     unknown = [key for key in changes if not hasattr(config, key)]
     if unknown:
-        raise ValueError(f"model.llm.config: {owner} has no {', '.join(map(repr, unknown))}")
+        raise ValueError(f"{CONFIG}: {owner} has no {', '.join(map(repr, unknown))}")
 
 
 def download(kind: Any, name: str, key: str, **options: Any) -> Any:

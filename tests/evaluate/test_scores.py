@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -238,20 +237,11 @@ def test_answer_leaves_rows_out_that_cannot_be_asked_where_it_is_told_to(
 
 
 def test_lmms_eval_has_its_answers_in_order_or_none_at_all(
-    model: Llava, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Llava, lmms_adapter: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("lmms_eval", "lmms_eval.api", "lmms_eval.api.model", "lmms_eval.models")
-    for name in (*names, "lmms_eval.models.registry_v2"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setattr(sys.modules["lmms_eval.api.model"], "lmms", object, raising=False)
-    registry = sys.modules["lmms_eval.models.registry_v2"]
-    monkeypatch.setattr(registry, "ModelManifest", dict, raising=False)
-    monkeypatch.delitem(sys.modules, "llava_lab.serve.lmms_eval", raising=False)
-    from llava_lab.serve import lmms_eval
-
-    monkeypatch.setattr(lmms_eval, "open_model", lambda *_: (model, Pad()))
-    monkeypatch.setattr(lmms_eval, "REQUESTS_AT_ONCE", 2)
-    asked = lmms_eval.LlavaLab("m")
+    monkeypatch.setattr(lmms_adapter, "open_model", lambda *_: (model, Pad()))
+    monkeypatch.setattr(lmms_adapter, "REQUESTS_AT_ONCE", 2)
+    asked = lmms_adapter.LlavaLab("m")
     paint(tmp_path, ["a.png", "b.png"])
     documents = [Image.open(tmp_path / f"{name}.png") for name in "abab"]
     asked.task_dict = {"t": {"test": documents}}
@@ -274,7 +264,7 @@ def test_lmms_eval_has_its_answers_in_order_or_none_at_all(
     told = asked.generate_until([requests[0], request(0, words, 4)])
     assert told == [together[0], kept[0]] and kept != moved
     computed: list[int] = []
-    monkeypatch.setattr(lmms_eval, "answer_questions", lambda *_, **__: computed.append(1))
+    monkeypatch.setattr(lmms_adapter, "answer_questions", lambda *_, **__: computed.append(1))
     with pytest.raises(ValueError, match=r"task t, document 3: .* for the answer"):
         asked.generate_until([*requests[:3], request(3, texts[3], 400)])
     assert not computed
