@@ -67,8 +67,8 @@ def own_layer(given: Path | str) -> Tree:
 
 def _is_own(file: Path) -> bool:
     """Whether a file is none of those that ship."""
-    places = (shipped(name).resolve() for name in ("experiments", "configs"))
-    return not any(file.resolve().is_relative_to(place) for place in places)
+    folders = (shipped(name).resolve() for name in ("experiments", "configs"))
+    return not any(file.resolve().is_relative_to(folder) for folder in folders)
 
 
 def _say_replaced(file: Path, scale: str, layers: Sequence[Tree]) -> None:

@@ -54,7 +54,7 @@ UNKNOWN = Unit(100)  # stands as it is stated, where ours are in per cent
 
 
 @cache
-def units() -> tuple[dict[str, dict[str, Unit]], dict[str, Unit]]:
+def known_units() -> tuple[dict[str, dict[str, Unit]], dict[str, Unit]]:
     """Units of the metrics of tasks, and of those that have one in every task, by pattern."""
     known = read_mapping(PAPER / LMMS_EVAL)
     tasks = {
@@ -70,7 +70,7 @@ def _unit(given: Mapping[str, Any]) -> Unit:
 
 def unit_of(task: str, metric: str) -> Unit:
     """The unit of a task's metric, without its filter; UNKNOWN where it is not known."""
-    tasks, every = units()
+    tasks, every = known_units()
     if metric in tasks.get(task, {}):
         return tasks[task][metric]
     return next((u for pattern, u in every.items() if fnmatchcase(metric, pattern)), UNKNOWN)

@@ -103,17 +103,22 @@ def test_a_shard_that_moves_to_a_source_of_another_weight_is_other_content(tmp_p
     assert seen[0][0] != seen[1][0] and [rows for _, rows in seen] == [5, 4]
 
 
+def assert_apart(data: ImageDataModule | PreferenceDataModule) -> None:
+    """No picture is on both sides of a hold-out, and both have some."""
+    trained, held = (
+        {image_digest(path) for row in rows for path in row.images}
+        for rows in (data.samples, data.held)
+    )
+    assert trained and held and not trained & held
+
+
 def test_a_picture_of_several_rows_is_on_one_side_of_the_hold_out(tmp_path: Path) -> None:
     for shard in range(2):
         rows = [lmms(6 * shard + n, shown=n % 5) for n in range(6)]
         tabled(tmp_path / "shards" / f"{shard}.parquet", rows, LMMS_LAB)
     data = stage(Source(tmp_path / "shards"), hold_out=0.4)
     data.read()
-    sides = [
-        {image_digest(path) for row in rows for path in row.images}
-        for rows in (data.samples, data.held)
-    ]
-    assert all(sides) and not sides[0] & sides[1]
+    assert_apart(data)
     assert len(data.samples) + len(data.held) == 12
 
 
@@ -122,11 +127,7 @@ def test_a_picture_of_two_sources_is_on_one_side_of_the_hold_out(tmp_path: Path)
         tabled(tmp_path / name / f"{name}.parquet", [lmms(n, n) for n in range(12)], LMMS_LAB)
     data = stage(Source(tmp_path / "one"), Source(tmp_path / "two"), hold_out=0.4)
     data.read()
-    sides = [
-        {image_digest(path) for row in rows for path in row.images}
-        for rows in (data.samples, data.held)
-    ]
-    assert all(sides) and not sides[0] & sides[1]
+    assert_apart(data)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "tar"])
@@ -146,11 +147,7 @@ def test_a_picture_of_two_sources_of_answers_is_on_one_side_of_the_hold_out(
     sources = [Source(tmp_path / name) for name in ("one", "two")]
     data = PreferenceDataModule(sources, Pad(), 2, hold_out=0.4)
     data.read()
-    sides = [
-        {image_digest(path) for row in rows for path in row.images}
-        for rows in (data.samples, data.held)
-    ]
-    assert all(sides) and not sides[0] & sides[1]
+    assert_apart(data)
     assert len(data.samples) + len(data.held) == 24
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from llava_lab.cli.table import main
 from llava_lab.report.foreign import read_all
-from llava_lab.report.lmms_eval import read_log, units
+from llava_lab.report.lmms_eval import known_units, read_log
 from llava_lab.report.published import PAPER, columns, every
 from llava_lab.report.rows import score_rows
 
@@ -207,7 +207,7 @@ def test_a_table_without_its_tasks_says_so(
 def test_every_column_that_a_task_measures_is_one_and_all_of_them_the_same() -> None:
     """TextVQA with and without OCR tokens are two benchmarks, 12 points apart."""
     known = columns(PAPER)
-    named = [unit.columns for metrics in units()[0].values() for unit in metrics.values()]
+    named = [unit.columns for metrics in known_units()[0].values() for unit in metrics.values()]
     assert len(named) > 20 and not [c for each in named for c in each if c not in known]
     for each in named:
         assert len({repr(known[column].ours) for column in each}) == 1, each
