@@ -16,7 +16,7 @@ from llava_lab.cli.verb import (
     add_question_file,
     add_video_flags,
     one_message,
-    refuse_local_flags,
+    refuse_others_flags,
     remote_model,
     verb_parser,
 )
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the verb."""
     made = parser()
     options = made.parse_args(arguments)
-    refuse_local_flags(made, options)
+    refuse_others_flags(made, options)
     with one_message():
         from llava_lab.data.questions import read_questions
         from llava_lab.serve.answer import answer_rows

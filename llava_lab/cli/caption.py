@@ -17,7 +17,7 @@ from llava_lab.cli.verb import (
     add_video_flags,
     one_message,
     read_prices,
-    refuse_local_flags,
+    refuse_others_flags,
     remote_model,
     verb_parser,
 )
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the verb."""
     made = parser()
     options = made.parse_args(arguments)
-    refuse_local_flags(made, options)
+    refuse_others_flags(made, options)
     with one_message():
         index, number = options.shard
         prices = read_prices(options)

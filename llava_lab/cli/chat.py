@@ -10,6 +10,7 @@ from llava_lab.cli.verb import (
     add_video_flags,
     one_message,
     positive,
+    refuse_idle,
     verb_parser,
 )
 from llava_lab.data.image_folder import VideoPath
@@ -35,7 +36,10 @@ def parser() -> ArgumentParser:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the verb."""
-    options = parser().parse_args(arguments)
+    made = parser()
+    options = made.parse_args(arguments)
+    if not options.video:
+        refuse_idle(made, options, ["--frames", "--stride"], "it is of a --video")
     with one_message():
         from llava_lab.serve.chat import talk
         from llava_lab.serve.models import open_model, show_videos

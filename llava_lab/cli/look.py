@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llava_lab.cli.arguments import experiment_parser, read_experiment, split
 from llava_lab.cli.fit import quiet
-from llava_lab.cli.verb import add_flag, add_trust_flag, one_message, positive
+from llava_lab.cli.verb import add_flag, add_trust_flag, one_message, positive, refuse_idle
 
 FLIPPED = ("flipped", "gained", "lost", "all")
 
@@ -14,20 +14,34 @@ FLIPPED = ("flipped", "gained", "lost", "all")
 def main(arguments: Sequence[str]) -> None:
     """Write the page."""
     with one_message():
-        options, layers = split(_parser(), arguments)
+        parser = _parser()
+        options, layers = split(parser, arguments)
         if len(options.run) > 2:
             raise ValueError(f"--run: {len(options.run)} runs; name one, or two to compare")
         if not layers and not options.run:
             raise ValueError(
                 "what to look at? A training row: -c experiments/llava15.yaml; answers: --run RUN"
             )
-        for name, given in (("--question", options.question), ("--layer", options.layer)):
-            if given and not options.run:
-                raise ValueError(f"{name} is about answers: name a run with --run")
-        if options.layer and not options.question:
-            raise ValueError("--layer is of attention, which is drawn of a --question")
+        _refuse_idle(parser, options, layers)
         quiet()
         _write(options, layers)
+
+
+def _refuse_idle(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, layers: list[Path | str]
+) -> None:
+    if not layers:
+        why = "it is of a training row: name an experiment with -c"
+        refuse_idle(parser, options, ["--row", "--stage"], why)
+    if not options.run:
+        answers = ["--question", "--layer", "--flipped", "--questions", "--trust-code"]
+        refuse_idle(parser, options, answers, "it is about answers: name a run with --run")
+    if options.question:
+        chosen = ["--flipped", "--questions"]
+        refuse_idle(parser, options, chosen, "the questions are named with --question")
+    else:
+        why = "it is of attention, which is drawn of a --question"
+        refuse_idle(parser, options, ["--layer"], why)
 
 
 def _write(options: argparse.Namespace, layers: list[Path | str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from llava_lab.cli.verb import (
+    PRICES,
     add_flag,
     add_generation_flags,
     add_model,
@@ -17,6 +18,7 @@ from llava_lab.cli.verb import (
     one_message,
     positive,
     read_prices,
+    refuse_idle,
     verb_parser,
 )
 from llava_lab.core.atomic import write
@@ -53,7 +55,11 @@ def parser() -> ArgumentParser:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the verb."""
-    options = parser().parse_args(arguments)
+    made = parser()
+    options = made.parse_args(arguments)
+    if not (options.judge_url or options.judge_model):
+        judges = ["--judge-prompt", "--judge-cache", *PRICES]
+        refuse_idle(made, options, judges, "it is a judge's, and --judge-url is not given")
     with one_message():
         from llava_lab.core.journal import Journal
         from llava_lab.data.questions import read_questions

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_lab.cli.arguments import split
-from llava_lab.cli.verb import add_trust_flag, one_message, positive, verb_parser
+from llava_lab.cli.verb import (
+    add_trust_flag,
+    one_message,
+    positive,
+    refuse_idle,
+    verb_parser,
+)
 from llava_lab.core import verdict_worlds
 from llava_lab.experiment.sweep import Layers
 from llava_lab.report.claims import Claims, read_claims
@@ -33,21 +39,33 @@ def main(arguments: Sequence[str]) -> None:
             )
         if more and options.run is None and options.plan is None:
             made.error(f"unrecognized arguments: {' '.join(map(str, more))}")
-        if options.given and (options.run, options.plan, options.docs) != (None, None, None):
-            made.error("runs are for the page alone: leave out --run, --plan and --docs")
-        if options.every_point and (options.run, options.plan) == (None, None):
-            made.error("--every-point says which runs to make: give --run or --plan")
-        if options.one_look and options.run is None:
-            made.error("--one-look says how far --run goes: give it, too")
+        _refuse_idle(made, options)
         own = not options.given or options.results is not None
         options.results = options.results or Path("results")
+        if options.plan is not None:
+            plan(options, more)
+            return
         if options.run is not None:
             run(options, more)
-        elif options.plan is not None:
-            plan(options, more)
-        else:
-            with verdict_worlds.opened():  # samples show their pictures
-                page(options, read_claims(read_findings(), options.results) if own else None)
+        with verdict_worlds.opened():  # samples show their pictures
+            page(options, read_claims(read_findings(), options.results, more) if own else None)
+
+
+def _refuse_idle(made: ArgumentParser, options: Namespace) -> None:
+    if options.given:
+        why = "runs are for the page alone"
+        refuse_idle(made, options, ["--run", "--plan", "--docs"], why)
+    if options.plan is not None:
+        why = "--plan says what --run would do, and does nothing"
+        refuse_idle(made, options, ["--run", "--docs", "--out", "--trust-code"], why)
+    elif options.run is None:
+        why = "it is of the runs to make: give --run or --plan"
+        refuse_idle(made, options, ["--every-point", "--jobs", "--runs"], why)
+    if options.run is None:
+        refuse_idle(made, options, ["--one-look"], "it says how far --run goes: give it, too")
+    if options.docs is not None:
+        why = "docs are written in place of a page"
+        refuse_idle(made, options, ["--out", "--trust-code"], why)
 
 
 def page(options: Namespace, claims: Claims | None) -> None:
@@ -110,14 +128,14 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace, more: Layers) -> None:
-    """Make the runs that are lacking, and print the table.
+    """Make the runs that are lacking.
 
     Args:
         options: Of the command line.
         more: Files and overrides for all runs.
     """
     running, ids = _running(options, options.run, more)
-    show([claims_grid(running.run(ids), ids)], options.format)
+    running.run(ids)
 
 
 def plan(options: Namespace, more: Layers) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llava_lab.cli.arguments import experiment_parser, split
 from llava_lab.cli.fit import quiet
-from llava_lab.cli.verb import add_flag, one_message, positive
+from llava_lab.cli.verb import add_flag, one_message, positive, refuse_idle
 from llava_lab.core.messages import explained
 from llava_lab.core.shipped import here_or_shipped
 from llava_lab.experiment.sweep import Layers, Point, Sweep
@@ -45,16 +45,18 @@ def main(arguments: Sequence[str]) -> None:
             "--format", choices=("text", "json"), default="text", help="of --dry-run's list"
         )
         options, layers = split(parser, arguments)
+        if not options.dry_run:
+            refuse_idle(parser, options, ["--format"], "it is of the list of --dry-run")
         more = [each for each in layers if not str(each).startswith("slurm.")]
         given = [str(each).removeprefix("slurm.") for each in layers if each not in more]
+        if given and options.launcher == "local":
+            raise ValueError(f"--slurm.{given[0]}: --launcher slurm is missing")
         quiet()
         sweep = Sweep.read(options.sweep)
         sweep.refuse_overrides(more)
         if options.dry_run:
             dry_run(sweep, options.runs, more, options.format)
         elif options.launcher == "local":
-            if given:
-                raise ValueError(f"--slurm.{given[0]}: --launcher slurm is missing")
             from llava_lab.experiment.sweeping import run
 
             run(sweep, options.runs, options.jobs, more)

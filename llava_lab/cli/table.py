@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_lab.cli.arguments import split
-from llava_lab.cli.verb import one_message, verb_parser
+from llava_lab.cli.verb import one_message, refuse_idle, verb_parser
 from llava_lab.experiment.sweep import Layers, Sweep
 from llava_lab.report.committed import is_results, read_results
 from llava_lab.report.foreign import read_all
@@ -39,22 +39,45 @@ def main(arguments: Sequence[str]) -> None:
         swept = bool(given) and given[0].suffix == ".yaml"
         if more and not swept:
             parser.error(f"unrecognized arguments: {' '.join(map(str, more))}")
+        if not given and options.paper is None:
+            parser.error("name runs, a sweep file, or a published table: --paper llava15/table2")
+        _refuse_idle(parser, options, swept)
         if options.paper == LIST and not given:
             show([list_grid()], options.format)
-        elif options.at is not None and not given:
-            parser.error("--at: name the runs, or a sweep file")
         elif options.at is not None:
             along_table(options, more)
         elif options.paper is not None:
             paper_table(options, more)
         elif swept:
             sweep_table(options, more)
-        elif not given:
-            parser.error("name runs, a sweep file, or a published table: --paper llava15/table2")
-        elif options.against or options.plot or options.scores:
-            parser.error("--against, --plot and --scores are of a sweep: give its file")
         else:
             show_runs(_read(options), options.format)
+
+
+def _refuse_idle(parser: ArgumentParser, options: Namespace, swept: bool) -> None:
+    given, paper, at = options.runs_or_sweep, options.paper is not None, options.at is not None
+    of_answers = ["--questions", "--images", "--metric"]
+    if not given:
+        idle = ["--at", "--runs", *of_answers]
+        idle += ["--against", "--scores"] if options.paper == LIST else []
+        refuse_idle(parser, options, idle, "it is of runs, or of a sweep: name them")
+    if swept:
+        refuse_idle(parser, options, of_answers, "it is of answer files, not of a sweep")
+    else:
+        idle = ["--runs", *([] if paper else ["--against"]), *([] if at else ["--plot"])]
+        refuse_idle(parser, options, idle, "it is of a sweep: give its file")
+    if options.questions is None:
+        refuse_idle(parser, options, of_answers, "it is of answer files: name their --questions")
+    if paper:
+        why = "--paper prints a published table"
+        refuse_idle(parser, options, ["--at", "--plot"], why)
+    elif at:
+        refuse_idle(parser, options, ["--against"], "--at compares all runs with the first")
+    elif not options.plot:
+        why = "it is of a --plot, of --paper or of --at"
+        refuse_idle(parser, options, ["--scores"], why)
+    if at or not options.plot:
+        refuse_idle(parser, options, ["--x"], "it is of the --plot of a sweep, without --at")
 
 
 def _parser() -> ArgumentParser:
@@ -108,8 +131,6 @@ def along_table(options: Namespace, more: Layers) -> None:
         options: Of the command line.
         more: Files and overrides that the sweep was run with.
     """
-    if options.paper is not None or options.against:
-        raise ValueError("--at compares runs: leave --paper and --against out")
     groups = _groups(options, more)
     if options.runs_or_sweep[0].suffix != ".yaml":  # called by what sets them apart
         groups = [each.group for each in configurations([run for _, of in groups for run in of])]
@@ -129,8 +150,6 @@ def paper_table(options: Namespace, more: Layers) -> None:
     """
     if options.paper == LIST:
         raise ValueError("--paper: which table? `table --paper` lists them; name one behind it")
-    if options.plot:
-        raise ValueError("--plot is of a sweep, without --paper")
     shown = published(options.paper)
     given = options.runs_or_sweep
     if len(given) == 1 and is_results(given[0]):

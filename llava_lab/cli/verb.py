@@ -6,7 +6,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ TEMPLATE_HELP = (
 )
 MISTAKE = 2  # exit status: the message says what to change
 FAULT = 70  # exit status: an error in llava_lab itself
+PRICES = ("--price-prompt", "--price-completion")
 LOST = "another process of this job has ended, and so does this one; the same command goes on"
 
 
@@ -114,8 +115,8 @@ def add_generation_flags(parser: argparse.ArgumentParser, max_new_tokens: int) -
 def add_price_flags(parser: argparse.ArgumentParser) -> None:
     """Add the prices of an engine's tokens."""
     unit = "price of a million tokens, in any currency, that the engine"
-    add_flag(parser, "--price-prompt", type=float, metavar="PRICE", help=f"{unit} reads")
-    add_flag(parser, "--price-completion", type=float, metavar="PRICE", help=f"{unit} writes")
+    for flag, what in zip(PRICES, ("reads", "writes"), strict=True):
+        add_flag(parser, flag, type=float, metavar="PRICE", help=f"{unit} {what}")
 
 
 def read_prices(options: argparse.Namespace) -> Prices:
@@ -131,14 +132,32 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--stop", help=stop)
 
 
-def refuse_local_flags(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def refuse_idle(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, flags: Sequence[str], why: str
+) -> None:
+    """Refuse flags that change nothing beside the others that are given.
+
+    Args:
+        parser: The verb's parser.
+        options: What it has read.
+        flags: Those that change nothing here, such as "--one-look".
+        why: What they are for, and what to give or to leave out.
+    """
+    for flag in flags:
+        place = parser._option_string_actions[flag].dest
+        if getattr(options, place) != parser.get_default(place):
+            parser.error(f"{flag} changes nothing here: {why}")
+
+
+def refuse_others_flags(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse flags of the local model beside an engine, and an engine's beside the local model."""
-    if options.engine_url and (options.frames or options.stride):
-        parser.error("--frames and --stride are the local model's; an engine has its own setting")
-    if options.engine_url and (options.template or options.trust_code):
-        parser.error("--template and --trust-code are the local model's; an engine has its own")
-    if options.stop and not options.engine_url:
-        parser.error("--stop is an engine's; the local model's template says how answers end")
+    if options.engine_url:
+        local = ["--frames", "--stride", "--template", "--trust-code", "--images-per-batch"]
+        refuse_idle(parser, options, local, "it is the local model's; an engine has its own")
+    else:
+        engines = ["--stop", "--in-flight"]
+        engines += [each for each in PRICES if each in parser._option_string_actions]
+        refuse_idle(parser, options, engines, "it is an engine's, and --engine-url is not given")
 
 
 def remote_model(options: argparse.Namespace) -> "RemoteModel":

@@ -51,6 +51,70 @@ def test_both_spellings_of_a_flag_mean_the_same(kind: Any) -> None:
     assert "_run" not in parser.format_help() and "--dry-run" in parser.format_help()
 
 
+ANSWER = ["answer", "m", "q.jsonl", "--out=a.jsonl"]
+ENGINE = [*ANSWER, "--engine-url=http://127.0.0.1:1/v1"]
+CAPTION = ["caption", "folder", "--out=a.json", "--model=m"]
+PREFER = ["prefer", "m", "q.jsonl", "--out=a.jsonl"]
+SWEEP, PAPER = "sweeps/connector.yaml", ["table", "--paper", "llava15/table2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["report", "--plan", "F3", "--run", "F3"], "--run"),
+        (["report", "--plan", "--docs"], "--docs"),
+        (["report", "--plan", "--out=page.html"], "--out"),
+        (["report", "--plan", "--one-look"], "--one-look"),
+        (["report", "--docs", "--out=page.html"], "--out"),
+        (["report", "--docs", "--trust-code=mine"], "--trust-code"),
+        (["report", "--every-point"], "--every-point"),
+        (["report", "--jobs=2"], "--jobs"),
+        (["report", "--runs=elsewhere"], "--runs"),
+        (["report", "runs/one", "--docs"], "--docs"),
+        (["report", "runs/one", "--run"], "--run"),
+        (["table", SWEEP, "--scores", "scenes/f1"], "--scores"),
+        (["table", SWEEP, "--x=dpo/kl"], "--x"),
+        (["table", SWEEP, "--at=flops", "--plot=p.png", "--x=dpo/kl"], "--x"),
+        (["table", SWEEP, "--at=flops", "--against=mlp"], "--against"),
+        (["table", SWEEP, "--questions=q.jsonl"], "--questions"),
+        (["table", "runs/one", "--plot=p.png"], "--plot"),
+        (["table", "runs/one", "--against=mlp"], "--against"),
+        (["table", "runs/one", "--runs=elsewhere"], "--runs"),
+        (["table", "runs/one", "--images=pictures"], "--images"),
+        (["table", "runs/one", "--metric=YesNo"], "--metric"),
+        ([*PAPER, "--at=flops"], "--at"),
+        ([*PAPER, "runs/one", "--at=flops"], "--at"),
+        ([*PAPER, SWEEP, "--plot=p.png"], "--plot"),
+        (["table", "--paper", "--against=mlp"], "--against"),
+        (["sweep", SWEEP, "--format=json"], "--format"),
+        (["look", "--run=runs/one", "--row=2"], "--row"),
+        (["look", "--run=runs/one", "--stage=align"], "--stage"),
+        (["look", "-c", "experiments/llava15.yaml", "--flipped=lost"], "--flipped"),
+        (["look", "-c", "experiments/llava15.yaml", "--trust-code=mine"], "--trust-code"),
+        (["look", "--run=runs/one", "--question=a1", "--questions=3"], "--questions"),
+        ([*ANSWER, "--in-flight=2"], "--in-flight"),
+        ([*ANSWER, "--stop=###"], "--stop"),
+        ([*ENGINE, "--images-per-batch=2"], "--images-per-batch"),
+        ([*ENGINE, "--frames=2"], "--frames"),
+        ([*ENGINE, "--trust-code=mine"], "--trust-code"),
+        ([*CAPTION, "--price-prompt=1"], "--price-prompt"),
+        ([*CAPTION, "--in-flight=2"], "--in-flight"),
+        ([*PREFER, "--price-completion=1"], "--price-completion"),
+        ([*PREFER, "--judge-cache=mine"], "--judge-cache"),
+        ([*PREFER, "--judge-prompt=mine.yaml"], "--judge-prompt"),
+        (["chat", "m", "--image=a.png", "--frames=2"], "--frames"),
+        (["chat", "m", "--stride=2"], "--stride"),
+    ],
+)
+def test_a_flag_that_would_change_nothing_is_refused(
+    arguments: list[str], flag: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert f"error: {flag} changes nothing here: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--max-new-tokens", "--images-per-batch", "--frames", "--stride"])
 def test_a_number_below_one_is_refused(flag: str, capsys: pytest.CaptureFixture) -> None:
     for value in ("0", "-1", "2.5", "many"):

@@ -272,8 +272,8 @@ def test_the_page_has_both_answers_and_asks_for_nothing(
         ([], "what to look at"),
         (["--run=one", "--run=two", "--run=one"], "3 runs; name one, or two"),
         (["--run=one", "--question=z9"], "--question z9: no run was asked it; there are quest"),
-        (["-c", "x.yaml", "--question=a1"], "--question is about answers"),
-        (["--run=one", "--layer=2"], "--layer is of attention"),
+        (["-c", "x.yaml", "--question=a1"], "--question changes nothing here: it is about answers"),
+        (["--run=one", "--layer=2"], "--layer changes nothing here: it is of attention"),
         (["--run=none"], "none does not exist"),
     ],
 )

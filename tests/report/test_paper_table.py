@@ -163,10 +163,10 @@ def test_a_sweep_shows_the_tables_that_it_names_with_its_points(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--paper", "llava15/table2", "--plot", "x.png"], "--plot is of a sweep"),
+        (["--paper", "llava15/table2", "--plot", "x.png"], "--plot changes nothing here: "),
         (["RUN", "--paper"], "--paper: which table?"),
         (["RUN", "--paper", "llava15/table2", "--against", "8 + ShareGPT"], "only one row of"),
-        (["RUN", "--scores", "scenes/f1"], "--against, --plot and --scores are of a sweep"),
+        (["RUN", "--scores", "scenes/f1"], "it is of a --plot, of --paper or of --at"),
         ([], "name runs, a sweep file, or a published table"),
     ],
 )

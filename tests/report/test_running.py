@@ -517,14 +517,24 @@ def test_the_verb_prints_rules_without_runs(
     assert "not run" in json.dumps(rows)
 
 
+def test_the_page_is_written_once_the_runs_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    made: list[tuple[list[str], bool]] = []
+    page = tmp_path / "page.html"
+    monkeypatch.setattr(Running, "run", lambda _, ids: made.append((ids, page.exists())))
+    monkeypatch.chdir(tmp_path)
+    main(["--run", "F3", "F5", "--out", str(page)])
+    assert made == [(["F3", "F5"], False)] and "not run" in page.read_text()
+    assert "not run" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--run", "F99"], "there is no finding 'F99'"),
         (["--a.b=3"], "name a folder with --results"),
         (["--jobs=0"], "is not a whole number from 1 on"),
-        (["--every-point"], "--every-point says which runs to make: give --run or --plan"),
-        (["--one-look", "--plan"], "--one-look says how far --run goes: give it, too"),
     ],
 )
 def test_what_the_verb_cannot_do_is_one_message(

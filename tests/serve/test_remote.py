@@ -117,4 +117,4 @@ def test_what_an_engine_cannot_be_asked_is_refused_before_it_is_asked(
         assert "an engine has its own" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["answer", "m", str(file), "--out", "a.jsonl", "--stop", "#"])
-    assert "--stop is an engine's" in capsys.readouterr().err
+    assert "--stop changes nothing here: it is an engine's" in capsys.readouterr().err
