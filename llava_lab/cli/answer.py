@@ -22,6 +22,7 @@ from llava_lab.cli.verb import (
 )
 from llava_lab.core.atomic import write
 from llava_lab.core.journal import Journal
+from llava_lab.core.records import check_unwritten
 
 if TYPE_CHECKING:
     from llava_lab.data.questions import Question
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> None:
         from llava_lab.data.questions import read_questions
         from llava_lab.serve.answer import answer_rows
 
+        check_unwritten(options.out)
         questions = read_questions(options.questions, options.images, on_bad_row=options.on_bad_row)
         journal = None
         if options.engine_url:

@@ -717,6 +717,7 @@ def test_answer_and_chat(imported: Path, released: Path, tmp_path: Path, capsys)
     assert [row["question_id"] for row in said] == [f"q{n}" for n in range(5)]
     # The checkpoint itself, without an import, gives the same answers.
     before = out.read_text().replace('"ours"', '"llava-hf"')
+    out.unlink()
     main(["answer", str(released), str(path), *arguments, "--template", "v1"])
     assert out.read_text() == before
     model, views = load_model(imported)
@@ -724,6 +725,7 @@ def test_answer_and_chat(imported: Path, released: Path, tmp_path: Path, capsys)
     turns = talk(model, views, [tmp_path / "0.png"], 6, lambda _: next(lines))
     assert [turn.role for turn in turns] == ["user", "assistant"] * 2
     assert turns[1].text == said[0]["text"]
+    out.unlink()
     with pytest.raises(SystemExit):
         main(["answer", str(tmp_path), str(path), *arguments])
     assert "config.json" in capsys.readouterr().err

@@ -98,6 +98,9 @@ def test_what_an_engine_refuses_is_listed_and_alone_asked_again(
     assert "begun with another model or other options" in capsys.readouterr().err
     server.refused = set()
     assert len(ask(file, server.url)) == 3
+    with pytest.raises(SystemExit):
+        ask(file, server.url, "--max-new-tokens", "9")
+    assert "answers.jsonl: exists already" in capsys.readouterr().err
     assert server.texts() == {"What?": 1, "Alike?": 2, "Say nothing.": 1}
 
 
