@@ -1,5 +1,7 @@
 """12. Sweep: its finished points -> a row each, and what each has more than one of them."""
 
+import json
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
@@ -121,6 +123,7 @@ def sweep_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
     )
     notes = [f"{missing} of {len(sweep.points())} points have no results."] if missing else []
     notes += version_notes(run for _, runs in found for run in runs)
+    notes += alike_notes(found)
     scale = found[0][1][0].results["scale"]
     for benchmark in dict.fromkeys(row.benchmark for each in rows for row in each):
         lines = []
@@ -139,6 +142,25 @@ def sweep_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
         about = {"table": "sweep", "sweep": sweep.name, "benchmark": benchmark, "scale": scale}
         grid = _named(sweep, title, lines, said, about)
         yield replace(grid, notes=notes)
+
+
+def alike_notes(found: list[PointRuns]) -> list[str]:
+    """Notes on combinations whose answers are the same, word for word, with every seed.
+
+    An option that nothing reads beside the others leaves a row that looks like a finding: no
+    difference at all.
+    """
+    same = defaultdict(list)
+    for name, runs in labelled(found):
+        every = {run.results["seed"]: run.results.get("predictions_sha256") for run in runs}
+        if all(every.values()):
+            same[json.dumps(every, sort_keys=True)].append(name)
+    return [
+        f"{' and '.join(names)} gave every question the same answer, word for word: what sets "
+        "them apart may have changed nothing (`diff` names it)."
+        for names in same.values()
+        if len(names) > 1
+    ]
 
 
 def published_with(sweep: Sweep, path: Path, found: list[PointRuns]) -> Iterator[Grid]:

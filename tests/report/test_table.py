@@ -350,6 +350,25 @@ def test_points_against_one_are_paired_by_seed(tmp_path: Path) -> None:
         list(difference_grids(sweep, found, "d"))
 
 
+def test_points_that_answered_alike_word_for_word_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("experiment: s.yaml\nseeds: [0, 1]\naxes: {grid: {a: {}, b: {}, c: {}, d: {}}}")
+    answers = {"a": "11", "b": "12", "c": "11", "d": "1"}
+    found = []
+    for name, said in answers.items():
+        made = [results(seed, 0.5, predictions_sha256={"scenes": x}) for seed, x in enumerate(said)]
+        runs = [read(write(tmp_path / name / str(each["seed"]), each)) for each in made]
+        found.append(({"grid": name}, runs))
+    for grid in sweep_grids(Sweep.read(file), found):
+        alike = [note for note in grid.notes if "same answer" in note]
+        assert [note.split(" gave every")[0] for note in alike] == ["a and c"]
+    for run in found[2][1]:
+        del run.results["predictions_sha256"]
+    assert not any(
+        "same answer" in str(grid.notes) for grid in sweep_grids(Sweep.read(file), found)
+    )
+
+
 def test_each_value_of_a_first_axis_has_a_panel(tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
     file.write_text("experiment: s.yaml\naxes: {factor: [1, 2], frames: [8, 16]}")
