@@ -36,7 +36,8 @@ class Rule:
         answer: Template of the answer; or the column of a list of answers, texts or objects with
             `answer`, of which the most frequent is taken, the first of several.
         prompt: Line behind a question that says which form of answer is wanted.
-        prompt_at: "first": only behind a conversation's first question; "each": behind all.
+        prompt_at: "first": only behind a conversation's first question; "each": behind all, which
+            needs `merged` and a `prompt`.
         under: Key of the rows in a JSON object; None where there is none.
         each: Column of a list, of whose objects each is a row of its own; or several columns of
             lists of equal length.
@@ -58,7 +59,7 @@ class Rule:
         decimals: Decimals of a box.
         most_per_picture: Rows that are drawn of each picture, at most; needs `merged`; None takes
             all.
-        most_turns: Questions of one conversation; more are several conversations.
+        most_turns: Questions of one conversation; more are several conversations; needs `merged`.
         most_rows: Conversations that are drawn; None takes all.
     """
 
@@ -98,14 +99,24 @@ class Rule:
             raise ValueError("a question has either `answer` or `choices`")
         if self.rotated and not self.choices:
             raise ValueError("`rotated` needs `choices`")
-        if self.most_per_picture is not None and not self.merged:
-            raise ValueError("`most_per_picture` needs `merged`: questions of a picture together")
         if self.prompt_at not in ("first", "each"):
             raise ValueError(f"`prompt_at` is {self.prompt_at!r}; known are 'first' and 'each'")
         for name in ("most_per_picture", "most_turns", "most_rows"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"`{name}` is {value!r}, no whole number from 1 on")
+        self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        """Refuse options that change no row beside the others."""
+        for name in ("most_per_picture", "most_turns"):
+            if getattr(self, name) is not None and not self.merged:
+                raise ValueError(f"`{name}` needs `merged`: questions of a picture together")
+        if self.prompt_at == "each" and not (self.merged and self.prompt):
+            raise ValueError("`prompt_at: each` needs `merged` and a `prompt`, to be behind all")
+        for name in ("size", "padded", "decimals"):
+            if self.box is None and getattr(self, name) != getattr(Rule, name):
+                raise ValueError(f"`{name}` needs `box`: it is of regions alone")
 
 
 def read_rules(path: Path) -> dict[str, Rule]:

@@ -175,6 +175,9 @@ def test_bad_rows_are_listed_or_left_out_and_counted(tmp_path: Path) -> None:
         Mixer("vqav2", RULES["vqav2"], "g.json")
 
 
+ASKED = {"image": "a", "question": "b", "answer": "c"}
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -185,6 +188,12 @@ def test_bad_rows_are_listed_or_left_out_and_counted(tmp_path: Path) -> None:
         ({"image": "a", "question": "b", "answer": "c", "rotated": True}, "needs `choices`"),
         ({"image": "a", "question": "b", "answer": "c", "prompt_at": "end"}, "known are 'first'"),
         ({"image": "a", "question": "b", "answer": "c", "most_turns": 0}, "no whole number"),
+        (ASKED | {"most_turns": 2}, "`most_turns` needs `merged`"),
+        (ASKED | {"prompt_at": "each", "prompt": "P"}, "`prompt_at: each` needs `merged` and"),
+        (ASKED | {"prompt_at": "each", "merged": True}, "`prompt_at: each` needs `merged` and"),
+        (ASKED | {"decimals": 3}, "`decimals` needs `box`"),
+        (ASKED | {"padded": False}, "`padded` needs `box`"),
+        (ASKED | {"size": ("w", "h")}, "`size` needs `box`"),
     ],
 )
 def test_a_rule_that_contradicts_itself_is_refused(options: dict, why: str) -> None:
