@@ -14,7 +14,7 @@ from llava_lab.model.attention.plan import AttentionPlan
 from llava_lab.model.encoder.tower import first_line
 from llava_lab.model.kernels import Kernels, refuse_cpu, use_kernels
 from llava_lab.model.lm_checks import check_lm
-from llava_lab.model.lm_files import download, lm_config
+from llava_lab.model.lm_files import download, lm_config, refuse_idle_name
 from llava_lab.model.weights import load_part, locate, seeded
 
 
@@ -31,6 +31,7 @@ class CausalLM(nn.Module):
         weights: A .safetensors file to load in place of the weights of `name`.
         config: Values of the LM's configuration to change. With a `model_type` it is what the LM
             is: with `pretrained: false` that of `name` is not read, and otherwise it has to agree.
+            A `name` of which not even the tokenizer is read is refused.
         tokenizer: Hub id or local folder of the tokenizer.
         attention: `forest` computes a packed row at once; `padded` computes each of its paths in a
             row of its own with transformers' attention, which is slower, works for any LM, and is
@@ -68,6 +69,7 @@ class CausalLM(nn.Module):
         self.attention = attention
         if name is None and tokenizer is None:
             raise ValueError("model.llm: give `name`, or `config` and `tokenizer`")
+        refuse_idle_name(name, tokenizer, config or {}, pretrained)
         self.tokenizer_source = locate(tokenizer or name or "")
         settings = lm_config(name, dict(config or {}), pretrained)
         scale_positions(settings, rope_factor)

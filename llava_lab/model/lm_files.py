@@ -26,7 +26,7 @@ def lm_config(name: str | None, changes: dict[str, Any], pretrained: bool) -> An
     Raises:
         ValueError: If it has no such values; or others, where `model_type` says that they are all.
     """
-    if name is None or (not pretrained and "model_type" in changes):
+    if name is None or _whole(changes, pretrained):
         if "model_type" not in changes:
             raise ValueError(f"{CONFIG}: without a `name` it needs `model_type`")
         kind = changes.pop("model_type")
@@ -43,6 +43,27 @@ def lm_config(name: str | None, changes: dict[str, Any], pretrained: bool) -> An
     for key, value in changes.items():
         setattr(config, key, value)
     return config
+
+
+def refuse_idle_name(
+    name: str | None, tokenizer: str | None, changes: Mapping[str, Any], pretrained: bool
+) -> None:
+    """Refuse the name of an LM of which nothing is read.
+
+    Raises:
+        ValueError: Names what stands in its place, and how to take that LM.
+    """
+    if name is not None and tokenizer is not None and _whole(changes, pretrained):
+        raise ValueError(
+            f"model.llm.name: nothing of {name!r} is read: pretrained is false, and config and "
+            "tokenizer say what the LM is. For that LM set model.llm to a file of configs/lm, such as "
+            "model.llm=configs/lm/smollm2_135m.yaml, and model.llm.name behind it"
+        )
+
+
+def _whole(changes: Mapping[str, Any], pretrained: bool) -> bool:
+    """Whether the changes are all that the LM is, so that no other configuration is read."""
+    return not pretrained and "model_type" in changes
 
 
 def made(kind: str, values: Mapping[str, Any], place: str) -> Any:

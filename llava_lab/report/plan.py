@@ -37,6 +37,9 @@ def unloaded(experiment: Experiment) -> Experiment:
         known = part if isinstance(part, dict) else {}
         given = {"pretrained": False, "weights": None}
         options |= {f"model.{name}.{key}": given[key] for key in given if key in known}
+        states = known.get("tokenizer") and "model_type" in (known.get("config") or {})
+        if known.get("pretrained") and states:  # beside which no random LM has a name
+            options[f"model.{name}.name"] = None
     if isinstance(experiment.config["model"].get("newline"), str):
         options["model.newline"] = True
     return experiment.changed({**options, "model.connector_weights": None})

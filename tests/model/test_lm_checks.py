@@ -54,6 +54,16 @@ def test_a_block_that_says_what_an_lm_is_has_to_agree_with_its_folder(saved: Pat
             lm("llama", str(saved), config={key: value})
 
 
+def test_the_name_of_an_lm_of_which_nothing_is_read_is_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.llm\.name: nothing of 'no/such' .*configs/lm"):
+        lm("llama", "no/such", pretrained=False)
+    lm("llama", str(saved))
+    lm("llama", None, pretrained=False)
+    CausalLM(str(saved), "v1", pretrained=False, tokenizer="unused")  # whose configuration is read
+    with pytest.raises(ValueError, match="there is no `name` to load weights of"):
+        lm("llama", None)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
