@@ -3,8 +3,8 @@
 import argparse
 import logging
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from llava_lab.cli.arguments import experiment_parser, read_experiment, split
 from llava_lab.cli.verb import add_flag, one_message
@@ -91,8 +91,8 @@ def fit(fitting: "Fitting", options: argparse.Namespace) -> None:
     if options.dry_run:
         say(f"run {fitting.run.folder}")
         found = fitting.preview(options.stage)
-        for name, folder in found.stages.items():
-            say(f"stage {name}: " + (f"would be reused from {folder}" if folder else "to train"))
+        for line in stage_lines(found.stages, found.endings):
+            say(line)
         say(f"results: {found.results}" if found.results else "benchmarks: to ask")
         return
     if options.fresh:
@@ -100,6 +100,18 @@ def fit(fitting: "Fitting", options: argparse.Namespace) -> None:
     run = fitting.fit(options.stage)
     if options.stage is None:
         show(run)
+
+
+def stage_lines(stages: Mapping[str, Any], endings: Mapping[str, str]) -> Iterator[str]:
+    """What would become of each stage.
+
+    Args:
+        stages: Of each the folder of a finished one that would be reused, or None.
+        endings: Of each what would end it, where that may surprise; else nothing.
+    """
+    for name, folder in stages.items():
+        to_train = ", ".join(filter(None, ("to train", endings[name])))
+        yield f"stage {name}: " + (f"would be reused from {folder}" if folder else to_train)
 
 
 def test(fitting: "Fitting", _: argparse.Namespace) -> None:

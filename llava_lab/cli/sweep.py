@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_lab.cli.arguments import experiment_parser, split
-from llava_lab.cli.fit import quiet
+from llava_lab.cli.fit import quiet, stage_lines
 from llava_lab.cli.verb import add_flag, one_message, positive, refuse_idle
 from llava_lab.core.messages import explained
 from llava_lab.core.shipped import here_or_shipped
@@ -111,10 +111,11 @@ def _would(sweep: Sweep, runs: Path, point: Point, more: Layers) -> dict[str, An
     except Exception as error:
         if (message := explained(error)) is None:
             raise
-        return {**known, "results": None, "stages": {}, "error": message}
+        return {**known, "results": None, "stages": {}, "endings": {}, "error": message}
     stages = {name: str(folder) if folder else None for name, folder in found.stages.items()}
     results = str(found.results) if found.results else None
-    return {**known, "results": results, "stages": stages, "error": None}
+    known |= {"results": results, "stages": stages, "endings": found.endings}
+    return {**known, "error": None}
 
 
 def _lines(point: dict[str, Any]) -> list[str]:
@@ -122,7 +123,4 @@ def _lines(point: dict[str, Any]) -> list[str]:
         return [f"error: {point['error']}"]
     if point["results"]:
         return []
-    return [
-        f"stage {name}: " + (f"would be reused from {folder}" if folder else "to train")
-        for name, folder in point["stages"].items()
-    ]
+    return list(stage_lines(point["stages"], point["endings"]))

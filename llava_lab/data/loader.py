@@ -167,7 +167,7 @@ def copied(micro: MicroBatch, stream: torch.cuda.Stream) -> MicroBatch:
     return moved
 
 
-def stage_steps(
+def stage_epochs(
     lengths: Sequence[int],
     modalities: Sequence[int],
     *,
@@ -178,27 +178,27 @@ def stage_steps(
     seed: int,
     stage: str,
     rows: Callable[[int], Sequence[int] | None] = lambda epoch: None,
-) -> list[list[int]]:
-    """List the rows of every optimizer step of a stage, whatever the number of devices.
+) -> list[list[list[int]]]:
+    """List the rows of every optimizer step of a stage, epoch by epoch, on any number of devices.
 
     The last batch of an epoch may be smaller. `rows` gives those of an epoch, None being each once.
     """
-    steps: list[list[int]] = []
-    total = math.inf if max_steps is None else max_steps
-    epoch = 0
-    while epoch < epochs and len(steps) < total:
-        steps += epoch_batches(
+    found: list[list[list[int]]] = []
+    left = math.inf if max_steps is None else max_steps
+    while len(found) < epochs and left > 0:
+        epoch = epoch_batches(
             lengths,
             modalities,
             batch_size=batch_size,
             seed=seed,
             stage=stage,
-            epoch=epoch,
+            epoch=len(found),
             group_by_modality=group_by_modality,
-            rows=rows(epoch),
+            rows=rows(len(found)),
         )
-        epoch += 1
-    return steps[: max_steps or None]
+        found.append(epoch[: None if max_steps is None else int(left)])
+        left -= len(epoch)
+    return found
 
 
 def split_step(

@@ -98,7 +98,7 @@ class Fitting:
         """Fingerprint of every stage; reads and checks all data before anything is spent."""
         for stage in stages.values():
             stage.data.check(self.parts.model)
-            watch.check_held_out(stage, self.parts.benchmarks)
+            watch.check_read(stage, self.parts)
         return stage_fingerprints(self.options, self.parts.model, stages, self.probe)
 
     @cached_property
@@ -129,7 +129,8 @@ class Fitting:
         if not (self.fresh or last):
             finished = self.run.finished(fingerprints, self.benchmark_fingerprints)
         found = {n: self._find(self.parts.stages[n], each) for n, each in fingerprints.items()}
-        return Preview(found, finished, fingerprints)
+        ends = {n: watch.ending(self.parts.stages[n], self.parts.trainer) for n in fingerprints}
+        return Preview(found, finished, fingerprints, ends)
 
     def _find(self, stage: Stage, fingerprint: str) -> Path | None:
         """Folder of a finished stage that may be reused."""
@@ -191,9 +192,7 @@ class Fitting:
         # Before the data is set up, which asks whether the encoder is frozen.
         stage.begin(model)
         newest = checkpoint.newest()
-        if newest is None:
-            watching.kept.clear()
-        say(f"stage {stage.name}: " + (f"going on from {newest.name}" if newest else "training"))
+        watching.begin(newest, self.parts.trainer)
         model.strict_loading = False
         trainer.fit(model, datamodule=stage.data, ckpt_path=newest, weights_only=True)
         # Not validated at the last step, or killed between that and this.

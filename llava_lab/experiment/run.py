@@ -53,11 +53,13 @@ class Preview:
         stages: Of each stage the folder of a finished one that would be reused, or None.
         results: The results, where the run is finished, or None.
         fingerprints: Of each stage its fingerprint.
+        endings: Of each stage what ends it, where that may surprise; else nothing.
     """
 
     stages: dict[str, Path | None]
     results: Path | None
     fingerprints: dict[str, str]
+    endings: dict[str, str]
 
 
 class Run:

@@ -10,10 +10,12 @@ from llava_lab.core.atomic import link
 from llava_lab.core.progress import say
 from llava_lab.data.media.clip import image_digest, image_digests
 from llava_lab.data.modules.image import ImageDataModule
+from llava_lab.data.modules.stage import limited
 from llava_lab.data.shards import is_shards
 from llava_lab.data.table import files_of
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
 from llava_lab.evaluate.trajectory import Trajectory, covers
+from llava_lab.experiment.build import Parts
 from llava_lab.train.kept import Kept, kept_file, steps_between
 from llava_lab.train.record import Record
 from llava_lab.train.stage import Stage
@@ -46,6 +48,20 @@ class Watch:
             say(f"{what} are in other files that stages.{self.stage.name} trains on")
         if self.stage.evaluate_every is not None:
             self.trajectory = Trajectory(self.stage, data, fingerprints(), self.record)
+
+    def begin(self, newest: Path | None, trainer: Mapping[str, Any]) -> None:
+        """Say that the stage begins or goes on, and what will end it where that may surprise.
+
+        Args:
+            newest: The checkpoint that it goes on from, or None.
+            trainer: Options of the trainer that all stages share.
+        """
+        if newest is None:
+            self.kept.clear()
+        name = f"stage {self.stage.name}"
+        say(f"{name}: " + (f"going on from {newest.name}" if newest else "training"))
+        if line := ending(self.stage, trainer):
+            say(f"{name}: {line}")
 
     @property
     def callbacks(self) -> list[Callback]:
@@ -147,6 +163,50 @@ def check(stage: Stage, data: BenchmarkDataModule) -> None:
             f"stages.{stage.name}.evaluate_every: data.benchmarks has none that is scored here, so "
             "that there is nothing to ask; name one, or leave it out"
         )
+
+
+def check_read(stage: Stage, parts: Parts) -> None:
+    """Refuse, now that a stage's data are read, what would ask or keep nothing new.
+
+    Args:
+        stage: The stage, its data read.
+        parts: What the experiment is made of.
+
+    Raises:
+        ValueError: Names the option.
+    """
+    check_held_out(stage, parts.benchmarks)
+    given = {"keep_every": stage.keep_every}
+    if stage.name == list(parts.stages)[-1]:  # benchmarks are asked at the end of all others, too
+        given["evaluate_every"] = stage.evaluate_every
+    for name, every in given.items():
+        if every is None:
+            continue
+        steps = limited(stage.data.steps(), _limit(stage, parts.trainer))
+        if not steps_between(every, steps):
+            what = "kept" if name == "keep_every" else "asked"
+            raise ValueError(
+                f"stages.{stage.name}.{name} is {every}, and the stage has {steps:,} steps: "
+                f"nothing is {what} before its end, which needs no option; set it lower, or leave "
+                "it out"
+            )
+
+
+def ending(stage: Stage, trainer: Mapping[str, Any]) -> str:
+    """How many steps a stage has and what ends it, where one of two options for that is idle.
+
+    Args:
+        stage: The stage, its data read.
+        trainer: Options of the trainer that all stages share.
+    """
+    limit = _limit(stage, trainer)
+    return stage.data.ending() if isinstance(limit, float) and limit == 1 else ""
+
+
+def _limit(stage: Stage, trainer: Mapping[str, Any]) -> float:
+    """The trainer's own limit of a stage's steps; 1.0 leaves all of them."""
+    limit = {**trainer, **stage.trainer_options}.get("limit_train_batches")
+    return 1.0 if limit is None else limit
 
 
 def suits(

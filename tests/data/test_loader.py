@@ -3,14 +3,16 @@
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_lab.data.loader import StageLoader, StepPart, deal, split_step, stage_steps
+from llava_lab.data.loader import StageLoader, StepPart, deal, split_step, stage_epochs
 from llava_lab.data.media.picture import load_image
+from llava_lab.data.modules.stage import StageDataModule
 from llava_lab.data.views.pad import Pad
 from llava_lab.model.encoder.timm import TimmEncoder
 from llava_lab.train.feature_store import CHUNK, FeatureStore
@@ -25,8 +27,43 @@ OPTIONS = {
 }
 
 
+class TenRows(StageDataModule):
+    """Rows of one token."""
+
+    def lengths(self) -> tuple[list[int], list[int]]:
+        return [1] * 10, [1] * 10
+
+    def train_rows(self) -> Any:
+        return range(10)
+
+    def content(self) -> str:
+        return ""
+
+
 def steps(rows: int = 10, **changed) -> list[list[int]]:
-    return stage_steps([1] * rows, [True] * rows, **{**OPTIONS, **changed})
+    epochs = stage_epochs([1] * rows, [True] * rows, **{**OPTIONS, **changed})
+    return list(itertools.chain.from_iterable(epochs))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "said"),
+    [
+        (2, None, ""),
+        (2, 6, ""),
+        (2, 5, ""),
+        (1, 2, ""),
+        (10, 5, "5 steps, by max_steps, in epoch 2 of 10"),
+        (3, 6, "6 steps, by max_steps, in epoch 2 of 3"),
+        (2, 1400, "6 steps, by 2 epochs, before max_steps of 1,400"),
+        (1, 4, "3 steps, by epoch, before max_steps of 4"),
+    ],
+)
+def test_what_ends_a_stage_is_said_where_one_option_is_idle(
+    epochs: int, max_steps: int | None, said: str
+) -> None:
+    data: Any = TenRows(batch_size=4, epochs=epochs, max_steps=max_steps)
+    assert data.ending() == said
+    assert [len(step) for step in data.order()] == ([4, 4, 2] * epochs)[:max_steps]
 
 
 def parts(step: list[int], world: int, accumulate: int, lengths: list[int]) -> list[StepPart]:

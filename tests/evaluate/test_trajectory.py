@@ -20,9 +20,10 @@ from llava_lab.evaluate import trajectory
 from llava_lab.evaluate.benchmark import Benchmark
 from llava_lab.evaluate.metrics.server import Server
 from llava_lab.evaluate.trajectory import scaled
+from llava_lab.experiment.build import Parts
 from llava_lab.experiment.experiment import Experiment
 from llava_lab.experiment.run import Run
-from llava_lab.experiment.watch import check
+from llava_lab.experiment.watch import check, check_read
 from llava_lab.model.llm import CausalLM
 from llava_lab.report.runs import read
 from llava_lab.train.kept import steps_between
@@ -199,6 +200,36 @@ def test_steps_are_those_before_the_end() -> None:
     assert steps_between(0.25, 10) == [2, 5, 8]
     assert steps_between(0.1, 3) == [1, 2]
     assert steps_between(1.0, 10) == steps_between(20, 10) == []
+
+
+@pytest.mark.parametrize("name", ["keep_every", "evaluate_every"])
+@pytest.mark.parametrize(("every", "limit"), [(10, None), (900, None), (1.0, None), (3, 3)])
+def test_what_would_ask_or_keep_nothing_before_a_stages_end_is_refused(
+    name: str, every: float, limit: int | None
+) -> None:
+    data = SimpleNamespace(steps=lambda: 10)
+    stages: Any = [
+        SimpleNamespace(name=each, data=data, trainer_options={}, keep_every=None)
+        for each in ("align", "instruct")
+    ]
+    for each in stages:
+        each.evaluate_every = None
+        setattr(each, name, every)
+    benchmarks: Any = SimpleNamespace(benchmarks=[])
+    parts = Parts(
+        torch.nn.Identity(),
+        {each.name: each for each in stages},
+        benchmarks,
+        {"limit_train_batches": limit},
+    )
+    steps = limit or 10
+    message = rf"^stages\.instruct\.{name} is {every}, and the stage has {steps} steps: nothing is"
+    with pytest.raises(ValueError, match=message):
+        check_read(stages[1], parts)
+    if name == "evaluate_every":
+        check_read(stages[0], parts)  # the end of a stage that others follow is asked
+    setattr(stages[1], name, 2)
+    check_read(stages[1], parts)
 
 
 @pytest.mark.parametrize("every", [0, -1, 0.0, 1.5, True, float("nan")])

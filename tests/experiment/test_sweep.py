@@ -25,6 +25,7 @@ from llava_lab.experiment.sweeping import fit_command
 from llava_lab.report.published import published
 
 EXPERIMENT = REPOSITORY / "experiments" / "llava15.yaml"
+ENDING = "2 steps, by max_steps, in epoch 1 of 4"  # of a stage that is shortened
 SHIPPED = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
 
 
@@ -263,6 +264,8 @@ def test_a_sweep_runs_goes_on_and_is_shown(
     questions = tmp_path / "questions.jsonl"
     questions.write_text((small_world / "questions.jsonl").read_text())
     more.append(f"--paths.questions={questions}")
+    sweeps.main([str(path), f"--runs={runs}", "--dry-run", *more])
+    assert f"    stage align: to train, {ENDING}" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         sweeps.main([str(path), f"--runs={runs}", *more])
     said = capsys.readouterr()
@@ -520,8 +523,10 @@ def test_a_finished_fit_is_not_done_again(
         cli.main(["fit", *options, *more])
         return capsys.readouterr().out
 
-    assert "stage align: to train" in fit("--dry_run") and not (tmp_path / "runs").exists()
+    assert f"stage align: to train, {ENDING}" in fit("--dry_run")
+    assert not (tmp_path / "runs").exists()
     first = fit()
+    assert f"stage align: training\nllava_lab: stage align: {ENDING}" in first
     (path,) = tmp_path.glob("runs/*/*/results.json")
     before = path.read_bytes()
     again = fit()

@@ -1,5 +1,6 @@
 """3. Stage data: the budget, the order and the stores that every stage's DataModule has."""
 
+import itertools
 import math
 import os
 from abc import abstractmethod
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from llava_lab.core.numbers import at_least
-from llava_lab.data.loader import StageLoader, StepPart, split_step, stage_steps
+from llava_lab.data.loader import StageLoader, StepPart, split_step, stage_epochs
 from llava_lab.data.packing import Batch, StageBatch
 from llava_lab.data.views.base import Views
 
@@ -139,10 +140,10 @@ class StageDataModule(LightningDataModule):
         """
         return Batch.pack(rows)
 
-    def order(self) -> list[list[int]]:
-        """Rows of every optimizer step of the stage, over all devices, up to the limit."""
+    def _epochs(self) -> list[list[list[int]]]:
+        """Rows of every optimizer step of the stage, over all devices, epoch by epoch."""
         lengths, modalities = self.lengths()
-        steps = stage_steps(
+        return stage_epochs(
             lengths,
             modalities,
             batch_size=self.batch_size,
@@ -153,7 +154,24 @@ class StageDataModule(LightningDataModule):
             stage=str(self.name),
             rows=self.epoch_rows,
         )
+
+    def order(self) -> list[list[int]]:
+        """Rows of every optimizer step of the stage, over all devices, up to the limit."""
+        steps = list(itertools.chain.from_iterable(self._epochs()))
         return steps[: limited(len(steps), self.limit)]
+
+    def ending(self) -> str:
+        """How many steps it has and what ends it, where one of `epochs` and `max_steps` is idle."""
+        if self.max_steps is None:
+            return ""
+        epochs = self._epochs()
+        steps = sum(map(len, epochs))
+        if steps < self.max_steps:
+            ends = "epoch" if self.epochs == 1 else f"{self.epochs} epochs"
+            return f"{steps:,} steps, by {ends}, before max_steps of {self.max_steps:,}"
+        if len(epochs) < self.epochs:
+            return f"{steps:,} steps, by max_steps, in epoch {len(epochs)} of {self.epochs}"
+        return ""
 
     def steps(self) -> int:
         """Optimizer steps of the whole stage."""
