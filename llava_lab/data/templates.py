@@ -53,6 +53,33 @@ class ChatFormat:
     released_marks: tuple[str, ...] = ()
     released_tokens: tuple[str, ...] = ()
 
+    def as_correct(self, masking: str) -> bool:
+        """Whether another masking trains on the very tokens that `correct` trains on.
+
+        Args:
+            masking: As in `llava_lab.data.chat.Template`.
+        """
+        if masking == "all":
+            return self.images_only and not self.system + self.header + self.after
+        marks = (*self.released_marks, *self.released_tokens)
+        return self.released == frozenset({"answer"}) and not marks
+
+    def check_asks(self, benchmark: str) -> None:
+        """Refuse to ask in a format that shows of a question its images alone.
+
+        Args:
+            benchmark: Name of what is asked.
+
+        Raises:
+            ValueError: Names the options.
+        """
+        if self.images_only:
+            raise ValueError(
+                f"benchmark {benchmark}: its template shows the images of a question and not what "
+                "is asked; set data.template to one that does, such as v1, or where it is null "
+                "model.llm.template"
+            )
+
 
 _CHAT = (
     "A chat between a curious {0} and an artificial intelligence assistant. "

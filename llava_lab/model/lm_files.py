@@ -56,8 +56,8 @@ def refuse_idle_name(
     if name is not None and tokenizer is not None and _whole(changes, pretrained):
         raise ValueError(
             f"model.llm.name: nothing of {name!r} is read: pretrained is false, and config and "
-            "tokenizer say what the LM is. For that LM set model.llm to a file of configs/lm, such as "
-            "model.llm=configs/lm/smollm2_135m.yaml, and model.llm.name behind it"
+            "tokenizer say what the LM is. For that LM set model.llm to a file of configs/lm, "
+            "such as model.llm=configs/lm/smollm2_135m.yaml, and model.llm.name behind it"
         )
 
 

@@ -1,7 +1,7 @@
 """Muon: orthogonalised momentum for hidden matrices, AdamW for every other weight."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,11 @@ from torch.optim import Optimizer
 
 from llava_lab.model.llm import CausalLM
 from llava_lab.train.lora import heads
-from llava_lab.train.parts import Selection, parts_of
+from llava_lab.train.parts import names_of, parts_of, weights_of
 from llava_lab.train.precision import adamw
+
+if TYPE_CHECKING:
+    from llava_lab.train.stage import Stage
 
 
 class Muon(Optimizer):
@@ -76,12 +79,13 @@ def hidden_matrices(model: nn.Module) -> set[Tensor]:
     return {m.weight for m in model.modules() if isinstance(m, nn.Linear)} - outer
 
 
-def check_matrices(model: nn.Module, selection: Selection) -> None:
-    """Refuse to train matrices of an LM that are no linear layer's, such as a mixture's experts.
+def check_matrices(stage: "Stage", model: nn.Module) -> None:
+    """Refuse matrices that AdamW would train in Muon's place: all, or such as a mixture's experts.
 
     Raises:
-        ValueError: Names one, which AdamW would train in Muon's place.
+        ValueError: Names the option, and a matrix of an LM that is no linear layer's.
     """
+    place, selection = f"stages.{stage.name}.optimizer=muon", stage.selection
     known = hidden_matrices(model) | {each for head in heads(model) for each in head.parameters()}
     known |= {each.weight for each in model.modules() if isinstance(each, nn.Embedding)}
     for part, module in parts_of(model).items():
@@ -90,6 +94,14 @@ def check_matrices(model: nn.Module, selection: Selection) -> None:
             if not plain and selection.trains(name):
                 kind = type(model.get_submodule(name.rpartition(".")[0])).__name__
                 raise ValueError(
-                    f"optimizer=muon: {name} is a matrix of a {kind}; Muon takes those of linear "
+                    f"{place}: {name} is a matrix of a {kind}; Muon takes those of linear "
                     "layers alone, and AdamW would train it in silence. Set optimizer to adamw"
                 )
+    hidden = hidden_matrices(model) | hidden_matrices(stage.loss)
+    every = names_of(weights_of(model, stage.loss))
+    # An adapter's own matrices train at the rates of those beside which they stand.
+    if not any(weight in hidden and selection.key(*names) is not None for weight, names in every):
+        raise ValueError(
+            f"{place}: no matrix of a linear layer trains, so that it would be AdamW; set "
+            "optimizer to adamw"
+        )

@@ -121,6 +121,7 @@ class Selection:
         self.adapted = PartKeys(adapted, "lora.parts")
         for key, rate in lr.items():
             at_least(0, "lr.", **{key: rate})
+        self.rated = {key for key, rate in lr.items() if rate}
         self.lr = {
             key: scale * rate
             for key, rate in lr.items()
@@ -154,6 +155,16 @@ class Selection:
         """Whether a weight trains itself; that of an adapter does."""
         own = not self.adapts(*names) or any(ADAPTER in name for name in names)
         return own and self.key(*names) is not None
+
+    def weights_by_key(
+        self, model: nn.Module, loss: nn.Module
+    ) -> dict[str, list[tuple[nn.Parameter, list[str]]]]:
+        """Of each key with a rate above zero the weights whose rate it is, with their names."""
+        found: dict[str, list[tuple[nn.Parameter, list[str]]]] = {key: [] for key in self.rated}
+        for weight, names in names_of(weights_of(model, loss)):
+            if (key := self.keys.of(*names)) in found:
+                found[key].append((weight, names))
+        return found
 
     def check(self, model: nn.Module, loss: nn.Module) -> None:
         """Refuse keys that choose nothing, and two that decide about one weight.

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from llava_lab.core.progress import say
 from llava_lab.train.parts import parts_of
 from llava_lab.train.sharded import Sharded
 
@@ -39,6 +40,8 @@ def check_split(stage: "Stage", model: nn.Module, trainer: Any) -> None:
             "normalization=micro_batch; change batch_size or micro_batch_size, or set "
             "normalization to step"
         )
+    if stage.normalization == "micro_batch" and micro == 1 and stage.loss.rows_apart:
+        _whole_step(stage)
     if stage.normalization != "step" or micro == 1:
         return
     if not stage.loss.rows_apart:
@@ -57,6 +60,20 @@ def check_split(stage: "Stage", model: nn.Module, trainer: Any) -> None:
             "on one device with micro_batch_size=null, or on GPUs with it and "
             "trainer.sync_batchnorm=true, or set normalization=micro_batch"
         )
+
+
+def _whole_step(stage: "Stage") -> None:
+    """Refuse to normalise micro-batches of steps that nothing splits; say so of a size given."""
+    key = f"stages.{stage.name}.data.micro_batch_size"
+    if stage.data.micro_batch_size is None:
+        raise ValueError(
+            f"stages.{stage.name}.normalization: micro_batch is what step is while a step is one "
+            f"micro-batch, as here; set {key} below batch_size, or leave it out"
+        )
+    say(
+        f"stage {stage.name}: normalization=micro_batch does nothing: {key} is the whole step's, "
+        f"{stage.data.batch_size}"
+    )
 
 
 def _batch_norm(stage: "Stage", model: nn.Module) -> str | None:

@@ -14,6 +14,7 @@ from llava_lab.core.numbers import at_least, shares
 from llava_lab.data.modules.stage import StageDataModule, run_seed
 from llava_lab.train.checkpoint_files import name_states
 from llava_lab.train.feature_store import store_features
+from llava_lab.train.idle import refuse_idle
 from llava_lab.train.kept import check_every
 from llava_lab.train.lora import Lora, merge
 from llava_lab.train.loss import Loss
@@ -178,7 +179,7 @@ class Stage(Callback):
         """
         self._check_held(model, precision_of({**trainer, **self.trainer_options}))
         if self.optimizer == "muon":
-            check_matrices(model, self.selection)
+            check_matrices(self, model)
         if self.lora is not None:
             self.lora.check(model, self.selection)
 
@@ -188,14 +189,15 @@ class Stage(Callback):
         chosen = {n[0]: each for each, n in named if self.selection.key(*n) is not None}
         check_held({f"stages.{self.name}: {n}": w for n, w in chosen.items()}, precision)
 
-    def check_keys(self, model: nn.Module) -> None:
-        """Refuse keys of weights that choose none.
+    def check_keys(self, model: Any) -> None:
+        """Refuse keys of weights that choose none, and options that do nothing.
 
         Raises:
             ValueError: Names the stage and the key.
         """
         try:
             self.selection.check(model, self.loss)
+            refuse_idle(self, model)
         except ValueError as problem:
             raise ValueError(f"stages.{self.name}.{problem}") from None
 
@@ -259,10 +261,8 @@ class Stage(Callback):
         """The optimizer and the schedule, in the form that Lightning asks for."""
         master = master_of(self.trainer.precision_plugin)
         groups = [{**g, "params": [master(each) for each in g["params"]]} for g in self.groups()]
-        if self.optimizer == "muon":
-            optimizer: torch.optim.Optimizer = Muon(groups, betas=self.betas)
-        else:
-            optimizer = adamw(groups, self.betas)
+        make = Muon if self.optimizer == "muon" else adamw
+        optimizer: torch.optim.Optimizer = make(groups, self.betas)
         weights = names_of(weights_of(self.model, self.model.loss))
         names = {id(master(weight)): names[0] for weight, names in weights}
         for each in getattr(optimizer, "inner", [optimizer]):

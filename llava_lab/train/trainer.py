@@ -50,6 +50,7 @@ REFUSED = {
     "others name a ModelCheckpoint in trainer.callbacks",
     "barebones": "it would record nothing of the stage; leave it out",
 }
+CLIP = "gradient_clip_val"
 # Options that decide neither a stage's weights nor its held-out numbers; of plugins those of
 # precision do.
 IDLE = (
@@ -95,6 +96,27 @@ def check_stage_options(options: Mapping[str, Any], place: str) -> None:
     check_options(options, place)
     if found := [name for name in SHARED if name in options]:
         raise ValueError(f"{place}.{found[0]}: set trainer.{found[0]}, which all stages share")
+
+
+def check_clipping(shared: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a way of clipping gradients that nothing clips.
+
+    Args:
+        shared: Options of Lightning's Trainer that all stages share.
+        stages: Those of each stage's own, by its name.
+
+    Raises:
+        ValueError: Names the option.
+    """
+    places = {"": any({**shared, **own}.get(CLIP) for own in stages.values())}
+    places |= {f"stages.{name}.": {**shared, **own}.get(CLIP) for name, own in stages.items()}
+    given = {"": shared, **{f"stages.{name}.": own for name, own in stages.items()}}
+    for place, clips in places.items():
+        if given[place].get("gradient_clip_algorithm") is not None and not clips:
+            raise ValueError(
+                f"{place}trainer.gradient_clip_algorithm: nothing is clipped; set "
+                f"{place}trainer.{CLIP}, too, or leave it out"
+            )
 
 
 def deciding(options: Mapping[str, Any]) -> dict[str, Any]:

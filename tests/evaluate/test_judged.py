@@ -309,6 +309,11 @@ def test_relative_scores_are_ratios_of_means(judge_server, tmp_path, videos) -> 
     assert found["relative/conv"].value == pytest.approx(16 / 19)
     with pytest.raises(ValueError, match="no caption of its picture"):
         metric.check(OpenEnded("wild", path, str(videos), metric, answers).questions)
+    blind = tmp_path / "blind.yaml"
+    blind.write_text("user: '{question} {answer} {prediction}'")
+    metric.prompts = {"relative": JudgePrompt(str(blind), ())}
+    with pytest.raises(ValueError, match=r"benchmark wild: captions are for a judge, and none of"):
+        OpenEnded("wild", path, str(videos), metric, answers, captions)
 
 
 def rank(index: int, folder: str) -> None:

@@ -204,6 +204,25 @@ def test_a_loss_that_compares_rows_is_not_split_and_uneven_means_are_refused(mod
     Stage(data, KTOPair(), {"llm": 1.0}, **released).check_split(model, split(1))
 
 
+def test_means_of_micro_batches_are_refused_where_a_step_is_one(
+    model: Llava, capsys: pytest.CaptureFixture
+) -> None:
+    data = SimpleNamespace(name="s", batch_size=8, micro_batch_size=None)
+    data.accumulate = lambda world: -(-8 // (world * (data.micro_batch_size or 8)))
+    stage = Stage(data, NextToken(), {"llm": 1.0}, normalization="micro_batch")
+    with pytest.raises(ValueError, match=r"stages\.s\.normalization: .*s\.data\.micro_batch_size"):
+        stage.check_split(model, split(1))
+    stage.check_split(model, split(2))
+    Stage(data, NextToken(), {"llm": 1.0}).check_split(model, split(1))
+    # KTO's message says to set it, as docs/preferences.md does.
+    Stage(data, KTOPair(), {"llm": 1.0}, normalization="micro_batch").check_split(model, split(1))
+    for size, lines in ((4, 0), (8, 1)):  # as a sweep of sizes has it
+        data.micro_batch_size = size
+        stage.check_split(model, split(1))
+        said = capsys.readouterr().out
+        assert said.count("stage s: normalization=micro_batch does nothing") == lines
+
+
 def test_batch_norm_that_trains_is_not_split_unless_devices_share_its_statistics() -> None:
     options = {"embed_dim": 32, "depth": 1, "num_heads": 4, "mlp_ratio": 2}
     encoder = TimmEncoder("xcit_nano_12_p16_224", -1, False, False, 64, None, options)

@@ -106,6 +106,14 @@ def test_muon_refuses_an_lms_matrices_that_are_no_linear_layers(model: Llava) ->
     Stage(stage.data, NextToken(), {"llm": 1e-2}).check(model, {})
 
 
+def test_muon_refuses_to_be_adamw(model: Llava) -> None:
+    data, rates = SimpleNamespace(name="s"), {"llm.embed_tokens": 1e-3, "llm.norm": 1e-3}
+    with pytest.raises(ValueError, match=r"stages\.s\.optimizer=muon: no matrix of a linear layer"):
+        Stage(data, NextToken(), rates, optimizer="muon").check(model, {})
+    Stage(data, NextToken(), rates).check(model, {})
+    Stage(data, NextToken(), rates | {"connector": 1e-3}, optimizer="muon").check(model, {})
+
+
 def test_muon_goes_on_from_its_state() -> None:
     def make() -> tuple[torch.nn.Linear, Muon]:
         torch.manual_seed(0)

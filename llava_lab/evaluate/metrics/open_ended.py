@@ -11,6 +11,7 @@ from llava_lab.data.questions import Question, read_question
 from llava_lab.data.rows import BadRow, BadRows, FileRow, Refused, read_rows
 from llava_lab.data.video_names import VideoNames
 from llava_lab.evaluate.benchmark import Benchmark
+from llava_lab.evaluate.judge import JudgePrompt
 from llava_lab.evaluate.metrics.base import BenchmarkMetric
 from llava_lab.evaluate.official import all_there, check_roles
 
@@ -65,6 +66,12 @@ class OpenEnded(Benchmark):
         self.decode_by(max_new_tokens, temperature)
         self.answers, self.captions, self.files = answers, captions, files or {}
         check_roles(name, self.files, ("questions", "images", "answers", "captions"))
+        prompts = [text for each in _prompts(metric) for text in each.texts.values()]
+        if captions is not None and prompts and not any("{caption}" in text for text in prompts):
+            raise ValueError(
+                f"benchmark {name}: captions are for a judge, and none of its prompts shows a "
+                "{caption}; leave them out, or write it into a prompt"
+            )
 
     def read(self) -> list[Question]:
         """Read all questions of the file.
@@ -148,6 +155,12 @@ class OpenEnded(Benchmark):
             if found.setdefault(image, caption) != caption:
                 raise ValueError(f"{row.place}: a second caption of {image!r}")
         return found
+
+
+def _prompts(metric: Any) -> list[JudgePrompt]:
+    """Prompts of a metric's judge; none where it has no judge, or one of its own kind."""
+    found = getattr(metric, "prompts", None)
+    return list(found.values()) if isinstance(found, dict) else []
 
 
 def _with_boxes(captions: Any, instances: Any, place: str) -> str:
