@@ -17,6 +17,7 @@ The configuration is a tree in the short form: a class and its arguments are one
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from llava_lab.core.shipped import here_or_shipped
 from llava_lab.core.trust import modules_with
 from llava_lab.core.yaml_file import parse_value, read_mapping
 from llava_lab.experiment.renamed import refuse_old_names
+from llava_lab.experiment.twice import refuse_twice
 
 Tree = dict[str, Any]
 CLASS, ARGUMENTS, EXTENDS = "class_path", "init_args", "extends"
@@ -93,10 +95,8 @@ def short(value: Any) -> Any:
 
 def expand_keys(layer: Mapping[str, Any]) -> Tree:
     """A layer whose own keys may be dotted, such as `stages.instruct.data.views.grids`."""
-    found: Tree = {}
-    for key, value in layer.items():
-        found = merge(found, nested(key, value)) if "." in key else merge(found, {key: value})
-    return found
+    refuse_twice(trees := {key: nested(key, value) for key, value in layer.items()})
+    return reduce(merge, trees.values(), {})
 
 
 def nested(key: str, value: Any) -> Tree:

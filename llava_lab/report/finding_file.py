@@ -13,6 +13,7 @@ from llava_lab.core.shipped import shipped
 from llava_lab.core.yaml_file import read_mapping
 from llava_lab.experiment.compose import Tree, merge
 from llava_lab.experiment.layers import read_layers
+from llava_lab.experiment.places import lost, places, settled
 from llava_lab.experiment.sweep import Sweep, axis_values
 from llava_lab.report.finding import EFFECT, Contrast, Finding, Look, Move, Stay, near
 from llava_lab.report.published import published
@@ -106,6 +107,7 @@ def read_finding(path: Path) -> Finding:
     if not isinstance(draws, Mapping):
         raise ValueError(f"{path}: draws is {draws!r:.200}, not names with options under each")
     draws = axis_values(path, "draws", draws) if draws else {}
+    _check_draws(path, draws, sweep)
     notes = _list(f"{path}: notes", given.get("notes", []))
     found = Finding(
         *(path.stem, claim, tables, citation, sweep, contrasts, tuple(move), tuple(stays)),
@@ -115,6 +117,18 @@ def read_finding(path: Path) -> Finding:
     )
     _check_benchmarks(found)
     return found
+
+
+def _check_draws(path: Path, draws: Mapping[str, Mapping[str, Any]], sweep: Sweep) -> None:
+    """Refuse draws of an option that points of the sweep set themselves, and would win."""
+    drawn = {settled(place) for bundle in draws.values() for place in places(bundle)}
+    for axis, bundles in sweep.axes.items():
+        theirs = {settled(each) for bundle in bundles.values() for each in places(bundle, True)}
+        if gone := [place for place in drawn if lost(place, theirs)]:
+            raise ValueError(
+                f"{path}: draws sets {'.'.join(min(gone))}, and so does axis {axis} of the sweep "
+                f"{sweep.name}, which would win; draw what no axis sets"
+            )
 
 
 def point_names(sweep: Sweep) -> list[str]:
@@ -203,7 +217,8 @@ def _check_benchmarks(finding: Finding) -> None:
     tree: Tree = {}
     for layer in read_layers(finding.sweep.layers(finding.sweep.points()[0]), quiet=True):
         tree = merge(tree, layer)
-    known = [str(each.get("name")) for each in tree.get("data", {}).get("benchmarks", [])]
+    asked = tree.get("data", {}).get("benchmarks", [])
+    known = [str(each.get("name")) for each in asked if each is not None]
     for score in finding.scores:
         if (name := score.partition("/")[0]) not in known:
             raise ValueError(

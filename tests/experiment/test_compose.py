@@ -414,6 +414,35 @@ def test_dotted_keys_stand_for_nested_ones() -> None:
         expand_keys({"a..b": 1})
 
 
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"a.b": 5, "a": {"b": 7}}, r"^a\.b: stands there twice, .*: 5 under a\.b and 7 under a;"),
+        ({"a": {"b": 7}, "a.b": 7}, r"^a\.b: stands there twice"),
+        (
+            {"a.b.c": 5, "a": {"b": [1]}},
+            r"^a\.b\.c: stands there twice, .*: 5 under a\.b\.c and \[1",
+        ),
+        ({"a": {"b": 5}, "a.b.c": 7}, r"^a\.b\.c: stands there twice"),
+        ({"s.lr.part.x": 1, "s": {"lr": {"part": 2}}}, r"^s\.lr\.part\.x: stands there twice"),
+    ],
+)
+def test_a_key_that_stands_there_in_two_spellings_is_refused(
+    tree: dict, message: str, tmp_path: Path
+) -> None:
+    """The later one won, without a word."""
+    with pytest.raises(ValueError, match=message):
+        expand_keys(tree)
+    (path := tmp_path / "twice.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    with pytest.raises(ValueError, match=message.replace("^", "twice.yaml: ")):
+        read_layer(path)
+
+
+def test_a_class_and_its_options_may_be_said_apart() -> None:
+    for tree in ({"a": "Linear", "a.b": 1}, {"a": {"b": 1}, "a.c.d": 1}, {"a": [{}], "a.0.b": 1}):
+        assert expand_keys(tree)
+
+
 def test_differences_are_of_leaves() -> None:
     left, right = {"a": {"b": 1, "c": [1, 2]}, "d": 1}, {"a": {"b": 2, "c": [1, 2]}, "e": [{}]}
     assert differences(left, right) == [("a.b", 1, 2), ("d", 1, None), ("e[0]", None, {})]

@@ -64,6 +64,16 @@ def test_seeds_take_draws_in_turn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "drawn", [{"model.connector.depth": 7}, {"model": {"connector": {"depth": 7}}}]
+)
+def test_what_an_axis_sets_is_not_drawn(drawn: dict, tmp_path: Path) -> None:
+    """The axis won, without a word."""
+    path = write_rule(tmp_path, {"draws": {"A": {}, "B": drawn}})
+    with pytest.raises(ValueError, match=r"draws sets model\.connector\.depth, and so does axis"):
+        read_finding(path)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"clam": "x"}, "unknown key 'clam'; did you mean 'claim'"),
