@@ -1,5 +1,6 @@
 """Build: checked options -> the model, the stages and the benchmarks."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
@@ -13,7 +14,7 @@ from llava_lab.model.llava import Llava
 from llava_lab.tiny_world.generate import TinyWorld
 from llava_lab.tiny_world.videos import TinyVideos
 from llava_lab.train.stage import Stage
-from llava_lab.train.trainer import check_options, check_stage_options
+from llava_lab.train.trainer import check_clipping, check_options, check_stage_options
 
 
 class Parts(NamedTuple):
@@ -39,12 +40,21 @@ def stage_options(options: Namespace) -> dict[str, Namespace]:
 
 def make_worlds(options: Namespace) -> None:
     """Make the tiny worlds whose files an experiment reads, where they are not there."""
-    named = f"{options.get('stages')} {options.data}"
     for kind, key in ((TinyWorld, "tiny_world"), (TinyVideos, "tiny_videos")):
         if (given := options[key]) is not None:
             world = kind(**vars(given))
-            if f"{world.root}/" in named:
+            if reads_below(options, world.root):
                 world.generate()
+
+
+def reads_below(options: Namespace, folder: str | Path) -> bool:
+    """Whether stages or benchmarks read files below a folder.
+
+    Args:
+        options: The experiment's options, checked.
+        folder: The folder.
+    """
+    return f"{folder}/" in f"{options.get('stages')} {options.data}"
 
 
 def build(options: Namespace) -> Parts:
@@ -55,8 +65,10 @@ def build(options: Namespace) -> Parts:
     """
     check_options(options.trainer.as_dict(), "trainer")
     stages = stage_options(options)
-    for name, stage in stages.items():
-        check_stage_options(stage.init_args.trainer or {}, f"stages.{name}.trainer")
+    own = {name: stage.init_args.trainer or {} for name, stage in stages.items()}
+    for name, given in own.items():
+        check_stage_options(given, f"stages.{name}.trainer")
+    check_clipping(options.trainer.as_dict(), own)
     seed_everything(options.seed_everything, workers=True, verbose=False)
     try:
         built: Any = parser(stages).instantiate(options)

@@ -16,7 +16,7 @@ from llava_lab.core.checkout import git_commit
 from llava_lab.core.progress import say
 from llava_lab.core.records import write_record
 from llava_lab.evaluate.scores import Scores
-from llava_lab.experiment import watch
+from llava_lab.experiment import idle, watch
 from llava_lab.experiment.build import Parts, build, make_worlds
 from llava_lab.experiment.fingerprints import benchmark_fingerprints, stage_fingerprints
 from llava_lab.experiment.run import (
@@ -155,6 +155,7 @@ class Fitting:
             say("finished before; `test` asks the benchmarks again, `--fresh` trains anew")
             return run
         stages = self.stages(last)
+        idle.say_idle(self.options, self.parts, stages)
         for name, stage in stages.items():
             if found.stages[name] is None:
                 stage.check(model, self.parts.trainer)
@@ -239,8 +240,7 @@ class Fitting:
         """Ask all benchmarks; writes predictions."""
         scores, data = Scores(self.run.folder / "predictions"), self.parts.benchmarks
         if data.benchmarks:
-            trainer = self._evaluation_trainer(scores)
-            trainer.test(self.parts.model, datamodule=data, verbose=False)
+            self._evaluation_trainer(scores).test(self.parts.model, datamodule=data, verbose=False)
         benchmarks = {
             name: {key: asdict(score) for key, score in found.items()}
             for name, found in scores.results.items()
