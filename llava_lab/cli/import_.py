@@ -28,5 +28,6 @@ def main(arguments: Sequence[str]) -> None:
         print(f"llava_lab: {made}")
         print(
             "llava_lab: evaluate it: python -m llava_lab fit -c experiments/llava15.yaml -c "
-            f"{made} --stages.align=null --stages.instruct=null"
+            f"{made} --stages.align=null --stages.instruct=null --data.benchmarks=[] "
+            "-c configs/benchmarks/pope.yaml"
         )

@@ -1,8 +1,8 @@
-"""Verdict worlds: generated data that only `report --run` makes and reads.
+"""Verdict worlds: generated data that `report --run` alone makes, trains on and asks.
 
 What is tuned is tuned on worlds that anyone may look at. A verdict must be made on others, so that
 nothing was chosen by what it is made on: worlds whose seed is 1000 or more. They are open to
-`report --run` and to the processes that it starts, and to nothing else.
+`report --run`, to the processes that it starts, and to `report`, whose pages show their pictures.
 """
 
 import json
@@ -15,7 +15,7 @@ FIRST = 1000  # seed of the first such world
 MANIFEST = "manifest.json"  # of every generated world
 WHY = (
     f"worlds with seeds from {FIRST} on are kept for verdicts, which are made on data that nothing "
-    f"was chosen by: `report --run` alone opens them. Take a world with a seed below {FIRST}"
+    f"was chosen by: `report` alone opens them. Take a world with a seed below {FIRST}"
 )
 _OPENED_BY = "LLAVA_LAB_VERDICT_WORLDS_OPENED_BY"  # its process, for those that it starts
 

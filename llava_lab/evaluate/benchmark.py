@@ -1,8 +1,6 @@
 """11. Benchmark: a question file and its metric -> the questions of `test` and `predict`."""
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +12,13 @@ from torch.utils.data import DataLoader
 
 from llava_lab.core.atomic import plain_name
 from llava_lab.core.numbers import at_least, shares
+from llava_lab.core.records import json_sha256
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.media.clip import image_digests
 from llava_lab.data.modules.encoded import Position
 from llava_lab.data.modules.stage import run_seed
-from llava_lab.data.questions import Question, read_questions
+from llava_lab.data.questions import Question, read_held_out, read_questions
+from llava_lab.data.source import Source
 from llava_lab.data.views.base import Views
 from llava_lab.evaluate.groups import (
     QuestionGroup,
@@ -58,6 +58,8 @@ class Benchmark:
     # Longest answer and temperature, where the benchmark's own rule says so.
     max_new_tokens: int | None = None
     temperature: float | None = None
+    # Places of rows that stages of its file leave out, where one does.
+    left_out: Callable[[], Collection[str]] | None = None
 
     def __init__(
         self,
@@ -76,7 +78,6 @@ class Benchmark:
         self.prompt, self.blind, self.limit, self.held_out = prompt, blind, limit, held_out
         at_least(1, f"benchmark {name}: ", limit=limit)
         shares(f"benchmark {name}: ", below=1, held_out=held_out)
-        self._questions: list[Question] = []
 
     def decode_by(self, max_new_tokens: int | None, temperature: float | None) -> None:
         """Set how answers are decoded, where the benchmark's own rule says so."""
@@ -84,18 +85,18 @@ class Benchmark:
         at_least(0, f"benchmark {self.name}: ", temperature=temperature)
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
 
-    @property
+    @cached_property
     def questions(self) -> list[Question]:
         """The questions, read and validated on first access."""
-        if not self._questions:
-            every = self.read()
-            self._questions = self.metric.first(every, self.limit) if self.limit else every
-        return self._questions
+        every = self.read()
+        return self.metric.first(every, self.limit) if self.limit else every
 
     def read(self) -> list[Question]:
         """Read all questions of the file."""
         images = None if self.images is None else Path(self.images)
-        return read_questions(Path(self.path), images, self.held_out)
+        if not self.held_out:
+            return read_questions(Path(self.path), images)
+        return read_held_out(Source(Path(self.path), images), self.held_out, self.left_out)
 
     @cached_property
     def _rows(self) -> list[Any]:
@@ -110,12 +111,11 @@ class Benchmark:
 
     def asked(self) -> str:
         """Hash of questions and of the bytes of their images and videos."""
-        return hashlib.sha256(json.dumps(self._rows).encode()).hexdigest()
+        return json_sha256(self._rows)
 
     def content(self) -> str:
         """Hash of questions, bytes of their images and videos, and settings of the judge."""
-        rows = [*self._rows, self.metric.settings()]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        return json_sha256([*self._rows, self.metric.settings()])
 
     def check(self, views: Views) -> None:
         """Refuse questions that cannot be asked or scored, before anything is computed."""
@@ -167,7 +167,7 @@ class BenchmarkDataModule(LightningDataModule):
 
     Args:
         benchmarks: Question files and their metrics.
-        views: How an image becomes views, by default as in the stage that was trained last.
+        views: How an image becomes views; experiments of the package take those of stage instruct.
         image_position: Where the image goes in the question.
         max_new_tokens: Longest answer, where a benchmark does not say otherwise.
         temperature: Answers are sampled at this temperature, each by the run's seed and its

@@ -105,9 +105,16 @@ def results_below(folder: Path) -> list[Path]:
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
-    """Find the results files at, in or below the paths; each one once."""
+    """Find the results files at, in or below the paths; each one once.
+
+    Raises:
+        FileNotFoundError: If there are none at one of them.
+        ValueError: If one is another file.
+    """
     found: dict[Path, Path] = {}
     for path in paths:
+        if path.is_file() and path.suffix != ".json":
+            raise ValueError(f"{path} has no results; give a run's folder or its {NAME}")
         if path.is_file():
             files = [path]
         elif not path.is_dir():

@@ -53,8 +53,8 @@ class TinyWorld(World):
         seed: Seed of every scene and sentence.
         train_images: Number of training images.
         eval_images: Number of images for evaluation questions.
-        text_rows: Number of text-only rows about scenes that are never drawn; there are as many
-            about films, and half as many of lists, and of facts.
+        text_rows: Number of text-only rows about scenes that have no picture of their own; there
+            are as many about films, and half as many of lists, and of facts.
         tiles: Number of AnyRes tiles of further images. They are only in the file of phrases, to
             train an encoder on tiles.
     """

@@ -74,7 +74,7 @@ class Stage(Callback):
             share of the stage (0.25: four times), and at its end. Scores stand in results.json
             beside what was spent until then; training is the same without, bit for bit.
         keep_every: Keep the weights every so many steps, or after each such share of the stage:
-            files in `stages/NAME/kept`, each a MODEL for `answer`, `look`, `export` and `chat`.
+            files in `stages/NAME/kept`, each a MODEL for `answer`, `export` and `chat`.
         trainer: Options of Lightning's Trainer that differ in this stage.
     """
 

@@ -350,6 +350,13 @@ def test_points_against_one_are_paired_by_seed(tmp_path: Path) -> None:
         list(difference_grids(sweep, found, "d"))
 
 
+def test_a_file_that_is_no_results_is_not_called_damaged(tmp_path: Path) -> None:
+    kept = tmp_path / "step-00000001.safetensors"
+    kept.write_bytes(b"\x80weights")
+    with pytest.raises(ValueError, match=r"001.safetensors has no results; give a run's folder"):
+        find([kept])
+
+
 def test_points_that_answered_alike_word_for_word_are_named(tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
     file.write_text("experiment: s.yaml\nseeds: [0, 1]\naxes: {grid: {a: {}, b: {}, c: {}, d: {}}}")
