@@ -11,11 +11,13 @@ from llava_lab.core import ranks
 from llava_lab.core.numbers import at_least
 from llava_lab.core.shipped import here_or_shipped
 from llava_lab.core.yaml_file import to_yaml
+from llava_lab.experiment import unread
 from llava_lab.experiment.build import Parts, build
 from llava_lab.experiment.compose import Tree, merge, read_options, short
 from llava_lab.experiment.fitting import Fitting
-from llava_lab.experiment.layers import read_layers
+from llava_lab.experiment.layers import own_settings, read_layers
 from llava_lab.experiment.options import parser, with_default_classes
+from llava_lab.experiment.own import Own
 from llava_lab.experiment.references import resolve
 from llava_lab.experiment.run import Run
 
@@ -32,6 +34,8 @@ class Experiment:
 
     def __init__(self, options: Mapping[str, Any]):
         self._tree: Tree = read_options(_plain(options))
+        self._own: list[Own] = []  # what the user has set himself, beside or in these files
+        self._files: list[Path] = []
 
     @classmethod
     def read(cls, *files: str | Path) -> "Experiment":
@@ -51,29 +55,34 @@ class Experiment:
         Raises:
             ValueError: If a file cannot be read, or an option is of an older version.
         """
-        return cls._of(read_layers(layers))
+        files = [each for each in layers if isinstance(each, Path)]
+        return cls._of(read_layers(layers), own_settings(layers), files)
 
     @classmethod
-    def _of(cls, layers: Sequence[Tree]) -> "Experiment":
+    def _of(cls, layers: Sequence[Tree], own: Sequence[Own], files: Sequence[Path]) -> "Experiment":
         found = cls({})
+        found._own, found._files = list(own), list(files)
         for layer in layers:
             found._tree = merge(found._tree, layer)
         return found
 
     def changed(self, options: Mapping[str, Any]) -> "Experiment":
         """The experiment with other options; those of a class that is replaced are dropped."""
-        return self._of([self._tree, Experiment(options)._tree])
+        named = [Own(f"{key}={value}"[:80], {key: value}) for key, value in options.items()]
+        trees = [self._tree, Experiment(options)._tree]
+        return self._of(trees, [*self._own, *named], self._files)
 
     @cached_property
     def options(self) -> Namespace:
         """All options, checked, with every default filled in; in jsonargparse's long form.
 
         Raises:
-            ValueError: Names the option that is wrong.
+            ValueError: Names the option that is wrong, or that would do nothing.
         """
         tree = with_default_classes(resolve(self._tree))
         found = parser(tree["stages"]).checked(tree)
         at_least(0, seed_everything=found.seed_everything)
+        unread.check(self._own, self._files, self._tree, found)
         return found
 
     @cached_property

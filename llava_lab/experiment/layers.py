@@ -7,6 +7,7 @@ alone stands in a folder of its name: `configs/scale/tiny.yaml`, then
 """
 
 import functools
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,12 +16,10 @@ from typing import Any
 from llava_lab.core import ranks
 from llava_lab.core.shipped import shipped
 from llava_lab.core.yaml_file import read_mapping
-from llava_lab.experiment.compose import CLASS, EXTENDS, Tree, override, read_layer
-from llava_lab.experiment.places import lost, places, settled
+from llava_lab.experiment.compose import CLASS, EXTENDS, Tree, override, read_layer, read_value
+from llava_lab.experiment.own import Own, replaced
 
 TINY = "configs/scale/tiny.yaml"
-NAMES = (EXTENDS, "experiment")  # what an experiment's file says of itself
-MOST = 8  # options that a line names
 DEFAULT = "tiny scale (the default); for the published recipe add -c configs/scale/paper.yaml"
 
 
@@ -31,7 +30,8 @@ def read_layers(given: Sequence[Path | str], quiet: bool = False) -> list[Tree]:
 
     Args:
         given: Files as paths, overrides as texts, `model.connector.depth=3`.
-        quiet: Do not say that the tiny scale is taken.
+        quiet: Do not say that the tiny scale is taken, nor what a scale or an experiment behind
+            the user's own files and overrides replaces of them.
     """
     given, found = list(given), [_layer(each) for each in given]
     lineage = [_lineage(each) if isinstance(each, Path) else {} for each in given]
@@ -40,20 +40,35 @@ def read_layers(given: Sequence[Path | str], quiet: bool = False) -> list[Tree]:
     if experiment is not None and not any(each.get("scale") for each in lineage):
         tiny = shipped(TINY)
         if not quiet:
-            _say_once(DEFAULT)
+            say_once(DEFAULT)
+        given.insert(experiment + 1, tiny)
         found.insert(experiment + 1, read_layer(tiny))
         lineage.insert(experiment + 1, _lineage(tiny))
-    layers: list[Tree] = []
-    before: list[Path] = []  # experiments of the user's own
+    layers: list[list[Tree]] = []
     for layer, known in zip(found, lineage, strict=True):
         own = _own_files(known["files"], names) if known and not known["experiment"] else ()
-        here = [layer, *map(read_layer, own)]
-        if known.get("scale") and not quiet:
-            for file in before:
-                _say_replaced(file, known["scale"][0], here)
-        before += filter(_is_own, known["files"] if known.get("experiment") else ())
-        layers += here
-    return layers
+        layers.append([layer, *map(read_layer, own)])
+    if not quiet:
+        sets = [_sets(each, known) for each, known in zip(given, lineage, strict=True)]
+        for line in replaced(sets, [_stands_for(each) for each in lineage], layers):
+            say_once(line)
+    return list(itertools.chain.from_iterable(layers))
+
+
+def own_settings(given: Sequence[Path | str]) -> list[Own]:
+    """What files of the user's own and overrides say themselves, in their order.
+
+    A whole configuration, such as a run's config.yaml, is none of them: it says everything.
+
+    Args:
+        given: Files as paths, overrides as texts.
+    """
+    found: list[Own] = []
+    for each in given:
+        known = _lineage(each) if isinstance(each, Path) else {}
+        own = [one for one in _sets(each, known) if not one.file or _is_own(one.file)]
+        found += [one for one in own if EXTENDS in one.options or "experiment" not in one.options]
+    return found
 
 
 def own_layer(given: Path | str) -> Tree:
@@ -71,21 +86,30 @@ def _is_own(file: Path) -> bool:
     return not any(file.resolve().is_relative_to(folder) for folder in folders)
 
 
-def _say_replaced(file: Path, scale: str, layers: Sequence[Tree]) -> None:
-    """Say which options of an experiment of the user's own a scale behind it replaces."""
-    own = {key: value for key, value in read_mapping(file).items() if key not in NAMES}
-    theirs = {place for layer in layers for place in places(layer, whole=True)}
-    gone = sorted({".".join(each) for each in map(settled, places(own)) if lost(each, theirs)})
-    if gone:
-        more = f" and {len(gone) - MOST} more" if len(gone) > MOST else ""
-        _say_once(
-            f"the {scale} scale replaces {', '.join(gone[:MOST])}{more} of {file}; what should "
-            "stand at any scale goes into a -c file behind it, or on the command line"
-        )
+def _sets(given: Path | str, known: dict[str, list[Any]]) -> list[Own]:
+    """What a layer says that a scale or an experiment behind it may replace.
+
+    Of an experiment or a scale that is what files of the user's own say, and of anything else
+    that he names all.
+    """
+    if isinstance(given, str):
+        key, _, value = given.partition("=")
+        return [Own(f"--{given}", {key: read_value(value)})]
+    kind = known["experiment"] or known["scale"]
+    files = [file for file in known["files"] if not kind or _is_own(file)]
+    return [Own(f"{file}", read_mapping(file), file) for file in files]
+
+
+def _stands_for(known: dict[str, list[Any]]) -> str:
+    """What a layer is called that is of a scale or an experiment; nothing for any other."""
+    for kind in ("experiment", "scale"):
+        if known and known[kind]:
+            return f"the {known[kind][-1]} {kind}"
+    return ""
 
 
 @functools.cache
-def _say_once(message: str) -> None:
+def say_once(message: str) -> None:
     """Say something once in a process, apart from what is read."""
     if ranks.first():
         print(f"llava_lab: {message}", file=sys.stderr, flush=True)

@@ -50,6 +50,11 @@ class Paths:
     questions_images: str | None = None
 
 
+RESOLUTION = (
+    "Side of a view as published, in pixels, which the encoder of the tiny scale is chosen by. At "
+    "other scales an encoder has a size of its own: set model.encoder."
+)
+
 # Classes that an experiment need not name, by where they stand.
 DEFAULT_CLASSES = {"model": Llava, "stages": Stage, "data": BenchmarkDataModule}
 
@@ -66,9 +71,7 @@ def parser(stages: Iterable[str]) -> LabParser:
     made.add_argument(
         "--seed_everything", type=int, default=0, help="Seed of all random numbers, from 0."
     )
-    made.add_argument(
-        "--resolution", type=int, default=336, help="Side of a view at paper scale, in pixels."
-    )
+    made.add_argument("--resolution", type=int, default=336, help=RESOLUTION)
     made.add_class_arguments(Paths, "paths")
     made.add_argument(
         "--tiny_world", type=TinyWorld | None, default=None, help="Tiny world to make, or null."
@@ -88,7 +91,9 @@ def parser(stages: Iterable[str]) -> LabParser:
 
 
 def with_default_classes(tree: Tree) -> Tree:
-    """The tree with the classes that an experiment need not name; null stages are left out.
+    """The tree with the classes that an experiment need not name; what is null is left out.
+
+    That is stages and benchmarks.
 
     Raises:
         ValueError: If stages are no mapping, or one's name is no plain word.
@@ -100,7 +105,8 @@ def with_default_classes(tree: Tree) -> Tree:
         raise ValueError(f"stages: {odd[0]!r} is no name; it is letters, digits, - and _")
     data = class_of(BenchmarkDataModule, tree.get("data") or {})
     if isinstance(data, dict) and isinstance(benchmarks := data.get("benchmarks", []), list):
-        data["benchmarks"] = [class_of(Benchmark, each) for each in benchmarks]
+        named = [each for each in benchmarks if each is not None]
+        data["benchmarks"] = [class_of(Benchmark, each) for each in named]
     return {
         **tree,
         "model": class_of(Llava, tree.get("model") or {}),

@@ -243,7 +243,6 @@ def test_a_run_says_how_many_rows_it_left_out(
         *shortened,
         *(f"--stages.{stage}.data.max_steps=1" for stage in stages),
         *(f"--stages.{stage}.data.feature_store={tmp_path / 'f'}" for stage in stages),
-        f"--paths.instruct={tmp_path / 'rows.json'}",
         "--data.benchmarks=[]",
     ]
     experiment = ["fit", "-c", str(REPOSITORY / "experiments" / "llava15.yaml")]

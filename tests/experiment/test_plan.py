@@ -154,9 +154,8 @@ def test_a_size_that_is_none_is_refused(capsys: pytest.CaptureFixture) -> None:
 
 def test_tiny_scale_is_planned_without_a_world(capsys: pytest.CaptureFixture, tmp_path) -> None:
     experiment = REPOSITORY / "experiments" / "llava_next.yaml"
-    plan.main(
-        ["-c", str(experiment), f"--tiny_world.root={tmp_path / 'none'}", "--trace", "--format=md"]
-    )
+    none = [f"--{key}.root={tmp_path / 'none'}" for key in ("tiny_world", "paths")]
+    plan.main(["-c", str(experiment), *none, "--trace", "--format=md"])
     assert "| 1,944 |" not in capsys.readouterr().out and not (tmp_path / "none").exists()
 
 
