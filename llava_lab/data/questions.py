@@ -1,8 +1,8 @@
 """1. Questions: a question file, or conversations -> validated questions, each asked on its own."""
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from llava_lab.data.image_folder import ImageFolder, open_folder
 from llava_lab.data.keys import QUESTION_KEYS
 from llava_lab.data.rows import BadRows, FileRow, Refused, collector_paused, read_rows
 from llava_lab.data.sample import Sample, read_sample
-from llava_lab.data.source import parse_rows
+from llava_lab.data.source import Source, parse_rows, read_source
 from llava_lab.data.split import hold_out
 
 # Response-format prompts, which hold for all questions of a row (LLaVA-1.5 §3.3).
@@ -64,7 +64,6 @@ class Question:
 def read_questions(
     path: Path,
     images: Path | None,
-    held_out: float = 0.0,
     on_bad_row: Literal["error", "skip"] = "error",
 ) -> list[Question]:
     """Read questions from a question file, or from conversations in the LLaVA format.
@@ -78,13 +77,12 @@ def read_questions(
     Args:
         path: The file, .json or .jsonl.
         images: Folder that image paths start from and stay inside of; none if there are no images.
-        held_out: Keep only the conversations that `hold_out` with this fraction holds out.
         on_bad_row: "error" refuses the file and lists its bad rows; "skip" leaves them out and
             warns once with their number.
 
     Raises:
         BadRows: Some rows are not usable and `on_bad_row` is "error", or none is usable.
-        ValueError: If `held_out` is set for a question file, which no stage trains on.
+        ValueError: If no conversation has an image.
     """
     path = Path(path)
     folder = open_folder(images)
@@ -92,22 +90,60 @@ def read_questions(
     first = rows[0].value
     if isinstance(first, dict) and "conversations" in first:
         samples, bad = parse_rows(rows, lambda row: read_sample(row, folder))
-        samples = hold_out(samples, held_out)[1] if held_out else samples
         questions = [question for sample in samples for question in _ask_each(sample)]
     else:
-        if held_out:
-            raise ValueError(
-                f"{path}: held_out is {held_out}, but these are questions and not the "
-                "conversations of a stage; set held_out to 0"
-            )
         questions, bad = parse_rows(rows, lambda row: read_question(row, folder))
     if bad and (on_bad_row == "error" or not questions):
         raise BadRows(path, bad, len(rows))
     if bad:
         number = f"{len(bad)} of {len(rows)} rows are left out"
         warnings.warn(f"{path}: {number}; the first: {bad[0]}", stacklevel=3)
+    return _some(questions, path, f"{len(rows)} conversations")
+
+
+@collector_paused()
+def read_held_out(
+    source: Source, share: float, left_out: Callable[[], Collection[str]] | None = None
+) -> list[Question]:
+    """Read the questions of the conversations that a stage of the file holds out.
+
+    Rows and images are found as a stage finds them: in a file, in shards, in an archive.
+
+    Args:
+        source: The file or the shards, with the images.
+        share: The stage's `hold_out`.
+        left_out: Finds the places of rows that stages of the file leave out; what is bad is left
+            out here, too. None where they refuse bad rows.
+
+    Raises:
+        BadRows: Some rows are not usable and `left_out` is None, or none is usable.
+        ValueError: If these are questions, which no stage trains on, or none has an image.
+    """
+    path = Path(source.path)
+
+    def read(row: FileRow, folder: ImageFolder | None) -> Sample:
+        if row.number == 1 and "question_id" in row.value and "conversations" not in row.value:
+            raise ValueError(
+                f"{path}: held_out is {share}, but these are questions and not the conversations "
+                "of a stage; set held_out to 0"
+            )
+        return read_sample(row, folder)
+
+    source = replace(source, on_bad_row="error" if left_out is None else "skip")
+    found = read_source(source, 0, read)
+    known = left_out() if left_out else ()
+    # The stage has said how many it leaves out.
+    replace(found, bad=[each for each in found.bad if each.source not in known]).warn(stacklevel=3)
+    samples = [each for each in found.items if each.source not in known]
+    held = hold_out(samples, share)[1]
+    asked = [question for sample in held for question in _ask_each(sample)]
+    return _some(asked, path, f"{len(held)} held-out conversations")
+
+
+def _some(questions: list[Question], path: Path, conversations: str) -> list[Question]:
+    """Questions, of which there is one at least."""
     if not questions:
-        raise ValueError(f"{path}: none of its {len(rows)} conversations has an image to ask about")
+        raise ValueError(f"{path}: none of its {conversations} has an image to ask about")
     return questions
 
 

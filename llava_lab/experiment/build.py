@@ -1,5 +1,7 @@
 """Build: checked options -> the model, the stages and the benchmarks."""
 
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,7 +9,9 @@ from jsonargparse import Namespace
 from lightning import seed_everything
 
 from llava_lab.core.numbers import OutOfRange
-from llava_lab.evaluate.benchmark import BenchmarkDataModule
+from llava_lab.data.modules.image import ImageDataModule
+from llava_lab.data.source import Source
+from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
 from llava_lab.experiment.compose import leaves, short
 from llava_lab.experiment.options import parser
 from llava_lab.model.llava import Llava
@@ -77,7 +81,27 @@ def build(options: Namespace) -> Parts:
     found = {name: built.stages[name] for name in stages}
     for name, stage in found.items():
         stage.data.name = name
+    for benchmark in built.data.benchmarks:
+        if benchmark.held_out and (sources := list(_skipping(found, benchmark))):
+            benchmark.left_out = partial(_left_out, built.model, sources)
     return Parts(built.model, found, built.data, vars(built.trainer))
+
+
+def _skipping(
+    stages: Mapping[str, Stage], benchmark: Benchmark
+) -> Iterator[tuple[ImageDataModule, Source]]:
+    """Sources of stages that leave out bad rows of the file that a benchmark asks."""
+    for stage in stages.values():
+        if isinstance(data := stage.data, ImageDataModule):
+            for source in data.sources:
+                if source.on_bad_row == "skip" and Path(source.path) == Path(benchmark.path):
+                    yield data, source
+
+
+def _left_out(model: Llava, sources: Iterable[tuple[ImageDataModule, Source]]) -> frozenset[str]:
+    """Places of the rows of sources that are left out."""
+    found = [data.usable(model, data.parsed(source)) for data, source in sources]
+    return frozenset(row.source for each in found for row in each.bad)
 
 
 def placed(error: OutOfRange, options: Namespace) -> ValueError:

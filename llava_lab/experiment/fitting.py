@@ -98,6 +98,8 @@ class Fitting:
         """Fingerprint of every stage; reads and checks all data before anything is spent."""
         for stage in stages.values():
             stage.data.check(self.parts.model)
+        self.parts.benchmarks.check(self.parts.model)
+        for stage in stages.values():
             watch.check_read(stage, self.parts)
         return stage_fingerprints(self.options, self.parts.model, stages, self.probe)
 
@@ -121,7 +123,6 @@ class Fitting:
         for stage in stages.values():
             stage.check_keys(self.parts.model)
             watch.check(stage, self.parts.benchmarks)
-        self.parts.benchmarks.check(self.parts.model)
         return self.fingerprints(stages)
 
     def _preview(self, fingerprints: dict[str, str], last: str | None) -> Preview:

@@ -8,10 +8,10 @@ from lightning.pytorch import Callback, Trainer
 
 from llava_lab.core.atomic import link
 from llava_lab.core.progress import say
-from llava_lab.data.media.clip import image_digest, image_digests
+from llava_lab.data.media.clip import image_digests
 from llava_lab.data.modules.image import ImageDataModule
 from llava_lab.data.modules.stage import limited
-from llava_lab.data.shards import is_shards
+from llava_lab.data.source import Source
 from llava_lab.data.table import files_of
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
 from llava_lab.evaluate.trajectory import Trajectory, covers
@@ -132,7 +132,7 @@ def _trained_on(
     if not isinstance(rows, ImageDataModule):
         return
     for each in data.benchmarks:
-        if not each.held_out or _reads(rows, Path(each.path)) != its_file:
+        if not each.held_out or _reads(rows, Source(Path(each.path))) != its_file:
             continue
         trained = {digest: at for at, digest in image_digests(files_of(rows.samples)).items()}
         asked = image_digests(path for question in each.questions for path in question.images)
@@ -141,10 +141,13 @@ def _trained_on(
             yield each, both, len(asked)
 
 
-def _reads(rows: ImageDataModule, file: Path) -> bool:
-    """Whether a stage reads a file, by its bytes."""
-    files = [Path(source.path) for source in rows.sources if not is_shards(Path(source.path))]
-    return image_digest(file) in image_digests(files).values()
+def _reads(rows: ImageDataModule, asked: Source) -> bool:
+    """Whether a stage reads a file, or some of its shards, by their bytes."""
+    ours, theirs = (
+        {*image_digests(file for each in some for file in each.files()).values()}
+        for some in (rows.sources, [asked])
+    )
+    return bool(ours & theirs)
 
 
 def check(stage: Stage, data: BenchmarkDataModule) -> None:

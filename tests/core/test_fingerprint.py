@@ -390,8 +390,8 @@ def test_each_data_file_moves_what_reads_it(
         for step in built.parts.stages.values():
             step.data.samples, step.data.held = [], []
         for benchmark in built.parts.benchmarks.benchmarks:
-            benchmark._questions = []
-            vars(benchmark).pop("_rows", None)
+            for name in ("questions", "_rows"):
+                vars(benchmark).pop(name, None)
         return built.fingerprints(built.parts.stages) | benchmark_fingerprints(
             built.options, built.parts.benchmarks
         )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from llava_lab.data import table as module
 from llava_lab.data.modules.image import ImageDataModule
-from llava_lab.data.questions import read_questions
+from llava_lab.data.questions import read_held_out
 from llava_lab.data.rows import BadRows
 from llava_lab.data.sample import read_samples
 from llava_lab.data.source import Source
@@ -111,7 +111,7 @@ def test_what_a_stage_holds_out_is_what_its_benchmark_asks_about(tmp_path: Path)
         picture = tmp_path / "images" / f"{number % 5}" / f"{number // 5}.png"
         picture.rename(tmp_path / "images" / f"{number}.png")  # right in the folder
     trained, held = read_table(given, 0, False).items.hold_out(0.4)
-    asked = read_questions(given.path, given.images, 0.4)
+    asked = read_held_out(given, 0.4)
     assert {sample.images for sample in held} == {question.images for question in asked}
     assert not {sample.images for sample in trained} & {question.images for question in asked}
 

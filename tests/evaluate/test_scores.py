@@ -19,7 +19,8 @@ from PIL import Image
 
 from llava_lab.__main__ import main
 from llava_lab.data.image_folder import VideoPath
-from llava_lab.data.questions import Question, read_questions
+from llava_lab.data.questions import Question, read_held_out, read_questions
+from llava_lab.data.source import Source
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.video import Frames
 from llava_lab.evaluate.benchmark import Benchmark, BenchmarkDataModule
@@ -297,7 +298,7 @@ def test_held_out_conversations_with_one_id_are_scored_row_by_row(
         for name, word in zip(names, WORDS, strict=False)
     ]
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    held = read_questions(path, tmp_path / "images", held_out=0.5)
+    held = read_held_out(Source(path, tmp_path / "images"), 0.5)
     assert len({each.id for each in held}) == 1 < len(held)
     run_test(model, [benchmark(path, held_out=0.5, blind=False)], tmp_path)
     wanted = [answer_questions(model, Pad(), [each], max_new_tokens=4)[0] for each in held]
