@@ -49,7 +49,7 @@ class Benchmark:
         limit: Number of questions to ask, from the first on; null asks all.
         held_out: Ask only about images that a stage with this `hold_out` keeps from training; 0
             asks about all. `fit` refuses to ask about one that a stage of that file trains on, and
-            says how many of them a stage of another file trains on.
+            says how many of them a stage of another file trains on. With it, shards are read, too.
         text_only: Ask all questions once more without any image: what the text alone allows, which
             a wrong image may hide. Off by default, since it is a pass more.
     """

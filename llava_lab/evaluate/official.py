@@ -117,7 +117,7 @@ class Official(Benchmark):
         max_new_tokens: Longest answer.
         submission: Form of the file for the server that scores answers, or null.
         files: What `questions`, `images` and `labels` are: from which download, how large.
-        blind: Ask all questions a second time with the images shuffled between them.
+        blind: Ask all questions a second time beside wrong images, those of another question.
         limit: Number of questions to ask, from the first on; null asks all.
         temperature: Temperature of answers; null for that of `data`.
     """

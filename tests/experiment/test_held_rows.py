@@ -145,3 +145,16 @@ def test_a_fault_of_all_rows_is_named_where_some_are_held_out(
     with pytest.raises(ValueError, match=rf"24 of 24 rows are not usable\n.*{said}"):
         _ = held(made.fitting(tmp_path)).questions
     assert check(made).refused == 48  # of the stage and of the benchmark
+
+
+def test_what_a_stage_says_of_its_file_comes_before_what_a_benchmark_says(
+    small_world: Path, tmp_path: Path
+) -> None:
+    asked = (small_world / "questions.jsonl").read_text()
+    (path := tmp_path / "rows.jsonl").write_text(asked)
+    number = len(asked.splitlines())
+    fitting = experiment(small_world, path).fitting(tmp_path)
+    with pytest.raises(ValueError, match=rf"{number} of {number} rows are not usable\n"):
+        fitting.preview()
+    with pytest.raises(ValueError, match=r"held_out is 0\.4, but these are questions"):
+        _ = held(fitting).questions
