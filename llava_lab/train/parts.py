@@ -121,7 +121,7 @@ class Selection:
         self.adapted = PartKeys(adapted, "lora.parts")
         for key, rate in lr.items():
             at_least(0, "lr.", **{key: rate})
-        self.rated = {key for key, rate in lr.items() if rate}
+        self.rated = [key for key, rate in lr.items() if rate]
         self.lr = {
             key: scale * rate
             for key, rate in lr.items()
