@@ -25,7 +25,8 @@ Trains and evaluates every version of the LLaVA family from one YAML file each.
   look -c EXPERIMENT a training row as the model gets it: tiles, tokens, labels; or --run A --run B:
                      questions that flipped, and where answers look
   table RUN ...      runs, or a sweep, as tables: results, cost, seeds with intervals, a plot
-  report [ID ...]    what the runs say of the papers' claims; --run makes the runs
+  report [RUN ...]   a page of runs, or of what those under results/ say of the papers' claims;
+                     --run [ID ...] makes what findings lack, --plan [ID ...] says how much that is
   benchmark --list   the published benchmarks: files, prompts, rules, published numbers
   import CHECKPOINT  a released checkpoint as parts that an experiment names
   export MODEL       a model for transformers, vLLM and SGLang

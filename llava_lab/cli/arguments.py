@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llava_lab.cli.class_help import print_class_help
 from llava_lab.cli.verb import verb_parser
 
 if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
@@ -13,9 +14,8 @@ if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
 EPILOG = """
 Everything else that begins with -- is an option of the experiment, such as
 --model.connector.depth=3 or --stages.instruct.data.views.grids 3x3. Files and options are applied
-in the order in which they stand, and later ones win. --print_config shows all options with their
-values; --model.help, --stages.help and --data.help say what may stand there, and --CLASS.help what
-a class takes: --llava_lab.model.connector.mlp.MLP.help
+in the order in which they stand, and later ones win. --model.help, --stages.help, --data.help and
+--trainer.help say what may stand there, and --CLASS.help what a class takes: --MLP.help
 """
 
 
@@ -23,7 +23,6 @@ def experiment_parser(verb: str, description: str) -> argparse.ArgumentParser:
     """The parser of a verb that takes an experiment."""
     parser = verb_parser(verb, description)
     parser.epilog, parser.allow_abbrev = EPILOG, False
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "-c", "--config", metavar="FILE", action="append", default=[], help="YAML file; repeatable"
     )
@@ -47,8 +46,9 @@ def split(
         if argument.startswith("-c") and argument[2:3] not in ("", "="):  # -cFILE
             argument = f"-c={argument[2:]}"
         name, equals, value = argument.partition("=")
-        if name.endswith(".help"):
-            print_class_help(name.removeprefix("--").removesuffix(".help"))
+        if name.startswith("--") and name.endswith(".help"):
+            behind = value if equals else waiting[0] if waiting and waiting[0][:1] != "-" else None
+            print_class_help(name.removeprefix("--").removesuffix(".help"), behind)
             raise SystemExit(0)
         if name in ("-c", "--config"):
             layers.append(Path(value if equals else _value(argument, waiting)))
@@ -81,18 +81,6 @@ def _taken(action: argparse.Action, waiting: list[str]) -> list[str]:
     while waiting and len(taken) < most and not waiting[0].startswith("-"):
         taken.append(waiting.pop(0))
     return taken
-
-
-def print_class_help(name: str) -> None:
-    """Print the arguments of a class, which may be one that experiments name by default."""
-    from jsonargparse._util import import_object
-
-    from llava_lab.experiment.options import DEFAULT_CLASSES
-    from llava_lab.experiment.parser import LabParser
-
-    parser = LabParser(prog=f"class_path: {name}")
-    parser.add_class_arguments(DEFAULT_CLASSES.get(name) or import_object(name), sub_configs=True)
-    parser.print_help()
 
 
 def read_experiment(layers: Sequence[Path | str]) -> "Experiment":

@@ -45,7 +45,7 @@ def parser() -> ArgumentParser:
     add_engine_flags(made)
     add_price_flags(made)
     shard = "every N-th input from the I-th, from 0"
-    add_flag(made, "--shard", type=_shard, default=(0, 1), metavar="I/N", help=shard)
+    add_flag(made, "--shard", type=_shard, default="0/1", metavar="I/N", help=shard)
     return made
 
 

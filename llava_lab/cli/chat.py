@@ -20,17 +20,19 @@ def parser() -> ArgumentParser:
     """The verb's parser."""
     made = verb_parser("chat", "Talk with a model about pictures; an empty line ends it.")
     add_model(made)
-    add_flag(made, "--image", type=Path, action="append", default=[], help="may be repeated")
+    picture = "picture to talk about; may be repeated"
+    add_flag(made, "--image", type=Path, action="append", default=[], help=picture)
     add_flag(
         made,
         "--video",
         type=VideoPath,
         action="append",
         default=[],
-        help="file or folder of frames",
+        help="file or folder of frames; may be repeated",
     )
     add_video_flags(made)
-    add_flag(made, "--max-new-tokens", type=positive, default=256)
+    longest = "tokens that an answer has at most"
+    add_flag(made, "--max-new-tokens", type=positive, default=256, help=longest)
     return made
 
 

@@ -11,7 +11,7 @@ from llava_lab.report.formats import FORMATS, show
 def main(arguments: Sequence[str]) -> None:
     """Print what is wrong with the data of an experiment; a fault that `fit` refuses ends in 2."""
     parser = experiment_parser("check", "Look at every row, picture and question, without weights.")
-    parser.add_argument("--format", choices=FORMATS, default="rich")
+    parser.add_argument("--format", choices=FORMATS, default="rich", help="of the tables")
     with one_message():
         options, layers = split(parser, arguments)
         quiet()

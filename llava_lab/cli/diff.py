@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from llava_lab.cli.arguments import experiment_parser, read_experiment, split
 from llava_lab.cli.fit import quiet
 from llava_lab.cli.verb import one_message
+from llava_lab.core.shipped import here_or_shipped
 from llava_lab.experiment.compose import differences, write_value
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.formats import FORMATS, show
@@ -36,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     what = "experiment file, run folder, or SWEEP.yaml:POINT such as 'sweeps/grid_size.yaml:2x2'"
     parser.add_argument("left", metavar="A", help=what)
     parser.add_argument("right", metavar="B", help="the same")
-    parser.add_argument("--format", choices=FORMATS, default="rich")
+    parser.add_argument("--format", choices=FORMATS, default="rich", help="of the table")
     return parser
 
 
@@ -52,7 +53,7 @@ def find(name: str, more: Sequence[Path | str]) -> "Experiment":
     """
     file, _, point = name.partition(".yaml:")
     if point:
-        return _point(Path(f"{file}.yaml"), point, more)
+        return _point(here_or_shipped(Path(f"{file}.yaml")), point, more)
     path = Path(name)
     path = path / "config.yaml" if path.is_dir() else path
     return read_experiment([path, *more])

@@ -25,7 +25,7 @@ def parser() -> ArgumentParser:
         "Make training data the way LLaVA's was made. Beside every file is a record of how it was "
         "made, FILE.made.json. The same command goes on where it was.",
     )
-    kinds = made.add_subparsers(dest="what", required=True, metavar="WHAT")
+    kinds = made.add_subparsers(dest="what", required=True, metavar="WHAT", help="kind of data")
     _captions(kinds.add_parser("captions", help="balance captions by their noun phrases (595K)"))
     _instruct(kinds.add_parser("instruct", help="a text-only LM writes about pictures (158K)"))
     _mix(kinds.add_parser("mix", help="academic questions, OCR and regions by rules (665K)"))

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from llava_lab.cli.arguments import experiment_parser, read_experiment, split
 from llava_lab.cli.fit import quiet
 from llava_lab.cli.verb import add_flag, one_message, positive
-from llava_lab.report.budget import MEMORY, SIZES, TEXT_TOKENS, UTILIZATION, Budget
+from llava_lab.report.budget import (
+    DEVICES,
+    MEMORY,
+    SIZES,
+    TEXT_TOKENS,
+    UTILIZATION,
+    Budget,
+    devices_of,
+)
 from llava_lab.report.formats import FORMATS, show
 
 
@@ -18,17 +26,19 @@ def main(arguments: Sequence[str]) -> None:
         quiet()
         from llava_lab.report.plan import plan
 
+        experiment = read_experiment(layers)
+        devices, nodes = devices_of(experiment.config["trainer"])
         budget = Budget(
             options.image_size,
             options.frames,
             dict(options.text_tokens),
-            options.devices,
-            options.nodes,
+            options.devices or devices,
+            options.nodes or nodes,
             options.memory,
             options.utilization,
         )
         trace = options.trace if options.trace is None else options.trace or SIZES
-        show(plan(read_experiment(layers), budget, trace), options.format)
+        show(plan(experiment, budget, trace), options.format)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         parser,
         "--image-size",
         type=_size,
-        default=(640, 480),
+        default="640x480",
         metavar="WxH",
         help="size in pixels of the picture, or of the video's frames, that a row shows",
     )
@@ -66,10 +76,15 @@ def _parser() -> argparse.ArgumentParser:
         default=UTILIZATION,
         help="share of a device's peak that training reaches",
     )
-    parser.add_argument("--devices", type=positive, default=8, help="devices, on all nodes")
-    parser.add_argument("--nodes", type=positive, default=1, help="nodes that they stand in")
+    devices = (
+        "devices, on all nodes; by default the experiment's trainer.devices times its "
+        f"trainer.num_nodes, or {DEVICES} a node where it takes the devices that it finds"
+    )
+    parser.add_argument("--devices", type=positive, metavar="N", help=devices)
+    nodes = "nodes that they stand in; by default the experiment's trainer.num_nodes"
+    parser.add_argument("--nodes", type=positive, metavar="N", help=nodes)
     parser.add_argument("--memory", type=positive, default=MEMORY, help="GiB of a device")
-    parser.add_argument("--format", choices=FORMATS, default="rich")
+    parser.add_argument("--format", choices=FORMATS, default="rich", help="of the tables")
     return parser
 
 

@@ -37,7 +37,8 @@ def parser() -> ArgumentParser:
     add_model(made)
     add_question_file(made)
     add_flag(made, "--samples", type=positive, default=4, help="answers to each question")
-    add_flag(made, "--temperature", type=float, default=1.0)
+    warmth = "of the samples: the higher, the more they differ"
+    add_flag(made, "--temperature", type=float, default=1.0, help=warmth)
     add_flag(made, "--seed", type=int, default=0, help="of the samples")
     add_video_flags(made)
     add_generation_flags(made, max_new_tokens=128)

@@ -23,6 +23,8 @@ from llava_lab.report.finding_file import chosen, read_findings
 from llava_lab.report.formats import FORMATS, show
 from llava_lab.report.runs import find, read
 
+RESULTS = Path("results")
+
 if TYPE_CHECKING:  # torch takes seconds, and results/ are read without
     from llava_lab.report.running import Running
 
@@ -40,8 +42,10 @@ def main(arguments: Sequence[str]) -> None:
         if more and options.run is None and options.plan is None:
             made.error(f"unrecognized arguments: {' '.join(map(str, more))}")
         _refuse_idle(made, options)
+        if options.run is None and options.plan is None:
+            _look_for_results(options)
         own = not options.given or options.results is not None
-        options.results = options.results or Path("results")
+        options.results = options.results or RESULTS
         if options.plan is not None:
             plan(options, more)
             return
@@ -49,6 +53,15 @@ def main(arguments: Sequence[str]) -> None:
             run(options, more)
         with verdict_worlds.opened():  # samples show their pictures
             page(options, read_claims(read_findings(), options.results, more) if own else None)
+
+
+def _look_for_results(options: Namespace) -> None:
+    """Refuse a folder of results that was named and is not there; say that the usual one is not."""
+    if options.results is not None and not options.results.is_dir():
+        raise ValueError(f"--results {options.results}: there is no such folder")
+    if options.results is None and not options.given and not RESULTS.is_dir():
+        line = f"llava_lab: there is no folder {RESULTS} here, so that no finding has runs"
+        print(f"{line}; --results names another", file=sys.stderr)
 
 
 def _refuse_idle(made: ArgumentParser, options: Namespace) -> None:
@@ -97,12 +110,13 @@ def parser() -> ArgumentParser:
         "Write one HTML page: of RUNs, or of what the runs under results/ say of the papers' "
         "claims, with rule, effect and verdict of each finding of configs/findings. With --run, "
         "first make the runs that findings lack, in worlds that nothing else may read; other "
-        "options and -c files are handed to every run.",
+        "options and -c files are handed to every run, and --results has to name a folder for what "
+        "they give.",
     )
     made.allow_abbrev = False
     what = "run folder, results.json or folder of runs to show in place of findings"
     made.add_argument("given", metavar="RUN", nargs="*", type=Path, help=what)
-    page = "the page, by default report.html"
+    page = "the page"
     made.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help=page)
     docs = "in place of a page, write every table, plot and verdict of a folder of docs"
     made.add_argument("--docs", nargs="?", const=Path("docs"), type=Path, help=docs)

@@ -46,9 +46,29 @@ class Stop(SystemExit):
         self.code = status
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the default of a flag that has one; what has lines of its own keeps them."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        empty = default is None or default is False or default == []
+        return action.help if empty else super()._get_help_string(action)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A verb's parser, and those of what it is divided into."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        options.setdefault("formatter_class", _Help)
+        super().__init__(*arguments, **options)
+
+
 def verb_parser(verb: str, description: str) -> argparse.ArgumentParser:
-    """Make the parser of one verb."""
-    return argparse.ArgumentParser(prog=f"python -m llava_lab {verb}", description=description)
+    """Make the parser of one verb, whose help says defaults."""
+    return _Parser(prog=f"python -m llava_lab {verb}", description=description)
 
 
 def add_flag(parser: argparse.ArgumentParser, flag: str, /, **options: Any) -> argparse.Action:
@@ -108,8 +128,10 @@ def add_video_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_generation_flags(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     """Add the flags of answers: their most tokens, and how many images are computed at once."""
-    add_flag(parser, "--max-new-tokens", type=positive, default=max_new_tokens)
-    add_flag(parser, "--images-per-batch", type=positive, default=8)
+    longest = "tokens that an answer has at most"
+    add_flag(parser, "--max-new-tokens", type=positive, default=max_new_tokens, help=longest)
+    at_once = "images whose answers are computed at once"
+    add_flag(parser, "--images-per-batch", type=positive, default=8, help=at_once)
 
 
 def add_price_flags(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,22 @@ SIZES = (
 TEXT_TOKENS = 256
 # Share of a device's peak that training reaches: that of LLaVA-1.5-7B's published first stage.
 UTILIZATION = 0.3
+DEVICES = 8  # of a node
 MEMORY = 80  # GiB of an A100 or H100
+
+
+def devices_of(trainer: Mapping[str, Any]) -> tuple[int, int]:
+    """Devices on all nodes, and nodes, of a trainer; 8 a node where it takes what it finds.
+
+    Args:
+        trainer: Options of a composed experiment's trainer.
+    """
+    devices, nodes = trainer.get("devices"), trainer.get("num_nodes")
+    each = len(devices) if isinstance(devices, list) else devices
+    if not isinstance(each, int) or each < 1:  # "auto", or -1
+        each = DEVICES
+    nodes = nodes if isinstance(nodes, int) and nodes > 0 else 1
+    return each * nodes, nodes
 
 
 @dataclass(frozen=True)
@@ -33,7 +48,7 @@ class Budget:
     image_size: tuple[int, int] = (640, 480)
     frames: int | None = None
     text_tokens: Mapping[str, int] = field(default_factory=dict)
-    devices: int = 8
+    devices: int = DEVICES
     nodes: int = 1
     memory: int = MEMORY
     utilization: float = UTILIZATION
@@ -45,7 +60,7 @@ class Budget:
         if self.devices % self.nodes:
             raise ValueError(
                 f"--devices: {self.devices} devices do not stand in {self.nodes} nodes, as many in "
-                "each; give the devices of all nodes together"
+                "each; give the devices of all nodes together, and --nodes"
             )
 
     def text(self, stage: str) -> int:

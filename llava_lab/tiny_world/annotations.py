@@ -6,7 +6,7 @@ FOLDER/instances.json of the pictures to train on, as `make instruct` reads them
 """
 
 import json
-import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,8 @@ def main(root: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m llava_lab.tiny_world.annotations WORLD FOLDER")
-    main(*map(Path, sys.argv[1:]))
+    parser = ArgumentParser("python -m llava_lab.tiny_world.annotations")
+    parser.add_argument("world", metavar="WORLD", type=Path, help="the world's folder")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write")
+    options = parser.parse_args()
+    main(options.world, options.folder)

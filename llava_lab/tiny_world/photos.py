@@ -8,6 +8,7 @@ short answers about them, as an example of data that this project did not genera
 import json
 import shutil
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 from llava_lab.tiny_world.text import SHORT_ANSWER
@@ -107,6 +108,6 @@ def _row(name: str, image: str, question: str, answer: str) -> dict[str, object]
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m llava_lab.tiny_world.photos FOLDER")
-    main(Path(sys.argv[1]))
+    parser = ArgumentParser("python -m llava_lab.tiny_world.photos")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write")
+    main(parser.parse_args().folder)

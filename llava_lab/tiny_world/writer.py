@@ -6,7 +6,7 @@ writes as many questions as that has, none, one or several.
 """
 
 import json
-import sys
+from argparse import ArgumentParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    if not 2 <= len(sys.argv) <= 3:
-        sys.exit("usage: python -m llava_lab.tiny_world.writer WORLD [PORT]")
-    server = Writer(Described(Path(sys.argv[1])), int([*sys.argv, PORT][2]))
-    print(f"llava_lab: {server.url} writes of {sys.argv[1]}; Ctrl-C ends it", flush=True)
+    parser = ArgumentParser("python -m llava_lab.tiny_world.writer")
+    parser.add_argument("world", metavar="WORLD", type=Path, help="the world's folder")
+    port = f"port of this machine, by default {PORT}"
+    parser.add_argument("port", metavar="PORT", type=int, nargs="?", default=PORT, help=port)
+    options = parser.parse_args()
+    server = Writer(Described(options.world), options.port)
+    print(f"llava_lab: {server.url} writes of {options.world}; Ctrl-C ends it", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
