@@ -11,6 +11,7 @@ from torch import nn
 
 from llava_lab.data.chat import TEMPLATES, Template
 from llava_lab.data.modules.image import ImageDataModule
+from llava_lab.train.muon import has_matrices
 
 if TYPE_CHECKING:
     from llava_lab.model.llava import Llava
@@ -65,6 +66,11 @@ def _refuse_unadapted(stage: "Stage", model: nn.Module, adapted: set[str]) -> No
 def idle_lines(stage: "Stage", model: "Llava") -> Iterator[str]:
     """What a stage's options say and do not do, a line each."""
     yield from _idle_rates(stage, model)
+    if stage.optimizer == "muon" and not has_matrices(stage, model):
+        yield (
+            f"stage {stage.name}: optimizer=muon does nothing: no matrix of a linear layer trains, "
+            "and AdamW trains all else"
+        )
     masking, templates = getattr(stage.data, "masking", "correct"), templates_of(stage, model)
     if masking != "correct" and templates and all(each.as_correct(masking) for each in templates):
         names = ", ".join(each.name for each in templates)

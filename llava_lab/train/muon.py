@@ -80,10 +80,10 @@ def hidden_matrices(model: nn.Module) -> set[Tensor]:
 
 
 def check_matrices(stage: "Stage", model: nn.Module) -> None:
-    """Refuse matrices that AdamW would train in Muon's place: all, or such as a mixture's experts.
+    """Refuse an LM's matrices that AdamW would train in Muon's place, such as a mixture's experts.
 
     Raises:
-        ValueError: Names the option, and a matrix of an LM that is no linear layer's.
+        ValueError: Names the option, and a matrix that is no linear layer's.
     """
     place, selection = f"stages.{stage.name}.optimizer=muon", stage.selection
     known = hidden_matrices(model) | {each for head in heads(model) for each in head.parameters()}
@@ -97,11 +97,10 @@ def check_matrices(stage: "Stage", model: nn.Module) -> None:
                     f"{place}: {name} is a matrix of a {kind}; Muon takes those of linear "
                     "layers alone, and AdamW would train it in silence. Set optimizer to adamw"
                 )
+
+
+def has_matrices(stage: "Stage", model: nn.Module) -> bool:
+    """Whether a stage trains a matrix of a linear layer; an adapter stands beside its layer's."""
     hidden = hidden_matrices(model) | hidden_matrices(stage.loss)
     every = names_of(weights_of(model, stage.loss))
-    # An adapter's own matrices train at the rates of those beside which they stand.
-    if not any(weight in hidden and selection.key(*names) is not None for weight, names in every):
-        raise ValueError(
-            f"{place}: no matrix of a linear layer trains, so that it would be AdamW; set "
-            "optimizer to adamw"
-        )
+    return any(weight in hidden and stage.selection.key(*names) for weight, names in every)
