@@ -58,9 +58,6 @@ def main(arguments: Sequence[str]) -> None:
     """Run the verb."""
     made = parser()
     options = made.parse_args(arguments)
-    if not (options.judge_url or options.judge_model):
-        judges = ["--judge-prompt", "--judge-cache", *PRICES]
-        refuse_idle(made, options, judges, "it is a judge's, and --judge-url is not given")
     with one_message():
         from llava_lab.core.journal import Journal
         from llava_lab.data.questions import read_questions
@@ -70,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         from llava_lab.serve.prefer import LocalSampler, check, pairs, prefer
         from llava_lab.serve.scorers import JudgeScorer, Scorer, score_by_answers
 
-        _check(options)
+        _check(made, options)
         questions = read_questions(options.questions, options.images)
         scorer: Scorer = score_by_answers
         decides: object = "answers"
@@ -120,7 +117,10 @@ def main(arguments: Sequence[str]) -> None:
             print(f"llava_lab: {options.judge_url}, answers sampled beside: {line}")
 
 
-def _check(options: Namespace) -> None:
+def _check(made: ArgumentParser, options: Namespace) -> None:
+    if not (options.judge_url or options.judge_model):
+        judges = ["--judge-prompt", "--judge-cache", *PRICES]
+        refuse_idle(made, options, judges, "it is a judge's, and --judge-url is not given")
     if (options.judge_url is None) != (options.judge_model is None):
         raise ValueError("--judge-url and --judge-model go together")
     if options.captions and not (options.judge_url and options.images):

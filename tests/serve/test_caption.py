@@ -149,7 +149,7 @@ def test_an_engine_is_told_where_answers_stop_and_has_its_own_frames(
     assert server.stops == {"null", '["###"]'}
     with pytest.raises(SystemExit):
         run(pictures, tmp_path / "c.json", server.url, "--frames", "8")
-    assert "an engine has its own setting" in capsys.readouterr().err
+    assert "--frames changes nothing here: it is the local model's" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(120)
