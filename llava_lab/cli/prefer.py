@@ -56,8 +56,7 @@ def parser() -> ArgumentParser:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the verb."""
-    made = parser()
-    options = made.parse_args(arguments)
+    options = (made := parser()).parse_args(arguments)
     with one_message():
         from llava_lab.core.journal import Journal
         from llava_lab.data.questions import read_questions
