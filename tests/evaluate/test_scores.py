@@ -195,6 +195,7 @@ def ask_file(
 
     def run(path: Path, *more: str) -> list[dict[str, Any]]:
         out = tmp_path / "answers.jsonl"
+        out.unlink(missing_ok=True)
         arguments = ["answer", "m", str(path), "--images", str(path.parent / "images")]
         main([*arguments, "--out", str(out), "--max-new-tokens", "4", *more])
         return [json.loads(line) for line in out.open()]
