@@ -14,7 +14,7 @@ from llava_lab.serve.caption_inputs import read_inputs
 from llava_lab.tiny_world.generate import TinyWorld
 from llava_lab.tiny_world.videos import TinyVideos
 
-REFUSED = "seed is 1000; worlds with seeds from 1000 on are kept for verdicts.*`report --run`"
+REFUSED = "seed is 1000; worlds with seeds from 1000 on are kept for verdicts.*`report` alone"
 
 
 @pytest.fixture(scope="module")

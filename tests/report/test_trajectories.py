@@ -128,4 +128,4 @@ def test_the_verb_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert grid["rows"][-1][f"{names[1]} less {names[0]}"]["value"] == pytest.approx(0.1)
     with pytest.raises(SystemExit):
         main([*paths, "--at", "samples", "--paper", "llava15/table2"])
-    assert "leave --paper and --against out" in capsys.readouterr().err
+    assert "--at changes nothing here: --paper prints" in capsys.readouterr().err
