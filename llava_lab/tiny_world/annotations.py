@@ -34,6 +34,8 @@ class Described:
 
     def __init__(self, root: Path):
         way_out = "Make it: python -m llava_lab fit -c experiments/llava15.yaml"
+        if not (root / MANIFEST).is_file():
+            raise ValueError(f"{root} is no world: it has no {MANIFEST}. {way_out}")
         settings = read_record(root / MANIFEST, {"settings": dict}, way_out)["settings"]
         version = settings.pop("generator_version", None)
         if version != TinyWorld.version:
@@ -115,4 +117,7 @@ if __name__ == "__main__":
     parser.add_argument("world", metavar="WORLD", type=Path, help="the world's folder")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write")
     options = parser.parse_args()
-    main(options.world, options.folder)
+    try:
+        main(options.world, options.folder)
+    except (OSError, ValueError) as problem:
+        parser.error(str(problem))

@@ -110,4 +110,7 @@ def _row(name: str, image: str, question: str, answer: str) -> dict[str, object]
 if __name__ == "__main__":
     parser = ArgumentParser("python -m llava_lab.tiny_world.photos")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write")
-    main(parser.parse_args().folder)
+    try:
+        main(parser.parse_args().folder)
+    except OSError as problem:
+        parser.error(str(problem))

@@ -92,7 +92,10 @@ if __name__ == "__main__":
     port = f"port of this machine, by default {PORT}"
     parser.add_argument("port", metavar="PORT", type=int, nargs="?", default=PORT, help=port)
     options = parser.parse_args()
-    server = Writer(Described(options.world), options.port)
+    try:
+        server = Writer(Described(options.world), options.port)
+    except (OSError, OverflowError, ValueError) as problem:
+        parser.error(str(problem))
     print(f"llava_lab: {server.url} writes of {options.world}; Ctrl-C ends it", flush=True)
     try:
         server.serve_forever()

@@ -311,6 +311,7 @@ def test_each_option_moves_its_own_stage_and_those_behind(
         monkeypatch.setattr(step.data, "check", lambda _: None)
         monkeypatch.setattr(step.data, "content", lambda content=content: content)
         monkeypatch.setattr(step.data, "chat", lambda _, chat=chat: chat)
+    monkeypatch.setattr(found.parts.benchmarks, "check", lambda _: None)
     own = {name: stage.trainer_options for name, stage in found.parts.stages.items()}
     hashed = functools.cache(lambda _: digest(model.state_dict()))
     monkeypatch.setattr(fingerprints, "digest", lambda weights: hashed(len(weights)))

@@ -2,6 +2,8 @@
 
 import json
 import re
+import runpy
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,3 +124,17 @@ def test_a_picture_of_another_world_is_refused(
     assert "no scene of this world" in capsys.readouterr().err
     with pytest.raises(OSError):
         Described(tmp_path)
+
+
+@pytest.mark.parametrize("module", ["annotations", "writer"])
+def test_a_folder_that_is_no_world_is_one_message(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    name = f"llava_lab.tiny_world.{module}"
+    arguments = [str(tmp_path), str(tmp_path / "out")][: 2 if module == "annotations" else 1]
+    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module(name, run_name="__main__")
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and f"error: {tmp_path} is no world: it has no manifest.json" in said
