@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+from llava_lab.data.chat import get_template
 from llava_lab.experiment.compose import flat
 from llava_lab.experiment.experiment import Experiment
 
@@ -46,6 +47,20 @@ def test_no_value_moved(experiment: Path, scale: Path, monkeypatch: pytest.Monke
     keys = expected.keys() | found.keys()
     moved = {k: (expected.get(k), found.get(k)) for k in keys if expected.get(k) != found.get(k)}
     assert not moved
+
+
+@pytest.mark.parametrize(
+    ("experiment", "scale"), CASES, ids=[f"{e.stem}-{s.stem}" for e, s in CASES]
+)
+def test_every_stage_has_a_template_that_can_be_masked_as_it_asks(
+    experiment: Path, scale: Path
+) -> None:
+    values = json.loads(golden_file(experiment, scale).read_text())
+    ours = values["model.llm.template"]
+    stages = {key.split(".")[1] for key in values if key.startswith("stages.")}
+    for stage in stages:
+        data = f"stages.{stage}.data."
+        get_template(values.get(data + "template") or ours, values.get(data + "masking", "correct"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
