@@ -60,7 +60,7 @@ def read_answers(path: Path, questions: Path, images: Path | None, metric: str) 
     }
     for key, scored in results["columns"].items():
         results["columns"][key] = (benchmark.name, scored)
-    return RunResults(path, results, points={"benchmarks": kept.benchmarks})
+    return RunResults(path, results, kept={"benchmarks": kept.benchmarks})
 
 
 def _text(path: Path | None) -> str | None:

@@ -25,7 +25,7 @@ from llava_lab.core.records import file_sha256, read_object, read_record, write_
 from llava_lab.evaluate.points import NAME as POINTS
 from llava_lab.experiment.sweep import Point
 from llava_lab.report import machine
-from llava_lab.report.points import Points, read_points
+from llava_lab.report.points import Points
 from llava_lab.report.runs import RunResults, check
 
 WAY_OUT = "Take the committed file again, or delete it and `report --run` makes it anew."
@@ -78,7 +78,7 @@ class Committed:
     @cached_property
     def points(self) -> dict[str, Points]:
         """What each question gave each score, by the score's name behind its benchmark's."""
-        return {"/".join(key): each for key, each in read_points(self.run).items()}
+        return {"/".join(key): each for key, each in self.run.points.items()}
 
 
 def file_of(folder: Path, sweep: str, point: str, seed: int) -> Path:
@@ -217,7 +217,7 @@ def _portable(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _points(run: RunResults) -> dict[str, Any]:
     """What each question gave, of the file beside the results."""
-    if not read_points(run):
+    if not run.points:
         raise ValueError(
             f"{run.path}: no {POINTS} beside it, so that no verdict can be made of it. Delete "
             f"{run.path.name}; its `fit` asks the benchmarks again"

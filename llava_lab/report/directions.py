@@ -7,7 +7,7 @@ from llava_lab.report.estimate import Difference
 from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.placed import Ours
 from llava_lab.report.published import Column, Published, Row
-from llava_lab.report.rows import NONE, compare, legend, measured, signed_figures, starred, stars
+from llava_lab.report.rows import NONE, compare, legend, signed_figures, starred, stars
 
 Pair = tuple[Row, Row]
 LOWER = ("chair_i", "chair_s", "hallucination", "untrue")  # scores of ours of which less is better
@@ -63,12 +63,12 @@ def directions_grid(
 def _more(pair: Pair, of: dict[str, Ours], key: str) -> tuple[Difference | None, int]:
     """Mean difference of a score between the runs of two rows, and the seeds that they share."""
     first, second = pair
-    before = {each.run.results["seed"]: each for each in measured(of[first.name].runs)}
+    before = {each.results["seed"]: each for each in of[first.name].runs}
     name = (key.partition("/")[0], key.partition("/")[2])
     both = [
-        (ours, before[ours.run.results["seed"]])
-        for ours in measured(of[second.name].runs)
-        if ours.run.results["seed"] in before
+        (ours, before[ours.results["seed"]])
+        for ours in of[second.name].runs
+        if ours.results["seed"] in before
     ]
     known = [(a, b) for a, b in both if name in a.scores and name in b.scores]
     return (compare(known, name) if known else None), len(known)

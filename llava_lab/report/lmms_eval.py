@@ -139,7 +139,7 @@ def read_log(path: Path) -> RunResults:
         **{"benchmarks": benchmarks, "cost": {"visual_tokens_mean": None}},
         **{"origin": ORIGIN, "notes": notes, "columns": columns},
     }
-    return RunResults(path, results, points={"benchmarks": points})
+    return RunResults(path, results, kept={"benchmarks": points})
 
 
 def _object(path: Path) -> Mapping[str, Any]:

@@ -7,11 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from llava_lab.core.records import file_sha256, read_record
 from llava_lab.evaluate.interval import cluster_places
-from llava_lab.evaluate.points import NAME
 from llava_lab.evaluate.ratio import Array, Ratio, by_category
-from llava_lab.report.runs import RunResults
 
 Key = tuple[str, str]  # benchmark and score, as in results.json: ("questions", "blind_accuracy")
 TOLERANCE = 1e-6  # by which a score of results.json may differ from that of its points
@@ -61,27 +58,6 @@ class Points:
         """Whether the other run was scored on the same questions."""
         same = self.ids is other.ids or np.array_equal(self.ids, other.ids)
         return self.content == other.content and same
-
-
-def read_points(run: RunResults) -> dict[Key, Points]:
-    """Read what each question gave each score of a run, by benchmark and score.
-
-    Nothing where the run has no points: older runs and other tools' results have scores alone.
-
-    Raises:
-        ValueError: If the file is damaged, or is not that of the results beside it.
-    """
-    if run.points is not None:
-        return parse_points(run.points, f"{run.path}", run.results["benchmarks"])
-    path = run.path.with_name(NAME)
-    if not path.is_file():
-        return {}
-    if file_sha256(path) != run.results.get("points_sha256"):
-        raise ValueError(
-            f"{path}: damaged, or not the points of the {run.path.name} beside it. {WAY_OUT}"
-        )
-    record = read_record(path, {"benchmarks": dict}, WAY_OUT)
-    return parse_points(record, f"{path}", run.results["benchmarks"])
 
 
 def parse_points(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from llava_lab.report.estimate import (
     mean_of,
 )
 from llava_lab.report.grid import Figure
-from llava_lab.report.points import Key, Points, read_points
+from llava_lab.report.points import Key
 from llava_lab.report.runs import RunResults
 from llava_lab.report.stated import differing, over_runs, stated
 
@@ -62,35 +61,7 @@ class ScoreRow:
     most_frequent: Estimate | None = None
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A run with what its questions gave."""
-
-    run: RunResults
-
-    @cached_property
-    def points(self) -> dict[Key, Points]:
-        """What each question gave each score; nothing where that was not kept."""
-        return read_points(self.run)
-
-    @cached_property
-    def scores(self) -> dict[Key, dict[str, Any]]:
-        """Scores as the results state them."""
-        benchmarks = self.run.results["benchmarks"]
-        return {(name, key): score for name, of in benchmarks.items() for key, score in of.items()}
-
-    @property
-    def sighted(self) -> list[Key]:
-        """The scores that were measured with the right images."""
-        return [key for key in self.scores if not key[1].startswith(PASSES)]
-
-
-def measured(runs: Iterable[RunResults]) -> list[Measured]:
-    """Runs with what their questions gave."""
-    return [Measured(run) for run in runs]
-
-
-def value(runs: Sequence[Measured], key: Key) -> Estimate:
+def value(runs: Sequence[RunResults], key: Key) -> Estimate:
     """A score of one run, or its mean over several seeds."""
     if all(key in run.points for run in runs):
         return mean_of([run.points[key] for run in runs])
@@ -99,7 +70,7 @@ def value(runs: Sequence[Measured], key: Key) -> Estimate:
 
 
 def compare(
-    pairs: Sequence[tuple[Measured, Measured]], key: Key, other: Key | None = None
+    pairs: Sequence[tuple[RunResults, RunResults]], key: Key, other: Key | None = None
 ) -> Difference:
     """Mean difference of a score between the two runs of each pair, first less second.
 
@@ -120,13 +91,12 @@ def score_rows(runs: Sequence[RunResults]) -> list[ScoreRow]:
 
     All runs must have answered the same benchmarks.
     """
-    every = measured(runs)
-    for each in every[1:]:
-        _same_scores(every[0], each)
-    return [_row(every, key) for key in every[0].sighted]
+    for each in runs[1:]:
+        _same_scores(runs[0], each)
+    return [_row(runs, key) for key in runs[0].sighted]
 
 
-def _row(runs: Sequence[Measured], key: Key) -> ScoreRow:
+def _row(runs: Sequence[RunResults], key: Key) -> ScoreRow:
     def of(prefix: str) -> Key | None:
         other = (key[0], f"{prefix}{key[1]}")
         return other if other in runs[0].scores else None
@@ -146,7 +116,7 @@ def _row(runs: Sequence[Measured], key: Key) -> ScoreRow:
     )
 
 
-def over(runs: Sequence[Measured]) -> str:
+def over(runs: Sequence[RunResults]) -> str:
     """What the intervals of runs that differ in their seed are over, a key of OVER."""
     if not all(run.points for run in runs):
         return "results" if len(runs) == 1 else "seeds"
@@ -164,7 +134,7 @@ def over(runs: Sequence[Measured]) -> str:
 
 def legend(groups: Iterable[Sequence[RunResults]]) -> str:
     """What the intervals of groups of runs are, as a sentence."""
-    kinds = dict.fromkeys(over(measured(group)) for group in groups)
+    kinds = dict.fromkeys(over(group) for group in groups)
     return f"95% intervals: {'; '.join(OVER[kind] for kind in kinds)}."
 
 
@@ -272,9 +242,9 @@ def _figure(text: str, estimate: Estimate | None, whole: float = 100) -> Figure:
     return Figure(text, ends(estimate) if estimate else None, short)
 
 
-def _same_scores(one: Measured, other: Measured) -> None:
+def _same_scores(one: RunResults, other: RunResults) -> None:
     """Refuse seeds that did not measure the same, as far as that can be told."""
-    both = f"{one.run.path} and {other.run.path}"
+    both = f"{one.path} and {other.path}"
     for key in {**one.scores, **other.scores}:
         name = " ".join(key)
         if not (key in one.scores and key in other.scores):

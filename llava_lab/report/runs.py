@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from llava_lab.core.below import files_below
-from llava_lab.core.records import read_record
+from llava_lab.core.records import file_sha256, read_record
 from llava_lab.core.yaml_file import parse_value
+from llava_lab.evaluate.points import NAME as POINTS
 from llava_lab.evaluate.points import PASSES
+from llava_lab.report.points import WAY_OUT, Key, Points, parse_points
 
 NAME = "results.json"
 KEYS = ("experiment", "scale", "seed", "stages", "benchmarks", "cost")
@@ -31,13 +33,13 @@ class RunResults:
     Attributes:
         path: The file.
         results: Its content.
-        points: Content of points.json, where it does not stand beside the file.
+        kept: Content of points.json, where it does not stand beside the file.
         text: The resolved configuration, where it does not.
     """
 
     path: Path
     results: dict[str, Any]
-    points: Mapping[str, Any] | None = None
+    kept: Mapping[str, Any] | None = None
     text: str | None = None
 
     def visual_tokens(self, benchmark: str) -> float:
@@ -68,6 +70,38 @@ class RunResults:
         """The resolved configuration, or None where the file stands alone."""
         text = self._config()
         return None if text is None else parse_value(text)
+
+    @cached_property
+    def points(self) -> dict[Key, Points]:
+        """What each question gave each score, by benchmark and score.
+
+        Nothing where that was not kept: older runs and other tools' results have scores alone.
+
+        Raises:
+            ValueError: If the file is damaged, or is not that of the results beside it.
+        """
+        benchmarks = self.results["benchmarks"]
+        if self.kept is not None:
+            return parse_points(self.kept, f"{self.path}", benchmarks)
+        path = self.path.with_name(POINTS)
+        if not path.is_file():
+            return {}
+        if file_sha256(path) != self.results.get("points_sha256"):
+            raise ValueError(
+                f"{path}: damaged, or not the points of the {self.path.name} beside it. {WAY_OUT}"
+            )
+        return parse_points(read_record(path, {"benchmarks": dict}, WAY_OUT), f"{path}", benchmarks)
+
+    @cached_property
+    def scores(self) -> dict[Key, dict[str, Any]]:
+        """Scores as the results state them."""
+        benchmarks = self.results["benchmarks"]
+        return {(name, key): score for name, of in benchmarks.items() for key, score in of.items()}
+
+    @property
+    def sighted(self) -> list[Key]:
+        """The scores that were measured with the right images."""
+        return [key for key in self.scores if not key[1].startswith(PASSES)]
 
     def _config(self) -> str | None:
         """The text of the configuration.

@@ -20,7 +20,6 @@ from llava_lab.report.rows import (
     ends,
     half_figure,
     legend,
-    measured,
     score_rows,
     signed_figures,
     stars,
@@ -200,10 +199,10 @@ def differences(
         raise ValueError(
             f"--against: {base!r} is no finished point of {sweep.name}; it has {known}"
         )
-    first = {each.run.results["seed"]: each for each in measured(named[base][1])}
+    first = {each.results["seed"]: each for each in named[base][1]}
     every = []
     for name, (labels, runs) in named.items():
-        pairs = [(each, first.get(each.run.results["seed"])) for each in measured(runs)]
+        pairs = [(each, first.get(each.results["seed"])) for each in runs]
         both = [(ours, theirs) for ours, theirs in pairs if theirs is not None]
         if name == base or not both:
             continue

@@ -18,7 +18,6 @@ from llava_lab.report.rows import (
     half_figure,
     interval_figure,
     legend,
-    measured,
     over,
     plain_figure,
     score_rows,
@@ -157,7 +156,7 @@ def score_grid(runs: Sequence[RunResults], path: Path | None = None) -> Grid:
         for note in run_notes(results)
     ]
     notes += every[0].get("notes", [])
-    about = _about("scores", every, interval=over(measured(runs)))
+    about = _about("scores", every, interval=over(runs))
     headers = ["benchmark", "score", "questions", *shown]
     return Grid(title, headers, lines, " ".join(said), [*notes, *judge_notes(every[0])], 2, about)
 
@@ -254,7 +253,7 @@ def write_csv(groups: Sequence[list[RunResults]]) -> None:
     for group in groups:
         first = group[0].results
         seeds = " ".join(str(run.results["seed"]) for run in group)
-        kind = over(measured(group))
+        kind = over(group)
         for row in score_rows(group):
             kinds = (first["experiment"], first.get("origin", first["scale"]))
             names = [*kinds, seeds, row.benchmark, row.score, row.n]

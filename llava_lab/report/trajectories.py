@@ -13,7 +13,6 @@ from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.placed import Group
 from llava_lab.report.points import Key
 from llava_lab.report.rows import (
-    Measured,
     compare,
     half_figure,
     interval_figure,
@@ -60,7 +59,7 @@ def spots(run: RunResults, at: str) -> list[Spot]:
     return [*own.items(), (spent, run.results["benchmarks"])]
 
 
-def at_spot(run: RunResults, every: Sequence[Spot], place: float) -> Measured:
+def at_spot(run: RunResults, every: Sequence[Spot], place: float) -> RunResults:
     """A run as it was when it had spent so much.
 
     Args:
@@ -69,7 +68,7 @@ def at_spot(run: RunResults, every: Sequence[Spot], place: float) -> Measured:
         place: What it had spent, from the first spot to the last.
     """
     if place == every[-1][0]:  # where its questions are known
-        return Measured(run)
+        return run
     after = next(n for n, (spot, _) in enumerate(every) if spot >= place)
     (right, scores) = every[after]
     if right > place and after:
@@ -85,7 +84,7 @@ def at_spot(run: RunResults, every: Sequence[Spot], place: float) -> Measured:
             if name in before
         }
     results = {**run.results, "benchmarks": scores}
-    return Measured(RunResults(run.path, results, points={"benchmarks": {}}))
+    return RunResults(run.path, results, kept={"benchmarks": {}})
 
 
 def _between(one: Mapping[str, Any], other: Mapping[str, Any], share: float) -> dict[str, Any]:
@@ -159,7 +158,7 @@ class Along:
         asked = {spot for _, runs in self.groups for spot, _ in self.spots[id(runs[0])]}
         return sorted({self.first, *(p for p in asked if self.first <= p <= self.last), self.last})
 
-    def runs(self, number: int, place: float) -> list[Measured]:
+    def runs(self, number: int, place: float) -> list[RunResults]:
         """Runs of a group as they were at a place."""
         return [at_spot(run, self.spots[id(run)], place) for run in self.groups[number][1]]
 
@@ -170,7 +169,7 @@ class Along:
     def less(self, number: int, place: float, key: Key) -> Difference | None:
         """A score of a group less that of the first one, paired by seed; None if seeds differ."""
         one, other = self.runs(number, place), self.runs(0, place)
-        seeds = [[run.run.results["seed"] for run in runs] for runs in (one, other)]
+        seeds = [[run.results["seed"] for run in runs] for runs in (one, other)]
         if seeds[0] != seeds[1] and not len(one) == len(other) == 1:
             return None
         return compare(list(zip(one, other, strict=True)), key)

@@ -13,7 +13,6 @@ from llava_lab.data.questions import Question
 from llava_lab.evaluate.metrics.hallucination import Chair
 from llava_lab.evaluate.metrics.question import ExactMatch, YesNo
 from llava_lab.evaluate.points import PointsFile, clusters_of
-from llava_lab.report.points import read_points
 from llava_lab.report.runs import RunResults, read
 
 
@@ -55,7 +54,7 @@ def keep(
 
 
 def test_points_are_read_as_they_were_scored(tmp_path: Path) -> None:
-    found = read_points(keep(tmp_path / "a", ["yes", "no", "yes", "yes"]))
+    found = keep(tmp_path / "a", ["yes", "no", "yes", "yes"]).points
     assert [score for _, score in found] == [
         *("accuracy", "accuracy/kind", "accuracy/kind/0", "accuracy/kind/1")
     ]
@@ -67,7 +66,7 @@ def test_points_are_read_as_they_were_scored(tmp_path: Path) -> None:
 
 def test_means_over_categories_are_read_again(tmp_path: Path) -> None:
     metric = YesNo()
-    found = read_points(keep(tmp_path / "a", ["yes", "no", "yes", "yes", "no", "yes"], metric))
+    found = keep(tmp_path / "a", ["yes", "no", "yes", "yes", "no", "yes"], metric).points
     assert found["scenes", "mean_f1"].ratio.value == metric.compute()["mean_f1"].value
     parts = [found["scenes", f"f1/kind/{n}"].ratio.value for n in (0, 1)]
     assert found["scenes", "mean_f1"].ratio.value == pytest.approx(sum(parts) / 2)
@@ -76,19 +75,19 @@ def test_means_over_categories_are_read_again(tmp_path: Path) -> None:
 def test_descriptions_have_no_categories(tmp_path: Path) -> None:
     said = ["yes a dog", "a cat", "a dog"]
     metric = Chair({"dog": [], "cat": []}, [], statements=False)
-    found = read_points(keep(tmp_path / "a", said, metric))
+    found = keep(tmp_path / "a", said, metric).points
     assert [score for _, score in found] == ["chair_i", "chair_s", "recall"]
 
 
 def test_runs_without_points_have_none(tmp_path: Path) -> None:
-    assert read_points(read(write(tmp_path / "old", results()))) == {}
+    assert read(write(tmp_path / "old", results())).points == {}
 
 
 def test_points_may_be_kept_elsewhere(tmp_path: Path) -> None:
     run = keep(tmp_path / "a", ["yes", "no"])
     content = json.loads((tmp_path / "a" / "points.json").read_text())
     moved = RunResults(tmp_path / "b" / "one.json", run.results, content)
-    assert read_points(moved).keys() == read_points(run).keys()
+    assert moved.points.keys() == run.points.keys()
 
 
 def test_points_of_another_run_are_refused(tmp_path: Path) -> None:
@@ -96,7 +95,7 @@ def test_points_of_another_run_are_refused(tmp_path: Path) -> None:
     keep(tmp_path / "b", ["no", "no"])
     (tmp_path / "b" / "points.json").rename(tmp_path / "a" / "points.json")
     with pytest.raises(ValueError, match=r"points\.json: damaged, or not the points of"):
-        read_points(run)
+        _ = run.points
 
 
 @pytest.mark.parametrize(
@@ -118,7 +117,7 @@ def test_what_is_damaged_is_named(change: Any, message: str, tmp_path: Path) -> 
     content = json.loads((tmp_path / "a" / "points.json").read_text())
     change(content["benchmarks"]["scenes"])
     with pytest.raises(ValueError, match=f"one.json: benchmark scenes .*{message}.*`fit` the run"):
-        read_points(RunResults(tmp_path / "one.json", run.results, content))
+        _ = RunResults(tmp_path / "one.json", run.results, content).points
 
 
 def test_a_question_without_a_picture_is_a_cluster_of_its_own() -> None:

@@ -51,7 +51,7 @@ def run(
         "cost": {"visual_tokens_mean": 36},
         **changes,
     }
-    return RunResults(Path(f"{seed}.json"), results, points={"benchmarks": {}})
+    return RunResults(Path(f"{seed}.json"), results, kept={"benchmarks": {}})
 
 
 def test_what_was_spent_is_that_of_all_stages() -> None:

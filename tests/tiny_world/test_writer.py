@@ -137,4 +137,6 @@ def test_a_folder_that_is_no_world_is_one_message(
     with pytest.raises(SystemExit) as stop:
         runpy.run_module(name, run_name="__main__")
     said = capsys.readouterr().err
-    assert stop.value.code == 2 and f"error: {tmp_path} is no world: it has no manifest.json" in said
+    assert (
+        stop.value.code == 2 and f"error: {tmp_path} is no world: it has no manifest.json" in said
+    )
