@@ -1,5 +1,6 @@
 """What several tests share, made in memory: small tokenizers of the two common kinds."""
 
+import functools
 import importlib
 import json
 import os
@@ -158,13 +159,17 @@ def shortened(small_world: Path, small_videos: Path, tmp_path: Path) -> list[str
 
 def stage_options(experiment: Path, folder: Path) -> list[str]:
     """Two steps of four rows for every stage of an experiment."""
-    stages = Experiment.read(experiment).config["stages"]
     options = []
-    for stage in stages:
+    for stage in _stages(experiment):
         options += [f"--stages.{stage}.data.max_steps=2", f"--stages.{stage}.data.batch_size=4"]
         if stage in ("align", "instruct", "video", "dpo"):
             options.append(f"--stages.{stage}.data.feature_store={folder / 'features'}")
     return options
+
+
+@functools.cache
+def _stages(experiment: Path) -> list[str]:
+    return list(Experiment.read(experiment).config["stages"])
 
 
 @pytest.fixture

@@ -405,10 +405,11 @@ def test_no_fit_outlives_its_sweep(
         assert said.count("the same command goes on") == 1 and "failed" not in said
     assert not any(Path(f"/proc/{fit}").exists() for fit in fits)
     assert {path.name for path in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
-    (tmp_path / "go").touch()
-    sweep = stand_in()
-    said, _ = sweep.communicate(timeout=60)
-    assert sweep.returncode == 0 and "[2/2]" in said
+    if number == signal.SIGKILL:  # which leaves the most behind
+        (tmp_path / "go").touch()
+        sweep = stand_in()
+        said, _ = sweep.communicate(timeout=60)
+        assert sweep.returncode == 0 and "[2/2]" in said
 
 
 def test_two_sweeps_at_once_fit_each_point_once(

@@ -53,8 +53,8 @@ def test_a_metric_that_is_the_mean_of_its_samples_has_points_as_ours_do(tmp_path
     assert (row.value.value, row.n) == (0.7, 10)
     # Wilson's score interval of 7 of 10, with Student's t of 9 degrees of freedom.
     assert 0.3 < row.value.low < 0.45 and 0.85 < row.value.high < 0.95
-    assert run.points is not None and list(run.points["benchmarks"]) == ["gqa"]
-    first = run.points["benchmarks"]["gqa"]["passes"][""]["scores"]["exact_match"]["got"]
+    assert run.kept is not None and list(run.kept["benchmarks"]) == ["gqa"]
+    first = run.kept["benchmarks"]["gqa"]["passes"][""]["scores"]["exact_match"]["got"]
     assert first == RIGHT  # in the order of the documents
 
 
@@ -126,12 +126,12 @@ def test_an_answer_with_a_separator_of_lines_is_one_line(tmp_path: Path) -> None
     file = tmp_path / f"{DATE}_samples_gqa.jsonl"
     before = read_log(path)
     file.write_text(file.read_text().replace('"red"', '"red\u2028blue"'), encoding="utf-8")
-    assert read_log(path).points == before.points
+    assert read_log(path).kept == before.kept
 
 
 def test_two_models_that_answered_the_same_documents_have_equal_questions(tmp_path: Path) -> None:
     one, two = (read_log(log(tmp_path / name)) for name in ("a", "b"))
-    asked = [run.points["benchmarks"]["gqa"]["questions"] for run in (one, two) if run.points]
+    asked = [run.kept["benchmarks"]["gqa"]["questions"] for run in (one, two) if run.kept]
     assert asked[0] == asked[1]
 
 

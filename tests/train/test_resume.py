@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 from safetensors.torch import load_file
 
 EXPERIMENT = REPOSITORY / "experiments" / "llava15.yaml"
-STEPS = 30
+STEPS = 16
 
 
 def command(world: Path, folder: Path) -> list[str]:
