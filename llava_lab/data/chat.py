@@ -169,9 +169,10 @@ class Template(ChatFormat):
 class TokenizerTemplate(Template):
     """The chat template that comes with the LM's own tokenizer.
 
-    A turn's text is what the rendered conversation gains when the turn is added. A chat template
-    that changes earlier turns then is refused, and one that asks for the date, which would be
-    another one every day. It writes the beginning-of-sequence token itself.
+    A turn's text is what the rendered conversation gains when the turn is added. Chat templates are
+    refused that change earlier turns then, that put something before an answer and not behind its
+    prompt, or that ask for the date, which is another one every day. They write the
+    beginning-of-sequence token themselves.
     """
 
     name: str = "tokenizer"
@@ -278,10 +279,8 @@ def _render(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> str:
         )
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
     try:
-        rendered = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=turns[-1].role == "user"
-        )
-        return str(rendered)
+        asked = {"tokenize": False, "add_generation_prompt": turns[-1].role == "user"}
+        return str(tokenizer.apply_chat_template(messages, **asked))
     except jinja2.TemplateError as error:
         raise ValueError(f"the tokenizer's chat template refuses the turns: {error}") from error
 
@@ -291,8 +290,11 @@ def _end_of_answer(grown: str, turn: Turn, tokenizer: PreTrainedTokenizerBase) -
     text = turn.text.strip()  # many chat templates strip
     if text not in grown:
         raise ValueError("the tokenizer's chat template does not write answers as they are")
-    behind = grown.index(text) + len(text)
-    markers = [marker for marker in special_tokens(tokenizer) if marker in grown[behind:]]
-    return min(
-        (grown.index(marker, behind) + len(marker) for marker in markers), default=len(grown)
-    )
+    if (before := grown[: grown.index(text)]).strip():  # which would be trained on, and answered
+        raise ValueError(
+            f"the tokenizer's chat template writes {before!r} between a prompt and its answer; "
+            f"choose one of {', '.join(CHAT_FORMATS)}"
+        )
+    behind = len(before) + len(text)
+    marks = [mark for mark in special_tokens(tokenizer) if mark in grown[behind:]]
+    return min((grown.index(mark, behind) + len(mark) for mark in marks), default=len(grown))

@@ -17,7 +17,22 @@ _LAST_NUMBER = re.compile(r"(.*?)([0-9]+)([^0-9]*)")
 
 
 class VideoPath(type(Path())):  # pyrefly: ignore[invalid-inheritance]
-    """Path of a video: a file, or a folder of frames."""
+    """Path of a video: a file, or a folder of frames.
+
+    It is not equal to the path of the same file as a picture: one row may show a GIF's first frame,
+    and another one its film.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VideoPath) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(("video", str(self)))
+
+    @property
+    def also_a_picture(self) -> bool:
+        """Whether its bytes alone do not say that it is a video."""
+        return self.suffix.lower() in (*FRAME_FILES, ".gif")
 
 
 def frame_files(folder: Path) -> list[Path]:

@@ -19,8 +19,8 @@ def hold_out(samples: Sequence[Sample], fraction: float) -> tuple[list[Sample], 
     order of the samples or on a seed. Samples that share an image, also through a third sample,
     stay together. An image's name is that of its file and folder, so that the split survives a
     move of the data and `clip1/0.jpg` is not taken for `clip2/0.jpg`; inside of a shard, whose
-    names say nothing, it is the digest of its bytes. At least one group is held out, however few
-    there are.
+    names say nothing, and of a file that a shard holds too, it is the digest of its bytes. At least
+    one group is held out, however few there are.
 
     Args:
         samples: What to split.
@@ -79,9 +79,14 @@ def image_names(images: Iterable[Path], packed: Iterable[Path]) -> dict[Path, st
     Args:
         images: The images.
         packed: Those in the shards that their rows are from; several sources may hold the same
-            pictures, whose names there say nothing.
+            pictures, whose names there say nothing. A file of the same bytes is called as they are.
     """
+    images = list(images)
     digests, _ = readable_digests(packed)
+    if digests:
+        loose, _ = readable_digests(image for image in images if image not in digests)
+        known = set(digests.values())
+        digests |= {image: digest for image, digest in loose.items() if digest in known}
     return {image: digests.get(image) or f"{image.parent.name}/{image.name}" for image in images}
 
 

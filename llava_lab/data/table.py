@@ -92,17 +92,11 @@ class Table:
                 found[self.path(number, video), video] = None
         return [path for path, _ in found]
 
-    def split_names(self) -> Iterator[tuple[str, ...]]:
-        """Of each row the names by which it is held out or not."""
-        paths = [(self.root or Path()) / name for name in self.names.to_pylist()]
-        found = image_names(paths, paths if self.source.images is None else ())
-        names = [found[path] for path in paths]
-        starts = self.image_starts.tolist()
-        for row, (first, end) in enumerate(itertools.pairwise(starts)):
-            if first == end:
-                yield (sample_name(self.ids[row].as_py()),)
-            else:
-                yield tuple(names[number] for number in self.images[first:end])
+    def split_names(self, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """Of each row the names by which it is held out or not, of those of all its images."""
+        for row, (first, end) in enumerate(itertools.pairwise(self.image_starts.tolist())):
+            own = tuple(names[number] for number in self.images[first:end])
+            yield own or (sample_name(self.ids[row].as_py()),)
 
 
 class Samples(Sequence[Sample]):
@@ -163,7 +157,13 @@ class Samples(Sequence[Sample]):
 
     def split_names(self) -> list[tuple[str, ...]]:
         """Of each row the names by which it is held out or not."""
-        every = [names for table in self.tables for names in table.split_names()]
+        paths = [
+            [(of.root or Path()) / each for each in of.names.to_pylist()] for of in self.tables
+        ]
+        both = list(zip(self.tables, paths, strict=True))
+        packed = (path for of, every in both if of.source.images is None for path in every)
+        named = image_names(itertools.chain(*paths), packed)
+        every = [x for of, own in both for x in of.split_names([named[path] for path in own])]
         return [every[row] for row in self.rows]
 
     def templates(self) -> set[str | None]:

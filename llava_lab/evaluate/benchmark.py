@@ -14,7 +14,7 @@ from llava_lab.core.atomic import plain_name
 from llava_lab.core.numbers import at_least, shares
 from llava_lab.core.records import json_sha256
 from llava_lab.data.image_folder import VideoPath
-from llava_lab.data.media.clip import image_digests
+from llava_lab.data.media.clip import shown_digests
 from llava_lab.data.modules.encoded import Position
 from llava_lab.data.modules.stage import run_seed
 from llava_lab.data.questions import Question, read_held_out, read_questions
@@ -101,7 +101,7 @@ class Benchmark:
     @cached_property
     def _rows(self) -> list[Any]:
         """What questions ask, with hashes of the bytes of their images and videos."""
-        digests = image_digests(path for q in self.questions for path in q.images)
+        digests = shown_digests(path for q in self.questions for path in q.images)
         rows: list[list[Any]] = []
         for q in self.questions:
             shown = [digests[image] for image in q.images]

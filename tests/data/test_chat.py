@@ -550,6 +550,12 @@ VICUNA = (
     "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\n{% else %}A: "
     "{{ m.content }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}A: {% endif %}"
 )
+HEADERLESS = CHATML.partition("{% if add")[0]  # add_generation_prompt does nothing
+THINKING = (  # Qwen3's writes its last answer so
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}"
+    "<think></think>{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 FORGETFUL = "{{ messages[-1].content }}{% if not add_generation_prompt %}<|im_end|>{% endif %}"
 
 
@@ -595,6 +601,8 @@ def test_an_answer_whose_first_token_holds_the_headers_space(llama_tokenizer):
         ("{{ raise_exception('no way') }}", talk("Q", "A"), "row 5: .*refuses the turns: no way"),
         ("x{{ messages | length }}", talk("Q", "A"), "row 5: .*changes|row 5: .*as they are"),
         ("x{% for m in messages %}y{% endfor %}", talk("Q", "A"), "row 5: .*as they are"),
+        (HEADERLESS, talk("Q", "A"), "row 5: .*writes '<.im_start.>assistant.n' between"),
+        (THINKING, talk("Q", "A"), "row 5: .*writes '<think></think>' between"),
         ("{{ strftime_now('%d %b %Y') }}" + CHATML, talk("Q", "A"), "row 5: .*writes today's date"),
         (None, talk("Q", "A"), "row 5: the tokenizer has no chat template; choose one of plain"),
     ],

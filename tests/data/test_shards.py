@@ -130,6 +130,15 @@ def test_a_picture_of_two_sources_is_on_one_side_of_the_hold_out(tmp_path: Path)
     assert_apart(data)
 
 
+def test_a_picture_of_a_shard_and_of_a_file_is_on_one_side_of_the_hold_out(tmp_path: Path) -> None:
+    shard = tabled(tmp_path / "s" / "0.parquet", [lmms(n, n) for n in range(24)], LMMS_LAB)
+    data = stage(Source(tmp_path / "s"), as_files([shard], tmp_path), hold_out=0.4)
+    data.read()
+    assert_apart(data)
+    digests = [{told(row)[2][0] for row in rows} for rows in (data.samples, data.held)]
+    assert len(data.samples) + len(data.held) == 48 == 2 * sum(map(len, digests))
+
+
 @pytest.mark.parametrize("kind", ["parquet", "tar"])
 def test_a_picture_of_two_sources_of_answers_is_on_one_side_of_the_hold_out(
     kind: str, tmp_path: Path

@@ -16,11 +16,12 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from llava_lab.data.forest import Forest
 from llava_lab.data.geometry import Pool, ViewSpec
 from llava_lab.data.image_folder import ImageFolder, VideoPath
-from llava_lab.data.media.clip import index_clip, load_clip
+from llava_lab.data.media.clip import index_clip, load_clip, shown_digests
 from llava_lab.data.modules.image import VideoDataModule
 from llava_lab.data.rows import BadRows, Refused
-from llava_lab.data.sample import read_samples
+from llava_lab.data.sample import Sample, Turn, read_samples
 from llava_lab.data.source import Source
+from llava_lab.data.verified import verified
 from llava_lab.data.views.anyres import AnyRes
 from llava_lab.data.views.pad import Pad
 from llava_lab.data.views.repeated import Repeated
@@ -715,3 +716,14 @@ def test_films_show_what_is_said_of_them() -> None:
 
 def shapes_of(scene: Scene) -> set[str]:
     return {item.shape for item in scene.items}
+
+
+def test_a_gif_is_a_picture_in_one_row_and_a_film_in_another(tmp_path: Path) -> None:
+    film = video(tmp_path / "t.gif", frames=8)
+    picture, views = Path(film), Frames(frames=4)
+    assert picture != film and len({picture, film, VideoPath(picture)}) == 2
+    sizes, faults = verified([picture, film], views, "t")
+    assert (len(sizes[picture]), len(sizes[film]), faults) == (2, 3, {})
+    rows = [Sample("1", (Turn("user", "<image>"),), (path,), "a.json, row 1") for path in sizes]
+    assert len({VideoDataModule.content_of([row]) for row in rows}) == 2
+    assert len(set(shown_digests([picture, film]).values())) == 2

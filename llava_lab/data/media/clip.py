@@ -9,7 +9,7 @@ from PIL import Image
 
 from llava_lab.core.messages import listed
 from llava_lab.core.records import file_sha256
-from llava_lab.data.image_folder import frame_files
+from llava_lab.data.image_folder import VideoPath, frame_files
 from llava_lab.data.known_files import KnownFiles
 from llava_lab.data.media.decode import check_pixels, read_frames
 from llava_lab.data.media.inside import content
@@ -138,6 +138,18 @@ def image_digests(paths: Iterable[Path]) -> dict[Path, str]:
         examples = listed(list(faults.values()), 10)
         raise ValueError(f"{len(faults)} pictures or videos cannot be read:\n  {examples}")
     return digests
+
+
+def shown_digests(paths: Iterable[Path]) -> dict[Path, str]:
+    """What each image or video shows: its digest, and where it may be both, which of them it is.
+
+    Raises:
+        ValueError: If some cannot be read.
+    """
+    return {
+        path: digest + "-video" * (isinstance(path, VideoPath) and path.also_a_picture)
+        for path, digest in image_digests(paths).items()
+    }
 
 
 def readable_digests(paths: Iterable[Path]) -> tuple[dict[Path, str], dict[Path, str]]:

@@ -17,7 +17,7 @@ from llava_lab.data import mix
 from llava_lab.data.chat import Masking, Template, get_template
 from llava_lab.data.image_folder import VideoPath
 from llava_lab.data.loader import StageLoader, deal
-from llava_lab.data.media.clip import image_digests
+from llava_lab.data.media.clip import shown_digests
 from llava_lab.data.modules.encoded import EncodedRows, Position, ViewLoader
 from llava_lab.data.modules.lengths import costs_of, rule_of
 from llava_lab.data.modules.stage import StageDataModule, limited, run_seed
@@ -197,8 +197,8 @@ class ImageDataModule(StageDataModule):
 
     @classmethod
     def content_of(cls, samples: Sequence[Sample]) -> str:
-        """Hash of messages and image bytes; of a table it is taken once."""
-        known = image_digests(files_of(samples))
+        """Hash of messages and of what images show; of a table it is taken once."""
+        known = shown_digests(files_of(samples))
         if not isinstance(samples, Samples):
             return cls._hash(samples, known)
         key = json_sha256([samples.key(), list(known.values())])
