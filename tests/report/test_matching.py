@@ -335,6 +335,24 @@ def test_published_sizes_are_asked_for_where_nothing_stands_in() -> None:
     assert row_of(table, config) is None  # row 3, but for its data
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("image_position", "last", "is last, not first"),
+        ("rope_factor", 2.0, "is 2.0, not 1"),
+        ("template", "v0", "is v0, not null"),
+    ],
+)
+def test_a_run_that_asks_every_benchmark_otherwise_is_no_published_row(
+    key: str, value: Any, said: str
+) -> None:
+    config = golden("llava15.paper")
+    config["data"][key] = value
+    assert rows(config) == set()
+    near = nearest(published("llava15/table2"), config)
+    assert near and near[1] == [f"data.{key} {said}"]
+
+
 def test_conditions_name_options_that_there_are() -> None:
     """A slip in a key would keep every run out of its row without a word."""
     known = {key for path in GOLDEN.glob("*.json") for key in json.loads(path.read_text())}
