@@ -10,6 +10,7 @@ from llava_lab.core.engine import ChatEngine, TruncatedReply, UnusableReply
 from llava_lab.core.journal import Journal
 from llava_lab.core.messages import listed
 from llava_lab.core.progress import progress
+from llava_lab.core.records import json_sha256
 from llava_lab.data.fields import IMAGE_PLACEHOLDER
 from llava_lab.data.image_folder import VideoPath, frame_files
 from llava_lab.data.media import inside
@@ -88,35 +89,44 @@ def answer_remotely(
         model: The model.
         questions: The questions; their ids may repeat.
         prompt: Line that is added to every question, or None.
-        journal: Keeps each answer under its question's index.
+        journal: Keeps each answer by all that its question asks.
 
     Raises:
-        ValueError: If a question cannot be put to a server, before any is asked; or if some could
-            not be answered: they are listed, the others are kept.
+        ValueError: If a question cannot be put to a server, before any is asked; if the journal is
+            of other questions; or if some could not be answered: they are listed, the others are
+            kept.
     """
     asked = [_text_of(question, prompt) for question in questions]
+    # Not by place: a row that was left out may be asked when the command is repeated.
+    keys = [_key(question, text) for question, text in zip(questions, asked, strict=True)]
     failed: list[str] = []
 
     def ask(place: int) -> str:
         return model.ask(questions[place].images, asked[place], whole=False)
 
     with journal:
-        texts: dict[str, str] = journal.read()
-        missing = [place for place in range(len(questions)) if str(place) not in texts]
+        texts: dict[str, str] = journal.read(keys)
+        missing = [place for place, key in enumerate(keys) if key not in texts]
         with progress("answers", len(missing)) as bar:
             for place, reply in model.engine.each(ask, missing):
                 bar.update()
                 if isinstance(reply, Exception):
                     failed.append(f"{questions[place].source}: {reply}")
                 else:
-                    texts[str(place)] = reply
-                    journal.add(str(place), reply)
+                    texts[keys[place]] = reply
+                    journal.add(keys[place], reply)
     if failed:
         raise ValueError(
             f"{len(failed)} of {len(questions)} questions have no answer; the same command asks "
             f"them again and keeps the others:\n  {listed(failed, 10)}"
         )
-    return [texts[str(place)] for place in range(len(questions))]
+    return [texts[key] for key in keys]
+
+
+def _key(question: Question, text: str) -> str:
+    """Name of a question in the journal: its row, and all that it asks and shows."""
+    shown = [str(path) for path in question.images]
+    return json_sha256([question.source, question.id, text, shown])
 
 
 def _text_of(question: Question, prompt: str | None) -> str:

@@ -121,3 +121,42 @@ def test_what_an_engine_cannot_be_asked_is_refused_before_it_is_asked(
     with pytest.raises(SystemExit):
         main(["answer", "m", str(file), "--out", "a.jsonl", "--stop", "#"])
     assert "--stop changes nothing here: it is an engine's" in capsys.readouterr().err
+
+
+def test_an_answer_stays_with_its_question_when_a_row_is_found_again(
+    server: Server, file: Path
+) -> None:
+    """Answers were kept by place: a picture that had come meanwhile moved them all by one."""
+    row = {"question_id": 1, "image": "late.png", "text": "Late?"}
+    same = {"question_id": 4, "image": "a.png", "text": "<image>\nWhat?"}
+    file.write_text(json.dumps(row) + "\n" + file.read_text() + json.dumps(same) + "\n")
+    server.refused = {"Alike?"}
+    with pytest.raises(SystemExit):
+        ask(file, server.url, "--on-bad-row", "skip")
+    Image.new("RGB", (4, 4)).save(file.with_name("late.png"))
+    server.refused = set()
+    rows = ask(file, server.url, "--on-bad-row", "skip")
+    assert [row["text"] for row in rows] == [
+        "1 and Late?",
+        "1 and What?",
+        "2 and Alike?",
+        "",
+        "1 and What?",
+    ]
+    assert server.texts() == {"What?": 2, "Alike?": 2, "Say nothing.": 1, "Late?": 1}
+
+
+def test_a_journal_that_was_kept_by_place_is_refused(
+    server: Server, file: Path, capsys: pytest.CaptureFixture
+) -> None:
+    server.refused = {"Alike?"}
+    with pytest.raises(SystemExit):
+        ask(file, server.url)
+    journal = file.with_name("answers.jsonl.journal")
+    first, *kept = journal.read_text().splitlines()
+    old = [json.dumps([str(place), json.loads(line)[1]]) for place, line in enumerate(kept)]
+    journal.write_text("\n".join([first, *old, ""]))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        ask(file, server.url)
+    assert "holds 2 results, and none of this command, such as '0'" in capsys.readouterr().err
