@@ -21,7 +21,8 @@ class PointsFile:
     and the `ids`, `clusters` and `categories` of all of its questions; and of each pass, by the
     prefix of its scores ("" or one of PASSES), the `places` of the questions that were scored, and
     of each score over all questions what these gave (`got`) and could give (`of`), a number where
-    that is equal for all. Scores of categories and means follow from those (`split`, `means`).
+    that is equal for all; of a sum of scores also both as they were before it moved them (`raw`).
+    Scores of categories and means follow from those (`split`, `means`).
     """
 
     def __init__(self) -> None:
@@ -57,10 +58,11 @@ class PointsFile:
             split: Whether categories have scores of their own.
             means: Scores whose mean over categories is a score, too.
         """
-        scores = {
-            key: {"got": packed(ratio.got), "of": packed(ratio.of), "top": ratio.top}
-            for key, ratio in ratios.items()
-        }
+        scores: dict[str, dict[str, Any]] = {}
+        for key, ratio in ratios.items():
+            scores[key] = {"got": packed(ratio.got), "of": packed(ratio.of), "top": ratio.top}
+            if ratio.raw:
+                scores[key]["raw"] = [packed(each) for each in ratio.raw]
         known = {"places": list(places), "split": split, "means": list(means), "scores": scores}
         self.benchmarks[name]["passes"][prefix] = known
 

@@ -21,11 +21,19 @@ class Ratio:
         got: What each question gave [q].
         of: What it could give [q]; 0 for a question that does not count in this score.
         top: Highest value that the score can have; the lowest is 0.
+        raw: What each question itself gave and could give, where `mean_of_ratios` has moved both
+            by the values of its parts.
     """
 
     got: Array
     of: Array
     top: float = 1.0
+    raw: tuple[Array, Array] | None = None
+
+    @property
+    def outcomes(self) -> tuple[Array, Array]:
+        """What each question itself gave and could give: equal for two runs that did the same."""
+        return self.raw or (self.got, self.of)
 
     @property
     def value(self) -> float:
@@ -40,7 +48,8 @@ class Ratio:
 
     def where(self, chosen: Array) -> "Ratio":
         """The same score of some questions [q] alone; the others count nothing."""
-        return replace(self, got=self.got * chosen, of=self.of * chosen)
+        raw = (self.raw[0] * chosen, self.raw[1] * chosen) if self.raw else None
+        return replace(self, got=self.got * chosen, of=self.of * chosen, raw=raw)
 
 
 def mean(values: Array, top: float = 1.0) -> Ratio:
@@ -103,4 +112,5 @@ def mean_of_ratios(parts: Sequence[Ratio]) -> Ratio:
         for part in known
     ]
     got, of = np.sum(scaled, axis=0)
-    return Ratio(got, of, parts[0].top)
+    itself = np.sum([part.outcomes for part in parts], axis=0)
+    return Ratio(got, of, parts[0].top, (itself[0], itself[1]))

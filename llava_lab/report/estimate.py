@@ -226,11 +226,11 @@ def difference_of(pairs: Sequence[tuple[Points, Points]]) -> Difference:
     se, df = (found.se, found.df) if known else (inf, 1.0)
     if not se:  # nothing flipped: as if one picture's questions had
         se, df = top / found.clusters, found.clusters - 1
-    flips = [np.sum((a.got != b.got) | (a.of != b.of)) for a, b in pairs]
+    flips = [number for a, b in pairs if (number := a.flipped(b)) is not None]
     n = round(np.mean([first.ratio.n for first in firsts]))
     several = known and len(pairs) > 1 and found.worlds
     more = {
-        "flipped": float(np.mean(flips)),
+        "flipped": float(np.mean(flips)) if len(flips) == len(pairs) else None,
         "seeds_to_settle": _seeds_to_settle(found, se, len(pairs)) if several else None,
     }
     return Difference(found.value, se, df, len(pairs), n, found.clusters, (-top, top), **more)

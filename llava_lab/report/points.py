@@ -32,6 +32,8 @@ class Points:
             questions if it is equal: worlds of two seeds have equal ids and names.
         top: Highest value that the score can have.
         numbers: Number of each question's cluster [q], where it is known already.
+        raw: What each question itself gave and could give, where `got` and `of` are moved.
+        lost: Whether they are moved, and the file of an older version does not say from where.
     """
 
     benchmark: str
@@ -43,6 +45,8 @@ class Points:
     content: str = ""
     top: float = 1.0
     numbers: Array | None = None
+    raw: tuple[Array, Array] | None = None
+    lost: bool = False
 
     @cached_property
     def places(self) -> Array:
@@ -52,7 +56,14 @@ class Points:
     @cached_property
     def ratio(self) -> Ratio:
         """The score as a ratio of sums."""
-        return Ratio(self.got, self.of, self.top)
+        return Ratio(self.got, self.of, self.top, self.raw)
+
+    def flipped(self, other: "Points") -> int | None:
+        """Number of questions whose own outcome differs; None where that was not kept."""
+        if self.lost or other.lost:
+            return None
+        pairs = zip(self.ratio.outcomes, other.ratio.outcomes, strict=True)
+        return int(np.any([ours != theirs for ours, theirs in pairs], axis=0).sum())
 
     def same_questions(self, other: "Points") -> bool:
         """Whether the other run was scored on the same questions."""
@@ -100,12 +111,7 @@ def _of_benchmark(name: str, kept: Mapping[str, Any]) -> list[Points]:
         places = np.array(one_pass["places"], dtype=int)
         if len(places) and not 0 <= places.min() <= places.max() < len(ids):
             raise ValueError(f"a place beyond its {len(ids)} questions")
-        overall = {
-            score: Ratio(
-                _numbers(each["got"], len(places)), _numbers(each["of"], len(places)), each["top"]
-            )
-            for score, each in one_pass["scores"].items()
-        }
+        overall = {key: _ratio(each, len(places)) for key, each in one_pass["scores"].items()}
         chosen = [np.array(kept[key])[places] for key in ("clusters", "categories")]
         clusters, categories = (each.astype(str) for each in chosen)
         ratios = overall
@@ -113,9 +119,15 @@ def _of_benchmark(name: str, kept: Mapping[str, Any]) -> list[Points]:
             ratios = by_category(overall, categories, one_pass["means"])
         here, content, numbers = np.array(ids)[places], kept["questions"], cluster_places(clusters)
         for score, each in ratios.items():
-            known = (here, clusters, each.got, each.of, content, each.top, numbers)
+            lost = not one_pass["split"] and each.top > 1 and each.raw is None  # a sum of MME
+            known = (here, clusters, each.got, each.of, content, each.top, numbers, each.raw, lost)
             found.append(Points(name, f"{prefix}{score}", *known))
     return found
+
+
+def _ratio(kept: Mapping[str, Any], count: int) -> Ratio:
+    got, of, *raw = (_numbers(e, count) for e in (kept["got"], kept["of"], *kept.get("raw", ())))
+    return Ratio(got, of, kept["top"], (raw[0], raw[1]) if raw else None)
 
 
 def _numbers(kept: float | Sequence[float], count: int) -> Array:

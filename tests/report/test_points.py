@@ -11,8 +11,11 @@ from test_table import results, write
 from llava_lab.core.records import file_sha256
 from llava_lab.data.questions import Question
 from llava_lab.evaluate.metrics.hallucination import Chair
+from llava_lab.evaluate.metrics.paired import PairedYesNo
 from llava_lab.evaluate.metrics.question import ExactMatch, YesNo
 from llava_lab.evaluate.points import PointsFile, clusters_of
+from llava_lab.report.estimate import difference_of
+from llava_lab.report.rows import signed_figures
 from llava_lab.report.runs import RunResults, read
 
 
@@ -32,10 +35,11 @@ def keep(
     metric: Any = None,
     seed: int = 0,
     world: str = "w",
+    asked: Sequence[Question] = (),
     **passes: Sequence[str],
 ) -> RunResults:
     """A run that said so, and so in its other passes, with its points."""
-    asked, kept = questions(len(said), world), PointsFile()
+    asked, kept = list(asked) or questions(len(said), world), PointsFile()
     rule = metric or ExactMatch()
     kept.begin("scenes", asked, world)
     scores = {}
@@ -70,6 +74,44 @@ def test_means_over_categories_are_read_again(tmp_path: Path) -> None:
     assert found["scenes", "mean_f1"].ratio.value == metric.compute()["mean_f1"].value
     parts = [found["scenes", f"f1/kind/{n}"].ratio.value for n in (0, 1)]
     assert found["scenes", "mean_f1"].ratio.value == pytest.approx(sum(parts) / 2)
+
+
+def test_one_changed_answer_is_one_flip_in_a_mean_of_scores(tmp_path: Path) -> None:
+    """Every question flipped: each part is moved by the run's own scores."""
+    said = ["yes", "no", "yes", "yes", "no", "yes"]
+    one = keep(tmp_path / "a", said, YesNo()).points["scenes", "mean_f1"]
+    other = keep(tmp_path / "b", ["no", *said[1:]], YesNo()).points["scenes", "mean_f1"]
+    assert difference_of([(one, other)]).flipped == 1
+    assert difference_of([(one, one)]).flipped == 0
+
+
+def test_one_changed_answer_is_one_flip_in_points_of_mme(tmp_path: Path) -> None:
+    """Whichever question of its picture it is, and in no task but its own."""
+    metric = PairedYesNo({"perception": ["color", "count"], "cognition": ["code"]})
+    asked = [
+        Question(f"{n}", (Path(f"/{task}{n}.png"),), "?", task, (answer,), "q")
+        for task in ("color", "count", "code")
+        for n in range(3)
+        for answer in ("yes", "no")
+    ]
+    said = ["yes", "no", "no", "no", "yes", "yes"] * 3
+    changed = [said[0], "yes", *said[2:]]
+    one = keep(tmp_path / "a", said, metric, asked=asked)
+    other = keep(tmp_path / "b", changed, metric, asked=asked)
+    sums = ("points/color", "points/count", "perception", "cognition", "total")
+    keys = [("scenes", score) for score in sums]
+    flips = [difference_of([(one.points[key], other.points[key])]).flipped for key in keys]
+    assert flips == [1, 0, 1, 0, 1]
+
+    old = json.loads((tmp_path / "b" / "points.json").read_text())
+    for score in old["benchmarks"]["scenes"]["passes"][""]["scores"].values():
+        score.pop("raw", None)
+    older = RunResults(tmp_path / "old.json", other.results, old)
+    every = {key: difference_of([(one.points[key], older.points[key])]) for key in keys}
+    assert {each.flipped for each in every.values()} == {None}
+    assert not any("flipped" in figure.text for figure in signed_figures(every).values())
+    key = ("scenes", "accuracy/color")
+    assert difference_of([(one.points[key], older.points[key])]).flipped == 1
 
 
 def test_descriptions_have_no_categories(tmp_path: Path) -> None:

@@ -123,20 +123,27 @@ class PairedYesNo(BenchmarkMetric):
                     continue
                 parts = {key: ratio.where(chosen) for key, ratio in of_all.items()}
                 found |= {f"{key}/{task}": part for key, part in parts.items()}
-                found[f"points/{task}"] = sum_of_ratios(list(parts.values()))
+                found[f"points/{task}"] = sum_of_ratios(list(parts.values()), of_all["accuracy"])
                 sums.setdefault(group, []).extend(parts.values())
-        return found | _totals(sums)
+        return found | _totals(sums, of_all["accuracy"])
 
 
-def _totals(sums: Mapping[str, list[Ratio]]) -> dict[str, Ratio]:
+def _totals(sums: Mapping[str, list[Ratio]], right: Ratio) -> dict[str, Ratio]:
     """Sums of groups and, where there are several, of all."""
-    found = {group: sum_of_ratios(parts) for group, parts in sums.items()}
+    found = {group: sum_of_ratios(parts, right) for group, parts in sums.items()}
     if len(sums) > 1:
-        found["total"] = sum_of_ratios([part for parts in sums.values() for part in parts])
+        found["total"] = sum_of_ratios([part for parts in sums.values() for part in parts], right)
     return found
 
 
-def sum_of_ratios(parts: Sequence[Ratio]) -> Ratio:
-    """The sum of several ratios, as a ratio of sums: the mean, times their number."""
+def sum_of_ratios(parts: Sequence[Ratio], right: Ratio) -> Ratio:
+    """The sum of several ratios, as a ratio of sums: the mean, times their number.
+
+    Args:
+        parts: The ratios.
+        right: Which questions are right, of all: what those of the sum gave by themselves. One
+            answer would count twice in the parts, by its question and by its picture.
+    """
     found, number = mean_of_ratios(parts), len(parts)
-    return replace(found, got=number * found.got, top=float(number))
+    raw = right.where(found.of != 0).outcomes
+    return replace(found, got=number * found.got, top=float(number), raw=raw)
