@@ -1,6 +1,7 @@
 """Files: a checkpoint's folder or hub id -> its configuration and tensors."""
 
 import json
+import re
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,6 +13,7 @@ from llava_lab.model.weights import few, read_weights, refuse_adapter, refuse_po
 # As transformers looks for them: a folder may hold older weights beside those that count.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 WEIGHTS += ("pytorch_model.bin.index.json", "mm_projector.bin")
+SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+(\.safetensors|\.bin)")
 
 
 def find(source: str) -> Path:
@@ -68,14 +70,27 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """Read all tensors of a checkpoint, sharded or not.
 
     Raises:
-        FileNotFoundError: If there are no weights, or shards that the index names are missing.
+        FileNotFoundError: If there are no weights, or shards that the index names are missing, or
+            the index of shards.
         ValueError: If the index is damaged, or shards hold other tensors than it lists.
     """
     for path in (folder / name for name in WEIGHTS):
+        if path.name == "mm_projector.bin":
+            _refuse_lost_index(folder)
         if path.is_file():
             shards = path.suffix == ".json"
             return _read_shards(folder, _weight_map(path)) if shards else read_weights(path)
     raise FileNotFoundError(f"{folder}: holds none of {', '.join(WEIGHTS)}")
+
+
+def _refuse_lost_index(folder: Path) -> None:
+    """Refuse shards without their index: a projector beside them is not all of the model."""
+    for name in sorted(path.name for path in folder.iterdir()):
+        if found := SHARD.fullmatch(name):
+            raise FileNotFoundError(
+                f"{folder}: holds {name} and no {found[1]}{found[2]}.index.json, which says what "
+                "the shards hold. Fetch the index"
+            )
 
 
 def _weight_map(path: Path) -> dict[str, str]:

@@ -88,7 +88,7 @@ def original_parts(
     tower = require(config, "mm_vision_tower", str, place)
     if not tower:
         raise ValueError(f"{place}: mm_vision_tower is missing, so the vision tower is not known")
-    _refuse_lost_tower(config, tensors, place)
+    _refuse_lost_parts(config, tensors, place)
     encoder = SiglipEncoder if "siglip" in tower else ClipEncoder
     layer = require(config, "mm_vision_select_layer", int, place)
     if encoder is SiglipEncoder or layer is None:
@@ -107,14 +107,23 @@ def original_parts(
     }
 
 
-def _refuse_lost_tower(config: dict[str, Any], names: Iterable[str], place: str) -> None:
-    """Refuse a tower that was trained but is missing in the checkpoint."""
+def _refuse_lost_parts(config: dict[str, Any], names: Iterable[str], place: str) -> None:
+    """Refuse a tower or an LM that was trained but is missing in the checkpoint."""
     parts = require(config, "mm_tunable_parts", str, place) or ""
-    trained = config.get("unfreeze_mm_vision_tower") or "mm_vision_tower" in parts
-    if trained and not any(name.startswith("encoder.") for name in names):
+    tower = config.get("unfreeze_mm_vision_tower") or "mm_vision_tower" in parts
+    if tower and not any(name.startswith("encoder.") for name in names):
         raise ValueError(
             f"{place}: unfreeze_mm_vision_tower or mm_tunable_parts says that the tower was "
             "trained, and the checkpoint holds no tensor of it; its answers would be another's"
+        )
+    # Code before mm_tunable_parts trained the LM unless it was told not to.
+    unfrozen = config.get("tune_mm_mlp_adapter") is False and not config.get("freeze_backbone")
+    lm = "mm_language_model" in parts if parts else unfrozen
+    if lm and not any(name.startswith("llm.") for name in names):
+        raise ValueError(
+            f"{place}: {'mm_tunable_parts' if parts else 'tune_mm_mlp_adapter: false'} says that "
+            "the LM was trained, and the checkpoint holds no tensor of it; its base LM would "
+            "answer. Fetch all weights of the checkpoint"
         )
 
 

@@ -630,8 +630,19 @@ def test_shards_are_read_and_missing_ones_named(released: Path, tmp_path: Path) 
     with pytest.raises(FileNotFoundError, match=r"1 shards missing: model-00002-of-00002"):
         import_checkpoint(str(folder), tmp_path / "other", template="v1")
     index.unlink()
-    with pytest.raises(FileNotFoundError, match=r"holds none of"):
+    # A projector beside the shards made the base LM of the fine-tuned one, without a word.
+    torch.save({}, folder / "mm_projector.bin")
+    lost = r"holds model-00001-of-00002\.safetensors and no model\.safetensors\.index\.json.*Fetch"
+    with pytest.raises(FileNotFoundError, match=lost):
         import_checkpoint(str(folder), tmp_path / "other", template="v1")
+    first = folder / "model-00001-of-00002.safetensors"
+    first.rename(folder / "pytorch_model-00001-of-00002.bin")
+    with pytest.raises(FileNotFoundError, match=r"no pytorch_model\.bin\.index\.json"):
+        read_tensors(folder)
+    for name in ("pytorch_model-00001-of-00002.bin", "mm_projector.bin"):
+        (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds none of"):
+        read_tensors(folder)
 
 
 def test_the_original_layout(imported: Path, tmp_path: Path) -> None:

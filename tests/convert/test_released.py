@@ -294,6 +294,29 @@ def test_a_trained_tower_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert parts_of(tmp_path, V15, names)["encoder"]["init_args"]["name"]
 
 
+@pytest.mark.parametrize(
+    ("keys", "trained"),
+    [
+        ({"mm_tunable_parts": "mm_mlp_adapter,mm_language_model"}, "mm_tunable_parts"),
+        ({"tune_mm_mlp_adapter": False}, "tune_mm_mlp_adapter: false"),
+        ({"mm_tunable_parts": "mm_mlp_adapter"}, None),
+        ({"tune_mm_mlp_adapter": True}, None),
+        ({"freeze_backbone": True}, None),
+    ],
+)
+def test_a_trained_lm_that_is_not_there_is_refused(
+    keys: dict, trained: str | None, tmp_path: Path
+) -> None:
+    """Its base LM was imported in its place, without a word."""
+    names = [name for name in PLACES if name.startswith("connector")]
+    if trained is None:
+        assert parts_of(tmp_path, V15 | keys, names)["llm"]["init_args"]["name"]
+        return
+    with pytest.raises(ValueError, match=rf"{trained} says .* LM was trained.*Fetch all weights"):
+        parts_of(tmp_path, V15 | keys, names)
+    parts_of(tmp_path, V15 | keys)
+
+
 def test_two_values_of_one_thing_are_refused() -> None:
     both = LM | {"rope_theta": 1e6, "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}
     with pytest.raises(
