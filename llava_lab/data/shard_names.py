@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _OF = re.compile(r"(.+)-(\d+)-of-(\d+)(?:-[0-9a-f]+)?")
-_SPLIT = re.compile(r"(train|validation|valid|val|dev|eval|test)(?:-.*)?")
+_SPLIT = re.compile(r"(?:.*-)?(train|validation|valid|val|dev|eval|test)(?:-.*)?")
 
 
 def check_whole(files: Sequence[Path]) -> None:

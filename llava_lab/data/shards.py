@@ -27,7 +27,7 @@ from llava_lab.data.rows import FileRow, Unreadable, nearest, place_of
 from llava_lab.data.shard_names import check_one_split, check_whole
 
 KINDS = (TABLE, ".tar")
-_PICTURES = (*FRAME_FILES, ".gif", ".tif", ".tiff")
+_PICTURES = (*FRAME_FILES, ".gif", ".tif", ".tiff", ".jfif", ".avif")
 _PICTURE_KEYS = ("image", "images")
 
 
@@ -181,8 +181,11 @@ def _of_members(key: str, texts: Mapping[str, str], paths: Mapping[str, str]) ->
     )
     if isinstance(given := row.get("image"), list) and given and images:
         images = _as_listed(given, {end: path for end, path in paths.items() if path in images})
-    caption = texts.get("txt", row.get("caption"))
+    caption = texts["txt"].strip() if "txt" in texts else row.get("caption")
     if "conversations" not in row and isinstance(caption, str):
+        if not images and not videos:
+            members = ", ".join(sorted(paths))
+            raise ValueError(f"has a caption and no picture or video; its members are {members}")
         marks = "<image>" * len(images) + "<video>" * len(videos)
         asked = [{"from": "human", "value": marks}, {"from": "gpt", "value": caption}]
         row = {"conversations": asked}
@@ -255,7 +258,9 @@ def _is_there(path: Path) -> bool:
 def _pictures_of(value: Any) -> Iterable[str]:
     for key in _PICTURE_KEYS if isinstance(value, dict) else ():
         given = value.get(key)
-        yield from given if isinstance(given, list) else [given] if given is not None else []
+        yield from (
+            x for x in (given if isinstance(given, list) else [given]) if isinstance(x, str)
+        )
 
 
 def _with_pictures(value: Any, new: Mapping[str, str | None]) -> Any:
@@ -263,7 +268,9 @@ def _with_pictures(value: Any, new: Mapping[str, str | None]) -> Any:
         return value
 
     def named(given: Any) -> Any:
-        return list(map(named, given)) if isinstance(given, list) else new.get(given, given)
+        if isinstance(given, list):
+            return list(map(named, given))
+        return new.get(given, given) if isinstance(given, str) else given
 
     row = {key: named(each) if key in _PICTURE_KEYS else each for key, each in value.items()}
     for key in _PICTURE_KEYS:

@@ -27,7 +27,7 @@ from llava_lab.data.source import ParsedRows, Source, parse_rows, read_source
 from llava_lab.data.split import held_out, image_names, sample_name
 
 BAD = b"bad rows"  # key of the schema's metadata
-READER = 4  # another number where the same file is read as other rows, within one version
+READER = 5  # another number where the same file is read as other rows, within one version
 
 
 class Table:

@@ -99,7 +99,11 @@ def _add_boxes(path: Path, captions: Path, pictures: Mapping[str, Picture]) -> N
 
     own = {each.id: each for each in _each(path, found, "images", described) if each is not None}
 
+    others = {str(row.get("id")) for row in found["images"]} - own.keys()  # without captions
+
     def add(row: Mapping[str, Any]) -> None:
+        if str(row.get("image_id")) in others:
+            return
         picture, name = _of(row, own), names.get(row.get("category_id"))
         if not isinstance(name, str):
             raise Refused(f"`category_id` {row.get('category_id')!r} is of no category")

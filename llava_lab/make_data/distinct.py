@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ from llava_lab.core.below import files_below
 from llava_lab.core.messages import listed
 from llava_lab.data.fields import read_media
 from llava_lab.data.image_folder import ImageFolder
+from llava_lab.data.keys import CAPTION_KEYS
 from llava_lab.data.known_files import KnownFiles
 from llava_lab.data.media.picture import load_image
+from llava_lab.data.pair_rows import with_image_key
 from llava_lab.data.rows import FileRow, Refused
 
 BITS = 64  # of imagehash's phash
 INSTALL = "pip install 'llava-lab[make]'"
+_KEYS = replace(CAPTION_KEYS, read=CAPTION_KEYS.read | {"images"})  # of answers, as TRL has them
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def split(
         Rows that stay; what the others show; and how many have a video, and stay unseen.
 
     Raises:
-        ValueError: If a row's pictures are not there.
+        ValueError: If a row's pictures are not there, or may be under a key that is not read.
     """
     every, folder = list(rows), ImageFolder(images)
     shown: list[list[Path]] = []
@@ -163,7 +166,10 @@ def split(
     videos = 0
     for row in every:
         try:
-            found, video = read_media(row.value)
+            if not isinstance(row.value, dict):
+                raise Refused(f"must be an object, not {type(row.value).__name__}")
+            _KEYS.check(row.value)
+            found, video = read_media(with_image_key(row.value))
             names.append(found)
             shown.append([folder.find(name) for name in found])
         except Refused as problem:

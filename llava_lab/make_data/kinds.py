@@ -20,6 +20,7 @@ from llava_lab.model.weights import locate
 
 KEYS = {"system", "user", "turns", "requests", "unwanted", "temperature", "max_tokens", "examples"}
 _BETWEEN = re.compile(r"^\s*={3,}\s*$", re.MULTILINE)
+_SPEAKS = re.compile(r"^\s*(question|answer)\s*:", re.IGNORECASE | re.MULTILINE)
 _SPOKEN = re.compile(r"(question|answer)\s*:\s*(.*)", re.IGNORECASE | re.DOTALL)
 _REFUSAL = re.compile(
     r"(i('m| am) (sorry|unable)|sorry\b|i (can't|cannot)\b|as an? (ai|language model))",
@@ -101,7 +102,8 @@ class Kind:
         texts = [match[2].strip() for match in found if match]
         who = [match[1].lower() for match in found if match]
         number, least, most = len(texts) // 2, *self.turns
-        if len(texts) < len(parts) or who != ["question", "answer"] * number or not all(texts):
+        plain = all(texts) and not any(_SPEAKS.search(text) for text in texts)
+        if len(texts) < len(parts) or who != ["question", "answer"] * number or not plain:
             raise ValueError("is not `Question:`, `Answer:` and so on with lines of === between")
         if not least <= number <= most:
             raise ValueError(f"has {number} questions; asked for are {least} to {most}")

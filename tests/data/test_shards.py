@@ -1,5 +1,6 @@
 """Rows of shards are rows like all others: checked, split, ordered, kept and loaded as those."""
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -380,6 +381,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         "the splits test, train, as test-00000-of-00001.parquet and train-0",
     ),
     "two splits in folders": (folder_of("train/0", "val/0"), "the splits train, val, as train/0"),
+    "two splits behind a name": (
+        folder_of("cc3m-train-0000", "cc3m-validation-0000"),
+        "the splits train, validation, as cc3m-train-0000.parquet and cc3m-val",
+    ),
     "empty folder": (lambda f: f, "a folder without .parquet or .tar files"),
     "gone": (lambda f: f / "gone.parquet", "gone.parquet: no such file"),
     "pictures by name": (by_name, "the first 'a.jpg', but does not hold them; set images"),
@@ -441,6 +446,50 @@ def finevision(path: Path, *images: list[Any], texts: Any = None) -> Path:
     )
     texts = texts or [{"user": "Q?", "assistant": "A."}]
     return tabled(path, [{"images": each, "texts": texts} for each in images], schema)
+
+
+KINDS = {
+    "list of two": (pa.list_(IMAGE, 2), lambda n: [{"bytes": picture(n), "path": None}] * 2, 2),
+    "view": (pa.binary_view(), picture, 1),
+    "bytes of one size": (pa.binary(len(picture(1))), lambda n: picture(1), 1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_are_found_in_columns_of_every_kind(kind: str, tmp_path: Path) -> None:
+    column, cell, count = KINDS[kind]
+    schema = pa.schema([("image", column), ("conversations", TALK)])
+    rows = [{"image": cell(n), "conversations": talk("<image>" * count, "A")} for n in range(3)]
+    data = stage(Source(tabled(tmp_path / "a.parquet", rows, schema)))
+    data.read()
+    assert [len(row.images) for row in data.samples] == [count] * 3
+    assert image_digest(data.samples[1].images[0]) == hashlib.sha256(picture(1)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("key", "column", "value"),
+    [
+        ("image", pa.int64(), 3),
+        ("images", pa.list_(pa.struct([("file", pa.string())])), [{"file": "a.jpg"}]),
+    ],
+)
+def test_a_column_of_pictures_that_is_none_is_refused_by_row(
+    key: str, column: pa.DataType, value: Any, tmp_path: Path
+) -> None:
+    schema = pa.schema([(key, column), ("conversations", TALK)])
+    path = tabled(tmp_path / "a.parquet", [{key: value, "conversations": talk("Q", "A")}], schema)
+    with pytest.raises(BadRows, match=rf"a\.parquet, row 1.*'{key}'"):
+        stage(Source(path)).read()
+
+
+def test_a_caption_without_a_picture_is_no_row_of_text(tmp_path: Path) -> None:
+    members = [("1.txt", b"a hill"), ("1.xyz", b"1"), ("2.jfif", picture(2)), ("2.txt", b"a lake")]
+    path = tarred(tmp_path / "a.tar", members)
+    with pytest.raises(BadRows, match=r"row 1.*a caption and no picture.*txt, xyz"):
+        stage(Source(path)).read()
+    assert [
+        len(row.images) for row in read_table(Source(path, on_bad_row="skip"), 0, False).items
+    ] == [1]
 
 
 def test_texts_of_finevision_lose_placeholders_that_they_hold_by_chance(tmp_path: Path) -> None:

@@ -87,6 +87,26 @@ def test_pictures_are_known_by_their_content_and_other_files_are_named(
     assert "4 files are no pictures, and not compared: 2 without an ending, 1 .json, 1 .zip" in said
 
 
+def test_pictures_under_another_key_are_compared_or_refused(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    train, test = folders
+    rows = [{"id": 0, "images": ["1.png"], "prompt": "?"}, {"id": 1, "image": "4.png"}]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    command = ["make", "distinct", str(path), "--images", str(train), "--against", str(test)]
+    main([*command, "--out", str(tmp_path / "out.json")])
+    assert [row["id"] for row in json.loads((tmp_path / "out.json").read_text())] == [1]
+    for row, message in (
+        ({"image_path": "1.png"}, "key 'image_path' is not read"),
+        ("a", "object"),
+    ):
+        path.write_text(json.dumps([row]))
+        with pytest.raises(SystemExit):
+            main([*command, "--out", str(tmp_path / "more.json")])
+        assert message in capsys.readouterr().err
+
+
 def test_hashes_that_differ_in_few_bits_are_found_and_no_others(folders) -> None:
     """Against every pair one by one; hashes are made, not of pictures."""
     pictures = Pictures([folders[1]], bits=4)

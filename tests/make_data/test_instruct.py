@@ -131,6 +131,15 @@ def test_boxes_of_other_pictures_under_the_same_ids_are_refused(
     assert "'000000000001.jpg' of 640x480; give two files of one release" in message
 
 
+def test_boxes_of_pictures_without_captions_are_passed_over(coco: Path) -> None:
+    captions, file = coco / "captions.json", coco / "instances.json"
+    before, found = read_coco(captions, file), json.loads(file.read_text())
+    found["images"].append({**found["images"][0], "id": 99, "file_name": "99.jpg"})
+    found["annotations"].append({**found["annotations"][0], "image_id": 99})
+    file.write_text(json.dumps(found))
+    assert read_coco(captions, file) == before
+
+
 def test_boxes_of_a_picture_that_their_own_file_does_not_list_are_refused(coco: Path) -> None:
     file = coco / "instances.json"
     found = json.loads(file.read_text())
@@ -299,6 +308,7 @@ def test_replies_are_read_strictly() -> None:
     for reply, why in {
         "Answer: So.\n===\nQuestion: Why?": "is not `Question:`",
         "Question: Why?": "is not `Question:`",
+        f"{PAIR.format('So.')}Question: Who?\nAnswer: He.": "is not `Question:`",
         "Question: Why?\n===\nAnswer:": "is not `Question:`",
         f"{PAIR.format('a')}===\n{PAIR.format('b')}": "has 2 questions; asked for are 1 to 1",
         PAIR.format("cat, as the caption says"): "speaks of its 'caption'",

@@ -17,6 +17,11 @@ from pyarrow.parquet import FileMetaData, ParquetFile
 
 from llava_lab.core.cache import stamp
 
+LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+BYTES = (
+    *(pa.types.is_binary, pa.types.is_large_binary),
+    *(pa.types.is_binary_view, pa.types.is_fixed_size_binary),
+)
 KEPT_BYTES = 256 << 20  # of row groups, in each process
 
 
@@ -105,12 +110,12 @@ def pictures(schema: pa.Schema) -> list[str]:
     """Columns that hold pictures: bytes, an object with `bytes`, or lists of either."""
 
     def holds(kind: pa.DataType) -> bool:
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        if any(is_list(kind) for is_list in LISTS):
             return holds(kind.value_type)
         if pa.types.is_struct(kind):
             at = kind.get_field_index("bytes")
             return at >= 0 and holds(kind.field(at).type)
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        return any(is_bytes(kind) for is_bytes in BYTES)
 
     return [field.name for field in schema if holds(field.type)]
 
