@@ -261,8 +261,10 @@ def apart(first: Estimate, second: Estimate) -> Difference:
     spread = sum(part**2 / df for part, df in parts)
     df = variance**2 / spread if 0 < variance < inf and spread else min(first.df, second.df)
     n, clusters = min(first.questions, second.questions), min(first.clusters, second.clusters)
-    runs, se = min(first.runs, second.runs), sqrt(variance) or 1 / max(1, clusters)
-    return Difference(first.value - second.value, se, df, runs, n, clusters, around(first))
+    bounds, runs = around(first), min(first.runs, second.runs)
+    top = bounds[1] if bounds[1] < inf else 1.0
+    se = sqrt(variance) or top / max(1, clusters)  # as if one picture's questions differed
+    return Difference(first.value - second.value, se, df, runs, n, clusters, bounds)
 
 
 def around(estimate: Estimate) -> tuple[float, float]:

@@ -145,6 +145,14 @@ def test_independent_estimates_differ_by_welchs_rule() -> None:
     assert found.df == pytest.approx(0.05**4 / (0.03**4 / 4 + 0.04**4 / 9))
 
 
+def test_equal_scores_of_other_questions_are_as_if_those_of_one_picture_differed() -> None:
+    """It was a question's share of 1, whatever the score: a twentieth of what MME's total has."""
+    ours, theirs, others = (replace(points([20.0] * 50, world=w), top=20.0) for w in "aab")
+    paired, alone = difference_of([(ours, theirs)]), difference_of([(ours, others)])
+    assert paired.se == alone.se == pytest.approx(20 / 50)
+    assert apart(Estimate(2, 0, 9, 1, 9, 5), Estimate(2, 0, 9, 1, 9, 5)).se == 1 / 5
+
+
 def test_holms_correction_is_the_worked_one() -> None:
     # Holm (1979): 0.01, 0.02, 0.03 and 0.005 of four become 0.03, 0.04, 0.04 and 0.02.
     assert holm([0.01, 0.02, 0.03, 0.005]) == pytest.approx([0.03, 0.04, 0.04, 0.02])
