@@ -13,7 +13,7 @@ from llava_lab.model.attention.forest import ATTENTION
 from llava_lab.model.attention.plan import AttentionPlan
 from llava_lab.model.encoder.tower import first_line
 from llava_lab.model.kernels import Kernels, refuse_cpu, use_kernels
-from llava_lab.model.lm_checks import check_lm
+from llava_lab.model.lm_checks import check_lm, rope_window
 from llava_lab.model.lm_files import download, lm_config, refuse_idle_name
 from llava_lab.model.weights import load_part, locate, seeded
 
@@ -101,13 +101,27 @@ class CausalLM(nn.Module):
         return self.tokenizer.get_vocab()
 
     def length(self, max_length: int | None) -> int:
-        """Longest row in tokens, for a stage's `max_length` or its default."""
-        return self.max_length if max_length is None else int(max_length * self.rope_factor)
+        """Longest row in tokens, for a stage's `max_length` or its default.
+
+        Raises:
+            ValueError: If other rows of a batch would show in a row of that length.
+        """
+        longest = self.max_length if max_length is None else int(max_length * self.rope_factor)
+        window = rope_window(self.model.config)
+        if window is not None and longest > window:
+            raise ValueError(
+                f"max_length is {longest}, and this {self.model.config.model_type} is for rows of "
+                f"{window}: beyond, its RoPE (longrope, dynamic) goes by the longest row of a "
+                f"batch, so that a row's neighbours change its result. Set max_length to {window}"
+            )
+        return longest
 
     @property
     def context(self) -> int:
         """Most tokens that the LM can read, whatever length it was trained on."""
         config = self.model.config
+        if (window := rope_window(config)) is not None:
+            return window
         positions = getattr(config, "max_position_embeddings", self.max_length)
         rope = getattr(config, "rope_parameters", None) or {}
         return int(positions * (rope["factor"] if rope.get("rope_type") == "linear" else 1))

@@ -54,6 +54,23 @@ def check_lm(model: Any, attention: str) -> None:
         )
 
 
+def rope_window(config: Any) -> int | None:
+    """Longest row whose rotary frequencies are its own; None where those of any row are.
+
+    `longrope` and `dynamic` RoPE choose the frequencies of a pass by its longest row.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope] if "rope_type" in rope else [each for each in rope.values() if each]
+    windows = [
+        each["original_max_position_embeddings"]
+        if each["rope_type"] == "longrope"
+        else config.max_position_embeddings
+        for each in kinds
+        if each["rope_type"] in ("longrope", "dynamic")
+    ]
+    return min(windows, default=None)
+
+
 def lost_window(layer: Any, passed: int | None) -> bool:
     """Whether a layer has a sliding window that it leaves to a mask, and tells attention nothing.
 

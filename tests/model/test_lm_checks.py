@@ -169,3 +169,40 @@ def test_logits_that_are_not_the_output_layers_are_refused(
         CausalLM(
             None, "v1", pretrained=False, config=options, tokenizer="unused", attention="padded"
         )
+
+
+FACTORS = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, **FACTORS}
+WINDOWED: dict[str, dict[str, Any]] = {
+    "phi3": {
+        **{**ONES, "max_position_embeddings": 128, "original_max_position_embeddings": 32},
+        "rope_parameters": LONGROPE,
+    },
+    "llama": {
+        "max_position_embeddings": 32,
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+    },
+}
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+@pytest.mark.parametrize("attention", ["forest", "padded"])
+def test_rows_that_would_change_the_rope_of_others_are_not_read(
+    family: str, attention: str
+) -> None:
+    """Frequencies go by the longest position of a pass, which is a pack of rows."""
+    config = {**WINDOWED[family], "initializer_range": 0.3}
+    torch.manual_seed(0)
+    model = lm(family, pretrained=False, config=config, attention=attention).eval()
+    assert model.context == model.length(32) == 32
+    with pytest.raises(ValueError, match=r"max_length is 33, .*neighbours.*Set max_length to 32"):
+        model.length(33)
+    row = torch.randn(20, 32)
+    with torch.no_grad():
+        alone = model(row, Forest((20,), (None,)))
+        for length, same in ((32, True), (33, False)):
+            both = torch.cat([row, torch.randn(length, 32)])
+            packed = model(both, Forest((20, length), (None, None)))[:20]
+            assert torch.allclose(packed, alone, atol=1e-4) == same
+    plain = lm("llama", pretrained=False, config={"max_position_embeddings": 32})
+    assert plain.length(64) == 64
