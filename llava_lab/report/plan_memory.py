@@ -1,6 +1,7 @@
 """Plan memory: bytes that a stage takes on each device under each strategy, and which fit."""
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -134,8 +135,12 @@ def activations(
 
 
 def rows_at_once(stage: Stage, devices: int) -> int:
-    """Rows of a micro-batch on a device."""
-    return stage.data.micro_batch_size or max(1, stage.data.batch_size // devices)
+    """Rows of a micro-batch on a device: of the largest, where they differ.
+
+    Raises:
+        ValueError: If a batch has fewer rows than there are devices.
+    """
+    return ceil(ceil(stage.data.batch_size / devices) / stage.data.accumulate(devices))
 
 
 def memory_rows(
@@ -151,7 +156,7 @@ def memory_rows(
     for part, size, formula in kept:
         yield [f"GiB of activations, {part}", figure(size / GIBI, ",.1f"), formula]
     active, fits = sum(size for _, size, _ in kept), []
-    accumulates = rows_at_once(stage, budget.devices) * budget.devices < stage.data.batch_size
+    accumulates = stage.data.accumulate(budget.devices) > 1
     for name, step, whole, formula in strategies(parts, kind, budget, accumulates):
         value = max(step + active, whole) / GIBI
         if value <= (1 - SPARE) * budget.memory:

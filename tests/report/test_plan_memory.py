@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 
 from llava_lab.cli import plan
+from llava_lab.data.loader import split_step
+from llava_lab.data.modules.image import ImageDataModule
+from llava_lab.data.views.square import Square
 from llava_lab.report.budget import UTILIZATION, Budget
 from llava_lab.report.plan_memory import Part, bytes_of, strategies
 from llava_lab.report.published import published
@@ -123,6 +126,26 @@ def test_bytes_a_device_are_their_formulas() -> None:
         found = rows[f"GiB a device, {name}"]["value"]
         assert found == pytest.approx((size + active) / 2**30, abs=0.05), name
     assert rows["GiB a device, fsdp2_large, whole: []"]["value"] < found
+
+
+@pytest.mark.parametrize(
+    ("devices", "micro", "rows", "accumulates"),
+    [(64, 16, 2, False), (48, None, 3, False), (1, 48, 43, True)],
+)
+def test_rows_at_once_are_those_of_the_largest_micro_batch(
+    devices: int, micro: int | None, rows: int, accumulates: bool
+) -> None:
+    """As training splits a step of 128 rows."""
+    data = ImageDataModule([], Square(), batch_size=128, micro_batch_size=micro)
+    step, split = list(range(128)), data.accumulate(devices)
+    parts = split_step(step, [1] * 128, accumulate=split, rank=0, world=devices)
+    assert max(len(part.rows) for part in parts) == rows and (split > 1) is accumulates
+    options = (f"--devices={devices}", f"--stages.instruct.data.micro_batch_size={micro or 'null'}")
+    planned = memory("llava15", *options)["instruct"]
+    assert f"{rows} rows at once" in planned["GiB of activations, llm"]["formula"]
+    if devices > 1:
+        kept = planned["GiB a device, fsdp2"]["formula"].endswith("x trained, kept + activations")
+        assert kept is accumulates
 
 
 def test_where_devices_answer_with_the_whole_model_it_must_fit() -> None:
