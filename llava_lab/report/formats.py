@@ -101,17 +101,16 @@ def to_csv(grid: Grid) -> str:
     """Convert a grid to comma-separated values under one line of names; empty where unknown.
 
     A figure is its value. One that has several is as many columns: a score under "accuracy",
-    "accuracy, low" and "accuracy, high".
+    "accuracy, low" and "accuracy, high"; a plain number beside it stands in the first.
     """
-    cells = [[_value(cell) for cell in row] for row in grid.rows]
-    heads, lines = [], [[] for _ in cells]
+    heads, lines = [], [[] for _ in grid.rows]
     for column, head in enumerate(grid.headers):
-        values = [row[column] for row in cells]
-        keys = dict.fromkeys(key for each in values if isinstance(each, Mapping) for key in each)
-        for key in keys or [None]:
-            heads.append(head if key in (None, "value") else f"{head}, {key}")
+        values = [_several(_value(row[column])) for row in grid.rows]
+        keys = dict.fromkeys(key for each in values for key in each)
+        for key in keys or ["value"]:
+            heads.append(head if key == "value" else f"{head}, {key}")
             for line, value in zip(lines, values, strict=True):
-                line.append(value.get(key) if isinstance(value, Mapping) else value)
+                line.append(value.get(key))
     written = io.StringIO()
     csv.writer(written, lineterminator="\n").writerows([heads, *lines])
     return written.getvalue().rstrip("\n")
@@ -186,6 +185,13 @@ def _object(grid: Grid) -> dict[str, Any]:
 
 def _value(cell: str | Figure) -> Any:
     return cell.value if isinstance(cell, Figure) else cell
+
+
+def _several(value: Any) -> Mapping[str, Any]:
+    """A value by the names of its numbers; none where it is not known."""
+    if isinstance(value, Mapping):
+        return value
+    return {} if value is None else {"value": value}
 
 
 def _left(grid: Grid) -> list[bool]:

@@ -257,7 +257,7 @@ def _score(
     ends = unit.bounds
     if isinstance(error, int | float) and isfinite(error):
         ends = [(value - Z * error) / unit.of, (value + Z * error) / unit.of]
-    return {"value": value / unit.of, "ci95": ends, "n": asked}
+    return {"value": value / unit.of, "ci95": ends, "n": asked, "as_stated": unit is UNKNOWN}
 
 
 def _benchmark(

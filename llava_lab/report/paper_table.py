@@ -86,7 +86,7 @@ def _grid(
             for line, row in zip(rows, table.rows, strict=True):
                 line.append(cells.get(row.name, Figure(NONE, None)))
     for label, scores in foreign:
-        cells = [_score(scores.get(column.name), column.whole) for column in table.columns]
+        cells = [_in_column(scores.get(column.name), column) for column in table.columns]
         rest = [Figure(NONE, None)] * (len(headers) - 1 - len(settings) - len(cells))
         rows.append([label, *[Figure(NONE, None)] * len(settings), *cells, *rest])
     below = [source(table), *table.notes]
@@ -119,8 +119,13 @@ def _columns(
     yield f"{scale}: seeds", {n: Figure(str(len(o.runs)), len(o.runs)) for n, o in of.items()}
 
 
-def _score(row: ScoreRow | None, whole: float = 100) -> Figure:
-    return half_figure(row.value if row else None, whole)
+def _score(row: ScoreRow | None) -> Figure:
+    return half_figure(row.value if row else None)
+
+
+def _in_column(row: ScoreRow | None, column: Column) -> Figure:
+    """A score of others in a published column: in its unit for scripts, too."""
+    return half_figure(row.value if row else None, column.whole, column.whole)
 
 
 def _less(

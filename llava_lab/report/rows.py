@@ -48,6 +48,7 @@ class ScoreRow:
         margin: The score less the blind score, question by question.
         text_only: The score without any picture, where it was measured.
         most_frequent: The score of the most frequent answer of each type, where it is known.
+        unit: What scripts get for a score of 1: 100 of others' metrics in a unit of their own.
     """
 
     benchmark: str
@@ -59,6 +60,7 @@ class ScoreRow:
     margin: Difference | None = None
     text_only: Estimate | None = None
     most_frequent: Estimate | None = None
+    unit: float = 1.0
 
 
 def value(runs: Sequence[RunResults], key: Key) -> Estimate:
@@ -113,6 +115,7 @@ def _row(runs: Sequence[RunResults], key: Key) -> ScoreRow:
             for name, other in others.items()
         },
         margin=compare([(run, run) for run in runs], key, blind) if blind else None,
+        unit=100.0 if runs[0].scores[key].get("as_stated") else 1.0,
     )
 
 
@@ -168,20 +171,28 @@ def _plain(estimate: Estimate | None, whole: float = 100) -> str:
     return NONE if estimate is None else f"{whole * estimate.value:.1f}"
 
 
-def ends(estimate: Estimate) -> dict[str, float | None]:
-    """A number and the ends of its 95% interval, for scripts; null where there is none."""
-    numbers = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    return {name: number if isfinite(number) else None for name, number in numbers.items()}
+def ends(estimate: Estimate, unit: float = 1) -> dict[str, float | None]:
+    """A number and the ends of its 95% interval, for scripts; null where one has no end.
+
+    Args:
+        estimate: The number.
+        unit: What scripts get for a score of 1.
+    """
+    low, high = estimate.interval()
+    known = [estimate.value, *((low, high) if isfinite(high - low) else (None, None))]
+    if unit != 1:  # without the rounding of a product
+        known = [None if each is None else float(f"{unit * each:.12g}") for each in known]
+    return dict(zip(("value", "low", "high"), known, strict=True))
 
 
-def interval_figure(estimate: Estimate | None) -> Figure:
+def interval_figure(estimate: Estimate | None, unit: float = 1) -> Figure:
     """An estimate as a cell, with the ends of its interval."""
-    return _figure(bracketed(estimate), estimate)
+    return _figure(bracketed(estimate), estimate, unit=unit)
 
 
-def half_figure(estimate: Estimate | None, whole: float = 100) -> Figure:
-    """An estimate as a cell, with half of its interval, 1 as `whole`."""
-    return _figure(plus_minus(estimate, whole), estimate, whole)
+def half_figure(estimate: Estimate | None, whole: float = 100, unit: float = 1) -> Figure:
+    """An estimate as a cell, with half of its interval, 1 as `whole` and as `unit` for scripts."""
+    return _figure(plus_minus(estimate, whole), estimate, whole, unit)
 
 
 def plain_figure(estimate: Estimate | None) -> Figure:
@@ -237,9 +248,9 @@ def _signed(more: Difference, p: float) -> Figure:
     return Figure(", ".join(said), values, head.replace(" ", ""))
 
 
-def _figure(text: str, estimate: Estimate | None, whole: float = 100) -> Figure:
+def _figure(text: str, estimate: Estimate | None, whole: float = 100, unit: float = 1) -> Figure:
     short = plus_minus(estimate, whole).replace(" ", "")
-    return Figure(text, ends(estimate) if estimate else None, short)
+    return Figure(text, ends(estimate, unit) if estimate else None, short)
 
 
 def _same_scores(one: RunResults, other: RunResults) -> None:

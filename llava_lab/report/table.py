@@ -3,6 +3,7 @@
 import csv
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from llava_lab.report.rows import (
     NONE,
     Estimate,
     ScoreRow,
+    ends,
     half_figure,
     interval_figure,
     legend,
@@ -168,7 +170,7 @@ def _of(row: ScoreRow, name: str) -> Estimate | None:
 
 def _cells(row: ScoreRow, names: Sequence[str], runs: int) -> list[str | Figure]:
     """Columns of a row of scores as cells; an answer that no run gave has no interval."""
-    cell = interval_figure if runs == 1 else half_figure
+    cell = partial(interval_figure if runs == 1 else half_figure, unit=row.unit)
     return [(plain_figure if name == "most frequent" else cell)(_of(row, name)) for name in names]
 
 
@@ -247,9 +249,9 @@ def cost_grid(results: dict[str, Any]) -> Grid:
 def write_csv(groups: Sequence[list[RunResults]]) -> None:
     """Print all scores as comma-separated values, then published ones; empty where not known."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    ends = [f"{name}{end}" for name in NUMBERS for end in ("", "_low", "_high")]
+    heads = [f"{name}{end}" for name in NUMBERS for end in ("", "_low", "_high")]
     head = ["experiment", "scale", "seeds", "benchmark", "score", "questions", "interval"]
-    writer.writerow([*head, *ends, "unit", "table", "row"])
+    writer.writerow([*head, *heads, "unit", "table", "row"])
     for group in groups:
         first = group[0].results
         seeds = " ".join(str(run.results["seed"]) for run in group)
@@ -257,8 +259,9 @@ def write_csv(groups: Sequence[list[RunResults]]) -> None:
         for row in score_rows(group):
             kinds = (first["experiment"], first.get("origin", first["scale"]))
             names = [*kinds, seeds, row.benchmark, row.score, row.n]
-            writer.writerow([*names, kind, *numbers(row), "fraction", "", ""])
-    empty = [""] * len(ends[1:])
+            unit = "fraction" if row.unit == 1 else "as stated"
+            writer.writerow([*names, kind, *numbers(row), unit, "", ""])
+    empty = [""] * len(heads[1:])
     for run in labelled(groups):
         for found, row in rows_of(run):
             for column in (each for each in found.columns if each.name in row.values):
@@ -266,11 +269,11 @@ def write_csv(groups: Sequence[list[RunResults]]) -> None:
                 writer.writerow([*known, *empty, column.unit, found.id, row.name])
 
 
-def numbers(row: ScoreRow) -> list[float | str]:
+def numbers(row: ScoreRow) -> list[float | None]:
     """Value, low and high of each of NUMBERS."""
-    found: list[float | str] = []
+    found: list[float | None] = []
     for estimate in (_of(row, name) for name in NUMBERS):
-        found += [estimate.value, estimate.low, estimate.high] if estimate else ["", "", ""]
+        found += ends(estimate, row.unit).values() if estimate else [None] * 3
     return found
 
 

@@ -1,5 +1,6 @@
 """Logs of lmms-eval, in the form that its evaluation_tracker writes, and answer files."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,23 @@ def test_a_unit_is_that_of_the_metric_whatever_its_number_is(
     assert said == (task == "own")
 
 
+def test_a_number_in_a_unit_of_its_own_is_written_as_it_is_stated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0.5 was a fraction of 0.005, with an end that was infinite."""
+    results = {"own": {"right,none": 0.5}, "mine": {"right,none": 7.0, "right_stderr,none": 0.5}}
+    log(tmp_path, right=None, results=results)
+    main([str(tmp_path), "--format", "csv"])
+    main([str(tmp_path), "--format", "json"])
+    *lines, grid = capsys.readouterr().out.split("\n", 3)
+    head, own, mine = csv.reader(lines)
+    place, unit = head.index("value"), head.index("unit")
+    assert own[place : place + 3] == ["0.5", "", ""] and own[unit] == "as stated"
+    assert [float(n) for n in mine[place : place + 3]] == pytest.approx([7, 6.02, 7.98], abs=1e-3)
+    values = [row["value"] for row in json.loads(grid)[0]["rows"]]
+    assert values[0] == {"value": 0.5, "low": None, "high": None} and values[1]["value"] == 7
+
+
 def test_part_of_a_task_is_no_published_column(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,7 +122,7 @@ def test_part_of_a_task_is_no_published_column(
     main(["--paper", wanted.id, str(tmp_path), "--format", "json"])
     (grid,) = json.loads(capsys.readouterr().out)
     row = grid["rows"][-1]
-    assert row["GQA"] is None and row["MME"]["value"] == pytest.approx(15.105)
+    assert row["GQA"] is None and row["MME"]["value"] == 1510.5
     assert any("gqa: 10 of 12578 questions, which is no column" in n for n in grid["notes"])
 
 
@@ -146,7 +164,7 @@ def test_a_published_table_has_them_in_rows_of_their_own(
     (grid,) = json.loads(capsys.readouterr().out)
     row = grid["rows"][-1]
     assert row["row"] == "llava-hf/llava-1.5-7b-hf, by lmms-eval"
-    assert row["GQA"]["value"] == 0.7 and row["MME"]["value"] == pytest.approx(15.105)
+    assert row["GQA"]["value"] == 70 and row["MME"]["value"] == 1510.5  # as the column's others
     assert any("GQA: gqa exact_match" in note for note in grid["notes"])
 
 

@@ -52,6 +52,18 @@ def test_a_grid_in_every_format() -> None:
     assert "[red]_x" in drawn and "A & B" in drawn
 
 
+def test_a_plain_number_beside_an_interval_has_no_ends() -> None:
+    """It was written as its own ends; and a column of which nothing is known is one column."""
+    rows = [["printed", Figure("62.0", 62.0), Figure("–", None)], ["ours", Figure("", SCORE), ""]]
+    grid = Grid("t", ["row", "GQA", "MME"], rows)
+    assert to_csv(grid).splitlines() == [
+        *('row,GQA,"GQA, low","GQA, high",MME', "printed,62.0,,,", "ours,0.6,0.55,0.65,")
+    ]
+    loss = Figure("4 → 1", {"first": 4, "last": 1})
+    grid = Grid("t", ["stage", "loss"], [["a", Figure("–", None)], ["b", loss]])
+    assert to_csv(grid).splitlines() == ['stage,"loss, first","loss, last"', "a,,", "b,4,1"]
+
+
 class Cells(HTMLParser):
     """Texts of cells, and what a page asks for from outside."""
 
