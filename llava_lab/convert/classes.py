@@ -93,6 +93,9 @@ def _problems(model: Llava, views: Views) -> Iterator[str]:
         yield "its AnyRes ends rows with a newline, and this model has none"
     if isinstance(views, Frames):
         yield from _video_problems(views, encoder.view_spec)
+    if model.llm.head().bias is not None:
+        kind = model.llm.model.config.model_type
+        yield f"the output layer of the LM ({kind}) has a bias, and its LMs have none"
     if model.llm.template not in CHAT_FORMATS:
         yield f"the template {model.llm.template!r} is not one that can be written down"
 

@@ -41,7 +41,8 @@ def export_model(
         model: The model.
         views: How its images become views.
         out: Folder to make.
-        verify: Load the folder again and compare its logits with ours.
+        verify: Load the folder again and compare its logits with ours; the model is then on the
+            CPU, in float32.
         nearest: If no class has our views, write the nearest one: the weights are the same, but
             their views or visual tokens are not those of training.
 

@@ -24,9 +24,12 @@ LEVELS = 3  # of 255
 def check(model: Llava, views: Views, folder: Path) -> None:
     """Compare the exported model with ours: pixels, prompt and logits of a picture, and a clip.
 
+    Both are compared on the CPU in float32, where ours is then: a second copy of it may not fit.
+
     Raises:
         ValueError: If they differ; names what and by how much.
     """
+    model = model.to("cpu", torch.float32)
     theirs = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor: Any = AutoProcessor.from_pretrained(folder)
     picture, *frames = [

@@ -3,8 +3,10 @@
 import itertools
 import json
 import re
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +44,7 @@ from llava_lab.convert.load import load_model
 from llava_lab.convert.names import our_name, our_names
 from llava_lab.convert.released import import_checkpoint
 from llava_lab.convert.save import export_model
+from llava_lab.convert.verify import check
 from llava_lab.data.chat import get_template
 from llava_lab.data.geometry import Pool
 from llava_lab.data.media.clip import Clip
@@ -460,6 +463,39 @@ def test_what_transformers_cannot_express_is_refused(tmp_path: Path) -> None:
     llm = CausalLM(None, "tokenizer", pretrained=False, config=config, tokenizer="asset:tokenizer")
     with pytest.raises(ValueError, match=r"TimmEncoder.*MLP of depth 2.*template 'tokenizer'"):
         export_model(Llava(encoder, Linear, llm), Pad(), tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+
+
+def made(**options: Any) -> Llava:
+    torch.manual_seed(1)
+    config = {**LM, "vocab_size": 768, "model_type": options.pop("kind", "llama")}
+    llm = CausalLM(
+        None, "v1", pretrained=False, config=config, tokenizer="asset:tokenizer", **options
+    )
+    return Llava(ClipEncoder(None, -2, False, False, TOWER), MLP, llm).eval()
+
+
+def test_an_lm_of_bfloat16_is_verified_in_float32_and_written_as_it_is(tmp_path: Path) -> None:
+    model = made(dtype="bfloat16")
+    own = {name: each.clone() for name, each in model.llm.model.state_dict().items()}
+    export_model(model, Pad(), tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    norm = written["language_model.model.norm.weight"]
+    assert norm.dtype == torch.bfloat16 and torch.equal(norm, own["model.norm.weight"])
+
+
+def test_a_model_on_another_device_is_verified_on_the_cpu(tmp_path: Path, monkeypatch) -> None:
+    model = made()
+    export_model(model, Pad(), tmp_path / "out", verify=False)
+    elsewhere, moved = deepcopy(model).to("meta"), []
+    monkeypatch.setattr(elsewhere, "to", lambda *where: moved.append(where) or model)
+    check(elsewhere, Pad(), tmp_path / "out")
+    assert moved == [("cpu", torch.float32)]
+
+
+def test_an_output_layer_with_a_bias_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"output layer of the LM \(phi\) has a bias"):
+        export_model(made(kind="phi"), Pad(), tmp_path / "out", nearest=True)
     assert not any(tmp_path.iterdir())
 
 
