@@ -75,6 +75,7 @@ class Mixer:
 
         Raises:
             BadRows: If rows are not usable and `on_bad_row` is "error", or none is usable.
+            ValueError: If the rule takes none of the file's rows.
         """
         groups: dict[tuple[str, int], Turns] = {}
         for at, (image, copies) in enumerate(self._each()):
@@ -82,6 +83,8 @@ class Mixer:
                 key = (image, copy) if self.rule.merged else (image, at * len(LETTERS) + copy)
                 groups.setdefault(key, []).append(turn)
         bad = self.counts.bad
+        if not self.counts.read and self.rule.where:
+            raise ValueError(f"rule {self.name}: {self.file} has no row where {self.rule.where}")
         if bad and (on_bad_row == "error" or not groups):
             raise BadRows(Path(self.file), bad, self.counts.read)
         conversations = [

@@ -98,6 +98,8 @@ def test_ocr_comes_from_lists_and_from_a_file_of_its_own(tmp_path: Path) -> None
     (row,) = Mixer("ocrvqa", RULES["ocrvqa"], write(tmp_path / "o.json", books)).rows()
     assert row["image"] == "ocr_vqa/images/b1.jpg"
     assert said(row) == [f"<image>\nWho wrote it?\n{SHORT}", "Ann", "What year?", "1999"]
+    with pytest.raises(ValueError, match=r"rule ocrvqa: .*o.json has no row where {'split': 1}"):
+        Mixer("ocrvqa", RULES["ocrvqa"], write(tmp_path / "o.json", {"b2": books["b2"]})).rows()
     captions = [{"image_id": "x", "caption_str": f"A sign, {n}."} for n in range(5)]
     tokens = {"data": [{"image_id": "x", "ocr_tokens": ["STOP", "NOW"]}]}
     (row,) = Mixer(
