@@ -11,6 +11,7 @@ from llava_lab.report.family import Verdict
 from llava_lab.report.grid import Figure, Grid, figure
 from llava_lab.report.history import RULE, VERDICT
 from llava_lab.report.rows import NONE
+from llava_lab.report.runs import tokens
 from llava_lab.report.verdict import STAY_LEVEL
 
 LEVEL = 0.95  # of what decides nothing
@@ -114,10 +115,10 @@ def scores_grid(claims: Claims, id: str) -> Grid | None:
     rows: list[list[str | Figure]] = []
     for point in (*finding.points, *dict.fromkeys(run.point for run in beside)):
         runs = [run for run in (*used, *beside) if run.point == point]
-        tokens = [run.run.visual_tokens(scores[0].partition("/")[0]) for run in runs]
-        mean = sum(tokens) / len(tokens)
+        mean = tokens([run.run for run in runs], scores[0].partition("/")[0])
+        shown = Figure(NONE, None) if mean is None else figure(mean, ".0f")
         cells = [_mean(runs, score) for score in scores]
-        rows.append([point, figure(len(runs)), Figure(f"{mean:.0f}", mean), *cells])
+        rows.append([point, figure(len(runs)), shown, *cells])
     legend = "In %, ± half of a 95 % interval over seeds and questions together."
     if beside:
         number = len(finding.points)

@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.estimate import Estimate
-from llava_lab.report.sweep import PointRuns, differences, held_out, scores, tokens
+from llava_lab.report.runs import tokens
+from llava_lab.report.sweep import PointRuns, differences, held_out, scores
 
 Panels = tuple[str, Sequence[Mapping[str, Estimate]]]  # a label, and numbers of each combination
 
@@ -42,10 +44,11 @@ def plot(
     benchmark, scale = scores(found[0])[0].benchmark, found[0][1][0].results["scale"]
     values = [_numbers(group) for group in found]
     lines = _lines(sweep, values, benchmark, drawn, x)
-    places = [
+    known = [
         numbers[x].value if x else tokens(runs, benchmark)
         for (_, runs), numbers in zip(found, values, strict=True)
     ]
+    places = [nan if place is None else place for place in known]  # then they are drawn by name
     rows: list[Panels] = [("%" if drawn else "accuracy, %", values)]
     if against is not None:
         rows.append((f"points more than {against}", _more_than(sweep, found, against)))

@@ -42,10 +42,10 @@ class RunResults:
     kept: Mapping[str, Any] | None = None
     text: str | None = None
 
-    def visual_tokens(self, benchmark: str) -> float:
-        """Mean visual tokens of a benchmark's questions, or of training where unknown."""
+    def visual_tokens(self, benchmark: str) -> float | None:
+        """Mean visual tokens of a benchmark's questions, or of training; None where unknown."""
         asked = self.results.get("visual_tokens", {})
-        return asked.get(benchmark, self.results["cost"]["visual_tokens_mean"])
+        return asked.get(benchmark, self.results["cost"].get("visual_tokens_mean"))
 
     def recipe(self) -> object:
         """What is equal for two runs that differ only in their seed.
@@ -121,6 +121,22 @@ class RunResults:
                 "run again to rewrite it."
             )
         return content.decode()
+
+
+def tokens(runs: Sequence[RunResults], benchmark: str) -> float | None:
+    """Mean visual tokens of a benchmark's questions over runs; None where one does not say."""
+    return mean_of_known([run.visual_tokens(benchmark) for run in runs])
+
+
+def cost(runs: Sequence[RunResults], key: str) -> float | None:
+    """Mean of one entry of `cost` over runs; None where one lacks it."""
+    return mean_of_known([run.results["cost"].get(key) for run in runs])
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Mean of numbers; None where one is not known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def version_notes(runs: Iterable[RunResults]) -> list[str]:

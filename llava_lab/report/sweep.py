@@ -10,7 +10,7 @@ from typing import Any
 
 from llava_lab.experiment.sweep import Layers, Sweep
 from llava_lab.report.estimate import Difference, Estimate
-from llava_lab.report.grid import Figure, Grid
+from llava_lab.report.grid import Figure, Grid, figure
 from llava_lab.report.paper_table import Group, paper_grids
 from llava_lab.report.published import published
 from llava_lab.report.rows import (
@@ -24,7 +24,7 @@ from llava_lab.report.rows import (
     signed_figures,
     stars,
 )
-from llava_lab.report.runs import RunResults, read, version_notes
+from llava_lab.report.runs import RunResults, cost, read, tokens, version_notes
 from llava_lab.report.stated import over_runs
 
 UNKNOWN = Figure(NONE, None)
@@ -128,11 +128,11 @@ def sweep_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
         lines = []
         for (labels, done), each in zip(found, rows, strict=True):
             here = {row.score: row for row in each if row.benchmark == benchmark}
-            shown, flops, lasted = tokens(done, benchmark), cost(done, "train_flops"), seconds(done)
+            shown, flops = tokens(done, benchmark), cost(done, "train_flops")
             cells = {
-                "visual tokens": Figure(f"{shown:.1f}", shown),
-                "training FLOPs": Figure(f"{flops:.3g}", flops),
-                "seconds": Figure(f"{lasted:.0f}", lasted),
+                "visual tokens": UNKNOWN if shown is None else figure(shown, ".1f"),
+                "training FLOPs": UNKNOWN if flops is None else figure(flops, ".3g"),
+                "seconds": figure(seconds(done), ".0f"),
                 "margin": half_figure(next((row.margin for row in here.values()), None)),
             }
             cells |= {name: half_figure(row.value) for name, row in here.items()}
@@ -240,16 +240,6 @@ def difference_grids(sweep: Sweep, found: list[PointRuns], base: str) -> Iterato
         about = {"table": "against", "sweep": sweep.name, "benchmark": benchmark, "against": base}
         grid = _named(sweep, title, lines, said, about)
         yield replace(grid, notes=version_notes(run for _, runs in found for run in runs))
-
-
-def tokens(runs: list[RunResults], benchmark: str) -> float:
-    """Mean visual tokens of a benchmark's questions."""
-    return sum(run.visual_tokens(benchmark) for run in runs) / len(runs)
-
-
-def cost(runs: list[RunResults], key: str) -> float:
-    """Mean of one entry of `cost` over runs."""
-    return sum(run.results["cost"][key] for run in runs) / len(runs)
 
 
 def seconds(runs: list[RunResults]) -> float:

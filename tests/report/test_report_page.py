@@ -31,7 +31,7 @@ from llava_lab.report.page.plots import forest, losses, on_the_way, tradeoffs
 from llava_lab.report.page.samples import Asked, _moved, samples
 from llava_lab.report.page.tiles import tiles_of
 from llava_lab.report.page.write import page, write_page
-from llava_lab.report.runs import RunResults, read
+from llava_lab.report.runs import RunResults, read, tokens
 
 CONFIG = """experiment: llava15
 scale: tiny
@@ -112,6 +112,17 @@ def test_a_page_is_whole_and_asks_for_nothing_outside(tmp_path: Path) -> None:
     assert found.elements["h1"] == found.elements["main"] == 1
     assert {"scores", "differences", "costs"} <= set(found.ids)
     assert found.elements["select"] >= 2 and found.elements["label"] >= found.elements["select"]
+
+
+def test_a_run_that_was_killed_before_its_results_and_then_asked_has_a_page(tmp_path: Path) -> None:
+    """Its results have neither stages nor a cost: it was a fault of llava_lab."""
+    asked = {"stages": [], "cost": {}, "visual_tokens": {"scenes": 64.0}}
+    one, other = (run(tmp_path, 0, depth=n, **more) for n, more in ((1, {}), (2, asked)))
+    write_page([other], None, tmp_path / "alone.html")
+    write_page([one, other], None, tmp_path / "page.html")
+    assert other.visual_tokens("scenes") == 64 and other.visual_tokens("pope") is None
+    found = [tokens(each.runs, "pope") for each in configurations([one, other])]
+    assert found == [64, None]
 
 
 def test_a_page_is_the_same_whenever_it_is_written(tmp_path: Path) -> None:

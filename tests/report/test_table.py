@@ -404,6 +404,25 @@ def test_visual_tokens_are_those_of_the_benchmark(tmp_path: Path) -> None:
     assert [row[pope.headers.index("visual tokens")] for row in pope.texts] == ["3.0", "3.0"]
 
 
+def test_a_point_of_which_no_cost_is_known_has_dashes_and_is_drawn_by_its_name(
+    tmp_path: Path,
+) -> None:
+    """A run that was killed before its results and then asked has none."""
+    file = tmp_path / "s.yaml"
+    file.write_text("experiment: s.yaml\naxes: {frames: [8, 16]}")
+    sweep, found = Sweep.read(file), []
+    for frames, more in (("8", {}), ("16", {"stages": [], "cost": {}})):
+        run = read(write(tmp_path / frames, results(0, 0.5, **more)))
+        found.append(({"frames": frames}, [run]))
+    grid = next(sweep_grids(sweep, found))
+    places = [grid.headers.index(each) for each in ("visual tokens", "training FLOPs", "seconds")]
+    assert [[row[n] for n in places] for row in grid.texts] == [
+        *(["64.0", "1.5e+15", "61"], ["–", "–", "0"])
+    ]
+    plot(sweep, found, tmp_path / "drawn.png")
+    assert (tmp_path / "drawn.png").exists()
+
+
 def test_numbers_of_held_out_rows_are_a_table_and_can_be_drawn(tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
     file.write_text("experiment: s.yaml\nseeds: [0, 1, 2]\naxes: {beta: [0.1, 1]}")

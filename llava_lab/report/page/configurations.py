@@ -12,7 +12,7 @@ from llava_lab.report.matching import row_of
 from llava_lab.report.placed import Group
 from llava_lab.report.published import Published
 from llava_lab.report.rows import ScoreRow, score_rows
-from llava_lab.report.runs import RunResults
+from llava_lab.report.runs import RunResults, cost
 from llava_lab.report.table import grouped
 
 LONG = 70  # letters of a label that fit a plot
@@ -50,9 +50,7 @@ class Configuration:
 
     def cost(self, key: str) -> float | None:
         """Mean of one entry of `cost` over runs; None where one lacks it."""
-        values = [run.results["cost"].get(key) for run in self.runs]
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if len(known) == len(values) else None
+        return cost(self.runs, key)
 
     @property
     def seconds(self) -> float:

@@ -10,6 +10,7 @@ from llava_lab.report.claim_text import Effect
 from llava_lab.report.estimate import Estimate
 from llava_lab.report.page.configurations import Configuration
 from llava_lab.report.page.curves import Curve, Way
+from llava_lab.report.runs import tokens
 
 NAMED = 14  # points that still have room for their names
 # Paul Tol's bright colors, which the color-blind tell apart, on light and on dark.
@@ -44,7 +45,9 @@ class Plot:
 def tradeoffs(found: Sequence[Configuration]) -> list[Plot]:
     """Scores against visual tokens, training FLOPs and seconds."""
     sides = {
-        "visual tokens of a question, mean": lambda each, score: _tokens(each, score),
+        "visual tokens of a question, mean": lambda each, score: tokens(
+            each.runs, score.partition("/")[0]
+        ),
         "training FLOPs": lambda each, _: each.cost("train_flops"),
         "seconds of training": lambda each, _: each.seconds,
     }
@@ -64,11 +67,6 @@ def tradeoffs(found: Sequence[Configuration]) -> list[Plot]:
         note = "Whiskers: 95% intervals. Hover or tap a point for its name."
         plots.append(Plot(f"against{number}", f"Score against {name}", views, layout, note))
     return plots
-
-
-def _tokens(configuration: Configuration, score: str) -> float:
-    benchmark = score.partition("/")[0]
-    return sum(r.visual_tokens(benchmark) for r in configuration.runs) / len(configuration.runs)
 
 
 def _points(found: Sequence[Configuration], score: str, value: Any) -> list[Trace]:
