@@ -1,6 +1,7 @@
 """Plan memory: bytes that a stage takes on each device under each strategy, and which fit."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ Row = list[str | Figure]  # what, value, formula
 # block at a time.
 BLOCK_BYTES = 34
 KEPT_BYTES = {False: BLOCK_BYTES, "products": 20, True: 2}
+# Bytes of a weight in 4 bits (`Lora.quantize`): 64 share a scale of a byte, 256 scales a float32.
+NF4 = 1 / 2 + (1 + 4 / 256) / 64
 # What is left of a device for attention scores, logits, and what an allocator wastes.
 SPARE = 0.1
 
@@ -57,14 +60,14 @@ class Part(NamedTuple):
 
     Attributes:
         trained: Those that train.
-        frozen: Those that do not.
+        frozen: Those that do not, by the bytes that one was made with.
         outside: Those outside its layers: embeddings, head, all of a connector.
         trained_outside: Those of them that train.
         layer: Those of its largest layer.
     """
 
     trained: int
-    frozen: int
+    frozen: Counter[float]
     outside: int
     trained_outside: int
     layer: int
@@ -74,26 +77,50 @@ def part_weights(model: Llava, stage: Stage) -> dict[str, Part]:
     """Weights of each part, as a stage trains them; adapters stand as a part of their own."""
     found = {}
     every = list(names_of(weights_of(model, nn.Module())))
+    lora = stage.lora
+    small = {f"{name}.weight" for name in (lora.layers(model) if lora and lora.quantize else ())}
     for name, part in parts_of(model).items():
         sizes = {id(each): _size(each) for each in _layers(part)}
         inside = {id(weight) for each in _layers(part) for weight in each.parameters()}
-        own = [(w.numel(), names, id(w) in inside) for w, names in every if _of(names[0], name)]
-        trains = [stage.selection.trains(*names) for _, names, _ in own]
-        both = list(zip(own, trains, strict=True))
-        found[name] = Part(
-            sum(size for (size, _, _), learns in both if learns),
-            sum(size for (size, _, _), learns in both if not learns),
-            sum(size for (size, _, layered), _ in both if not layered),
-            sum(size for (size, _, layered), learns in both if learns and not layered),
-            max(sizes.values(), default=0),
-        )
-    if stage.lora:
-        found["adapters"] = Part(stage.lora.size(model), 0, 0, 0, 0)
+        trained, frozen, outside, learned = 0, Counter[float](), 0, 0
+        for weight, names in every:
+            if names[0].split(".")[0] != name:
+                continue
+            size, learns = weight.numel(), stage.selection.trains(*names)
+            outside += size * (id(weight) not in inside)
+            learned += size * (learns and id(weight) not in inside)
+            trained += size * learns
+            if not learns:
+                frozen[NF4 if names[0] in small else weight.element_size()] += size
+        found[name] = Part(trained, frozen, outside, learned, max(sizes.values(), default=0))
+    if lora:
+        found["adapters"] = Part(lora.size(model), Counter(), 0, 0, 0)
     return found
 
 
-def _of(name: str, part: str) -> bool:
-    return name.split(".")[0] == part
+def frozen_bytes(parts: Iterable[Part], held: int, merged: bool = False) -> tuple[int, str]:
+    """Bytes of the weights that do not train, and their formula.
+
+    A weight takes what it was made with, or less where the precision holds all in less.
+
+    Args:
+        parts: The parts.
+        held: Bytes in which the precision holds a weight.
+        merged: Whether adapters are merged: then weights in 4 bits are in full again.
+    """
+    found = Counter[float]()
+    for part in parts:
+        for own, count in part.frozen.items():
+            found[held if merged and own == NF4 else min(held, own)] += count
+    said = " + ".join(f"{each:.3g} x {count:,} frozen" for each, count in found.items())
+    return ceil(sum(each * count for each, count in found.items())), said or "0 frozen"
+
+
+def answering(parts: dict[str, Part], kind: Bytes) -> tuple[int, str]:
+    """Bytes of the whole model while it answers, adapters merged, and their formula."""
+    trained = sum(part.trained for name, part in parts.items() if name != "adapters")
+    frozen, said = frozen_bytes(parts.values(), kind.held, merged=True)
+    return kind.held * trained + frozen, f"{kind.held} x {trained:,} trained + {said}"
 
 
 def _size(module: nn.Module) -> int:
@@ -156,14 +183,14 @@ def memory_rows(
     for part, size, formula in kept:
         yield [f"GiB of activations, {part}", figure(size / GIBI, ",.1f"), formula]
     active, fits = sum(size for _, size, _ in kept), []
-    accumulates = stage.data.accumulate(budget.devices) > 1
+    accumulates, (_, answers) = stage.data.accumulate(budget.devices) > 1, answering(parts, kind)
     for name, step, whole, formula in strategies(parts, kind, budget, accumulates):
         value = max(step + active, whole) / GIBI
         if value <= (1 - SPARE) * budget.memory:
             fits.append(name)
         formula += " + activations"
         if whole > step + active:
-            formula = f"{kind.held} x all weights while it answers; a step takes less: {formula}"
+            formula = f"{answers} while it answers; a step takes less: {formula}"
         yield [f"GiB a device, {name}", figure(value, ",.1f"), formula]
     best = fits[0] if fits else "none"
     formula = (
@@ -192,7 +219,8 @@ def strategies(
     """Strategies in order of what they send a step.
 
     A gradient is sent once a step under all of them; weights are gathered for each micro-batch
-    where they are shared out, and within a node where each node has a copy.
+    where they are shared out, and within a node where each node has a copy. Weights in 4 bits are
+    not shared out.
 
     Args:
         parts: Weights of each part.
@@ -203,9 +231,9 @@ def strategies(
     Yields:
         Name, bytes of a step but its activations, bytes while answering, formula of the step's.
     """
-    trained, frozen = (sum(each[i] for each in parts.values()) for i in (0, 1))
-    size, whole = kind.trained * trained + kind.held * frozen, kind.held * (trained + frozen)
-    said = f"{kind.trained} x {trained:,} trained + {kind.held} x {frozen:,} frozen"
+    trained, (whole, _) = sum(part.trained for part in parts.values()), answering(parts, kind)
+    size, said = frozen_bytes(parts.values(), kind.held)
+    size, said = size + kind.trained * trained, f"{kind.trained} x {trained:,} trained + {said}"
     if kind.used != kind.held:
         size, said = size + kind.used * trained, f"{said} + {kind.used} x trained as they are used"
     if budget.devices == 1:
@@ -213,6 +241,8 @@ def strategies(
         return
     size, said = size + kind.gradient * trained, f"{said} + {kind.gradient} x trained in buckets"
     yield "ddp", size, whole, said
+    if any(NF4 in part.frozen for part in parts.values()):
+        return
     kept = [name for name, part in parts.items() if name == "encoder" and not part.trained]
     if budget.devices > budget.nodes > 1:
         size, said = _shared(parts, kind, budget.devices // budget.nodes, kept, accumulates)
@@ -237,13 +267,17 @@ def _shared(
     if kind == bytes_of("bf16-master"):  # sharding refuses it: bf16-mixed keeps the same there
         kind = bytes_of("bf16-mixed")
     shared = [part for name, part in parts.items() if name not in whole]
-    trained, frozen, outside, learned = (sum(each[i] for each in shared) for i in range(4))
-    layer = max(part.layer for part in shared)
-    kept = sum(parts[name].frozen for name in whole)
-    size = (kind.trained * trained + kind.held * frozen) // devices
-    said = f"({kind.trained} x {trained:,} trained + {kind.held} x {frozen:,} frozen) / {devices}"
-    if kept:
-        size, said = size + kind.held * kept, f"{said} + {kind.held} x {kept:,} whole"
+    trained, outside = sum(each.trained for each in shared), sum(each.outside for each in shared)
+    learned, layer = (
+        sum(each.trained_outside for each in shared),
+        max(part.layer for part in shared),
+    )
+    frozen, said = frozen_bytes(shared, kind.held)
+    size = (kind.trained * trained + frozen) // devices
+    said = f"({kind.trained} x {trained:,} trained + {said}) / {devices}"
+    if whole:
+        kept, formula = frozen_bytes([parts[name] for name in whole], kind.held)
+        size, said = size + kept, f"{said} + {formula}, whole"
     size += kind.used * (outside + learned + 2 * layer) + (kind.used + kind.gradient) * layer
     said += f" + gathered: {kind.used} x ({outside:,} + {learned:,} gradients outside layers"
     said += f" + 2 x {layer:,} of a layer) + {kind.used + kind.gradient} x a layer's gradients"
