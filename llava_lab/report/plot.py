@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from math import nan
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,10 @@ def plot(
     benchmark, scale = scores(found[0])[0].benchmark, found[0][1][0].results["scale"]
     values = [_numbers(group) for group in found]
     lines = _lines(sweep, values, benchmark, drawn, x)
-    known = [
-        numbers[x].value if x else tokens(runs, benchmark)
-        for (_, runs), numbers in zip(found, values, strict=True)
-    ]
-    places = [nan if place is None else place for place in known]  # then they are drawn by name
-    rows: list[Panels] = [("%" if drawn else "accuracy, %", values)]
+    wholes = {line: 1 if line in held_out(found[0][1]) else 100 for line in lines}
+    percent = 1 not in wholes.values()
+    places = _places(found, values, benchmark, x)
+    rows: list[Panels] = [("accuracy, %" if not drawn else "%" if percent else "", values)]
     if against is not None:
         rows.append((f"points more than {against}", _more_than(sweep, found, against)))
     panels = _panels(sweep, found)
@@ -61,7 +59,7 @@ def plot(
         names = {i: ", ".join(found[i][0][axis] for axis in named) for i in chosen}
         spread = _apart([(places[i], values[i]) for i in chosen])
         for axes, (_, numbers) in zip(column, rows, strict=True):
-            _draw(axes, [(places[i], names[i], numbers[i]) for i in chosen], lines, spread)
+            _draw(axes, [(places[i], names[i], numbers[i]) for i in chosen], lines, wholes, spread)
             axes.set_title(name)
         if spread:
             column[-1].set_xlabel(f"{x or 'visual tokens before a question, mean'} (in brackets)")
@@ -69,7 +67,8 @@ def plot(
         axes.set_ylabel(label)
     for axes in every[1:].flat:
         axes.axhline(0, color="black", linewidth=0.8)
-    every[0][0].set_ylim(-3, 103)
+    if percent and _shares([numbers[line] for numbers in values for line in lines]):
+        every[0][0].set_ylim(-3, 103)
     every[0][-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     what = "" if drawn else f": {benchmark}"
     figure.suptitle(f"sweep {sweep.name}{what}, {scale} scale")
@@ -104,6 +103,22 @@ def _lines(
     return {name: name for name in drawn} or short
 
 
+def _places(
+    found: list[PointRuns], values: list[dict[str, Estimate]], benchmark: str, x: str | None
+) -> list[float]:
+    """Where each combination is drawn; nan, beside which all are drawn by name, where unknown."""
+    if x:
+        return [numbers[x].value for numbers in values]
+    known = [tokens(runs, benchmark) for _, runs in found]
+    return [nan if place is None else place for place in known]
+
+
+def _shares(drawn: Sequence[Estimate]) -> bool:
+    """Whether scores and the ends of their intervals are shares, as far as rounding lets them."""
+    ends = [end for each in drawn for end in (each.value, *each.interval())]
+    return min(ends) >= -0.03 and max(ends) <= 1.03
+
+
 def _more_than(
     sweep: Sweep, found: list[PointRuns], against: str
 ) -> Sequence[Mapping[str, Estimate]]:
@@ -136,9 +151,18 @@ def _draw(
     axes: Any,
     points: list[tuple[float, str, Mapping[str, Estimate]]],
     lines: dict[str, str],
+    wholes: Mapping[str, float],
     spread: bool,
 ) -> None:
-    """Draw one panel: one line for each score, one place for each combination."""
+    """Draw one panel: one line for each score, one place for each combination.
+
+    Args:
+        axes: Where to draw.
+        points: Place, name and numbers of each combination.
+        lines: Names of the numbers to draw, and how the legend calls them.
+        wholes: What is drawn for a 1 of each of them: 100 for per cent.
+        spread: Whether the axis has places, and not names alone.
+    """
     if spread:
         points = sorted(points, key=lambda point: point[0])
     else:
@@ -150,13 +174,13 @@ def _draw(
     gaps = [b - a for a, b in itertools.pairwise(sorted(names))]
     step = 0.3 * min(gaps, default=0) / len(lines)
     for number, (line, name) in enumerate(lines.items()):
+        whole = wholes[line]
         there = [(place, values[line]) for place, _, values in points if line in values]
-        # At 0% and 100%, rounding may put an end of the interval a hair on the wrong side.
-        low = [100 * max(0.0, value.value - value.low) for _, value in there]
-        high = [100 * max(0.0, value.high - value.value) for _, value in there]
+        low = [_length(whole * (value.value - value.low)) for _, value in there]
+        high = [_length(whole * (value.high - value.value)) for _, value in there]
         axes.errorbar(
             [place + step * (number - (len(lines) - 1) / 2) for place, _ in there],
-            [100 * value.value for _, value in there],
+            [whole * value.value for _, value in there],
             yerr=[low, high],
             label=name,
             marker="o",
@@ -168,3 +192,11 @@ def _draw(
         labels = [f"{label} ({place:.3g})" for label, place in zip(labels, names, strict=True)]
     axes.set_xticks(list(names), labels, rotation=20, ha="right")
     axes.grid(alpha=0.3)
+
+
+def _length(difference: float) -> float:
+    """Length of a whisker; none where an interval has no end.
+
+    At 0% and 100%, rounding may put an end of it a hair on the wrong side.
+    """
+    return max(0.0, difference) if isfinite(difference) else 0.0

@@ -453,6 +453,44 @@ def test_numbers_of_held_out_rows_are_a_table_and_can_be_drawn(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("drawn", "limits", "label"),
+    [
+        (["scenes/accuracy"], (-3, 103), "%"),
+        (["mme/perception"], (1350, 1550), "%"),
+        (["align/kl"], (1.9, 3.3), ""),
+        (["align/kl", "scenes/accuracy"], (-4, 70), ""),
+        ([], (-3, 103), "accuracy, %"),
+    ],
+)
+def test_all_that_is_drawn_is_within_the_picture(
+    drawn: list[str],
+    limits: tuple[float, float],
+    label: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Points, CIDEr and held-out numbers were above 103, in an empty panel."""
+    file = tmp_path / "s.yaml"
+    file.write_text("experiment: s.yaml\naxes: {beta: [0.1, 1]}")
+    sweep, found = Sweep.read(file), []
+    for beta, kl, perception in (("0.1", 3.2, 15.1), ("1", 2.0, 14.2)):
+        made = results(0, 0.5)
+        made["stages"][0]["held_out"] = {"kl": kl}
+        made["benchmarks"]["mme"] = {"perception": score(perception)}
+        found.append(({"beta": beta}, [read(write(tmp_path / beta, made))]))
+    kept: list[Any] = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda self, *_, **__: kept.append(self)
+    )
+    plot(sweep, found, tmp_path / "s.png", drawn)
+    axes = kept[0].axes[0]
+    low, high = axes.get_ylim()
+    shown = [y for each in axes.containers for y in each.lines[0].get_ydata()]
+    assert shown and low < min(shown) and max(shown) < high
+    assert limits[0] <= low and high <= limits[1] and axes.get_ylabel() == label
+
+
+@pytest.mark.parametrize(
     ("places", "apart"),
     [
         ([(64, 0.1), (144, 0.2)], True),
