@@ -64,20 +64,17 @@ class ChatFormat:
         marks = (*self.released_marks, *self.released_tokens)
         return self.released == frozenset({"answer"}) and not marks
 
-    def check_asks(self, benchmark: str) -> None:
+    def check_asks(self) -> None:
         """Refuse to ask in a format that shows of a question its images alone.
-
-        Args:
-            benchmark: Name of what is asked.
 
         Raises:
             ValueError: Names the options.
         """
         if self.images_only:
             raise ValueError(
-                f"benchmark {benchmark}: its template shows the images of a question and not what "
-                "is asked; set data.template to one that does, such as v1, or where it is null "
-                "model.llm.template"
+                "the template shows the images of a question and not what is asked: take one that "
+                "does, such as v1 (--template; of an experiment data.template, or where it is null "
+                "model.llm.template)"
             )
 
 

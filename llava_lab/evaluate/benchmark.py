@@ -218,7 +218,6 @@ class BenchmarkDataModule(LightningDataModule):
         context = int(model.llm.context * self.rope_factor / model.llm.scaled)
         for each in self.passes:
             trees = trees_of(model, each.groups, **self._asked_as(each.benchmark))
-            trees.template.check_asks(each.benchmark.name)
             check_questions(trees, context, self.longest(each), self.sizes)
 
     def check_views(self, model: Any) -> None:

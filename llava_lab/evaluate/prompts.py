@@ -288,7 +288,12 @@ def trees_of(
     prompt: str | None,
     template: str | None,
 ) -> Trees:
-    """Make the prompts of a model; the arguments are those of `question_loader`."""
+    """Make the prompts of a model; the arguments are those of `question_loader`.
+
+    Raises:
+        ValueError: If the template would hide what is asked.
+    """
     style = get_template(template or model.llm.template)
+    style.check_asks()
     loader = ViewLoader(views, model.view_spec)
     return Trees(groups, style, model.llm.tokenizer, loader, position, prompt)

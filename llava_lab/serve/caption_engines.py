@@ -85,10 +85,13 @@ class LocalEngine:
     @cached_property
     def opened(self) -> tuple[Any, Any]:
         """The model, and its views."""
-        # Not at the top: it imports torch, which a remote engine does without.
+        # Not at the top: they import torch, which a remote engine does without.
+        from llava_lab.data.chat import get_template
         from llava_lab.serve.models import open_model
 
-        return open_model(self.source, self.template, self.trusted)
+        model, views = open_model(self.source, self.template, self.trusted)
+        get_template(model.llm.template).check_asks()  # once, and not for every picture
+        return model, views
 
     def _caption(
         self, model: Any, views: Any, inputs: Sequence[CaptionInput]

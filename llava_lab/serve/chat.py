@@ -36,11 +36,13 @@ def talk(
         The conversation.
 
     Raises:
-        ValueError: If the conversation is longer than the LM can read.
+        ValueError: If the conversation is longer than the LM can read, or the template would hide
+            what is asked.
     """
+    template, tokenizer = get_template(model.llm.template), model.llm.tokenizer
+    template.check_asks()
     load = ViewLoader(views, model.view_spec)
     pixels, layouts = load(images)
-    template, tokenizer = get_template(model.llm.template), model.llm.tokenizer
     stops = frozenset(template.stop_ids(tokenizer))
     turns: list[Turn] = []
     while True:

@@ -776,3 +776,23 @@ def test_answer_and_chat(imported: Path, released: Path, tmp_path: Path, capsys)
     with pytest.raises(SystemExit):
         main(["answer", str(tmp_path), str(path), *arguments])
     assert "config.json" in capsys.readouterr().err
+
+
+def test_a_template_without_questions_is_not_asked(imported: Path, tmp_path: Path, capsys) -> None:
+    """Different questions had the same answers, word for word."""
+    pictures()[0].save(tmp_path / "a.png")
+    asked = tmp_path / "questions.jsonl"
+    rows = [{"question_id": n, "image": "a.png", "text": f"What is {n}?"} for n in range(2)]
+    asked.write_text("".join(json.dumps(each | {"answer": "A"}) + "\n" for each in rows))
+    chosen = ["--template", "plain", "--out", str(tmp_path / "out.jsonl")]
+    shown = [str(asked), "--images", str(tmp_path), *chosen]
+    for command in (
+        ["answer", str(imported), *shown],
+        ["caption", str(tmp_path), "--model", str(imported), *chosen],
+        ["prefer", str(imported), *shown, "--temperature", "1"],
+        ["chat", str(imported), "--template", "plain"],
+    ):
+        with pytest.raises(SystemExit):
+            main(command)
+        assert capsys.readouterr().err.count("and not what is asked: take one that does") == 1
+        (tmp_path / "out.jsonl.journal").unlink(missing_ok=True)

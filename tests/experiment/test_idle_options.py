@@ -91,7 +91,7 @@ def test_it_is_said_once_and_before_the_first_step(
 def test_benchmarks_are_not_asked_in_a_template_without_questions(shortened: list[str]) -> None:
     for option in ("data.template=plain", "model.llm.template=plain"):
         parts = experiment("llava15", shortened, option).build()
-        with pytest.raises(ValueError, match=r"questions: its template .* not what is asked; set"):
+        with pytest.raises(ValueError, match=r"template shows .* not what is asked: take one"):
             parts.benchmarks.check(parts.model)
 
 

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from llava_lab.serve.caption_engines import LocalEngine
 from llava_lab.serve.caption_inputs import CaptionInput, read_inputs
 
 PICTURES = 30
+OURS = SimpleNamespace(llm=SimpleNamespace(template="v1"))
 
 
 class Server(EngineServer):
@@ -270,7 +272,7 @@ def test_one_bad_image_does_not_cost_its_batch(
             raise ValueError("damaged or truncated image")
         return [(f"saw {question.id}", True) for question in questions]
 
-    monkeypatch.setattr(models, "open_model", lambda *_: (None, None))
+    monkeypatch.setattr(models, "open_model", lambda *_: (OURS, None))
     monkeypatch.setattr(answer, "whole_or_not", say)
     found = list(LocalEngine("m", "What?", 8, 8)(items))
     assert [item for item, _ in found] == items
@@ -289,7 +291,7 @@ def test_a_caption_of_our_own_model_that_is_cut_off_is_no_row(
         asked.append((max_new_tokens, len(questions)))
         return [("A star.", max_new_tokens > 8 or each.id != "02.png") for each in questions]
 
-    monkeypatch.setattr(models, "open_model", lambda *_: (None, None))
+    monkeypatch.setattr(models, "open_model", lambda *_: (OURS, None))
     monkeypatch.setattr(answer, "whole_or_not", say)
     command = ["caption", str(pictures), "--out", str(tmp_path / "out.json"), "--model", "m"]
     command += ["--images-per-batch", "30", "--max-new-tokens"]
@@ -320,11 +322,11 @@ def test_videos_are_captioned_like_pictures(
     items = read_inputs(tmp_path / "rows.jsonl", pictures)
     assert [item.kind for item in items] == ["video"]
     shown = []
-    monkeypatch.setattr(models, "open_model", lambda *_: ("model", "views"))
+    monkeypatch.setattr(models, "open_model", lambda *_: (OURS, "views"))
     monkeypatch.setattr(models, "show_videos", lambda *each: shown.append(each) or "frames")
     monkeypatch.setattr(answer, "whole_or_not", lambda model, views, asked, **_: [(views, True)])
     assert dict(LocalEngine("m", None, 8, 8, frames=5)(items)) == {items[0]: "frames"}
-    assert shown == [("model", "views", 5, None)]
+    assert shown == [(OURS, "views", 5, None)]
     found = sorted((pictures / "more").glob("*.png"))
     run(
         tmp_path / "rows.jsonl",
