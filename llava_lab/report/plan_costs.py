@@ -90,7 +90,11 @@ def samples(data: StageDataModule) -> tuple[int | None, str]:
             count = published
             known.append(f"{path.name} as published")
         rows += weighted(count, source.weight)
-    formula = "; ".join([f"{rows:,} rows x {data.epochs} epoch{'s'[: data.epochs > 1]}", *known])
+    counted = f"{rows:,} rows"
+    if data.held_share:  # by pictures, so that the number is known when rows are read
+        rows = round(rows * (1 - data.held_share))
+        counted = f"about {rows:,} of {counted} ({data.held_share:.3g} held out)"
+    formula = "; ".join([f"{counted} x {data.epochs} epoch{'s'[: data.epochs > 1]}", *known])
     if data.max_steps and data.max_steps * data.batch_size < rows * data.epochs:
         return data.max_steps * data.batch_size, f"{data.max_steps} steps x {data.batch_size}"
     return rows * data.epochs, formula

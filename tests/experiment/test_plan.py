@@ -135,6 +135,12 @@ def test_hours_are_their_formula_beside_the_published_ones(
     assert "none/mine.json is not here" in instruct and "A100-hours  " not in instruct.split("└")[0]
 
 
+def test_rows_that_are_held_out_are_not_trained_on(capsys: pytest.CaptureFixture) -> None:
+    said = planned(capsys, "llava15", "--stages.instruct.data.hold_out=0.1")
+    line = next(each for each in said.splitlines() if " of 665,298 rows" in each)
+    assert "| 598,768 |" in line and "about 598,768 of 665,298 rows (0.1 held out) x 1" in line
+
+
 @pytest.mark.parametrize(
     ("given", "message"), [("x", "'x' is neither N nor STAGE=N"), ("aling=3", "no stage 'aling'")]
 )
