@@ -66,12 +66,11 @@ def held_out(runs: list[RunResults]) -> dict[str, Estimate]:
     """Held-out numbers of the last stage, such as "dpo/kl": means over seeds."""
     stages = [run.results["stages"][-1] for run in runs if run.results["stages"]]
     found = {}
-    for name, value in stages[0].get("held_out", {}).items() if stages else ():
+    for name in stages[0].get("held_out", {}) if stages else ():
         if not all(name in stage.get("held_out", {}) for stage in stages):
             continue  # of a version that measured something else
         values = [Estimate(stage["held_out"][name], inf, 1, 1, 0) for stage in stages]
-        alone = replace(values[0], ends=(value, value))  # one run has no interval
-        mean = over_runs(values) if len(values) > 1 else alone
+        mean = over_runs(values) if len(values) > 1 else values[0]  # one run has no interval
         found[f"{stages[0]['name']}/{name}"] = mean
     return found
 
@@ -83,7 +82,7 @@ def held_out_grids(sweep: Sweep, found: list[PointRuns]) -> Iterator[Grid]:
         rows: dict[str, dict[str, Figure]] = {}
         for name, each in held_out(runs).items():
             stage, _, number = name.partition("/")
-            half = f" ± {(each.high - each.low) / 2:.3f}" if len(runs) > 1 else ""
+            half = f" ± {(each.high - each.low) / 2:.3f}" if each.se < inf else ""
             rows.setdefault(stage, {})[number] = Figure(f"{each.value:.3f}{half}", ends(each))
         for stage, cells in rows.items():
             stages.setdefault(stage, []).append(([*labels.values(), _count(runs)], cells))

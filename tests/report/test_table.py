@@ -16,6 +16,7 @@ from llava_lab.cli.table import main
 from llava_lab.evaluate.interval import Estimate, quantile
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.estimate import Difference
+from llava_lab.report.formats import to_csv
 from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.plot import _apart, plot
 from llava_lab.report.rows import bracketed, half, plus_minus, score_rows, signed_figures
@@ -402,6 +403,18 @@ def test_visual_tokens_are_those_of_the_benchmark(tmp_path: Path) -> None:
     scenes, pope = sweep_grids(Sweep.read(file), found)
     assert [row[scenes.headers.index("visual tokens")] for row in scenes.texts] == ["70.0", "144.0"]
     assert [row[pope.headers.index("visual tokens")] for row in pope.texts] == ["3.0", "3.0"]
+
+
+def test_a_held_out_number_of_one_run_has_no_interval(tmp_path: Path) -> None:
+    """It had one of no width, as if it were known for certain."""
+    file = tmp_path / "s.yaml"
+    file.write_text("experiment: s.yaml\naxes: {beta: [0.1]}")
+    made = results(0, 0.5)
+    made["stages"][0]["held_out"] = {"kl": 3.2}
+    found = [({"beta": "0.1"}, [read(write(tmp_path / "0", made))])]
+    (grid,) = held_out_grids(Sweep.read(file), found)
+    assert grid.texts == [["0.1", "1", "3.200"]]
+    assert to_csv(grid).splitlines()[1] == "0.1,1,3.2,,"
 
 
 def test_a_point_of_which_no_cost_is_known_has_dashes_and_is_drawn_by_its_name(
