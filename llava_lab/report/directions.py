@@ -10,7 +10,8 @@ from llava_lab.report.published import Column, Published, Row
 from llava_lab.report.rows import NONE, compare, legend, signed_figures, starred, stars
 
 Pair = tuple[Row, Row]
-LOWER = ("chair_i", "chair_s", "hallucination", "untrue")  # scores of ours of which less is better
+# Scores of ours of which less is better.
+LOWER = ("chair_i", "chair_s", "hallucination", "unmatched", "unread", "untrue")
 UNDIRECTED = ("yes_ratio",)
 WAY = (
     "Differences of neighbouring rows, paired by seed and question. Same or opposite: ours has a "

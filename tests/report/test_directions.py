@@ -58,13 +58,16 @@ def test_less_is_better_of_hours_and_of_hallucinations(tmp_path: Path) -> None:
         for each in group[1]:
             ends = [share - 0.01, share + 0.01]
             score = {"value": share, "ci95": ends, "n": 100}
-            each.results["benchmarks"] = {"presence": {"hallucination": score, "yes_ratio": score}}
+            scores = ("hallucination", "yes_ratio", "unmatched", "unread")
+            each.results["benchmarks"] = {"presence": dict.fromkeys(scores, score)}
         found.append(group)
-    chosen = ["presence/hallucination", "presence/yes_ratio"]
+    chosen = [f"presence/{name}" for name in scores]
     _, grid = paper_grids(table, found, chosen)
     # Less is said that is not there, and fewer hours are taken: both are better.
     assert grid.texts[0][3:] == ["-20.0 ± 2.0*", "-2, same", "+0", "+1"]
     assert grid.texts[1][3:] == ["-20.0 ± 2.0*", "-2", "+0", "+1"]
+    # So it is of answers that no rule reads.
+    assert [line[4] for line in grid.texts[2:]] == ["-2, same", "-2, same"]
 
 
 def test_all_rows_can_be_compared_with_one(tmp_path: Path) -> None:
