@@ -215,8 +215,19 @@ def differences(
 
 
 def difference_grids(sweep: Sweep, found: list[PointRuns], base: str) -> Iterator[Grid]:
-    """Tables of differences to `base`, one for each benchmark."""
+    """Tables of differences to `base`, one for each benchmark; notes on points without any."""
     every = differences(sweep, found, base)
+    paired = [base, *(", ".join(labels.values()) for labels, _, _ in every)]
+    notes = [
+        f"{name}: no seed in common with {base}."
+        for name, _ in labelled(found)
+        if name not in paired
+    ]
+    notes += version_notes(run for _, runs in found for run in runs)
+    if not every and len(found) > 1:
+        title = f"sweep {sweep.name}: against {base}"
+        about = {"table": "against", "sweep": sweep.name, "against": base}
+        yield Grid(title, [*sweep.axes, "seeds"], [], None, notes, about=about)
     kinds = legend(runs for _, runs in found)
     for benchmark in dict.fromkeys(of for _, _, more in every for of, _ in more):
         here = {
@@ -238,7 +249,7 @@ def difference_grids(sweep: Sweep, found: list[PointRuns], base: str) -> Iterato
         title = f"sweep {sweep.name}, {benchmark}: against {base}"
         about = {"table": "against", "sweep": sweep.name, "benchmark": benchmark, "against": base}
         grid = _named(sweep, title, lines, said, about)
-        yield replace(grid, notes=version_notes(run for _, runs in found for run in runs))
+        yield replace(grid, notes=notes)
 
 
 def seconds(runs: list[RunResults]) -> float:

@@ -16,7 +16,7 @@ from llava_lab.cli.table import main
 from llava_lab.evaluate.interval import Estimate, quantile
 from llava_lab.experiment.sweep import Sweep
 from llava_lab.report.estimate import Difference
-from llava_lab.report.formats import to_csv
+from llava_lab.report.formats import FORMATS, show, to_csv
 from llava_lab.report.grid import Figure, Grid
 from llava_lab.report.plot import _apart, plot
 from llava_lab.report.rows import bracketed, half, plus_minus, score_rows, signed_figures
@@ -349,6 +349,22 @@ def test_points_against_one_are_paired_by_seed(tmp_path: Path) -> None:
     assert pope.headers == ["grid", "seeds", "f1"] and "against a" in pope.title
     with pytest.raises(ValueError, match="'d' is no finished point of s; it has 'a', 'b', 'c'"):
         list(difference_grids(sweep, found, "d"))
+
+
+def test_points_that_share_no_seed_with_the_one_compared_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("experiment: s.yaml\naxes: {grid: {a: {}, b: {}, c: {}}}")
+    found = [
+        ({"grid": name}, [read(write(tmp_path / name, results(seed)))])
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    for grid in difference_grids(Sweep.read(file), found, "a"):
+        assert [row[0] for row in grid.texts] == ["b"]
+        assert grid.notes == ["c: no seed in common with a."]
+    (grid,) = difference_grids(Sweep.read(file), found, "c")
+    assert grid.notes == [f"{name}: no seed in common with c." for name in "ab"]
+    for format in FORMATS:
+        show([grid], format)
 
 
 def test_a_file_that_is_no_results_is_not_called_damaged(tmp_path: Path) -> None:
