@@ -10,6 +10,7 @@ from typing import Any
 from llava_lab.report.foreign import read_all
 from llava_lab.report.formats import Format, show
 from llava_lab.report.grid import Figure, Grid
+from llava_lab.report.judges import judge_notes
 from llava_lab.report.paper_table import rows_grid, rows_of
 from llava_lab.report.placed import Group
 from llava_lab.report.rows import (
@@ -160,7 +161,7 @@ def score_grid(runs: Sequence[RunResults], path: Path | None = None) -> Grid:
     notes += every[0].get("notes", [])
     about = _about("scores", every, interval=over(runs))
     headers = ["benchmark", "score", "questions", *shown]
-    return Grid(title, headers, lines, " ".join(said), [*notes, *judge_notes(every[0])], 2, about)
+    return Grid(title, headers, lines, " ".join(said), [*notes, *judge_notes(runs[0])], 2, about)
 
 
 def _of(row: ScoreRow, name: str) -> Estimate | None:
@@ -206,17 +207,6 @@ def run_notes(results: dict[str, Any]) -> list[str]:
             notes.append(
                 f"{name}: no blind score, since a question could only be shown its own images."
             )
-    return notes
-
-
-def judge_notes(results: dict[str, Any]) -> list[str]:
-    """Notes on judges: scores of different judges or prompts are not comparable."""
-    notes = []
-    for name, judge in results.get("judges", {}).items():
-        prompts = ", ".join(
-            f"{each['prompt']} {each['prompt_sha256'][:12]}" for each in judge["prompts"].values()
-        )
-        notes.append(f"{name}: judged by {judge['model']} ({prompts}); a score of 5 points is 100.")
     return notes
 
 

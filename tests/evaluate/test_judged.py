@@ -26,7 +26,8 @@ from llava_lab.evaluate.metrics.judged import (
 from llava_lab.evaluate.metrics.open_ended import OpenEnded
 from llava_lab.evaluate.metrics.server import Server
 from llava_lab.evaluate.scores import Scores
-from llava_lab.report.runs import read
+from llava_lab.report.judges import judge_notes
+from llava_lab.report.runs import RunResults, read
 from llava_lab.report.table import all_grids
 
 ASSETS = {
@@ -388,13 +389,36 @@ def test_a_judged_benchmark_is_fitted_and_tested(
     assert len(server.bodies) == asked
     assert json.loads(path.read_text())["benchmarks"] == first["benchmarks"]
     grid = next(all_grids([[read(path)]]))
-    assert any("judged: judged by judge-1 (asset:judge/video_qa" in n for n in grid.notes)
+    (note,) = (note for note in grid.notes if "judge-1" in note)
+    assert note.startswith("judged: judged by judge-1 (asset:judge/video_qa")
+    assert note.endswith("; a score of 5 points is 100.")
     server.say = lambda body: 403
     changed = options[-1].replace("judge-1", "judge-2")
     with pytest.raises(SystemExit, match=r"^error: the judge judge-2: http.* says 403"):
         cli.main(["fit", *options[:-1], changed])
     kept = [path.read_text() for path in tmp_path.glob("runs/*/*/predictions/judged.jsonl")]
     assert len(kept) == 2  # what was answered is there, judged or not
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("judged.Aspects", "q: judged by j (p aaaaaaaaaaaa); a score of 5 points is 100."),
+        ("mm_vet.MMVet", "q: judged by j (p aaaaaaaaaaaa); a score of 1 is 100."),
+        (
+            "judged.Relative",
+            "q: judged by j (p aaaaaaaaaaaa); 100 is as many points as the reference answers get.",
+        ),
+        ("extracted.ExtractedMathVista", "q: answers are cut out by j (p aaaaaaaaaaaa)."),
+        ("mine.Own", "q: judged by j (p aaaaaaaaaaaa)."),
+        (None, "q: judged by j (p aaaaaaaaaaaa)."),
+    ],
+)
+def test_a_note_says_what_the_points_of_a_metric_are(metric: str | None, said: str) -> None:
+    judges = {"q": {"model": "j", "prompts": {"x": {"prompt": "p", "prompt_sha256": "a" * 64}}}}
+    asked = {"name": "q", "metric": {"class_path": f"llava_lab.evaluate.metrics.{metric}"}}
+    config = None if metric is None else json.dumps({"data": {"benchmarks": [asked]}})
+    assert judge_notes(RunResults(Path("none"), {"judges": judges}, text=config)) == [said]
 
 
 def test_files_of_judged_benchmarks_are_parsed_and_spelt_out(

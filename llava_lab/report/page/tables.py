@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 
 from llava_lab.report.estimate import Estimate
 from llava_lab.report.grid import Figure, Grid, figure
+from llava_lab.report.judges import judge_notes
 from llava_lab.report.page.configurations import Configuration
 from llava_lab.report.paper_table import paper_grids, rows_of
 from llava_lab.report.rows import NONE, ScoreRow, half_figure, legend, plain_figure
-from llava_lab.report.table import COST, counted, judge_notes, run_notes
+from llava_lab.report.table import COST, counted, run_notes
 
 INTERVAL = "In %, ± half of an interval; "
 # What stands beside the scores, of the first of them.
@@ -42,7 +43,7 @@ def overview(found: Sequence[Configuration]) -> Grid:
         for run in each.runs
         for note in run_notes(run.results)
     ]
-    notes += [note for each in found for note in judge_notes(each.runs[0].results)]
+    notes += [note for each in found for note in judge_notes(each.runs[0])]
     said = INTERVAL + legend(each.runs for each in found)
     return Grid("Overview", heads, rows, said, list(dict.fromkeys(notes)))
 
