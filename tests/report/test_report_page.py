@@ -29,6 +29,7 @@ from llava_lab.report.page.configurations import configurations
 from llava_lab.report.page.curves import _thinned, curves, ways
 from llava_lab.report.page.plots import forest, losses, on_the_way, tradeoffs
 from llava_lab.report.page.samples import Asked, _moved, samples
+from llava_lab.report.page.tables import all_scores, overview
 from llava_lab.report.page.tiles import tiles_of
 from llava_lab.report.page.write import page, write_page
 from llava_lab.report.runs import RunResults, read, tokens
@@ -229,6 +230,17 @@ def test_runs_without_a_configuration_are_told_apart_by_their_folders(tmp_path: 
     paths = [write(tmp_path / name, results()) for name in ("a", "b")]
     found = configurations([read(path) for path in paths])
     assert [each.label for each in found] == ["llava15, tiny (a)", "llava15, tiny (b)"]
+
+
+def test_one_configuration_in_two_folders_is_two_rows_with_their_folders(tmp_path: Path) -> None:
+    """As two machines may have it: folders of runs are called alike."""
+    runs = [run(tmp_path / machine, 0) for machine in ("a", "b")]
+    found = configurations(runs)
+    labels = [f"llava15, tiny ({tmp_path / machine / 'mlp.MLP-2-0'})" for machine in ("a", "b")]
+    assert [each.label for each in found] == labels
+    assert [line[0] for line in overview(found).texts] == labels
+    for grid in all_scores(found):
+        assert [line[0] for line in grid.texts] == labels
 
 
 def test_options_that_change_together_are_named_once(tmp_path: Path) -> None:

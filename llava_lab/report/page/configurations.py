@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from llava_lab.experiment.compose import flat, write_value
@@ -74,15 +75,23 @@ def configurations(runs: Sequence[RunResults]) -> list[Configuration]:
             parts = [f"{name} {_short(own[key])}" for key, name in shown.items() if key in own]
             head = [family] if len(families) > 1 or not parts else []
             labels[number] = _cut(", ".join([*head, *parts]))
-    places = [f" ({group[0].path.parent.name})" for group in groups]
-    return [  # runs without config.yaml may have one label
-        Configuration(
-            label + (place if labels.count(label) > 1 else ""),
-            _family(group[0].results),
-            group,
-            own,
-        )
-        for label, place, group, own in zip(labels, places, groups, options, strict=True)
+    labels = _apart(labels, [group[0].path.parent for group in groups])
+    return [
+        Configuration(label, _family(group[0].results), group, own)
+        for label, group, own in zip(labels, groups, options, strict=True)
+    ]
+
+
+def _apart(labels: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Labels, those of several with the run's folder behind: its name, or its path if need be.
+
+    Runs without config.yaml may have one label, and so may those that were made twice.
+    """
+    pairs = list(zip(labels, folders, strict=True))
+    named = [f"{each} ({at.name})" if labels.count(each) > 1 else each for each, at in pairs]
+    return [
+        f"{each} ({at})" if named.count(name) > 1 else name
+        for name, (each, at) in zip(named, pairs, strict=True)
     ]
 
 

@@ -51,21 +51,20 @@ def overview(found: Sequence[Configuration]) -> Grid:
 def all_scores(found: Sequence[Configuration]) -> Iterator[Grid]:
     """A table for each benchmark: every score of every configuration, and its baselines."""
     for benchmark in dict.fromkeys(row.benchmark for each in found for row in each.scores.values()):
-        rows = {
-            each.label: {r.score: r for r in each.scores.values() if r.benchmark == benchmark}
+        every = [
+            (each.label, {r.score: r for r in each.scores.values() if r.benchmark == benchmark})
             for each in found
-        }
-        names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
-        firsts = {label: next(iter(scores.values()), None) for label, scores in rows.items()}
-        beside = [name for name in BESIDE if any(_beside(row, name) for row in firsts.values())]
+        ]
+        rows = [(label, scores, next(iter(scores.values()))) for label, scores in every if scores]
+        names = list(dict.fromkeys(name for _, scores, _ in rows for name in scores))
+        beside = [name for name in BESIDE if any(_beside(first, name) for *_, first in rows)]
         lines = [
             [
                 label,
                 *(_score(scores.get(name)) for name in names),
-                *(_shown(firsts[label], name) for name in beside),
+                *(_shown(first, name) for name in beside),
             ]
-            for label, scores in rows.items()
-            if scores
+            for label, scores, first in rows
         ]
         said = [f"{INTERVAL}{legend(each.runs for each in found)}", *(BESIDE[n] for n in beside)]
         heads = [name.removeprefix("accuracy/") for name in names]
