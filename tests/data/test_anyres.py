@@ -167,7 +167,8 @@ def test_unpad_equals_transformers(size, whole) -> None:
     wider = size[0] * whole[0] > size[1] * whole[1]
     width, height = size if wider else size[::-1]
     kept = Fraction(height * whole[wider], width)
-    # transformers rounds at the seventh digit before it truncates; the released code does not.
+    assert unpadded(size, whole, "transformers") == tuple(theirs.shape[1:])
+    # It rounds at the seventh digit before it truncates; the released code does not.
     assert unpadded(size, whole) == tuple(theirs.shape[1:]) or abs(kept - round(kept)) < 1e-6
 
 

@@ -17,6 +17,7 @@ from llava_lab.data.views.base import Views, normalise
 
 # Above it, a map is scaled down to `max_tiles`: LLaVA-NeXT llava_arch.py, anyres_max.
 SLACK = 1.1
+Ties = Literal["released", "transformers"]
 
 
 class AnyRes(Views):
@@ -35,7 +36,8 @@ class AnyRes(Views):
         max_tiles: Scale a map of more features than so many tiles have down to them
             (`anyres_max_9`), or null; `flat` has no map.
         ties: transformers reads pinpoints as (height, width), so that of two grids which fit alike
-            it takes the transposed one; `released` takes the first.
+            it takes the transposed one, and rounds where padding ends before it truncates;
+            `released` takes the first, and truncates.
         upright: Whether photographs are turned as their EXIF orientation says, as transformers'
             loader does; the released code leaves them as they lie.
         pool: How the features of each view are made fewer, before or after the connector; null
@@ -50,7 +52,7 @@ class AnyRes(Views):
         merge: Literal["flat", "spatial", "spatial_unpad"] = "spatial_unpad",
         base: bool = True,
         max_tiles: int | None = None,
-        ties: Literal["released", "transformers"] = "released",
+        ties: Ties = "released",
         upright: bool = False,
         pool: Pool | None = None,
     ):
@@ -114,7 +116,7 @@ class AnyRes(Views):
         # The image as the map shows it, should a connector make fewer of rows than of columns.
         wide, high = view.cell[1] * view.grid[0], view.cell[0] * view.grid[1]
         shown = (size[0], size[1]) if wide == high else (size[0] * wide, size[1] * high)
-        crop = unpadded(shown, whole) if self.newline else whole
+        crop = unpadded(shown, whole, self.ties) if self.newline else whole
         shrunk = self._shrunk(crop, view.cell)
         end = "row" if self.newline else None
         return Layout((*base, replace(view, tiles=tiles, crop=crop, size=shrunk, newline=end)))
@@ -170,16 +172,18 @@ def fit(image: Image.Image, canvas: Size) -> Image.Image:
     return whole
 
 
-def unpadded(size: Size, whole: Size) -> Size:
+def unpadded(size: Size, whole: Size, ties: Ties = "released") -> Size:
     """Rows and columns of a map that show the image and no padding: LLaVA's `unpad_image`.
 
     Args:
         size: Width and height of the image.
         whole: Rows and columns of the map.
+        ties: See `AnyRes`.
     """
     (width, height), (rows, columns) = size, whole
-    if width / height > columns / rows:
-        kept = int(height * (columns / width))
+    wide = width / height > columns / rows
+    shown = height * (columns / width) if wide else width * (rows / height)
+    kept = int(round(shown, 7) if ties == "transformers" else shown)
+    if wide:
         return rows - 2 * ((rows - kept) // 2), columns
-    kept = int(width * (rows / height))
     return rows, columns - 2 * ((columns - kept) // 2)
