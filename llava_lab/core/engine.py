@@ -106,7 +106,8 @@ class ChatEngine:
         body = {"model": self.model, "messages": messages, **sampling}
         try:
             reply = self.session.post(f"{self.url}/chat/completions", json=body, timeout=600)
-            text = reply.text
+            # Not by the header: JSON is UTF-8, also where a server calls it text/plain.
+            text = reply.content.decode("utf-8", "backslashreplace")
         except requests.RequestException as error:
             raise ValueError(f"{self.url}: {self._hidden(str(error))}") from None
         shown = self._hidden(text[:300])
@@ -177,6 +178,9 @@ def _text(message: dict[str, Any], finish: Any, sampling: dict[str, Any], whole:
         )
     if finish not in (*ENDED, "length"):
         raise UnusableReply(f"the answer is not whole (finish_reason {str(finish)[:50]!r})")
+    said_else = any(message.get(key) for key in ("tool_calls", "reasoning_content", "reasoning"))
+    if content is None and finish == "stop" and not whole and not said_else:
+        return ""  # as SGLang writes an empty answer
     if not isinstance(content, str) or (whole and not content.strip()):
         what = "nothing" if content is None or isinstance(content, str) else type(content).__name__
         raise UnusableReply(f"the engine says {what}")

@@ -114,6 +114,37 @@ def test_whole_answers_in_parts_or_without_a_reason_are_taken(replying) -> None:
         assert ChatEngine(server.url, "m", 1).complete([]) == "A dog."
 
 
+NO_EMPTY_ANSWER = ["number", "object", "refusal", "filtered", "a call", "cut and null"]
+
+
+def test_an_answer_that_need_not_be_whole_may_be_null(replying) -> None:
+    """As SGLang writes an empty one: it was asked for again in every run, for good."""
+    server = replying(lambda _: NO_ANSWER["null"])
+    assert ChatEngine(server.url, "m", 1).complete([], whole=False) == ""
+    called = {"content": None, "tool_calls": [{"id": "1"}]}
+    thought = {"content": None, "reasoning_content": "Hm."}
+    others = [{"message": each, "finish_reason": "stop"} for each in (called, thought)]
+    for choice in (*others, *(NO_ANSWER[case] for case in NO_EMPTY_ANSWER)):
+        server = replying(lambda _, choice=choice: choice)
+        with pytest.raises(UnusableReply):
+            ChatEngine(server.url, "m", 1).complete([], whole=False)
+
+
+def test_a_reply_is_read_as_utf8_whatever_a_server_calls_it(
+    replying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON that was sent as text/plain was read as Latin-1."""
+    said = json.dumps({"choices": [{"message": {"content": "Caf\u00e9"}}]}, ensure_ascii=False)
+    server = replying(lambda _: said)
+    own = server.RequestHandlerClass.send_response
+    monkeypatch.setattr(
+        server.RequestHandlerClass,
+        "send_response",
+        lambda self, code: (own(self, code), self.send_header("Content-Type", "text/plain")),
+    )
+    assert ChatEngine(server.url, "m", 1).complete([]) == "Caf\u00e9"
+
+
 def captions(folder: Path, url: str, *more: str) -> None:
     out = ["--out", str(folder / "rows.json"), "--model", "m", "--engine-url", url]
     main(["caption", str(folder / "pictures"), *out, "--in-flight", "1", *more])
