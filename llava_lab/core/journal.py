@@ -41,9 +41,9 @@ class Journal:
             ValueError: If the journal belongs to another request, is damaged, or holds results
                 and none that is wanted.
         """
-        if not self.path.is_file():
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        if not _holds_results(content):
             return {}
-        content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         found: dict[str, Any] = {}
         for number, line in enumerate(whole.splitlines(), 1):
@@ -88,7 +88,8 @@ class Journal:
                 "process an --out of its own"
             ) from None
         self.file = self.held.enter_context(self.path.open("a", encoding="utf-8"))
-        if not self.path.stat().st_size:
+        if not _holds_results(self.path.read_bytes()):
+            self.file.truncate(0)  # of another request, or cut in its first line
             self._line({"asked": self.fingerprint})
         return self
 
@@ -115,3 +116,8 @@ class Journal:
         self.file.write(json.dumps(value) + "\n")
         self.file.flush()
         os.fsync(self.file.fileno())
+
+
+def _holds_results(content: bytes) -> bool:
+    """Whether there is a whole line behind the first; else the journal is begun anew."""
+    return content.count(b"\n") > 1

@@ -51,3 +51,25 @@ def test_results_of_others_are_neither_taken_nor_removed(tmp_path: Path, capsys)
     whole.read(["one", "two", "three"])
     whole.remove()
     assert not first.path.exists()
+
+
+@pytest.mark.parametrize("cut", [b'{"asked": "0123', b'{"asked": "other"}\n', b"\xff"])
+def test_a_journal_without_a_result_is_begun_anew(cut: bytes, tmp_path: Path) -> None:
+    """One that was cut in its first line lost the header, and what was paid for next with it."""
+    out = tmp_path / "out.json"
+    journal = Journal(out, "a")
+    journal.path.write_bytes(cut)
+    assert Journal(out, "a").read() == {}
+    with journal:
+        assert journal.read() == {}
+        journal.add("one", 1)
+    with journal:
+        assert journal.read() == {"one": 1}
+    with journal.path.open("a") as file:
+        file.write('["two", ')
+    with journal:
+        assert journal.read() == {"one": 1}
+        journal.add("two", 2)
+    assert Journal(out, "a").read() == {"one": 1, "two": 2}
+    with pytest.raises(ValueError, match="begun with another model"):
+        Journal(out, "b").read()
