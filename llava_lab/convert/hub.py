@@ -119,7 +119,7 @@ def _views(path: Path, whole: Any) -> dict[str, Any]:
     found, place = _processor(path.parent, "image")
     _check_processor(found, place, whole, encoder)
     if whole.model_type == "llava":
-        return class_of(Pad) if found.get("do_pad") else _square(found, place)
+        return class_of(Pad) if _pads(found) else _square(found, place)
     # transformers reads the pairs as height and width.
     pictures = class_of(AnyRes, grids=whole.image_grid_pinpoints, ties="transformers")
     if whole.model_type == "llava_next":
@@ -165,6 +165,12 @@ def _processor(folder: Path, kind: str) -> tuple[dict[str, Any], str]:
     if type(found.get("crop_size")) is int:
         found["crop_size"] = {"height": found["crop_size"], "width": found["crop_size"]}
     return found, str(path)
+
+
+def _pads(found: dict[str, Any]) -> bool:
+    """Whether a processor pads pictures to squares: of those with `do_pad` only LLaVA's does."""
+    kind = found.get("image_processor_type") or found.get("feature_extractor_type") or "Llava"
+    return bool(found.get("do_pad")) and str(kind).startswith("Llava")
 
 
 def _square(found: dict[str, Any], place: str) -> dict[str, Any]:

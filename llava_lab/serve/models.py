@@ -59,7 +59,10 @@ def show_videos(model: Llava, views: Views, frames: int | None, stride: int | No
         if isinstance(views, Square):
             frame.resize = views.resize
         shown = Frames(frames or 16, stride=stride or 2, frame=frame, image=views)
-    print(f"llava_lab: a video is {shown.frames} frames, pooled by {shown.stride}")
+    number = f"{shown.frames} frames"
+    if shown.fps is not None:
+        number = f"{shown.fps:g} frames a second and at most {number}"
+    print(f"llava_lab: a video is {number}, pooled by {shown.stride}")
     shown.check(model.view_spec, model.llm.context)
     return shown
 

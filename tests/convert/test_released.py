@@ -243,6 +243,14 @@ def test_frames_for_a_model_of_pictures_are_squares_as_it_knows_them(
     assert isinstance(shown.frame, Square) and shown.frame.resize == resize
 
 
+def test_frames_a_second_are_said(capsys: pytest.CaptureFixture) -> None:
+    spec = ViewSpec(56, (4, 4), False, ClipEncoder.mean, ClipEncoder.std)
+    model = SimpleNamespace(view_spec=spec, llm=SimpleNamespace(context=4096))
+    show_videos(model, Frames(8, fps=1.0), None, None)
+    said = "a video is 1 frames a second and at most 8 frames, pooled by 2"
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -519,6 +527,17 @@ def test_a_square_is_cropped_or_squashed_as_the_processor_says(
     kinds = {"image_processor": PROCESSOR | SQUASH, "video_processor": PROCESSOR | SQUASH}
     (tmp_path / "processor_config.json").write_text(json.dumps(kinds))
     assert resize_of(tmp_path, config) == "squash", "the file that transformers reads first"
+
+
+@pytest.mark.parametrize(
+    ("kind", "pads"),
+    [("LlavaImageProcessorFast", True), ("CLIPImageProcessor", False), (None, True)],
+)
+def test_only_the_processor_of_llava_pads(kind: str | None, pads: bool, tmp_path: Path) -> None:
+    """CLIP's takes `do_pad` and crops all the same."""
+    with_processor(tmp_path, do_pad=True, image_processor_type=kind)
+    views = hub_parts(tmp_path / "config.json", LLAVA)["views"]
+    assert views["class_path"].endswith(".Pad" if pads else ".Square")
 
 
 def test_two_matrices_where_one_is_said_are_refused(tmp_path: Path) -> None:
