@@ -1,8 +1,7 @@
 """12. Effort: runs that findings lack -> how many, which stages they share, and about how long."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -12,7 +11,7 @@ from tqdm import tqdm
 from llava_lab.core.progress import shown
 from llava_lab.experiment.rehearsal import rehearse
 from llava_lab.experiment.sweep import Layers, Point
-from llava_lab.experiment.verdict_runs import Chosen
+from llava_lab.experiment.verdict_runs import FIRST_SEED, Chosen
 from llava_lab.report.claims import Runs
 from llava_lab.report.grid import Figure, Grid, figure
 from llava_lab.report.rows import NONE
@@ -58,12 +57,12 @@ def effort(sweeps: Sequence[Chosen], runs: Runs, more: Layers = ()) -> list[Stag
             stages, trained, times = 0, 0, []
             for point, seeds in shown(_once(sweep), f"fingerprints, {sweep.name}"):
                 keys = rehearse(sweep, point, Path(folder), more).fingerprints
-                new = [name for name, key in keys.items() if (key, point.seed) not in known]
+                new = [n for n, key in keys.items() for seed in seeds if (key, seed) not in known]
                 known |= {(key, seed) for key in keys.values() for seed in seeds}
-                stages, trained = stages + len(keys) * len(seeds), trained + len(new) * len(seeds)
+                stages, trained = stages + len(keys) * len(seeds), trained + len(new)
                 times += [
-                    _time(seconds, (sweep.name, point.name, stage)) * len(seeds)
-                    for stage in (*new, QUESTIONS)
+                    _time(seconds, (sweep.name, point.name, stage))
+                    for stage in (*new, *[QUESTIONS] * len(seeds))
                 ]
             whole = sum(times)
             known_time = whole if whole == whole else None
@@ -129,8 +128,12 @@ def _time(seconds: Seconds, key: tuple[str, str, str]) -> float:
 
 
 def _once(sweep: Chosen) -> list[tuple[Point, list[int]]]:
-    """A point of each name, with the seeds that it is run with: they share alike."""
-    counts = Counter(point.name for point in sweep.points())
-    seeds = {name: [p.seed for p in sweep.points() if p.name == name] for name in counts}
-    first = {point.name: point for point in reversed(sweep.points())}
-    return [(first[name], seeds[name]) for name in counts]
+    """A point of each name, with the seeds that it is run with: they share alike.
+
+    All have one seed, of which a stage has one fingerprint in every sweep.
+    """
+    seeds: dict[str, list[int]] = {}
+    for point in sweep.points():
+        seeds.setdefault(point.name, []).append(point.seed)
+    named = {point.name: point for point in reversed(sweep.points())}
+    return [(replace(named[name], seed=FIRST_SEED), seeds[name]) for name in seeds]

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from llava_lab.evaluate.points import PointsFile
 from llava_lab.evaluate.ratio import by_category, mean
 from llava_lab.experiment.rehearsal import Rehearsal
 from llava_lab.experiment.sweep import Point, Sweep
+from llava_lab.experiment.verdict_runs import Chosen
 from llava_lab.report import effort, elsewhere, running
 from llava_lab.report.claim_text import scores_grid
 from llava_lab.report.claims import Claims, read_claims
@@ -307,6 +309,24 @@ def test_what_runs_share_is_counted_once(
     assert timed.seconds == pytest.approx(3 * 3.5 + 6 * 10 + 6 * 1)
     notes = " ".join(effort.effort_grid([timed], 2, 8).notes)
     assert "About 00:38 with 2 at once" in notes and "75% of the stages" in notes
+
+
+def test_a_stage_is_shared_with_another_sweep_for_the_seeds_that_both_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fingerprints hold the seed; of later sweeps some seeds may be run, or run already."""
+
+    def rehearsed(sweep: Chosen, point: Point, *more: Any) -> Rehearsal:
+        own = f"{sweep.name} {point.name} {point.seed}"
+        return Rehearsal({"align": f"align {point.seed}", "instruct": own}, [])
+
+    def some(name: str, seeds: range) -> Chosen:
+        return Chosen(name, (), {}, (), chosen=tuple(Point({"a": name}, {}, s) for s in seeds))
+
+    monkeypatch.setattr(effort, "rehearse", rehearsed)
+    for seeds, trained in ((range(100, 108), 8 + 3), (range(102, 105), 3)):
+        found = effort.effort([some("one", range(100, 105)), some("two", seeds)], {})
+        assert [each.trained for each in found] == [10, trained]
 
 
 def test_results_of_the_repository_are_whole() -> None:
