@@ -51,10 +51,12 @@ def summary(what: str, done: int, seconds: float, spent: Mapping[str, int], pric
     rate = done / seconds if seconds > 0 else 0.0
     parts = [f"{done:,} {what} in {seconds:,.1f} s, {rate:,.2f} a second"]
     read, written = spent.get("prompt_tokens", 0), spent.get("completion_tokens", 0)
-    if spent.get("replies", 0) > spent.get("unmetered", 0):
+    unmetered = spent.get("unmetered", 0)
+    if spent.get("replies", 0) > unmetered:
         parts.append(f"{read:,} tokens read and {written:,} written, as the engine says")
         if (price := prices.of(read, written)) is not None:
-            parts.append(f"cost {price:,.4g}, {price / max(done, 1) * MILLION:,.4g} a million")
-    if unmetered := spent.get("unmetered", 0):
+            million = "" if unmetered else f", {price / max(done, 1) * MILLION:,.4g} a million"
+            parts.append(f"cost {price:,.4g}{million}")
+    if unmetered:
         parts.append(f"{unmetered:,} replies do not say how many tokens they cost")
     return "; ".join(parts)

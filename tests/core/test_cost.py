@@ -17,6 +17,8 @@ def test_a_line_says_rate_tokens_and_price() -> None:
     unmetered = summary("captions", 2, 1.0, {"replies": 2, "unmetered": 2}, Prices(1.0, 1.0))
     assert unmetered.endswith("2 replies do not say how many tokens they cost")
     assert "tokens read" not in unmetered
+    partly = summary("captions", 4, 2.0, {**spent, "unmetered": 1}, Prices(1.0, 4.0))
+    assert "; cost 5; 1 replies do not say" in partly  # what a million would cost is not known
 
 
 def test_prices_go_together_and_are_not_below_zero() -> None:
