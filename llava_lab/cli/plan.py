@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
         from llava_lab.report.plan import plan
 
         experiment = read_experiment(layers)
-        devices, nodes = devices_of(experiment.config["trainer"])
+        devices, nodes = devices_of(experiment.config)
         budget = Budget(
             options.image_size,
             options.frames,
@@ -78,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     devices = (
         "devices, on all nodes; by default the experiment's trainer.devices times its "
-        f"trainer.num_nodes, or {DEVICES} a node where it takes the devices that it finds"
+        f"trainer.num_nodes, or {DEVICES} a node where it takes the devices that it finds; fewer "
+        "where a batch has fewer rows"
     )
     parser.add_argument("--devices", type=positive, metavar="N", help=devices)
     nodes = "nodes that they stand in; by default the experiment's trainer.num_nodes"

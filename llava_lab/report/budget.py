@@ -17,16 +17,20 @@ DEVICES = 8  # of a node
 MEMORY = 80  # GiB of an A100 or H100
 
 
-def devices_of(trainer: Mapping[str, Any]) -> tuple[int, int]:
-    """Devices on all nodes, and nodes, of a trainer; 8 a node where it takes what it finds.
+def devices_of(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Devices on all nodes, and nodes, of an experiment's trainer.
+
+    Where it takes what it finds, they are 8 a node, or as many as the smallest batch has rows.
 
     Args:
-        trainer: Options of a composed experiment's trainer.
+        config: Options of a composed experiment.
     """
+    trainer = config["trainer"]
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes")
     each = len(devices) if isinstance(devices, list) else devices
     if not isinstance(each, int) or each < 1:  # "auto", or -1
-        each = DEVICES
+        data = [stage["data"] for stage in config["stages"].values() if stage]
+        each = min([DEVICES, *(of["batch_size"] for of in data if "batch_size" in of)])
     nodes = nodes if isinstance(nodes, int) and nodes > 0 else 1
     return each * nodes, nodes
 

@@ -26,19 +26,22 @@ def test_a_plan_is_of_the_devices_that_the_trainer_takes(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("devices", "nodes", "expected"),
+    ("devices", "nodes", "batch", "expected"),
     [
-        (4, 3, (12, 3)),
-        ([0, 2], 1, (2, 1)),
-        ("auto", 1, (8, 1)),
-        (-1, 2, (16, 2)),
-        (None, None, (8, 1)),
+        (4, 3, 2, (12, 3)),
+        ([0, 2], 1, 32, (2, 1)),
+        ("auto", 1, 32, (8, 1)),
+        ("auto", 1, 4, (4, 1)),
+        (-1, 2, 32, (16, 2)),
+        (None, None, 32, (8, 1)),
     ],
 )
 def test_devices_are_counted_on_all_nodes(
-    devices: object, nodes: object, expected: tuple[int, int]
+    devices: object, nodes: object, batch: int, expected: tuple[int, int]
 ) -> None:
-    assert devices_of({"devices": devices, "num_nodes": nodes}) == expected
+    stages = {"a": {"data": {"batch_size": 64}}, "b": {"data": {"batch_size": batch}}, "c": None}
+    trainer = {"devices": devices, "num_nodes": nodes}
+    assert devices_of({"trainer": trainer, "stages": stages}) == expected
 
 
 def test_results_that_are_not_there_are_refused_or_said(
