@@ -41,9 +41,9 @@ class Journal:
             ValueError: If the journal belongs to another request, is damaged, or holds results
                 and none that is wanted.
         """
-        content = self.path.read_bytes() if self.path.is_file() else b""
-        if not _holds_results(content):
+        if not self.path.is_file() or not _holds_results(self.path):
             return {}
+        content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         found: dict[str, Any] = {}
         for number, line in enumerate(whole.splitlines(), 1):
@@ -88,7 +88,7 @@ class Journal:
                 "process an --out of its own"
             ) from None
         self.file = self.held.enter_context(self.path.open("a", encoding="utf-8"))
-        if not _holds_results(self.path.read_bytes()):
+        if not _holds_results(self.path):
             self.file.truncate(0)  # of another request, or cut in its first line
             self._line({"asked": self.fingerprint})
         return self
@@ -118,6 +118,8 @@ class Journal:
         os.fsync(self.file.fileno())
 
 
-def _holds_results(content: bytes) -> bool:
+def _holds_results(path: Path) -> bool:
     """Whether there is a whole line behind the first; else the journal is begun anew."""
-    return content.count(b"\n") > 1
+    with path.open("rb") as file:
+        file.readline()
+        return file.readline().endswith(b"\n")

@@ -132,8 +132,7 @@ def _once(sweep: Chosen) -> list[tuple[Point, list[int]]]:
 
     All have one seed, of which a stage has one fingerprint in every sweep.
     """
-    seeds: dict[str, list[int]] = {}
+    found: dict[str, tuple[Point, list[int]]] = {}
     for point in sweep.points():
-        seeds.setdefault(point.name, []).append(point.seed)
-    named = {point.name: point for point in reversed(sweep.points())}
-    return [(replace(named[name], seed=FIRST_SEED), seeds[name]) for name in seeds]
+        found.setdefault(point.name, (replace(point, seed=FIRST_SEED), []))[1].append(point.seed)
+    return list(found.values())

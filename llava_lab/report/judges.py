@@ -13,10 +13,13 @@ CUT = "ExtractedMathVista"  # whose LM gives no points
 
 def judge_notes(run: RunResults) -> list[str]:
     """Notes on judges: scores of different judges or prompts are not comparable."""
+    judges = run.results.get("judges")
+    if not judges:
+        return []
     asked = (run.config or {}).get("data", {}).get("benchmarks") or []
     metrics = {each["name"]: each.get("metric") for each in asked}
     notes = []
-    for name, judge in run.results.get("judges", {}).items():
+    for name, judge in judges.items():
         metric = metrics.get(name)
         path = metric if isinstance(metric, str) else (metric or {}).get("class_path", "")
         kind = path.rpartition(".")[2]

@@ -268,10 +268,8 @@ def _shared(
         kind = bytes_of("bf16-mixed")
     shared = [part for name, part in parts.items() if name not in whole]
     trained, outside = sum(each.trained for each in shared), sum(each.outside for each in shared)
-    learned, layer = (
-        sum(each.trained_outside for each in shared),
-        max(part.layer for part in shared),
-    )
+    learned = sum(each.trained_outside for each in shared)
+    layer = max(part.layer for part in shared)
     frozen, said = frozen_bytes(shared, kind.held)
     size = (kind.trained * trained + frozen) // devices
     said = f"({kind.trained} x {trained:,} trained + {said}) / {devices}"
