@@ -125,6 +125,19 @@ def test_times_of_a_varying_frame_rate_are_those_of_the_frames(tmp_path: Path) -
         assert abs(shown(frame) - shade(number)) <= 8
 
 
+def test_a_tag_that_is_not_utf_8_changes_nothing(tmp_path: Path) -> None:
+    with av.open(str(path := tmp_path / "clip.mkv"), "w") as container:
+        container.metadata["title"] = "TITEL"
+        stream = container.add_stream("mpeg4", rate=10)
+        frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 200, np.uint8), "rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert b"TITEL" in (written := path.read_bytes())
+    path.write_bytes(written.replace(b"TITEL", b"\xd6\xffTEL"))
+    (frame,) = load_clip(VideoPath(path), lambda count, fps: (0,)).frames
+    assert abs(shown(frame) - 200) < 4
+
+
 def test_only_what_is_near_a_wanted_frame_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

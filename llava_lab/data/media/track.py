@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 from av.error import FFmpegError
@@ -24,6 +24,9 @@ MAX_SECONDS = 24 * 3600
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,mpegvideo,flv,asf,ogg"
 # Formats with a time for every frame and an index of key frames, in which seeking is exact.
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+# Before its release 19 PyAV refused a file for a tag that is not UTF-8, unless told not to.
+_OLD = int(av.__version__.partition(".")[0]) < 19
+_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if _OLD else {}
 _CLOCK = re.compile(r"(\d+):(\d+):(\d+\.?\d*)", re.ASCII)
 Opened = tuple[av.container.InputContainer, av.VideoStream]
 
@@ -78,7 +81,7 @@ def opened(path: Path, **options: str) -> Iterator[Opened]:
     packed = content(path)
     file = str(path.absolute()) if packed is None else BytesIO(packed)
     try:
-        container = av.open(file, "r", options={**rules, **options}, metadata_errors="replace")
+        container = av.open(file, "r", options={**rules, **options}, **_TAGS)
     except FFmpegError as error:
         raise ValueError(
             f"{path}: not a video, damaged, cut short, or of a format that is not read "
