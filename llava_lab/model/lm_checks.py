@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch import nn
+
 # By what LMs scale or cap their logits.
 SCALES = (
     *("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier"),
@@ -47,11 +49,20 @@ def check_lm(model: Any, attention: str) -> None:
             f"{kind} {own}, which the packed forest does not do. Set model.llm.attention to padded."
         )
     others = set(getattr(config.get_text_config(), "layer_types", None) or ()) - ATTENDING
+    if not others and _mixes(decoder):  # releases of transformers name layers otherwise, or not
+        others = {"convolution"}
     if others:
         raise ValueError(
             f"{kind} has layers of {', '.join(sorted(others))}, in which tokens of a packed row "
             "would see the rows before theirs. Set model.llm.attention to padded."
         )
+
+
+def _mixes(decoder: nn.Module) -> bool:
+    """Whether a layer convolves tokens with those before them, as recurrent layers do."""
+    stacks = [each for each in decoder.children() if isinstance(each, nn.ModuleList)]
+    modules = (module for stack in stacks for module in stack.modules())
+    return any(isinstance(each, nn.Conv1d) and each.kernel_size != (1,) for each in modules)
 
 
 def rope_window(config: Any) -> int | None:

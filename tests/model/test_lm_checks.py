@@ -10,6 +10,7 @@ from test_forest import BASE
 
 from llava_lab.data.forest import Forest
 from llava_lab.model.llm import CausalLM
+from llava_lab.model.lm_checks import check_lm
 
 ONES = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
@@ -108,7 +109,7 @@ HYBRID: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("family", HYBRID)
 def test_layers_that_would_mix_packed_rows_are_for_padded_attention(family: str) -> None:
     config = {**ONES, **HYBRID[family]}
-    with pytest.raises(ValueError, match=r"(conv|linear_attention), .*attention to padded"):
+    with pytest.raises(ValueError, match=r"(conv\w*|linear_attention|interface), .*to padded"):
         lm(family, pretrained=False, config=config)
     model = lm(family, pretrained=False, config=config, attention="padded").eval()
     row = torch.randn(9, 32)
@@ -116,6 +117,19 @@ def test_layers_that_would_mix_packed_rows_are_for_padded_attention(family: str)
         both = model(row, Forest((4, 5), (None, None)))
         alone = model(row[4:], Forest((5,), (None,)))
     torch.testing.assert_close(both[4:], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_recurrent_layers_that_a_release_of_transformers_names_nowhere_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = {**ONES, **HYBRID["recurrent_gemma"]}
+    model = lm("recurrent_gemma", pretrained=False, config=config, attention="padded").model
+    if not getattr(model, "_supports_attention_backend", False):
+        pytest.skip("this release's is refused for its attention")
+    monkeypatch.setattr(type(model.config), "attribute_map", {})  # as in transformers 5.17
+    assert getattr(model.config, "layer_types", None) is None
+    with pytest.raises(ValueError, match=r"layers of convolution, .*attention to padded"):
+        check_lm(model, "forest")
 
 
 SINKS = {**ONES, "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
