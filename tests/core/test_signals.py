@@ -11,7 +11,7 @@ import pytest
 
 HEAD = """
 hangup = 0  # SIG_DFL, however these tests were started
-import os, signal, sys, threading, time
+import os, signal, sys, threading, time, warnings
 from llava_lab.core import signals
 from llava_lab.cli.verb import one_message
 signals.GRACE_SECONDS = 0.3
@@ -132,6 +132,7 @@ def test_what_nohup_started_outlives_its_terminal() -> None:
 def test_a_forked_child_has_the_usual_signals() -> None:
     process = started("""
 print('there', flush=True)
+warnings.simplefilter('ignore')  # Python 3.12 warns of any fork beside threads
 child = os.fork()
 if not child: print('child', flush=True); time.sleep(60)
 print('forked', os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), child)
