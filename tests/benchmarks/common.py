@@ -76,6 +76,9 @@ def options(doc: str | None, size: str = "small") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=form)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", default=size, choices=list(SIZES))
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="of weights; bfloat16 on a GPU, else not"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of a CPU")
     parser.add_argument("--json", type=Path, help="file for the numbers")
@@ -86,9 +89,14 @@ def prepared(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The options as given; sets the number of threads and the kind of number to compute in."""
     found = parser.parse_args()
     torch.set_num_threads(found.threads)
-    found.device = torch.device(found.device)
-    found.dtype = torch.bfloat16 if found.device.type == "cuda" else torch.float32
+    found.dtype, found.device = dtype_of(found), torch.device(found.device)
     return found
+
+
+def dtype_of(given: argparse.Namespace) -> torch.dtype:
+    """The type in which weights are held, and computed with."""
+    chosen = given.dtype or ("bfloat16" if given.device == "cuda" else "float32")
+    return getattr(torch, chosen)
 
 
 def make_model(size: Size, device: torch.device, dtype: torch.dtype) -> Any:
@@ -111,6 +119,11 @@ def make_model(size: Size, device: torch.device, dtype: torch.dtype) -> Any:
             return Llava(encoder, MLP, llm).to(device, dtype)
     finally:
         torch.set_default_dtype(before)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """The trainer's precision for weights that are made and trained in one type."""
+    return "bf16-true" if dtype == torch.bfloat16 else "32-true"
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> float:

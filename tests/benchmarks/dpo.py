@@ -47,7 +47,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import SIZES, clock, report, say
+from common import SIZES, clock, dtype_of, precision, report, say
 from common import options as parser_of
 
 WAYS = ["ours", "ours, recomputing", "ours, keeping", "padded", "padded, known"]
@@ -90,13 +90,8 @@ def make_lm(folder: Path, options: argparse.Namespace) -> None:
     values = dict(SIZES[options.size].lm)
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     with torch.device(options.device):
-        model = AutoModelForCausalLM.from_config(config, dtype=kind(options))
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype_of(options))
     model.save_pretrained(folder)
-
-
-def kind(options: argparse.Namespace) -> torch.dtype:
-    """The kind of number to compute in."""
-    return torch.bfloat16 if options.device == "cuda" else torch.float32
 
 
 class Watch:
@@ -129,7 +124,7 @@ class Watch:
 
 def ours(options: argparse.Namespace) -> Watch:
     """The stage under Lightning's trainer, as `fit` runs it."""
-    from lightning.pytorch import Callback, Trainer
+    from lightning.pytorch import Callback
 
     from llava_lab.data.modules.answers import AnswerRow
     from llava_lab.data.modules.preference import Pairs
@@ -143,12 +138,13 @@ def ours(options: argparse.Namespace) -> Watch:
     from llava_lab.train.answers import answer_logps
     from llava_lab.train.preference import DPO
     from llava_lab.train.stage import Stage
+    from llava_lab.train.trainer import make_trainer
 
     watch, place = Watch(options.device), torch.device(options.device)
     # Nothing is shown, so that the encoder and the connector are never computed.
     small = {"embed_dim": 24, "depth": 1, "num_heads": 2, "mlp_ratio": 2}
     encoder = TimmEncoder("xcit_nano_12_p16_224", -1, False, False, 64, None, small)
-    name = str(kind(options)).removeprefix("torch.")
+    name = str(dtype_of(options)).removeprefix("torch.")
     model = Llava(encoder, MLP, CausalLM(options.lm, "chatml", dtype=name)).to(place)
     loss = DPO(BETA)
     loss.prepare = lambda *_: None  # the rows below have the reference's numbers
@@ -195,15 +191,15 @@ def ours(options: argparse.Namespace) -> Watch:
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
             watch.end(outputs["loss"])
 
-    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    callbacks = [stage, Watcher()]
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu" if options.device == "cpu" else "gpu",
-        devices=1,
-        callbacks=callbacks,
-        **dict.fromkeys(quiet, False),
-    )
+    given = {
+        "accelerator": "cpu" if options.device == "cpu" else "gpu",
+        "devices": 1,
+        "precision": precision(dtype_of(options)),
+        "logger": False,
+        "enable_progress_bar": False,
+    }
+    folder = Path(options.gradients).parent
+    trainer = make_trainer(given, folder, "dpo", [stage, Watcher()], Callback())
     trainer.fit(model, datamodule=stage.data)
     return watch
 
@@ -216,7 +212,7 @@ def padded(options: argparse.Namespace) -> Watch:
 
     watch, place = Watch(options.device), torch.device(options.device)
     model = AutoModelForCausalLM.from_pretrained(
-        options.lm, dtype=kind(options), attn_implementation="sdpa"
+        options.lm, dtype=dtype_of(options), attn_implementation="sdpa"
     )
     model.to(place).train()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0, fused=place.type == "cuda")
@@ -346,6 +342,7 @@ def measure(options: argparse.Namespace, way: str, gradients: Path) -> dict[str,
     command = [sys.executable, __file__, "--way", way, "--lm", options.lm, *numbers]
     command += ["--gradients", str(gradients), "--device", options.device]
     command += ["--threads", str(options.threads)]
+    command += ["--dtype", options.dtype] if options.dtype else []
     environment = {**MALLOC, **os.environ}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -380,7 +377,7 @@ def main(options: argparse.Namespace, folder: Path) -> None:
         way: [statistics.median(each[key] for each in rounds) for key in ("rate", "memory")]
         for way, rounds in found.items()
     }
-    table, allowed = {}, 0.3 if options.device == "cuda" else 1e-3
+    table, allowed = {}, 0.3 if dtype_of(options) == torch.bfloat16 else 1e-3
     for way, (rate, memory) in numbers.items():
         losses = zip(found[way][0]["losses"], found[first][0]["losses"], strict=True)
         table[way] = {

@@ -49,6 +49,7 @@ from common import (
     most_memory,
     options,
     peak,
+    precision,
     prepared,
     report,
     say,
@@ -120,16 +121,16 @@ class Rows(StageDataModule):
 class Tower(nn.Module):
     """Our encoder as transformers' model wants one."""
 
-    def __init__(self, encoder: Any):
+    def __init__(self, encoder: Any, dtype: torch.dtype):
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.dtype = encoder, dtype
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor, **_: Any) -> Any:
         features = pixel_values
         if features.ndim == 4:
             features = self.encoder(features).flatten(1, 2)
-        return BaseModelOutputWithPooling(hidden_states=(features,))
+        return BaseModelOutputWithPooling(hidden_states=(features.to(self.dtype),))
 
 
 def theirs_of(model: Any) -> Any:
@@ -149,7 +150,8 @@ def theirs_of(model: Any) -> Any:
     with torch.device("meta"):
         theirs = LlavaForConditionalGeneration(config)
     inner = theirs.model
-    inner.vision_tower, inner.language_model = Tower(model.encoder), model.llm.model.model
+    inner.vision_tower = Tower(model.encoder, model.connector[0].weight.dtype)
+    inner.language_model = model.llm.model.model
     inner.multi_modal_projector.linear_1 = model.connector[0]
     inner.multi_modal_projector.linear_2 = model.connector[2]
     theirs.lm_head = model.llm.model.lm_head
@@ -195,6 +197,7 @@ class Bench:
 
     def __init__(self, given: argparse.Namespace):
         self.device, self.batch, self.recompute = given.device, given.batch, given.recompute
+        self.precision = precision(given.dtype)
         self.model = make_model(SIZES[given.size], given.device, given.dtype)
         use_kernels(self.model.llm.model, given.kernels)  # of the modules that both sides share
         self.theirs = theirs_of(self.model)
@@ -246,6 +249,7 @@ class Bench:
             "accelerator": "gpu" if self.device.type == "cuda" else "cpu",
             "devices": 1,
             "logger": None,
+            "precision": self.precision,
             "enable_progress_bar": False,
             "gradient_clip_val": CLIP,
         }
