@@ -493,6 +493,15 @@ def test_a_model_on_another_device_is_verified_on_the_cpu(tmp_path: Path, monkey
     assert moved == [("cpu", torch.float32)]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="exports a model that is on a GPU")
+def test_a_model_on_a_gpu_is_exported(tmp_path: Path) -> None:
+    model = made(dtype="bfloat16").to("cuda")
+    export_model(model, Pad(), tmp_path / "out")
+    wanted = made(dtype="bfloat16").llm.model.state_dict()["model.norm.weight"]
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(written["language_model.model.norm.weight"], wanted)
+
+
 def test_an_output_layer_with_a_bias_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"output layer of the LM \(phi\) has a bias"):
         export_model(made(kind="phi"), Pad(), tmp_path / "out", nearest=True)

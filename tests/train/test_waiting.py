@@ -173,7 +173,8 @@ def judged(rows: list[EncodedSample]) -> JudgedBatch:
 
 
 def pictures(rows: list[EncodedSample]) -> PhraseBatch:
-    pixels = torch.randn(len(rows), 3, 64, 64)
+    draw = torch.Generator().manual_seed(0)  # the same ones whenever a batch is made
+    pixels = torch.randn(len(rows), 3, 64, 64, generator=draw)
     phrases, truth = torch.tensor([[3, 4], [5, -1]]), torch.eye(2)[[0, 1]].repeat(2, 1)[: len(rows)]
     counted = torch.tensor([True, True])
     return PhraseBatch(pixels, phrases, truth, [16] * len(rows), ["picture"] * len(rows), counted)
