@@ -34,6 +34,12 @@ def explained(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         reason = str(error).split(". ")[0] or "out of memory"
         return f"{reason}. Choose a smaller micro_batch_size, images_per_batch or model."
+    if "does not have a deterministic implementation" in str(error):
+        operation = str(error).split()[0]
+        return (
+            f"trainer.deterministic is true, and this device has no such {operation}. Set it to "
+            "warn, which leaves that one as it is, or leave it out."
+        )
     if isinstance(error, OmegaConfBaseException):
         key = (error.full_key or "").partition(".")[2]  # behind the verb
         reason = str(error).splitlines()[0]

@@ -1,7 +1,8 @@
 """9. Generate: batches of questions about images -> answers; a common prefix is computed once."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -43,10 +44,22 @@ class Sampling:
 
     def choose(self, logits: Tensor, drawn: Tensor) -> Tensor:
         """Sample a token [q] from each row of logits [q, v] by a number from 0 to 1 [q]."""
-        shares = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
+        with _in_any_order():
+            shares = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
         # The cumulative sum of the last token is 1 up to rounding.
         chosen = torch.searchsorted(shares, drawn[:, None] * shares[:, -1:], right=True)
         return chosen[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+@contextmanager
+def _in_any_order() -> Iterator[None]:
+    """Let a GPU, whose `cumsum` `trainer.deterministic` refuses, add doubles as it does."""
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(0)
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
 
 
 @dataclass(frozen=True)

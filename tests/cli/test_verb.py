@@ -133,6 +133,11 @@ def test_a_number_below_one_is_refused(flag: str, capsys: pytest.CaptureFixture)
         (ValueError("row 3 is no row"), 2, "error: row 3 is no row"),
         (RecursionError("maximum"), 2, "nested too deeply"),
         (MemoryError(), 2, "out of memory. Choose a smaller"),
+        (
+            RuntimeError("pool_cuda does not have a deterministic implementation, but you set"),
+            2,
+            "trainer.deterministic is true, and this device has no such pool_cuda. Set it to warn",
+        ),
         (TypeError("unhashable"), 70, "a fault of llava_lab, not of yours (TypeError: unhashable)"),
         (KeyError("x"), 70, "The traceback is in "),
     ],

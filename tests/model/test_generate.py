@@ -157,3 +157,22 @@ def test_tokens_are_drawn_by_their_probability() -> None:
         assert torch.allclose(shares, wanted, atol=0.03) and shares[3] == 0
     with pytest.raises(ValueError, match="temperature is 0; it is above 0"):
         Sampling(0)
+
+
+def test_tokens_are_drawn_where_a_gpu_has_no_deterministic_sum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = torch.Tensor.cumsum
+
+    def cumsum(given: torch.Tensor, along: int) -> torch.Tensor:
+        assert not torch.are_deterministic_algorithms_enabled()  # or CUDA refuses it
+        return own(given, along)
+
+    monkeypatch.setattr(torch.Tensor, "cumsum", cumsum)
+    logits, drawn = torch.zeros(1, 4), torch.tensor([0.6], dtype=torch.double)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert Sampling().choose(logits, drawn).tolist() == [2]
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
