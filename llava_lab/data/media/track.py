@@ -24,9 +24,10 @@ MAX_SECONDS = 24 * 3600
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,mpegvideo,flv,asf,ogg"
 # Formats with a time for every frame and an index of key frames, in which seeking is exact.
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-# Before its release 19 PyAV refused a file for a tag that is not UTF-8, unless told not to.
-_OLD = int(av.__version__.partition(".")[0]) < 19
-_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if _OLD else {}
+# PyAV refused a file for a tag that is not UTF-8, unless told not to; 19 takes it and no option.
+_TAGS: dict[str, Any] = {"metadata_errors": "replace"}
+if int(av.__version__.partition(".")[0]) >= 19:
+    _TAGS = {}
 _CLOCK = re.compile(r"(\d+):(\d+):(\d+\.?\d*)", re.ASCII)
 Opened = tuple[av.container.InputContainer, av.VideoStream]
 
