@@ -51,6 +51,7 @@ HOURS = [
     ("LLaVA-NeXT-72B, both", "llava_next_qwen15_72b", "qwen15_72b_chat", "both"),
     ("LLaVA-NeXT-110B, both", "llava_next_qwen15_110b", "qwen15_110b_chat", "both"),
 ]
+STEP_ROWS, STEPS = 16, 3  # what gpu-7b.json measured
 LAYER = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096  # Vicuna-7B
 CONNECTOR, LLM, ENCODER = 20_979_712, 6_738_415_616, 290_909_184
 
@@ -102,10 +103,28 @@ def hours() -> Iterator[str]:
         yield "| " + " | ".join(cells) + " |"
 
 
-WRITTEN = {"strategies": lines, "hours": hours}
+def measured() -> Iterator[str]:
+    """The step of docs/speed.md that was measured on a GPU, as `plan` has it."""
+    found = json.loads((REPOSITORY / "tests/benchmarks/measured/gpu-7b.json").read_text())
+    tokens = round(found["tokens"] / STEP_ROWS / STEPS)
+    options = {"trainer.precision": "bf16-true", "model.llm.dtype": "bfloat16"}
+    stage = {"data.batch_size": STEP_ROWS, "gradient_checkpointing": "products"}
+    options |= {f"stages.instruct.{key}": value for key, value in stage.items()}
+    given = [f"--{key}={value}" for key, value in options.items()]
+    given += ["--devices=1", "--text-tokens", "align=24", f"instruct={tokens - 576}"]
+    planned = memory("llava15", *given)["instruct"]["GiB a device, alone"]["value"]
+    yield "| step | tokens of a row | planned, GiB | measured, GiB |"
+    yield "| --- | --: | --: | --: |"
+    gib = found["rows"]["ours"]["GiB"]
+    yield f"| LLaVA-1.5-7B, {STEP_ROWS} rows | {tokens:,} | {planned:.1f} | {gib:.1f} |"
 
 
-@pytest.mark.parametrize("name", ["strategies", pytest.param("hours", marks=pytest.mark.slow)])
+WRITTEN = {"strategies": lines, "hours": hours, "measured": measured}
+
+
+@pytest.mark.parametrize(
+    "name", ["strategies", "measured", pytest.param("hours", marks=pytest.mark.slow)]
+)
 def test_the_page_has_what_plan_says(name: str) -> None:
     said = PAGE.read_text().split(BEGIN.format(name))[1].split(END.format(name))[0]
     assert said.splitlines() == list(WRITTEN[name]()), f"run: python {__file__}"
