@@ -6,7 +6,7 @@ The points are four sets of grids that a model is trained with, by four that it 
 sweeps/inference_grids.yaml, at the tiny scale with so many steps of alignment and of instruction
 and few questions. The sweep aligns once and instructs four times. Of the 16 fresh fits `--fits` are
 made, spread over the grids of training, and their mean counts 16 times. Features of the encoder
-are stored before for both. Times are what the processes had of cores. About half an hour on one
+are stored before for both. Times are what the processes had of cores. About an hour on one
 core; ends with status 1 where the sweep takes more than a third.
 """
 
