@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -25,6 +26,8 @@ from llava_lab.experiment.experiment import Experiment
 from llava_lab.tiny_world.generate import TinyWorld
 from llava_lab.tiny_world.videos import TinyVideos
 
+settings.register_profile("untimed", deadline=None)  # a machine may be slow or busy
+settings.load_profile("untimed")
 CACHE = tempfile.TemporaryDirectory(prefix="llava_lab-cache-")
 os.environ.setdefault("LLAVA_LAB_CACHE", CACHE.name)  # that of the first process, for all
 
