@@ -42,8 +42,9 @@ TREES = Forest((6, 3, 4, 2, 7, 5, 1), (None, 0, 0, None, 3, 4, 3))
 
 def lm(family: str, **options) -> CausalLM:
     if family in OFTEN:  # which older releases of transformers do not have, or not so
-        kind = CONFIG_MAPPING.get(family)
-        if kind is None or not MODEL_FOR_CAUSAL_LM_MAPPING[kind]._supports_attention_backend:
+        known = family in CONFIG_MAPPING  # whose `get` finds nothing
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[family]] if known else None
+        if kind is None or not kind._supports_attention_backend:
             pytest.skip(f"no {family} that uses transformers' attention interface")
     torch.manual_seed(0)
     config = {**BASE, "model_type": family, **{**FAMILIES, **OFTEN}[family]}
