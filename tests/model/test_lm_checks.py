@@ -109,9 +109,12 @@ HYBRID: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("family", HYBRID)
 def test_layers_that_would_mix_packed_rows_are_for_padded_attention(family: str) -> None:
     config = {**ONES, **HYBRID[family]}
-    with pytest.raises(ValueError, match=r"(conv\w*|linear_attention|interface), .*to padded"):
-        lm(family, pretrained=False, config=config)
     model = lm(family, pretrained=False, config=config, attention="padded").eval()
+    said = r"(conv|convolution|linear_attention), .*attention to padded"
+    if not model.model._supports_attention_backend:  # RecurrentGemma of older releases
+        said = "does not use transformers' attention interface"
+    with pytest.raises(ValueError, match=said):
+        lm(family, pretrained=False, config=config)
     row = torch.randn(9, 32)
     with torch.no_grad():
         both = model(row, Forest((4, 5), (None, None)))
